@@ -1,0 +1,94 @@
+"""Classifier: a ViT with a method attached and a head on top, built from a RunSpec. What trains is the whole checkpoint."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pel_core.errors import PelError
+from pel_core.heads import HEADS, ZeroShot
+from pel_core.methods import METHODS
+from pel_core.seeds import torch_generator
+from pel_core.spec import RunSpec
+from pel_core.surgery import Tuned, apply, auto_adapter_dim
+from pel_core.vit import ViT
+
+
+class Classifier(nn.Module):
+    """Images (B, 3, R, R) -> logits (B, C). ``tuned`` lists the backbone's and deltas' trained parameters."""
+
+    def __init__(self, vit: ViT, head: nn.Module, tuned: list[Tuned]):
+        super().__init__()
+        self.vit, self.head, self.tuned = vit, head, tuned
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.vit(images))
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Every parameter that trains, by its stored name: ``adaptformer.6.ffn.up.weight``, ``head.weight``."""
+        head = {f"head.{name}": value for name, value in self.head.named_parameters() if value.requires_grad}
+        return {tuned.name: tuned.parameter for tuned in self.tuned} | head
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """The checkpoint: detached CPU copies of ``trainable()``."""
+        return {name: value.detach().cpu().clone() for name, value in self.trainable().items()}
+
+    @torch.no_grad()
+    def load_trainable(self, state: Mapping[str, Tensor]) -> None:
+        """Load a checkpoint; names and shapes must match exactly.
+
+        Raises:
+            PelError: the checkpoint is of another method, head or class count.
+        """
+        own = self.trainable()
+        if missing := own.keys() ^ state.keys():
+            raise PelError(f"the checkpoint is of another run: {len(missing)} names differ, e.g. '{min(missing)}'")
+        for name, parameter in own.items():
+            if parameter.shape != state[name].shape:
+                raise PelError(f"the checkpoint's '{name}' is {tuple(state[name].shape)}, expected {tuple(parameter.shape)}")
+            parameter.copy_(state[name])
+
+    def census(self) -> dict[str, Any]:
+        """Parameter counts: ``learnable`` leaves the head out, as the report's columns do."""
+        by_part: dict[str, int] = {}
+        for tuned in self.tuned:
+            by_part[tuned.method] = by_part.get(tuned.method, 0) + tuned.parameter.numel()
+        learnable = sum(by_part.values())
+        head = sum(value.numel() for value in self.head.parameters() if value.requires_grad)
+        frozen = sum(value.numel() for value in self.vit.parameters() if not value.requires_grad)
+        return {"learnable": learnable, "head": head, "learnable_with_head": learnable + head, "frozen": frozen, "by_part": by_part}
+
+
+def adapter_dim(spec: RunSpec, classes: int) -> int:
+    """The bottleneck width r of a run: declared, or the reference's rule."""
+    return auto_adapter_dim(classes, spec.vit.layers) if spec.adapter_dim == "auto" else int(spec.adapter_dim)
+
+
+def build(spec: RunSpec, vit: ViT, classes: int, text: Mapping[str, Tensor]) -> Classifier:
+    """Attach the spec's method to ``vit`` (in place) and put its head on.
+
+    Args:
+        text: ``text.features`` (C, E), ``text.projection`` (D, E), ``text.logit_scale``, where the spec needs them.
+
+    Raises:
+        PelError: text features missing or of another number of classes.
+    """
+    needs_text = spec.init == "text" or not spec.trains
+    if needs_text and len(text.get("text.features", ())) != classes:
+        raise PelError(f"{spec.slug} needs {classes} class-text features, found {len(text.get('text.features', ()))}")
+    parts = tuple(part for part in spec.parts if METHODS[part.name].blocks != "none")
+    tuned = apply(vit, parts, adapter_dim=adapter_dim(spec, classes), vpt_len=spec.vpt_len, seed=spec.seed)
+    if not spec.trains:
+        return Classifier(vit, ZeroShot(text["text.projection"], text["text.features"], float(text["text.logit_scale"])), tuned)
+    head = HEADS[spec.head](vit.width, classes, spec.scale, torch_generator(spec.seed, "head"))
+    if spec.init == "text":
+        with torch.no_grad():
+            head.weight.copy_(text_head(text["text.features"], text["text.projection"]))
+    return Classifier(vit, head, tuned)
+
+
+def text_head(features: Tensor, projection: Tensor) -> Tensor:
+    """Head rows (C, D) from text features (C, E): normalise(features P^T), since image features stay before the projection."""
+    return F.normalize(F.normalize(features, dim=-1) @ projection.T, dim=-1)

@@ -1,0 +1,120 @@
+"""DELTAS: the small modules that methods attach to a frozen ViT.
+
+Every factory takes a ``Place`` (where it goes) and the method's options. Initial values are the reference's, drawn from
+the generator the place carries.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a delta may know of its site: widths of its input and output, the ViT's numbers, the run's choices."""
+
+    width_in: int
+    width_out: int
+    tokens: int
+    patch: int
+    rank: int
+    vpt_len: int
+    draw: torch.Generator
+
+
+class Bottleneck(nn.Module):
+    """scale * up(relu(down(norm(x)))): tokens (..., D) -> (..., D); starts at zero.
+
+    The scale is a parameter when ``learnable`` and absent otherwise. LayerNorm before and N(0, 1/(3 D)) weights are the
+    reference's, not the AdaptFormer paper's.
+    """
+
+    def __init__(self, place: Place, scaled: bool):
+        super().__init__()
+        width, rank = place.width_in, place.rank
+        self.norm = nn.LayerNorm(width)
+        self.down = nn.Linear(width, rank)
+        self.up = nn.Linear(rank, width)
+        self.scale = nn.Parameter(torch.ones(1)) if scaled else None
+        with torch.no_grad():
+            self.down.weight.normal_(0, (3 * width) ** -0.5, generator=place.draw)
+            for zero in (self.down.bias, self.up.weight, self.up.bias):
+                zero.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.up(torch.relu(self.down(self.norm(x))))
+        return out if self.scale is None else out * self.scale
+
+
+class Adapter(Bottleneck):
+    """y + bottleneck(y), after the MLP (Houlsby et al. 2019); the identity at initialisation."""
+
+    def __init__(self, place: Place):
+        super().__init__(place, scaled=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+class LoRA(nn.Module):
+    """x A B / r for each updated part of a fused projection, zero for the others: (..., D) -> (..., parts * D_part).
+
+    ``parts`` tells which equal slices of the output are updated: (True, False, True) are query and value of qkv. A is
+    uniform with bound 1/sqrt(r), the reference's (its fan-in is taken from the transposed shape); B is zero.
+    """
+
+    def __init__(self, place: Place, parts: tuple[bool, ...]):
+        super().__init__()
+        self.parts, self.rank = parts, place.rank
+        self.part_width = place.width_out // len(parts)
+        bound = place.rank**-0.5
+        down = [torch.empty(place.width_in, place.rank).uniform_(-bound, bound, generator=place.draw) for _ in range(sum(parts))]
+        self.down = nn.ParameterList(map(nn.Parameter, down))
+        self.up = nn.ParameterList(nn.Parameter(torch.zeros(place.rank, self.part_width)) for _ in down)
+
+    def forward(self, x: Tensor) -> Tensor:
+        updates = [x @ down @ up / self.rank for down, up in zip(self.down, self.up, strict=True)]
+        if all(self.parts):
+            return torch.cat(updates, -1)
+        zero = torch.zeros_like(updates[0])
+        queue = iter(updates)
+        return torch.cat([next(queue) if part else zero for part in self.parts], -1)
+
+
+class ScaleShift(nn.Module):
+    """x * scale + shift per channel (SSF); scale N(1, .02), shift N(0, .02), hence not the identity at initialisation."""
+
+    def __init__(self, place: Place):
+        super().__init__()
+        self.scale = nn.Parameter(torch.empty(place.width_out).normal_(1, 0.02, generator=place.draw))
+        self.shift = nn.Parameter(torch.empty(place.width_out).normal_(0, 0.02, generator=place.draw))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.shift
+
+
+class Prompt(nn.Module):
+    """Append P learnable tokens to the image's own: (B, N, D) -> (B, tokens + P, D), dropping earlier prompts."""
+
+    def __init__(self, place: Place):
+        super().__init__()
+        self.tokens = place.tokens
+        bound = math.sqrt(6 / (3 * place.patch**2 + place.width_in))
+        draw = torch.empty(place.vpt_len, place.width_in).uniform_(-bound, bound, generator=place.draw)
+        self.prompt = nn.Parameter(draw)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        prompt = self.prompt.to(x_BND.dtype).expand(len(x_BND), -1, -1)
+        return torch.cat([x_BND[:, : self.tokens], prompt], 1)
+
+
+DELTAS: dict[str, Callable[..., nn.Module]] = {
+    "adapter": Adapter,
+    "adaptformer": lambda place: Bottleneck(place, scaled=True),
+    "lora": LoRA,
+    "scale-shift": ScaleShift,
+    "prompt": Prompt,
+}

@@ -1,0 +1,137 @@
+"""LOSSES: long-tailed classification losses of raw logits (B, C) and labels (B,), given the training counts (C,).
+
+Each is a module built from ``Prior(counts, tau, scale)``; the statistics are float32 buffers, so they follow the device.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Training images per class (C,), the logit adjustment's temperature, and the head's scale (LDAM uses it)."""
+
+    counts: Tensor
+    tau: float = 1.0
+    scale: float = 25.0
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Class priors (C,), float32."""
+        return (self.counts.double() / self.counts.sum()).float()
+
+
+class CrossEntropy(nn.Module):
+    """Plain cross-entropy."""
+
+    def __init__(self, prior: Prior):
+        super().__init__()
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels)
+
+
+class LogitAdjusted(nn.Module):
+    """Cross-entropy of logits + tau * log prior (Menon et al. 2021; the report's equation 2)."""
+
+    def __init__(self, prior: Prior, tau: float | None = None):
+        super().__init__()
+        self.register_buffer("shift", (prior.tau if tau is None else tau) * prior.probabilities.log())
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits + self.shift, labels)
+
+
+class BalancedSoftmax(LogitAdjusted):
+    """Logit adjustment at tau = 1 (Ren et al. 2020)."""
+
+    def __init__(self, prior: Prior):
+        super().__init__(prior, tau=1.0)
+
+
+class Focal(nn.Module):
+    """(1 - p)^gamma * CE with p = exp(-CE) (Lin et al. 2017)."""
+
+    def __init__(self, prior: Prior, gamma: float = 2.0):
+        super().__init__()
+        self.gamma = gamma
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        loss = F.cross_entropy(logits, labels, reduction="none")
+        return ((1 - torch.exp(-loss)) ** self.gamma * loss).mean()
+
+
+class Weighted(nn.Module):
+    """Cross-entropy with class weights of mean 1, divided by the batch's weight sum."""
+
+    def __init__(self, weights: Tensor):
+        super().__init__()
+        self.register_buffer("weights", (weights / weights.mean()).float())
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        # Autocast hands fp16 logits over, and PyTorch wants weights of the logits' own type.
+        return F.cross_entropy(logits.float(), labels, weight=self.weights)
+
+
+class ClassBalanced(Weighted):
+    """Weights (1 - beta) / (1 - beta^n) (Cui et al. 2019), in float64: the reference's float32 is off by up to 4e-5."""
+
+    def __init__(self, prior: Prior, beta: float = 0.9999):
+        super().__init__((1 - beta) / (1 - beta ** prior.counts.double()))
+
+
+class Reweighted(Weighted):
+    """Generalised re-weighting: weights n^-exponent (Zhang et al. 2021)."""
+
+    def __init__(self, prior: Prior, exponent: float = 1.0):
+        super().__init__(prior.counts.double() ** -exponent)
+
+
+class LDAM(nn.Module):
+    """Cross-entropy with the true logit lowered by s * margin, margin = n^(-1/4) scaled to a largest of 0.5 (Cao et al. 2019).
+
+    The logits come scaled already; s is the head's scale.
+    """
+
+    def __init__(self, prior: Prior, largest: float = 0.5):
+        super().__init__()
+        margins = prior.counts.double() ** -0.25
+        self.register_buffer("margins", (margins * (largest / margins.max()) * prior.scale).float())
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        true = F.one_hot(labels, logits.shape[-1]).to(logits.dtype)
+        return F.cross_entropy(logits - true * self.margins[labels, None], labels)
+
+
+class LADE(nn.Module):
+    """Logit adjustment (tau 1) + 0.1 * label distribution disentangling (Hong et al. 2021, with the reference's constants)."""
+
+    def __init__(self, prior: Prior, weight: float = 0.1):
+        super().__init__()
+        self.weight = weight
+        self.adjusted = LogitAdjusted(prior, tau=1.0)
+        self.register_buffer("prior", prior.probabilities)
+        uniform = torch.tensor(1 / len(prior.counts))
+        self.register_buffer("shift", torch.log(uniform + 1e-9) - torch.log(prior.probabilities + 1e-9))
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        own_BC = F.one_hot(labels, logits.shape[-1]).to(logits.dtype)
+        own_C = (logits * own_BC).sum(0) / (own_BC.sum(0) + 1e-8)
+        all_C = torch.logsumexp(logits + self.shift, 0) - torch.log(torch.tensor(float(len(labels))))
+        estimate = -(self.prior * (own_C - all_C - 0.1 * all_C**2)).sum()
+        return self.adjusted(logits, labels) + self.weight * estimate
+
+
+LOSSES: dict[str, type[nn.Module]] = {
+    "la": LogitAdjusted,
+    "ce": CrossEntropy,
+    "focal": Focal,
+    "ldam": LDAM,
+    "cb": ClassBalanced,
+    "grw": Reweighted,
+    "bs": BalancedSoftmax,
+    "lade": LADE,
+}

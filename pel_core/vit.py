@@ -1,0 +1,111 @@
+"""The one Vision Transformer every backbone is loaded into. Every site a method may point at is a submodule.
+
+Shape legend: B images, N tokens, D width, H heads, K head width, C classes, M tokens read out.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), the activation of OpenAI's CLIP."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+class Attention(nn.Module):
+    """norm -> qkv -> scaled dot-product attention -> proj; the residual is added by the block."""
+
+    def __init__(self, width: int, heads: int, eps: float):
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width, eps)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x_BND: Tensor, read: int | None = None) -> Tensor:
+        """The branch's output for the first ``read`` tokens (all when None)."""
+        qkv = self.qkv(self.norm(x_BND)).unflatten(-1, (3, self.heads, -1))
+        q_BHNK, k_BHNK, v_BHNK = qkv.permute(2, 0, 3, 1, 4)
+        out_BHMK = attend(q_BHNK[:, :, :read], k_BHNK, v_BHNK)
+        return self.proj(out_BHMK.transpose(1, 2).flatten(2))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention of (B, H, M, K) queries on (B, H, N, K) keys and values.
+
+    On the CPU the plain product is faster than the flash kernel, whose backward is slow there.
+    """
+    if q.device.type == "cpu":
+        return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+class FeedForward(nn.Module):
+    """norm -> fc1 -> act -> fc2; the residual is added by the block."""
+
+    def __init__(self, width: int, hidden: int, act: nn.Module, eps: float):
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps)
+        self.fc1 = nn.Linear(width, hidden)
+        self.act = act
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(self.norm(x_BND))))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block."""
+
+    def __init__(self, width: int, heads: int, hidden: int, act: nn.Module, eps: float):
+        super().__init__()
+        self.attn = Attention(width, heads, eps)
+        self.ffn = FeedForward(width, hidden, act, eps)
+
+    def forward(self, x_BND: Tensor, read: int | None = None) -> Tensor:
+        """(B, N, D) -> (B, M, D), M = ``read`` or N."""
+        x_BMD = x_BND[:, :read] + self.attn(x_BND, read)
+        return x_BMD + self.ffn(x_BMD)
+
+
+class ViT(nn.Module):
+    """Images (B, 3, R, R) -> features (B, D): the final norm of the class token, without any projection.
+
+    The last block computes queries, projection and MLP for the class token alone: nothing else is read.
+    """
+
+    def __init__(
+        self,
+        *,
+        layers: int,
+        width: int,
+        heads: int,
+        patch: int,
+        resolution: int,
+        hidden: int | None = None,
+        quick_gelu: bool = False,
+        norm_pre: bool = True,
+        patch_bias: bool = False,
+        eps: float = 1e-5,
+    ):
+        super().__init__()
+        self.layers, self.width, self.patch, self.resolution = layers, width, patch, resolution
+        self.tokens = 1 + (resolution // patch) ** 2
+        act = QuickGELU() if quick_gelu else nn.GELU()
+        self.embed = nn.Conv2d(3, width, patch, patch, bias=patch_bias)
+        self.cls = nn.Parameter(torch.zeros(width))
+        self.pos = nn.Parameter(torch.zeros(self.tokens, width))
+        self.norm_pre = nn.LayerNorm(width, eps) if norm_pre else nn.Identity()
+        self.blocks = nn.ModuleList(Block(width, heads, hidden or 4 * width, act, eps) for _ in range(layers))
+        self.norm = nn.LayerNorm(width, eps)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x_BND = self.embed(images).flatten(2).transpose(1, 2)
+        cls_B1D = self.cls.to(x_BND.dtype).expand(len(x_BND), 1, -1)
+        x_BND = self.norm_pre(torch.cat([cls_B1D, x_BND], 1) + self.pos.to(x_BND.dtype))
+        for block in self.blocks[:-1]:
+            x_BND = block(x_BND)
+        return self.norm(self.blocks[-1](x_BND, read=1)[:, 0])
