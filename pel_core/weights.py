@@ -4,6 +4,7 @@ A prepared backbone is a folder of ``vit.safetensors`` (the ViT; with ``text.pro
 there is a text tower) and ``backbone.json`` (how to build it, image statistics, hashes).
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -291,3 +292,12 @@ def encode_text(model: nn.Module, tokenizer: Any, names: Sequence[str], template
         features = torch.cat([model.encode_text(chunk) for chunk in tokens.split(256)])
         total = total + F.normalize(features.float(), dim=-1)
     return F.normalize(total, dim=-1)
+
+
+def prepare_text(backbone_dir: str | Path, data_dir: str | Path, prompt: str, out: str | Path, cache_dir: str | None = None) -> None:
+    """Write ``text.features`` (C, E) of a prepared data set's class names, with the names and the weights' hash as metadata."""
+    info, about = read_json(Path(backbone_dir) / "backbone.json"), read_json(Path(data_dir) / "data.json")
+    features = text_features(info["name"], about["class_names"], prompt, info["weights"], cache_dir)
+    metadata = {"class_names": json.dumps(about["class_names"]), "backbone_sha256": info["sha256"], "prompt": prompt}
+    with replace_file(out) as temporary:
+        save_file({"text.features": features.contiguous()}, temporary, metadata=metadata)

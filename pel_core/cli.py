@@ -1,0 +1,104 @@
+"""The command line: a thin door to the package. Snakemake's rules, tests and people all come through it.
+
+Heavy modules are imported inside the commands, so that each starts with what it needs and no more.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pel_core.errors import PelError
+
+Arguments = argparse.Namespace
+
+
+def backbone(arguments: Arguments) -> None:
+    """Convert a backbone's weights for training."""
+    from pel_core.weights import prepare_backbone
+
+    prepare_backbone(arguments.name, arguments.out, arguments.weights, arguments.cache_dir)
+
+
+def text(arguments: Arguments) -> None:
+    """Compute class-text features, one row per class in the data's label order."""
+    from pel_core.weights import prepare_text
+
+    prepare_text(arguments.backbone_dir, arguments.data_dir, arguments.prompt, arguments.out, arguments.cache_dir)
+
+
+def data(arguments: Arguments) -> None:
+    """Check or render a data set."""
+    from pel_core.config import find, load_yaml
+    from pel_core.prepare import prepare
+
+    config = load_yaml(find(arguments.config)) if arguments.config else None
+    prepare(arguments.base, arguments.out, config, arguments.check_images)
+
+
+def train(arguments: Arguments) -> None:
+    """Train a run."""
+    _threads(arguments.threads)
+    from pel_core.runs import train_run
+
+    train_run(arguments.run, arguments.results, arguments.device)
+
+
+def evaluate(arguments: Arguments) -> None:
+    """Evaluate a trained run."""
+    _threads(arguments.threads)
+    from pel_core.runs import evaluate_run
+
+    evaluate_run(arguments.run, arguments.results, arguments.device)
+
+
+def _threads(count: int) -> None:
+    """Set before torch is imported: OpenMP reads it once."""
+    if count:
+        os.environ["OMP_NUM_THREADS"] = str(count)
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands with their options."""
+    root = argparse.ArgumentParser(prog="python -m pel_core", description=__doc__.splitlines()[0])
+    commands = root.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(function, *positional: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
+        sub.set_defaults(function=function)
+        for name in positional:
+            sub.add_argument(name)
+        return sub
+
+    sub = command(backbone, "name")
+    sub.add_argument("--out", required=True, type=Path, help="folder to write")
+    sub.add_argument("--weights", help="a local weights file instead of the registry's source")
+    sub.add_argument("--cache-dir", help="where downloads are kept")
+    sub = command(text)
+    sub.add_argument("--backbone-dir", required=True, type=Path)
+    sub.add_argument("--data-dir", required=True, type=Path)
+    sub.add_argument("--prompt", default="default", help="default, classname or ensemble")
+    sub.add_argument("--out", required=True, type=Path)
+    sub.add_argument("--cache-dir", help="where downloads are kept")
+    sub = command(data, "base")
+    sub.add_argument("--out", required=True, type=Path, help="folder to write")
+    sub.add_argument("--config", help="the study's configuration: data sets of your own and image folders")
+    sub.add_argument("--check-images", default="sample", choices=("none", "sample", "all"), help="how many files to decode")
+    for function in (train, evaluate):
+        sub = command(function, "run")
+        sub.add_argument("--results", default="results", type=Path)
+        sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+        sub.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's own choice)")
+    return root
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command; a user's mistake is one line on standard error and exit status 1."""
+    arguments = parser().parse_args(words)
+    try:
+        arguments.function(arguments)
+    except PelError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0

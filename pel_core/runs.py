@@ -1,0 +1,183 @@
+"""A run from its name to its files: find the prepared inputs under the results folder, train, evaluate, write atomically."""
+
+import json
+import platform
+import subprocess
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pel_core import __version__
+from pel_core.batches import EvalBatches, TrainBatches
+from pel_core.classifier import Classifier, adapter_dim, build
+from pel_core.datasets import Prepared, open_prepared, split_name
+from pel_core.engine import peak_memory_mb, predict, reset_peak_memory, train
+from pel_core.errors import PelError
+from pel_core.files import read_json, replace_file, write_json
+from pel_core.metrics import score
+from pel_core.progress import Progress
+from pel_core.spec import ENGINE, RunSpec, differences
+from pel_core.weights import load_vit
+
+
+def train_run(slug: str, results: str | Path, device: str = "auto") -> None:
+    """Train the run and write ``delta.safetensors`` and ``train.json`` into its folder.
+
+    Raises:
+        PelError: an evaluation-only slug, inputs that are missing or do not fit, a loss that is not finite.
+    """
+    spec = RunSpec.parse(slug)
+    if not spec.trains:
+        raise PelError(f"{slug} trains nothing; evaluate it directly")
+    if spec.train != spec:
+        raise PelError(f"{slug} differs from its training run in evaluation only; train '{spec.train.slug}'")
+    target, started = pick_device(device), time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    data, classifier, info = load(spec, Path(results), target)
+    mean, std = spec.vit.mean, spec.vit.std
+    batches = TrainBatches(data.train, spec, spec.pixels, mean, std, target, workers=loader_workers(data, target))
+    progress = Progress(slug, spec.epochs * len(batches))
+    training = train(classifier, batches, spec, torch.as_tensor(data.train_counts), progress)
+    folder = Path(results) / "runs" / slug
+    with replace_file(folder / "delta.safetensors") as temporary:
+        save_file(classifier.trainable_state(), temporary, metadata={"slug": slug, "engine": str(ENGINE)})
+    record = describe(spec, data, info, classifier) | {"training": asdict(training), "environment": environment(target, started)}
+    write_json(folder / "train.json", record)
+
+
+def evaluate_run(slug: str, results: str | Path, device: str = "auto") -> None:
+    """Evaluate a trained run (or zero-shot) and write ``logits.safetensors`` and ``metrics.json`` into its folder.
+
+    Raises:
+        PelError: the trained run is missing, or was trained from another spec, data or weights.
+    """
+    spec = RunSpec.parse(slug)
+    target, started = pick_device(device), time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    data, classifier, info = load(spec, Path(results), target)
+    record = describe(spec, data, info, classifier)
+    training = load_trained(spec, Path(results), classifier, record) if spec.trains else None
+    split = data.split(spec.split)
+    batches = EvalBatches(
+        split, spec.tte, spec.expand, spec.pixels, spec.vit.mean, spec.vit.std, target, workers=loader_workers(data, target)
+    )
+    reset_peak_memory(target)
+    clock = time.perf_counter()
+    logits = predict(classifier, batches)
+    seconds = time.perf_counter() - clock
+    folder = Path(results) / "runs" / slug
+    with replace_file(folder / "logits.safetensors") as temporary:
+        save_file({"logits": logits, "labels": torch.as_tensor(np.asarray(split.labels))}, temporary)
+    evaluation = {
+        "tte": spec.tte,
+        "crops": batches.crops,
+        "seconds": seconds,
+        "images_per_second": len(logits) / seconds,
+        "peak_memory_mb": peak_memory_mb(target),
+    }
+    metrics = score(logits.numpy(), np.asarray(split.labels), data.groups)
+    record |= {"metrics": metrics, "training": training, "evaluation": evaluation, "environment": environment(target, started)}
+    write_json(folder / "metrics.json", record)
+
+
+def load(spec: RunSpec, results: Path, device: torch.device) -> tuple[Prepared, Classifier, dict[str, Any]]:
+    """The prepared data, the untrained classifier on ``device`` and backbone.json of a run."""
+    base = split_name(spec.dataset)[0]
+    data = open_prepared(results / "data" / base, spec.dataset)
+    vit, text, info = load_vit(results / "backbones" / spec.backbone, spec.resolution)
+    if spec.init == "text" or not spec.trains:
+        text |= load_text(results / "text" / spec.backbone / f"{base}.{spec.prompt}.safetensors", data, info)
+    classifier = build(spec, vit, len(data.class_names), text).to(device)
+    return data, classifier, info
+
+
+def load_text(path: Path, data: Prepared, info: dict[str, Any]) -> dict[str, Tensor]:
+    """Class-text features, after asserting that row i is class i of the data and that the weights are the backbone's."""
+    if not path.is_file():
+        raise PelError(f"{path} does not exist; make it with `python -m pel_core text` (or let snakemake do it)")
+    with safe_open(path, "pt") as handle:
+        metadata = handle.metadata()
+    if json.loads(metadata["class_names"]) != list(data.class_names):
+        raise PelError(f"{path} was made for other class names than {data.name} has now; delete it and run again")
+    if metadata["backbone_sha256"] != info["sha256"]:
+        raise PelError(f"{path} was made with other weights than {info['name']} has now; delete it and run again")
+    return load_file(path)
+
+
+def load_trained(spec: RunSpec, results: Path, classifier: Classifier, record: dict[str, Any]) -> dict[str, Any]:
+    """Load the trained parameters of a run; returns its training log."""
+    folder = results / "runs" / spec.train.slug
+    stored = read_json(folder / "train.json")
+    if stored["engine"] != ENGINE:
+        raise PelError(f"{folder} was trained by engine {stored['engine']}, this is engine {ENGINE}; delete the folder to train it again")
+    changed = differences(stored["spec"], spec.train)
+    changed += [f"{key} hash" for key in ("data", "backbone") if stored[key]["sha256"] != record[key]["sha256"]]
+    if changed:
+        raise PelError(f"{folder} was trained from another spec ({'; '.join(changed)}); delete the folder to train it again")
+    classifier.load_trainable(load_file(folder / "delta.safetensors"))
+    return stored["training"]
+
+
+def describe(spec: RunSpec, data: Prepared, info: dict[str, Any], classifier: Classifier) -> dict[str, Any]:
+    """The part of a record that is known before anything is trained."""
+    counts = np.asarray(data.train_counts)
+    dataset = {
+        "name": data.name,
+        "classes": len(data.class_names),
+        "train_images": int(counts.sum()),
+        "test_images": len(data.split(spec.split).labels),
+        "train_counts": counts.tolist(),
+        "groups": {group: list(data.groups).count(group) for group in ("head", "med", "tail")},
+        "sha256": data.sha256,
+    }
+    backbone = {
+        "name": spec.backbone,
+        "arch": spec.vit.arch,
+        "label": spec.vit.label,
+        "layers": spec.vit.layers,
+        "sha256": info["sha256"],
+        "source_sha256": info["source"].get("sha256"),
+    }
+    parameters = classifier.census() | {"adapter_dim": adapter_dim(spec, len(data.class_names))}
+    record = {"slug": spec.slug, "engine": ENGINE, "spec": spec.to_json()}
+    return record | {"data": dataset, "backbone": backbone, "parameters": parameters}
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise PelError(f"device '{name}' was asked for, but torch finds no CUDA device; use --device cpu")
+    return torch.device(name)
+
+
+def loader_workers(data: Prepared, device: torch.device) -> int:
+    """Worker processes that decode image files; arrays need none, and a CPU run keeps its cores for the network."""
+    return 0 if data.train.images is not None or device.type == "cpu" else 8
+
+
+def environment(device: torch.device, started: str) -> dict[str, Any]:
+    """Versions, device and commit of a run."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    versions = {"pel_core": __version__, "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    where = {"platform": platform.platform(), "device": f"{device.type}: {name}", "threads": torch.get_num_threads()}
+    return versions | where | {"commit": commit(), "started": started}
+
+
+def commit() -> str | None:
+    """The git commit of the code, with ``+`` appended where files differ from it; None outside a checkout."""
+    root = Path(__file__).parents[1]
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no", "--", "pel_core") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
