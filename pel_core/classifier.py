@@ -12,7 +12,7 @@ from pel_core.heads import HEADS, ZeroShot
 from pel_core.methods import METHODS
 from pel_core.seeds import torch_generator
 from pel_core.spec import RunSpec
-from pel_core.surgery import Tuned, apply, auto_adapter_dim
+from pel_core.surgery import Tuned, apply, auto_adapter_dim, auto_mask_ratio
 from pel_core.vit import ViT
 
 
@@ -79,7 +79,8 @@ def build(spec: RunSpec, vit: ViT, classes: int, text: Mapping[str, Tensor]) -> 
     if needs_text and len(text.get("text.features", ())) != classes:
         raise PelError(f"{spec.slug} needs {classes} class-text features, found {len(text.get('text.features', ()))}")
     parts = tuple(part for part in spec.parts if METHODS[part.name].blocks != "none")
-    tuned = apply(vit, parts, adapter_dim=adapter_dim(spec, classes), vpt_len=spec.vpt_len, seed=spec.seed)
+    dims = {"adapter_dim": adapter_dim(spec, classes), "mask_ratio": auto_mask_ratio(classes, vit.layers, vit.width)}
+    tuned = apply(vit, parts, **dims, vpt_len=spec.vpt_len, seed=spec.seed)
     if not spec.trains:
         return Classifier(vit, ZeroShot(text["text.projection"], text["text.features"], float(text["text.logit_scale"])), tuned)
     head = HEADS[spec.head](vit.width, classes, spec.scale, torch_generator(spec.seed, "head"))

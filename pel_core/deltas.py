@@ -10,18 +10,21 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
 class Place:
-    """What a delta may know of its site: widths of its input and output, the ViT's numbers, the run's choices."""
+    """What a delta may know of its site: the module there and its widths, the ViT's numbers, the run's choices."""
 
+    module: nn.Module
     width_in: int
     width_out: int
     tokens: int
     patch: int
     rank: int
     vpt_len: int
+    mask_ratio: float
     draw: torch.Generator
 
 
@@ -111,10 +114,37 @@ class Prompt(nn.Module):
         return torch.cat([x_BND[:, : self.tokens], prompt], 1)
 
 
+class Sparse(nn.Module):
+    """A random fraction of a linear layer's own weights and biases, trained in the place of the frozen ones.
+
+    ``int(ratio * n)`` of n entries in row-major order of [weight | bias], the bias being the last column (the reference's
+    order). Starts at the pre-trained values, hence as the identity.
+    """
+
+    def __init__(self, place: Place):
+        super().__init__()
+        weight, bias = place.module.weight.detach(), place.module.bias.detach()
+        width = weight.shape[1] + 1
+        total = len(weight) * width
+        chosen = torch.randperm(total, generator=place.draw)[: int(place.mask_ratio * total)].sort().values
+        of_bias = chosen % width == width - 1
+        # Index lists rather than masks: a mask has to be counted in every forward pass.
+        in_weight = chosen[~of_bias]
+        self.register_buffer("index_weight", in_weight - in_weight // width, persistent=False)
+        self.register_buffer("index_bias", chosen[of_bias] // width, persistent=False)
+        self.weight = nn.Parameter(weight.cpu().flatten()[self.index_weight])
+        self.bias = nn.Parameter(bias.cpu()[self.index_bias])
+
+    def forward(self, linear: nn.Linear, x: Tensor) -> Tensor:
+        weight = linear.weight.flatten().index_copy(0, self.index_weight, self.weight).view_as(linear.weight)
+        return F.linear(x, weight, linear.bias.index_copy(0, self.index_bias, self.bias))
+
+
 DELTAS: dict[str, Callable[..., nn.Module]] = {
     "adapter": Adapter,
     "adaptformer": lambda place: Bottleneck(place, scaled=True),
     "lora": LoRA,
     "scale-shift": ScaleShift,
     "prompt": Prompt,
+    "sparse": Sparse,
 }

@@ -17,10 +17,13 @@ from pel_core.errors import PelError, unknown
 
 @dataclass(frozen=True)
 class Attach:
-    """One delta at one site of every block in range. ``before``: f(m(x)); ``after``: m(f(x)); ``beside``: f(x) + m(x)."""
+    """One delta at one site of every block in range.
+
+    ``before``: f(m(x)); ``after``: m(f(x)); ``beside``: f(x) + m(x); ``inside``: m(f, x), the delta using f's own weights.
+    """
 
     site: str
-    how: Literal["before", "after", "beside"]
+    how: Literal["before", "after", "beside", "inside"]
     delta: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -31,6 +34,8 @@ class Method:
 
     ``blocks`` is ``"any"`` (all by default, a range may follow the name), ``"first"`` (block 0, no range) or ``"none"``.
     ``recipe`` holds values of RunSpec fields that the method needs; ``excludes`` the methods it cannot be stacked with.
+    ``draw_seed`` fixes the generator of its deltas (the reference's sparse masks are seed 0's in every run); None derives it
+    from the run's seed.
     """
 
     about: str
@@ -40,18 +45,25 @@ class Method:
     trains_head: bool = True
     excludes: tuple[str, ...] = ()
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    draw_seed: int | None = None
 
 
 # The order of entries is the order in which stacked methods are applied, innermost first. It is the reference's: LoRA's
-# update is added before SSF scales it, and an adapter reads what SSF has scaled.
+# update is added before SSF scales it, and an adapter reads what SSF has scaled. Sparse weights replace those of the bare
+# layer, so they come first.
 METHODS: dict[str, Method] = {
+    "mask": Method(
+        "a random fraction of the scalar weights of the four matrices and their biases",
+        tuple(Attach(site, "inside", "sparse") for site in ("attn.qkv", "attn.proj", "ffn.fc1", "ffn.fc2")),
+        draw_seed=0,
+    ),
     "lora": Method(
         "low-rank update of the query and value projections (Hu et al. 2021)",
         (Attach("attn.qkv", "beside", "lora", {"parts": (True, False, True)}),),
     ),
     "lora-mlp": Method(
-        "low-rank update of both MLP matrices",
-        (Attach("ffn.fc1", "beside", "lora", {"parts": (True,)}), Attach("ffn.fc2", "beside", "lora", {"parts": (True,)})),
+        "low-rank update of the MLP's first matrix",
+        (Attach("ffn.fc1", "beside", "lora", {"parts": (True,)}),),
     ),
     "ssf-ln": Method(
         "scale and shift after both LayerNorms (Lian et al. 2022)",

@@ -4,7 +4,9 @@ Every site is resolved before anything is changed, so a mistake leaves the model
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +48,14 @@ class Beside(Wrapped):
         return out + self.delta(x[:, : out.shape[1]])
 
 
-WRAPS: dict[str, type[Wrapped]] = {"before": Before, "after": After, "beside": Beside}
+class Inside(Wrapped):
+    """m(f, x): the delta computes with the module's own weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.delta(self.module, x)
+
+
+WRAPS: dict[str, type[Wrapped]] = {"before": Before, "after": After, "beside": Beside, "inside": Inside}
 
 
 @dataclass(frozen=True)
@@ -65,12 +74,18 @@ def auto_adapter_dim(classes: int, layers: int) -> int:
     return 2 ** max(0, (classes // (2 * layers)).bit_length() - 1)
 
 
+def auto_mask_ratio(classes: int, layers: int, width: int) -> float:
+    """The reference's rule: classes / (12 layers width), floored to thousandths, at least 0.001."""
+    return max(1, 1000 * classes // (12 * layers * width)) / 1000
+
+
 def apply(
     vit: ViT,
     parts: tuple[Part, ...],
     *,
     adapter_dim: int,
     vpt_len: int = 10,
+    mask_ratio: float = 0.001,
     seed: int = 0,
 ) -> list[Tuned]:
     """Freeze ``vit``, attach ``parts`` to it in place and return what trains, block by block in the order of METHODS.
@@ -90,10 +105,12 @@ def apply(
         tuned.parameter.requires_grad_(True)
     attached = []
     for part in parts:
-        draw = torch_generator(seed, "delta", part.name)
+        fixed = METHODS[part.name].draw_seed
+        draw = torch_generator(seed, "delta", part.name) if fixed is None else torch.Generator().manual_seed(fixed)
+        choices = {"rank": adapter_dim, "vpt_len": vpt_len, "mask_ratio": mask_ratio, "draw": draw}
         for index in part.blocks:
             for attach in METHODS[part.name].attach:
-                attached += _attach(vit, part, attach, index, adapter_dim, vpt_len, draw)
+                attached += _attach(vit, part, attach, index, choices)
     return attached + _once(unfreeze)
 
 
@@ -105,9 +122,8 @@ def _matching(vit: ViT, part: Part) -> list[Tuned]:
             matches = [(name, parameter) for name, parameter in named if re.fullmatch(pattern, name)]
             if not matches:
                 raise PelError(f"{part.name}: block {index} has no parameter like '{pattern}'; it has {', '.join(dict(named))}")
-            found += [
-                Tuned(f"blocks.{index}.{name}", part.name, index, name.rpartition(".")[0], parameter) for name, parameter in matches
-            ]
+            for name, parameter in matches:
+                found.append(Tuned(f"blocks.{index}.{name}", part.name, index, name.rpartition(".")[0], parameter))
     return found
 
 
@@ -133,10 +149,10 @@ def _bare(module: nn.Module) -> nn.Module:
     return module
 
 
-def _attach(vit: ViT, part: Part, attach: Attach, index: int, rank: int, vpt_len: int, draw: torch.Generator) -> list[Tuned]:
+def _attach(vit: ViT, part: Part, attach: Attach, index: int, choices: Mapping[str, Any]) -> list[Tuned]:
     occupant = _site(vit.blocks[index], attach.site, index)
     width_in, width_out = _widths(_bare(occupant), vit.width)
-    place = Place(width_in, width_out, vit.tokens, vit.patch, rank, vpt_len, draw)
+    place = Place(_bare(occupant), width_in, width_out, vit.tokens, vit.patch, **choices)
     reference = next(vit.parameters())
     delta = DELTAS[attach.delta](place, **attach.options).to(reference.device, reference.dtype)
     wrapped = WRAPS[attach.how](occupant, delta)

@@ -73,11 +73,16 @@ def vit_from_clip(state: Mapping[str, Tensor], quick_gelu: bool = True, head_wid
     """Build the ViT of an OpenAI- or open_clip-format CLIP state dict; sizes are read off its shapes.
 
     Returns:
-        The ViT and ``{"text.projection": (D, E), "text.logit_scale": ()}``.
+        The ViT and ``{"text.projection": (D, E), "text.logit_scale": ()}``, the scale as the factor it is used as.
     """
     tower = rename({key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")}, OPEN_CLIP_NAMES)
-    text = {"text.projection": state["visual.proj"].float(), "text.logit_scale": state["logit_scale"].float()}
+    text = {"text.projection": state["visual.proj"].float(), "text.logit_scale": state["logit_scale"].float().exp()}
     return _build(tower, dict(head_width=head_width, quick_gelu=quick_gelu, norm_pre=True, eps=1e-5)), text
+
+
+def vit_from_timm(state: Mapping[str, Tensor], head_width: int = 64) -> ViT:
+    """Build the ViT of a timm ``VisionTransformer`` state dict; sizes are read off its shapes."""
+    return _build(rename(state, TIMM_NAMES), dict(head_width=head_width, quick_gelu=False, norm_pre=False, eps=1e-6))
 
 
 def _build(tower: State, options: Mapping[str, Any]) -> ViT:
@@ -262,7 +267,7 @@ def text_features(name: str, class_names: Sequence[str], prompt: str, weights: s
     entry = BACKBONES[name]
     if not entry.text:
         raise PelError(f"{name} has no text tower: use init=random for it, or a CLIP backbone")
-    names = [class_name.replace("_", " ") for class_name in class_names]
+    names = spoken(class_names)
     if entry.source == "random":
         draws = [torch.randn(16, generator=torch.Generator().manual_seed(derive(0, "text", prompt, each))) for each in names]
         return F.normalize(torch.stack(draws), dim=-1)
@@ -271,10 +276,15 @@ def text_features(name: str, class_names: Sequence[str], prompt: str, weights: s
     folder = Path(__file__).parent / entry.arch
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}" if entry.source == "bundled" else entry.arch)
     model = load_open_clip(name, weights, cache_dir)[0]
-    return encode_text(model, tokenizer, names, _templates(prompt))
+    return encode_text(model, tokenizer, names, templates(prompt))
 
 
-def _templates(prompt: str) -> Sequence[str]:
+def spoken(class_names: Sequence[str]) -> list[str]:
+    """Class names as prompts spell them: underscores become spaces."""
+    return [name.replace("_", " ") for name in class_names]
+
+
+def templates(prompt: str) -> Sequence[str]:
     if prompt == "ensemble":
         from open_clip import OPENAI_IMAGENET_TEMPLATES
 
