@@ -1,0 +1,33 @@
+"""One thread for every test: runs repeat bit for bit, and two-core machines stay usable."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in subprocesses
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The team's shared folder (real images and lists); tests that need it are skipped where it is missing."""
+    folder = Path(os.environ.get("PEL_SHARED", ROOT.parent / "shared"))
+    if not (folder / "data").is_dir():
+        pytest.skip(f"needs the shared folder {folder.name}/data (set PEL_SHARED)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_results(tmp_path_factory) -> Path:
+    """A results folder with the toy backbone, data and text features prepared. Tests may add runs, not change these."""
+    from pel_core.cli import main
+
+    results = tmp_path_factory.mktemp("results")
+    assert main(["backbone", "toy", "--out", f"{results}/backbones/toy"]) == 0
+    assert main(["data", "toy", "--out", f"{results}/data/toy"]) == 0
+    words = ["--backbone-dir", f"{results}/backbones/toy", "--data-dir", f"{results}/data/toy"]
+    assert main(["text", *words, "--out", f"{results}/text/toy/toy.default.safetensors"]) == 0
+    return results

@@ -1,0 +1,58 @@
+"""The order of modules (a file imports only from above it) and what planning may not import."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "pel_core"
+ORDER = [
+    "errors", "files", "config", "seeds", "methods", "backbones", "demo.stand_ins", "lists", "sampling", "datasets", "spec",
+    "results", "studies", "plan", "metrics", "tables", "claims", "compare", "figures", "vit", "deltas", "surgery", "weights",
+    "transforms", "prepare", "batches", "heads", "losses", "classifier", "progress", "engine", "runs", "report", "conformance",
+    "cli", "__main__",
+]  # fmt: skip
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of this package that a file imports at its top level or inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pel_core."):
+            found.add(node.module.removeprefix("pel_core."))
+    return found
+
+
+def rank(module: str) -> int:
+    """A subpackage ranks as itself; the demo's own workshop (rendering, pre-training) ranks with its stand-ins."""
+    names = [module, module.split(".")[0]]
+    if module.startswith("demo"):
+        return ORDER.index("demo.stand_ins")
+    return next((ORDER.index(name) for name in names if name in ORDER), -1)
+
+
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_imports_only_from_above(path):
+    module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    assert rank(module) >= 0, f"{module} has no place in ORDER"
+    if path.name == "pretrain.py":
+        return  # a program of its own: it may use the ViT to check what it made
+    below = [name for name in imports(path) if rank(name) > rank(module)]
+    assert not below, f"{module} imports {below}, which come after it"
+
+
+def test_planning_imports_neither_torch_nor_pandas():
+    code = "import sys, pel_core.studies; print([m for m in ('torch', 'pandas', 'matplotlib', 'timm') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_training_imports_none_of_the_slow_libraries():
+    code = (
+        "import sys, pel_core.runs; print([m for m in ('open_clip', 'timm', 'torchvision', 'pandas', 'matplotlib') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

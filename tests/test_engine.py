@@ -1,0 +1,123 @@
+"""The training loop on the toy backbone: it learns, repeats bit for bit, accumulates rightly and stops at a bad loss."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from pel_core.batches import TrainBatches
+from pel_core.classifier import build
+from pel_core.datasets import open_prepared
+from pel_core.engine import learning_rate, train
+from pel_core.errors import PelError
+from pel_core.methods import METHODS
+from pel_core.spec import CHOICES, RunSpec
+from pel_core.weights import load_vit
+from safetensors.torch import load_file
+
+TRAINABLE = [name for name in METHODS if METHODS[name].trains_head]
+
+
+def run(results, method="adaptformer", batches=None, **overrides):
+    """Train the toy run; returns its classifier and training log."""
+    spec = RunSpec.make("toy-ir20", "toy", method, overrides.pop("seed", 0), **overrides)
+    data = open_prepared(results / "data" / "toy", spec.dataset)
+    vit, text, _ = load_vit(results / "backbones" / "toy")
+    text |= load_file(results / "text" / "toy" / "toy.default.safetensors")
+    classifier = build(spec, vit, len(data.class_names), text)
+    batches = batches or TrainBatches(data.train, spec, spec.pixels, spec.vit.mean, spec.vit.std, "cpu")
+    return classifier, train(classifier, batches, spec, torch.as_tensor(data.train_counts))
+
+
+@pytest.mark.parametrize("method", TRAINABLE)
+def test_every_method_lowers_the_loss(toy_results, method):
+    _, log = run(toy_results, method, epochs=4, lr=0.05)
+    losses = [record["loss"] for record in log.curve]
+    assert losses[-1] < losses[0]
+    assert log.seconds > 0 and log.images_per_second > 0 and log.peak_memory_mb > 0
+
+
+@pytest.mark.parametrize("loss", CHOICES["loss"])
+@pytest.mark.parametrize("head", CHOICES["head"])
+def test_every_loss_and_head_trains(toy_results, loss, head):
+    _, log = run(toy_results, "head-only", loss=loss, head=head, epochs=1, init="random" if head == "linear" else "text")
+    assert np.isfinite(log.curve[0]["loss"])
+
+
+def test_a_cpu_run_repeats_bit_for_bit(toy_results):
+    first, second = (run(toy_results, "adaptformer+vpt-shallow")[0].trainable_state() for _ in range(2))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_another_seed_is_another_run(toy_results):
+    first, second = (run(toy_results, seed=seed)[0].trainable_state()["head.weight"] for seed in (0, 1))
+    assert not torch.equal(first, second)
+
+
+def test_global_random_state_is_neither_read_nor_changed(toy_results):
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    first = run(toy_results, epochs=1)[0].trainable_state()
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert np.array_equal(before[1], np.random.get_state()[1])
+    torch.manual_seed(123)
+    second = run(toy_results, epochs=1)[0].trainable_state()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 32])
+def test_accumulation_gives_the_numbers_of_the_whole_batch(toy_results, accumulate):
+    whole, parts = (run(toy_results, accumulate=count)[0].trainable_state() for count in (1, accumulate))
+    for name in whole:
+        torch.testing.assert_close(parts[name], whole[name], atol=2e-5, rtol=1e-4)
+
+
+def test_reference_accumulation_underweighs_a_left_over_group(toy_results):
+    exact, reference = (run(toy_results, accumulate=2, accumulation=way)[0].trainable_state() for way in ("exact", "reference"))
+    assert not torch.equal(exact["head.weight"], reference["head.weight"])
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_reduced_precision_stays_near_fp32(toy_results, precision):
+    exact, reduced = (run(toy_results, epochs=1, precision=value)[0].trainable_state() for value in ("fp32", precision))
+    drift = max(float((exact[name] - reduced[name]).abs().max()) for name in exact)
+    assert 0 < drift < 0.02
+    assert all(value.dtype == torch.float32 for value in reduced.values())
+
+
+def test_learning_rate_is_a_cosine_per_epoch():
+    spec = RunSpec.make("toy", "toy", "adaptformer", 0, epochs=10, lr=0.01)
+    rates = [learning_rate(spec, epoch) for epoch in range(10)]
+    assert rates[0] == 0.01 and rates[5] == pytest.approx(0.005) and rates[9] == pytest.approx(0.0002447, rel=1e-3)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(toy_results):
+    class Broken:
+        def __len__(self):
+            return 1
+
+        def epoch(self, epoch):
+            yield torch.full((4, 3, 16, 16), float("nan")), torch.zeros(4, dtype=torch.long), np.arange(4)
+
+    with pytest.raises(PelError, match="the loss became nan by step 0 of epoch 0"):
+        run(toy_results, batches=Broken())
+
+
+def test_the_loss_is_the_mean_over_images_not_batches(toy_results):
+    """At learning rate 0 nothing moves, so that the epoch's loss does not depend on how images are split into batches."""
+    losses = [run(toy_results, epochs=1, lr=0, batch_size=size)[1].curve[0] for size in (32, 100)]
+    assert losses[0]["loss"] == pytest.approx(losses[1]["loss"], rel=1e-5)
+    assert losses[0]["accuracy"] == pytest.approx(losses[1]["accuracy"])
+
+
+def test_text_initialisation_needs_features_of_these_classes(toy_results):
+    spec = RunSpec.make("toy", "toy", "adaptformer", 0)
+    vit, text, _ = load_vit(toy_results / "backbones" / "toy")
+    with pytest.raises(PelError, match="needs 6 class-text features, found 0"):
+        build(spec, vit, 6, text)
+
+
+def test_specs_differing_in_evaluation_only_train_alike():
+    spec = RunSpec.make("toy", "toy", "adaptformer", 0, tte="none")
+    assert dataclasses.replace(spec, tte="fivecrop") == spec.train

@@ -1,0 +1,51 @@
+"""pyproject.toml, requirements.lock and environment.yml say the same."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCK = {
+    canonicalize_name(name): version
+    for name, version in (line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if line and line[0] != "#")
+}
+
+
+def pins() -> dict[str, str]:
+    """The pip pins of environment.yml."""
+    entries = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    lines = next(entry["pip"] for entry in entries if isinstance(entry, dict))
+    return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines if "==" in line)}
+
+
+def test_every_declared_dependency_is_locked_within_its_range():
+    declared = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
+    for requirement in map(Requirement, declared):
+        version = LOCK[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version, prereleases=True), f"{requirement} but locked {version}"
+
+
+def test_environment_yml_has_the_same_pins():
+    declared = {canonicalize_name(Requirement(text).name) for text in PROJECT["dependencies"]}
+    assert declared <= pins().keys()
+    assert pins() == {name: LOCK[name] for name in pins()}
+
+
+def test_torch_and_torchvision_are_a_matching_pair():
+    assert (LOCK["torch"], LOCK["torchvision"]) == ("2.15.0", "0.29.2")
+
+
+def test_the_lock_names_no_host_and_no_path():
+    for name in ("requirements.lock", "environment.yml", "pyproject.toml", "Makefile"):
+        assert not re.search(r"file:|--find-links|index-url|@ ", (ROOT / name).read_text()), name
+
+
+def test_python_versions_agree():
+    entries = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert "python=3.11" in entries
+    assert PROJECT["requires-python"] == ">=3.11"
