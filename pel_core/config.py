@@ -1,0 +1,197 @@
+"""YAML files: found by name or path, loaded safely, validated against a JSON schema, with errors that say where and what.
+
+Torch-free and pandas-free, as all that Snakemake's planning imports.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from pel_core.backbones import BACKBONES
+from pel_core.errors import PelError, unknown
+from pel_core.spec import DEFAULTS
+
+WORKFLOW = Path(__file__).resolve().parent.parent / "workflow"
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a repeated key (YAML would keep the last, in silence) and reads 5e-4 as a number."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    loader.flatten_mapping(node)
+    seen: dict[Any, int] = {}
+    for key_node, _ in node.value:
+        key, line = loader.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+        if isinstance(key, list | dict):
+            raise PelError(f"line {line}: a key must be a word, not a list or a mapping")
+        if key in seen:
+            raise PelError(f"line {line}: the key '{key}' was given before, on line {seen[key]}; keep one of them")
+        seen[key] = line
+    return {loader.construct_object(k, deep=True): loader.construct_object(v, deep=True) for k, v in node.value}
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
+)
+
+
+def find(name: str | Path) -> Path:
+    """The file a study or config is meant by: a path, or a name under ``workflow/config`` here or beside the package.
+
+    Raises:
+        PelError: there is none; the message lists the names there are.
+    """
+    given = Path(name)
+    folders = (Path("workflow/config"), WORKFLOW / "config")
+    candidates = [given, *(folder / f"{name}.yaml" for folder in folders)]
+    for path in candidates:
+        if path.is_file():
+            return path
+    if given.suffix in (".yaml", ".yml") or len(given.parts) > 1:
+        raise PelError(f"the study or config file {name} does not exist (looked from {Path.cwd()})")
+    names = {path.stem for folder in folders for path in folder.glob("*.yaml")}
+    raise unknown("study or config", name, names, "Or give the path of a YAML file.")
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        PelError: the file is missing, is not YAML, repeats a key, or holds no mapping.
+    """
+    try:
+        # Of the module's own loader class, which is a SafeLoader: it builds plain values and nothing else.
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
+    except FileNotFoundError:
+        raise PelError(f"{path} does not exist") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise PelError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except PelError as error:
+        raise PelError(f"{path}: {error}") from None
+    if not isinstance(content, dict):
+        raise PelError(f"{path}: expected a mapping of keys to values, found {type(content).__name__}")
+    return content
+
+
+def schema(name: str) -> dict[str, Any]:
+    """A JSON schema of ``workflow/schemas``."""
+    return json.loads((WORKFLOW / "schemas" / f"{name}.schema.json").read_text(encoding="utf-8"))
+
+
+def validate(content: dict[str, Any], rules: dict[str, Any], path: str | Path) -> None:
+    """Check a loaded YAML file against a JSON schema.
+
+    Raises:
+        PelError: the first violation in reading order: file, key path, what was found, what is allowed.
+    """
+    errors = list(jsonschema.Draft202012Validator(rules).iter_errors(content))
+    if errors:
+        error = min(errors, key=lambda item: [str(part).zfill(4) for part in item.absolute_path])
+        while error.context:  # anyOf, oneOf: the branch that came nearest
+            error = jsonschema.exceptions.best_match(error.context) or error
+        raise PelError(f"{path}: {_words(error)}")
+
+
+def place(parts: Iterable[Any]) -> str:
+    """``tables.table1.rows[2]`` from the parts of a key path; the file itself is ``(top level)``."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
+    return text.removeprefix(".") or "(top level)"
+
+
+def _words(error: jsonschema.ValidationError) -> str:
+    where, found = place(error.absolute_path), error.instance
+    if error.validator == "additionalProperties":
+        known = error.schema.get("properties", {})
+        extra = next(key for key in found if key not in known)
+        return f"{where}: {unknown('key', extra, known)}"
+    if error.validator == "required":
+        lacking = next(key for key in error.validator_value if key not in found)
+        return f"{where}: the key '{lacking}' is missing; given: {', '.join(map(str, found)) or 'nothing'}"
+    if error.validator == "enum":
+        return str(unknown(f"{where} =", found, error.validator_value)).replace("unknown ", "", 1)
+    if error.validator == "propertyNames" or (error.validator == "pattern" and "propertyNames" in error.absolute_schema_path):
+        return f"{where}: '{found}' is not a possible name here; expected {error.schema.get('description', 'another form')}"
+    if error.validator == "type":
+        kinds = error.validator_value if isinstance(error.validator_value, list) else [error.validator_value]
+        return f"{where}: found {_show(found)}, expected {' or '.join(NAMES.get(kind, kind) for kind in kinds)}"
+    allowed = error.schema.get("description") or f"{error.validator} {error.validator_value}"
+    return f"{where}: found {_show(found)}, expected {allowed}"
+
+
+NAMES = {"object": "a mapping", "array": "a list", "string": "a text", "integer": "a whole number", "number": "a number",
+         "boolean": "true or false", "null": "nothing"}  # fmt: skip
+
+
+def _show(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def shown(path: str | Path) -> str:
+    """A path for messages and commands: relative to the working folder where it lies below it."""
+    try:
+        return str(Path(path).resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def selection_fields() -> dict[str, Any]:
+    """Schema of the RunSpec fields a selection may set, so that a new field needs no change of the schema files."""
+    return {name: {"type": ["string", "number", "null"]} for name in DEFAULTS}
+
+
+def parse_seeds(given: Any) -> list[int]:
+    """Seeds from a command line or YAML: ``"0,1,2"``, ``[0, 1]`` or ``3``.
+
+    Raises:
+        PelError: something else, a negative or a repeated seed.
+    """
+    words = [word.strip() for word in given.split(",")] if isinstance(given, str) else given if isinstance(given, list) else [given]
+    seeds = [int(word) for word in map(str, words) if word.isdigit()]
+    if len(seeds) != len(words) or len(set(seeds)) != len(seeds) or not seeds:
+        raise PelError(f"seeds={given}: expected different whole numbers, e.g. seeds=0,1,2")
+    return seeds
+
+
+def read_study(path: Path) -> dict[str, Any]:
+    """A study file, validated.
+
+    Raises:
+        PelError: the first violation.
+    """
+    rules = schema("study")
+    for name in ("selection", "labelled"):
+        rules["$defs"][name]["properties"].update(selection_fields())
+    content = load_yaml(path)
+    validate(content, rules, shown(path))
+    lists = ["compare"] * ("reported" in content) + ["claims"] * ("claims" in content)
+    names = [*content.get("tables", {}), *content.get("figures", {}), *lists]
+    for name in names:
+        if names.count(name) > 1:
+            raise PelError(f"{shown(path)}: the name '{name}' is given twice; tables, figures, compare and claims share their names")
+    return content
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A configuration file, validated.
+
+    Raises:
+        PelError: the first violation.
+    """
+    rules = schema("config")
+    rules["properties"]["recipe"]["properties"] = selection_fields()
+    values = load_yaml(path)
+    validate(values, rules, shown(path))
+    if not values.get("comparable", True) and not values.get("notice"):
+        raise PelError(f"{shown(path)}: comparable is false; say why in the key 'notice'")
+    for name in values.get("weights", {}):
+        if name not in BACKBONES:
+            raise PelError(f"{shown(path)}: weights: {unknown('backbone', name, BACKBONES)}")
+    return values

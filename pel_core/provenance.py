@@ -1,0 +1,115 @@
+"""What Snakemake compares between calls: a job is run again when one of these texts changes, and only then.
+
+They hold what changes a number, nothing cosmetic and no path; values at their code default stay out, so that a new field
+with a default reruns nothing. Snakemake itself watches the inputs.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, fields
+from pathlib import Path
+from typing import Any
+
+from pel_core.backbones import BACKBONES
+from pel_core.datasets import FORMAT, LongTailed, expand_root
+from pel_core.errors import PelError, unknown
+from pel_core.results import METRICS
+from pel_core.spec import DEFAULTS, EVALUATION, RunSpec
+
+END = 32 * 2**20  # bytes hashed at either end of a large file
+
+
+def canonical(value: Any) -> str:
+    """JSON with one spelling."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=list)
+
+
+def fingerprint(path: str | Path) -> str:
+    """A short digest of a file's content: whole up to 64 MB, else size and both ends. Moving or touching it changes nothing.
+
+    Raises:
+        PelError: the file does not exist.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise PelError(f"{path} does not exist")
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as handle:
+        digest.update(handle.read(END))
+        handle.seek(max(END, size - END))
+        digest.update(handle.read())
+    return digest.hexdigest()[:16]
+
+
+def train_params(spec: RunSpec, engine: int) -> str:
+    """Of a training run: the spec's departures from code defaults, evaluation's left out."""
+    return canonical({"engine": engine, "spec": _departures(spec, EVALUATION)})
+
+
+def evaluate_params(spec: RunSpec, engine: int) -> str:
+    """Of an evaluation. A new metric evaluates again, and trains nothing."""
+    return canonical({"engine": engine, "spec": _departures(spec, ()), "metrics": list(METRICS)})
+
+
+def data_params(base: str, datasets: Mapping[str, LongTailed], config: Mapping[str, Any]) -> str:
+    """Of a prepared data set: its entry and the content of its list files, wherever they lie.
+
+    Raises:
+        PelError: it is not declared, or a list file does not exist.
+    """
+    if base not in datasets:
+        raise unknown("data set", base, datasets)
+    entry = datasets[base]
+    plain = {key: value for key, value in _departing(entry).items() if key not in ("root", "recipe")}
+    return canonical({"format": FORMAT, "entry": plain, "lists": _list_prints(base, entry, config)})
+
+
+def backbone_params(name: str, weights: str | None = None) -> str:
+    """Of a converted backbone: its entry and the content of a bundled or local weights file, wherever it lies.
+
+    Raises:
+        PelError: an unknown backbone, or the weights do not exist.
+    """
+    if name not in BACKBONES:
+        raise unknown("backbone", name, BACKBONES)
+    entry = {key: value for key, value in _departing(BACKBONES[name]).items() if key != "label"}
+    return canonical({"entry": entry, "weights": [fingerprint(path) for path in _weight_files(name, weights)]})
+
+
+def _weight_files(name: str, given: str | None) -> list[Path]:
+    if given is not None and not Path(given).exists():
+        raise PelError(f"weights of {name}: {given} does not exist")
+    if given is None and BACKBONES[name].source != "bundled":
+        return []
+    path = Path(given) if given is not None else Path(__file__).parent / BACKBONES[name].arch
+    # Of a model folder, what is read: not its card.
+    return sorted(item for item in path.rglob("*") if item.suffix in (".safetensors", ".json", ".gz")) if path.is_dir() else [path]
+
+
+def _list_prints(base: str, entry: LongTailed, config: Mapping[str, Any]) -> dict[str, str]:
+    if entry.kind != "lists":
+        return {}
+    root = entry.root if base in config.get("datasets", {}) else config.get("roots", {}).get(base)
+    if root is None:
+        root = os.path.join(os.environ.get("PEL_DATA", "data"), entry.root)
+    try:
+        folder = Path(expand_root(root)) / entry.lists
+        trains = [entry.train.replace("{ir}", f"{ratio:g}") for ratio in entry.ratios or (0.0,)]
+        return {file: fingerprint(folder / file) for file in (*trains, entry.test, entry.val, entry.names) if file}
+    except PelError as error:
+        hint = "say where the images are with --config root=FOLDER (or the environment variable PEL_DATA)"
+        raise PelError(f"data set '{base}': {error}; {hint}") from None
+
+
+def _departing(entry: Any) -> dict[str, Any]:
+    """The fields of a dataclass value that differ from their declared default."""
+    plain = {f.name: f.default_factory() if f.default_factory is not MISSING else f.default for f in fields(entry)}
+    return {name: value for name, value in asdict(entry).items() if plain[name] is MISSING or value != plain[name]}
+
+
+def _departures(spec: RunSpec, without: tuple[str, ...]) -> dict[str, Any]:
+    values = spec.to_json()
+    return {name: value for name, value in values.items() if name not in without and DEFAULTS.get(name, MISSING) != value}

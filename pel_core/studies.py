@@ -1,0 +1,289 @@
+"""A study (which tables, figures, claims) on a configuration (which data, backbone, seeds) -> artefacts -> runs.
+
+Torch-free and pandas-free: Snakemake's planning imports it. Both files are validated whole before anything is planned.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from pel_core import provenance
+from pel_core.backbones import BACKBONES
+from pel_core.config import find, parse_seeds, read_config, read_study, shown
+from pel_core.datasets import declared, find_dataset, split_name
+from pel_core.errors import PelError, unknown
+from pel_core.files import read_json
+from pel_core.layout import Artefact, Claim, Stage, Unplayed, check_method, grid, make_part
+from pel_core.results import complaint, metrics_file, value_path
+from pel_core.spec import ENGINE, RunSpec
+
+SETTINGS = ("study", "config", "seeds", "results", "figures", "root", "weights")
+RESOURCES = {"threads": 1, "mem_mb": 4000, "runtime": 60}
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study resolved on a configuration. ``left_out``: artefact -> why this configuration does not cover it."""
+
+    title: str
+    path: Path
+    config_path: Path
+    config: Mapping[str, Any]
+    stage: Stage
+    results: Path
+    figures: Path
+    artefacts: Mapping[str, Artefact]
+    left_out: Mapping[str, str]
+    reported: Mapping[str, Any]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds every cell is made over, unless its artefact says otherwise."""
+        return self.stage.seeds
+
+    @property
+    def specs(self) -> dict[str, RunSpec]:
+        """The union of all artefacts' runs by slug: each is trained and evaluated once, whoever shares it."""
+        return {slug: spec for artefact in self.artefacts.values() for slug, spec in artefact.specs.items()}
+
+    @property
+    def accept(self) -> tuple[str, ...]:
+        """Runs whose results of another engine are accepted by name."""
+        return tuple(self.config.get("accept", ()))
+
+    def artefact(self, name: str) -> Artefact:
+        """An artefact by name.
+
+        Raises:
+            PelError: it is not declared, or this configuration does not cover it.
+        """
+        if name in self.left_out:
+            raise PelError(f"{name} is not part of {shown(self.config_path)}: {self.left_out[name]}")
+        if name not in self.artefacts:
+            raise unknown("artefact", name, self.artefacts, f"(of {shown(self.path)})")
+        return self.artefacts[name]
+
+    def spec(self, slug: str) -> RunSpec:
+        """The spec of a run by name, of this study or not.
+
+        Raises:
+            PelError: it is no run, or of an undeclared data set.
+        """
+        spec = self.specs.get(slug) or RunSpec.parse(slug)
+        find_dataset(spec.dataset, self.stage.datasets)
+        return spec
+
+    def files(self, name: str) -> list[str]:
+        """The files of an artefact."""
+        kind = self.artefact(name).kind
+        if kind in ("bars", "map"):
+            return [f"{self.figures}/{name}.{suffix}" for suffix in ("pdf", "svg", "png")]
+        suffixes = ("csv", "md", "tex") if kind == "table" else ("csv", "md")
+        return [f"{self.results}/tables/{name}.{suffix}" for suffix in suffixes]
+
+    def targets(self) -> list[str]:
+        """Every file the study makes."""
+        return [file for name in self.artefacts for file in self.files(name)]
+
+    def inputs(self, name: str) -> list[str]:
+        """The results an artefact is drawn from. Asking fails where it does not exist."""
+        return [str(metrics_file(self.results, slug)) for slug in self.artefact(name).specs]
+
+    def state(self, slug: str) -> str:
+        """``done``, ``missing``, or why the result that is there cannot be used."""
+        path = metrics_file(self.results, slug)
+        return (complaint(read_json(path), self.specs[slug], self.accept) or "done") if path.is_file() else "missing"
+
+    def missing(self) -> list[str]:
+        """The runs without a usable result."""
+        return [slug for slug in self.specs if self.state(slug) != "done"]
+
+    def draw_params(self, name: str) -> str:
+        """An artefact's own resolved declaration: a changed label redraws it alone."""
+        artefact = self.artefact(name)
+        cells = [] if artefact.kind == "map" else [[cell.row, cell.column, cell.value, *cell.slugs] for cell in artefact.cells]
+        shown: dict[str, Any] = {"kind": artefact.kind, "title": artefact.title, "declaration": artefact.declaration, "cells": cells}
+        shown |= {"banner": artefact.banner, "accept": [slug for slug in self.accept if slug in artefact.specs]}
+        if artefact.kind == "map":
+            shown["models"] = [[cell.specs[0].backbone, cell.specs[0].method] for cell in artefact.cells]
+        if artefact.kind in ("compare", "claims") and self.reported:
+            shown["reported"] = provenance.fingerprint(self.reported["path"])
+        return provenance.canonical(shown)
+
+    def train_params(self, slug: str) -> str:
+        """What a training run depends on besides its inputs."""
+        return provenance.train_params(self.spec(slug), self._engine(slug, "train.json"))
+
+    def evaluate_params(self, slug: str) -> str:
+        """What an evaluation depends on besides its inputs."""
+        return provenance.evaluate_params(self.spec(slug), self._engine(slug, "metrics.json"))
+
+    def data_params(self, base: str) -> str:
+        """What a prepared data set depends on."""
+        return provenance.data_params(base, self.stage.datasets, self.config)
+
+    def backbone_params(self, name: str) -> str:
+        """What a converted backbone depends on."""
+        return provenance.backbone_params(name, self.config.get("weights", {}).get(name))
+
+    def prepared(self, slug: str) -> dict[str, str]:
+        """The prepared files a run reads: backbone, vit, data, and text where class names start the head or decide."""
+        spec = self.spec(slug)
+        base, folder = split_name(spec.dataset)[0], f"{self.results}/backbones/{spec.backbone}"
+        files = {"backbone": f"{folder}/backbone.json", "vit": f"{folder}/vit.safetensors", "data": f"{self.results}/data/{base}/data.json"}
+        if spec.init == "text" or not spec.trains:
+            files["text"] = f"{self.results}/text/{spec.backbone}/{base}.{spec.prompt}.safetensors"
+        return files
+
+    def delta(self, slug: str) -> str:
+        """The trained parameters an evaluation reads; empty for zero-shot."""
+        spec = self.spec(slug)
+        return f"{self.results}/runs/{spec.train.slug}/delta.safetensors" if spec.trains else ""
+
+    def weights_option(self, backbone: str) -> str:
+        """The command-line option for a backbone's local weights file, if one is given."""
+        path = self.config.get("weights", {}).get(backbone)
+        return f"--weights {quote(path)}" if path else ""
+
+    def resource(self, name: str) -> int:
+        """A resource of a training or evaluation job: threads, mem_mb, runtime (minutes)."""
+        return {**RESOURCES, **self.config.get("resources", {})}[name]
+
+    def _engine(self, slug: str, file: str) -> int:
+        path = self.results / "runs" / slug / file
+        return read_json(path).get("engine", ENGINE) if slug in self.accept and path.is_file() else ENGINE
+
+
+def load(study: str | Path = "report", config: str | Path = "demo", **settings: Any) -> Study:
+    """Read, validate and resolve a study on a configuration.
+
+    Args:
+        study, config: names under ``workflow/config``, or paths.
+        settings: ``seeds`` ("0,1", a list or one number), ``results``, ``figures`` (folders), ``root`` (PEL_DATA: where
+            images are looked for), ``weights`` (a local file for the configuration's backbone); None keeps the YAML's.
+
+    Raises:
+        PelError: one violation: which file, which key, what was found, what is allowed.
+    """
+    study_path, config_file = find(study), find(config)
+    content, values = read_study(study_path), read_config(config_file)
+    _apply_settings(values, settings)
+    stage = _stage(content, values, config_file)
+    artefacts, left_out = _artefacts(content, values, stage, study_path)
+    if not artefacts:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items()) or "it declares no table, figure or claim"
+        raise PelError(f"{shown(study_path)} on {shown(config_file)} makes nothing ({reasons})")
+    reported = dict(content.get("reported", {}))
+    if reported:
+        reported["path"] = study_path.parent / reported["file"]
+    return Study(
+        title=content["title"], path=study_path, config_path=config_file, config=values, stage=stage,
+        results=Path(values.get("results", "results")), figures=Path(values.get("figures", "figures")),
+        artefacts=artefacts, left_out=left_out, reported=reported,
+    )  # fmt: skip
+
+
+def load_settings(settings: Mapping[str, Any]) -> Study:
+    """``load`` from what ``snakemake --config`` was given.
+
+    Raises:
+        PelError: an unknown setting, or as ``load``.
+    """
+    for key in settings:
+        if key not in SETTINGS:
+            raise unknown("setting of --config:", key, SETTINGS, "Other values belong into a configuration file.")
+    return load(**settings)
+
+
+def _apply_settings(values: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    given = {key: value for key, value in settings.items() if value is not None}
+    if "seeds" in given:
+        values["seeds"] = parse_seeds(given["seeds"])
+    if "root" in given:
+        # Data folders name it, and the jobs that read the images inherit it.
+        os.environ["PEL_DATA"] = os.path.abspath(os.path.expanduser(str(given["root"])))
+    if "weights" in given:
+        values["weights"] = {**values.get("weights", {}), values["backbone"]: str(given["weights"])}
+    values.update({key: str(given[key]) for key in ("results", "figures") if key in given})
+
+
+def _stage(content: Mapping[str, Any], values: Mapping[str, Any], path: Path) -> Stage:
+    where = shown(path)
+    entries = {role: {"dataset": entry} if isinstance(entry, str) else entry for role, entry in values["data"].items()}
+    unplayed = [role for role in content["roles"] if role not in entries]
+    for role in entries:
+        # A config may serve studies with other roles; a near miss of a role of this one is a slip.
+        if role not in content["roles"] and get_close_matches(role, unplayed, n=1):
+            raise PelError(f"{where}: data: {unknown('role', role, content['roles'])}")
+    try:
+        datasets = declared(values)
+        for role, entry in entries.items():
+            if entry["dataset"] not in datasets:
+                raise unknown("data set", entry["dataset"], datasets, f"(data: {role}; without -irRATIO)")
+        if values["backbone"] not in BACKBONES:
+            raise unknown("backbone", values["backbone"], BACKBONES)
+    except PelError as error:
+        raise PelError(f"{where}: {error}") from None
+    titles = {role: entries.get(role, {}).get("title", title) for role, title in content["roles"].items()}
+    data = {role: entry["dataset"] for role, entry in entries.items()}
+    return Stage(titles, data, datasets, values["backbone"], tuple(values["seeds"]), values.get("recipe", {}))
+
+
+def _artefacts(content: Mapping[str, Any], values: Mapping[str, Any], stage: Stage, path: Path) -> tuple[dict[str, Artefact], dict[str, str]]:
+    banner = (values.get("mark", ""), values.get("notice", ""))
+    made: dict[str, Artefact] = {}
+    left_out: dict[str, str] = {}
+    for section, name, entry in [(key, *item) for key in ("tables", "figures") for item in content.get(key, {}).items()]:
+        try:
+            made[name] = replace(_artefact(name, entry, stage), banner=banner)
+        except Unplayed as reason:
+            left_out[name] = str(reason)
+        except PelError as error:
+            raise PelError(f"{shown(path)}: {section}.{name}: {error}") from None
+    if content.get("reported") and any(artefact.kind != "map" for artefact in made.values()):
+        cells = tuple(cell for artefact in made.values() if artefact.kind != "map" for cell in artefact.cells)
+        declaration = {"reported": content["reported"], "comparable": values.get("comparable", True)}
+        declaration["of"] = {name: len(artefact.cells) for name, artefact in made.items() if artefact.kind != "map"}
+        made["compare"] = Artefact("compare", "compare", "Measured beside reported", declaration, cells, banner)
+    if claims := _claims(content, stage, path):
+        cells = tuple(cell for claim in claims for part in claim.parts for pair in part.pairs for cell in pair)
+        if cells:
+            declaration = {"claims": content["claims"], "reported": content.get("reported"), "comparable": values.get("comparable", True)}
+            made["claims"] = Artefact("claims", "claims", "The report's conclusions", declaration, cells, banner, claims)
+        else:
+            left_out["claims"] = "the config plays none of their roles"
+    return made, left_out
+
+
+def _artefact(name: str, entry: Mapping[str, Any], stage: Stage) -> Artefact:
+    kind = entry.get("kind", "table")
+    rows = entry[{"table": "rows", "bars": "bars", "map": "methods"}[kind]]
+    columns = entry.get({"table": "columns", "bars": "series"}.get(kind, ""), [{}])
+    for selection in (entry.get("where", {}), *rows, *columns):
+        if "method" in selection:
+            check_method(selection["method"])
+        if "value" in selection:
+            value_path(selection["value"])
+    for info in entry.get("info", []):
+        if isinstance(info, dict):
+            value_path(info["value"])
+    where = {"value": "overall", **entry.get("where", {})} if kind == "map" else entry.get("where", {})
+    seeds = tuple(entry.get("seeds", stage.seeds))
+    cells = grid(stage, seeds[:1] if kind == "map" else seeds, where, rows, columns)
+    return Artefact(name, kind, stage.title(entry["title"]), entry, cells, seeds=seeds)
+
+
+def _claims(content: Mapping[str, Any], stage: Stage, path: Path) -> tuple[Claim, ...]:
+    claims = []
+    for name, entry in content.get("claims", {}).items():
+        seeds = tuple(entry.get("seeds", stage.seeds))
+        try:
+            parts = tuple(make_part(stage, seeds, part) for part in entry["parts"])
+        except PelError as error:
+            raise PelError(f"{shown(path)}: claims.{name}: {error}") from None
+        claims.append(Claim(name, entry["statement"], entry.get("source", ""), parts))
+    return tuple(claims)

@@ -1,0 +1,111 @@
+"""Made-up results for tests of everything downstream of the engine: no torch, no training.
+
+``fake_record`` invents one run's metrics.json from its spec (plausible numbers, a fixed function of the slug); ``main`` stands
+in for ``python -m pel_core`` and writes the files that each command would.
+"""
+
+import argparse
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+from pel_core.datasets import split_name
+from pel_core.files import read_json, write_bytes, write_json
+from pel_core.results import METRICS
+from pel_core.spec import ENGINE, RunSpec
+
+CLASSES = {"cifar100": 100, "imagenet-lt": 1000, "places-lt": 365, "inat2018": 8142}
+LEVEL = {"cifar100": 80.0, "imagenet-lt": 77.0, "places-lt": 52.0, "inat2018": 79.0}
+EFFECT = {"adaptformer": 0.0, "adaptformer@6:12": -0.8, "adaptformer@6:12+vpt-shallow": -0.3, "adaptformer+ln": -1.1,
+          "ssf-attn": -1.4, "ssf-ln": -2.4, "ssf-mlp": -1.9}  # fmt: skip
+PER_BLOCK = {"ssf-attn": 6144, "ssf-ln": 3072, "ssf-mlp": 7680}
+
+
+def fake_number(*names: object) -> float:
+    """A number in -0.5..0.5 that is a fixed function of the names."""
+    return zlib.crc32("/".join(map(str, names)).encode()) / 2**32 - 0.5
+
+
+def fake_parameters(spec: RunSpec, classes: int) -> int:
+    """Learnable parameters of the report's methods at the backbone's width (768 for ViT-B/16)."""
+    width, total = spec.vit.width, 0
+    rank = 2 ** max(0, (classes // (2 * spec.vit.layers)).bit_length() - 1)
+    for part in spec.parts:
+        each = {"adaptformer": 2 * width * rank + rank + 3 * width + 1, "ln": 4 * width, "vpt-shallow": 10 * width}
+        each |= {name: count * width // 768 for name, count in PER_BLOCK.items()}
+        total += each.get(part.name, 0) * len(part.blocks)
+    return total
+
+
+def fake_metrics(spec: RunSpec) -> dict[str, Any]:
+    """Plausible metrics: the level of the data set, an effect of the method, noise of the seed."""
+    base, ratio = split_name(spec.dataset)
+    overall = LEVEL.get(base, 60.0) + EFFECT.get(spec.method, -2.0) + (5 - 0.03 * ratio if ratio else 0)
+    overall += 0.6 * fake_number(spec.slug, "overall")
+    metrics: dict[str, Any] = {name: None for name in METRICS}
+    for name, offset in {"overall": 0, "head": 3, "med": -1, "tail": -5, "mean_class": -0.5, "macro_f1": -0.7}.items():
+        metrics[name] = round(overall + offset + 0.8 * fake_number(spec.slug, name), 4)
+    metrics |= {"error_rate": round(100 - metrics["overall"], 4), "worst_class": 12.5, "hmean": 61.0, "gmean": 66.0, "ece": 3.2, "nll": 0.9}
+    return {**metrics, "per_class": [round(metrics["overall"], 2)] * 5, "null_reasons": {}}
+
+
+def fake_record(spec: RunSpec) -> dict[str, Any]:
+    """One run's metrics.json."""
+    base = split_name(spec.dataset)[0]
+    classes = CLASSES.get(base, 40)
+    learnable, head = fake_parameters(spec, classes), classes * spec.vit.width if spec.trains else 0
+    return {
+        "slug": spec.slug,
+        "engine": ENGINE,
+        "spec": spec.to_json(),
+        "data": {"name": spec.dataset, "classes": classes, "train_images": 1000, "test_images": 800, "sha256": "0" * 64},
+        "backbone": {"name": spec.backbone, "arch": spec.vit.arch, "sha256": "0" * 64, "layers": spec.vit.layers},
+        "parameters": {"learnable": learnable, "head": head, "learnable_with_head": learnable + head, "frozen": 10**6, "adapter_dim": 4},
+        "metrics": fake_metrics(spec),
+        "training": {"curve": [], "seconds": 5.0, "images_per_second": 1000.0, "peak_memory_mb": 500.0},
+        "evaluation": {"tte": spec.tte, "seconds": 2.0, "images_per_second": 400.0, "peak_memory_mb": 500.0},
+        "environment": {"python": "3", "torch": "0", "device": "cpu"},
+    }
+
+
+def write_results(results: str | Path, specs: dict[str, RunSpec]) -> None:
+    """A made-up sweep: one metrics.json per run."""
+    for slug, spec in specs.items():
+        write_json(Path(results) / "runs" / slug / "metrics.json", fake_record(spec))
+
+
+def main(words: list[str]) -> None:
+    """The files of ``python -m pel_core ...``, made up. Artefacts are drawn as single words, to be quick."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("words", nargs="+")
+    for option in ("out", "config", "weights", "backbone-dir", "data-dir", "prompt", "results", "study", "figures", "seeds"):
+        parser.add_argument(f"--{option}")
+    asked = parser.parse_args(words)
+    command, *rest = asked.words
+    if command == "backbone":
+        write_json(f"{asked.out}/backbone.json", {"name": rest[0]})
+        write_bytes(f"{asked.out}/vit.safetensors", b"")
+    elif command == "data":
+        write_json(f"{asked.out}/data.json", {"name": rest[1]})
+    elif command == "text":
+        write_bytes(asked.out, b"")
+    elif command in ("train", "evaluate"):
+        spec, folder = RunSpec.parse(rest[0]), f"{asked.results}/runs/{rest[0]}"
+        if command == "train":
+            write_bytes(f"{folder}/delta.safetensors", b"x")
+            write_json(f"{folder}/train.json", {"slug": spec.slug, "engine": ENGINE})
+        else:
+            assert not spec.trains or read_json(f"{asked.results}/runs/{spec.train.slug}/train.json")
+            write_json(f"{folder}/metrics.json", fake_record(spec))
+            write_bytes(f"{folder}/logits.safetensors", b"")
+    elif command == "figure":
+        for suffix in ("pdf", "svg", "png"):
+            write_bytes(f"{asked.figures}/{rest[0]}.{suffix}", b"x")
+    else:
+        for suffix in ("csv", "md", "tex")[: 3 if command == "table" else 2]:
+            write_bytes(f"{asked.results}/tables/{rest[0] if rest else command}.{suffix}", b"x")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

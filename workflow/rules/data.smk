@@ -1,0 +1,62 @@
+# Once per backbone and data set: converted weights, checked or rendered images, class-text features.
+
+
+wildcard_constraints:
+    run=r"[^/]+",
+    backbone=r"[a-z0-9_-]+",
+    base=r"[a-z0-9_-]+",
+    prompt=r"[a-z]+",
+
+
+rule backbone:
+    output:
+        f"{RESULTS}/backbones/{{backbone}}/backbone.json",
+        f"{RESULTS}/backbones/{{backbone}}/vit.safetensors",
+    params:
+        key=lambda wc: STUDY.backbone_params(wc.backbone),
+        # A param that is computed from threads is not compared between calls: where the weights lie changes no number.
+        weights=lambda wc, threads: STUDY.weights_option(wc.backbone),
+    log:
+        f"{RESULTS}/logs/{{backbone}}.backbone.log",
+    threads: 1
+    resources:
+        mem_mb=6000,
+        runtime=30,
+    shell:
+        "exec {PYTHON:q} -m pel_core backbone {wildcards.backbone:q} --out {RESULTS:q}/backbones/{wildcards.backbone:q}"
+        " {params.weights} > {log:q} 2>&1"
+
+
+rule data:
+    output:
+        f"{RESULTS}/data/{{base}}/data.json",
+    params:
+        key=lambda wc: STUDY.data_params(wc.base),
+    log:
+        f"{RESULTS}/logs/{{base}}.data.log",
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    shell:
+        "exec {PYTHON:q} -m pel_core data prepare {wildcards.base:q} --out {RESULTS:q}/data/{wildcards.base:q}"
+        " --config {STUDY.config_path:q} > {log:q} 2>&1"
+
+
+rule text:
+    input:
+        backbone=f"{RESULTS}/backbones/{{backbone}}/backbone.json",
+        data=f"{RESULTS}/data/{{base}}/data.json",
+    output:
+        f"{RESULTS}/text/{{backbone}}/{{base}}.{{prompt}}.safetensors",
+    params:
+        weights=lambda wc, threads: STUDY.weights_option(wc.backbone),
+    log:
+        f"{RESULTS}/logs/{{backbone}}.{{base}}.{{prompt}}.text.log",
+    threads: 1
+    resources:
+        mem_mb=6000,
+        runtime=60,
+    shell:
+        "exec {PYTHON:q} -m pel_core text --backbone-dir {RESULTS:q}/backbones/{wildcards.backbone:q}"
+        " --data-dir {RESULTS:q}/data/{wildcards.base:q} --prompt {wildcards.prompt:q} --out {output:q} {params.weights} > {log:q} 2>&1"

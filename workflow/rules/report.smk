@@ -1,0 +1,82 @@
+# Tables and figures: pure functions of the runs' metrics.json, redrawn when their own declaration changes.
+
+ASK = f"--study {quote(str(STUDY.path))} --config {quote(str(STUDY.config_path))} --results {quote(str(RESULTS))}"
+ASK += f" --figures {quote(str(FIGURES))} --seeds {','.join(map(str, STUDY.seeds))}"
+
+
+def names(*kinds):
+    """A wildcard's pattern: the artefacts of these kinds."""
+    return "|".join(name for name, artefact in STUDY.artefacts.items() if artefact.kind in kinds) or "(?!)"
+
+
+localrules:
+    all,
+    table,
+    summary,
+    figure,
+
+
+rule table:
+    input:
+        lambda wc: STUDY.inputs(wc.table),
+    output:
+        csv=report(
+            f"{RESULTS}/tables/{{table}}.csv",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "{table}"},
+        ),
+        md=f"{RESULTS}/tables/{{table}}.md",
+        tex=f"{RESULTS}/tables/{{table}}.tex",
+    params:
+        key=lambda wc: STUDY.draw_params(wc.table),
+    log:
+        f"{RESULTS}/logs/{{table}}.log",
+    wildcard_constraints:
+        table=names("table"),
+    shell:
+        "exec {PYTHON:q} -m pel_core table {wildcards.table:q} {ASK} > {log:q} 2>&1"
+
+
+rule summary:
+    # compare: measured beside reported. claims: the report's conclusions, tested.
+    input:
+        lambda wc: STUDY.inputs(wc.summary),
+    output:
+        csv=report(
+            f"{RESULTS}/tables/{{summary}}.csv",
+            caption="../report/summary.rst",
+            category="Tables",
+            labels={"table": "{summary}"},
+        ),
+        md=f"{RESULTS}/tables/{{summary}}.md",
+    params:
+        key=lambda wc: STUDY.draw_params(wc.summary),
+    log:
+        f"{RESULTS}/logs/{{summary}}.log",
+    wildcard_constraints:
+        summary=names("compare", "claims"),
+    shell:
+        "exec {PYTHON:q} -m pel_core {wildcards.summary:q} {ASK} > {log:q} 2>&1"
+
+
+rule figure:
+    input:
+        lambda wc: STUDY.inputs(wc.figure),
+    output:
+        pdf=f"{FIGURES}/{{figure}}.pdf",
+        svg=report(
+            f"{FIGURES}/{{figure}}.svg",
+            caption="../report/figure.rst",
+            category="Figures",
+            labels={"figure": "{figure}"},
+        ),
+        png=f"{FIGURES}/{{figure}}.png",
+    params:
+        key=lambda wc: STUDY.draw_params(wc.figure),
+    log:
+        f"{RESULTS}/logs/{{figure}}.log",
+    wildcard_constraints:
+        figure=names("bars", "map"),
+    shell:
+        "exec {PYTHON:q} -m pel_core figure {wildcards.figure:q} {ASK} > {log:q} 2>&1"
