@@ -25,7 +25,7 @@ def text(arguments: Arguments) -> None:
     """Compute class-text features, one row per class in the data's label order."""
     from pel_core.weights import prepare_text
 
-    prepare_text(arguments.backbone_dir, arguments.data_dir, arguments.prompt, arguments.out, arguments.cache_dir)
+    prepare_text(arguments.backbone_dir, arguments.data_dir, arguments.prompt, arguments.out, arguments.weights, arguments.cache_dir)
 
 
 def data(arguments: Arguments) -> None:
@@ -80,8 +80,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--data-dir", required=True, type=Path)
     sub.add_argument("--prompt", default="default", help="default, classname or ensemble")
     sub.add_argument("--out", required=True, type=Path)
+    sub.add_argument("--weights", help="the local weights file the backbone was made from, if any")
     sub.add_argument("--cache-dir", help="where downloads are kept")
-    sub = command(data, "base")
+    sub = command(data)
+    sub.add_argument("action", choices=("prepare",))
+    sub.add_argument("base", help="a data set's name without -irRATIO: every ratio is prepared")
     sub.add_argument("--out", required=True, type=Path, help="folder to write")
     sub.add_argument("--config", help="the study's configuration: data sets of your own and image folders")
     sub.add_argument("--check-images", default="sample", choices=("none", "sample", "all"), help="how many files to decode")

@@ -60,13 +60,17 @@ def rename(state: Mapping[str, Tensor], names: Sequence[tuple[str, str]]) -> Sta
     """
     renamed = {}
     for key, value in state.items():
-        new = next((re.sub(old, new, key) for old, new in names if re.fullmatch(old, key)), None)
-        if new:
+        if new := rename_key(key, names):
             renamed[new] = value.float().reshape(value.shape[-2:]) if new == "pos" else value.float()
         elif not re.fullmatch(IGNORED, key):
             raise PelError(f"the image tower has a weight '{key}' that this ViT has no place for; it is of another kind")
     renamed["cls"] = renamed["cls"].flatten()
     return renamed
+
+
+def rename_key(key: str, names: Sequence[tuple[str, str]]) -> str | None:
+    """The first rule's result; None where no rule covers the key."""
+    return next((re.sub(old, new, key) for old, new in names if re.fullmatch(old, key)), None)
 
 
 def vit_from_clip(state: Mapping[str, Tensor], quick_gelu: bool = True, head_width: int = 64) -> tuple[ViT, State]:
@@ -131,7 +135,7 @@ def prepare_backbone(name: str, out: str | Path, weights: str | None = None, cac
     with replace_file(out / "vit.safetensors") as temporary:
         save_file({key: value.contiguous() for key, value in {**vit.state_dict(), **extra}.items()}, temporary)
     written = sha256(out / "vit.safetensors")
-    info = {"name": name, "registry": asdict(entry), "vit": options, "source": source, "weights": weights, "sha256": written}
+    info = {"name": name, "registry": asdict(entry), "vit": options, "source": source, "sha256": written}
     write_json(out / "backbone.json", info)
 
 
@@ -256,13 +260,20 @@ TEMPLATES: dict[str, tuple[str, ...]] = {"default": ("a photo of a {}.",), "clas
 
 
 @torch.inference_mode()
-def text_features(name: str, class_names: Sequence[str], prompt: str, weights: str | None = None, cache_dir: str | None = None) -> Tensor:
+def text_features(
+    name: str,
+    class_names: Sequence[str],
+    prompt: str,
+    weights: str | None = None,
+    cache_dir: str | None = None,
+    sha: str | None = None,
+) -> Tensor:
     """Class-text features (C, E) of unit length; with several templates, the mean of unit features, made unit again.
 
-    Underscores in class names become spaces, as in the reference.
+    Underscores in class names become spaces, as in the reference. ``sha`` is the SHA-256 the weights must have, if known.
 
     Raises:
-        PelError: the backbone has no text tower, or an unknown prompt.
+        PelError: the backbone has no text tower, an unknown prompt, or other weights.
     """
     entry = BACKBONES[name]
     if not entry.text:
@@ -275,7 +286,9 @@ def text_features(name: str, class_names: Sequence[str], prompt: str, weights: s
 
     folder = Path(__file__).parent / entry.arch
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}" if entry.source == "bundled" else entry.arch)
-    model = load_open_clip(name, weights, cache_dir)[0]
+    model, source = load_open_clip(name, weights, cache_dir)
+    if sha not in (None, source["sha256"]):
+        raise PelError(f"{name} was prepared from weights {sha[:12]}..., {source['file']} is {source['sha256'][:12]}...; prepare it again")
     return encode_text(model, tokenizer, names, templates(prompt))
 
 
@@ -304,10 +317,16 @@ def encode_text(model: nn.Module, tokenizer: Any, names: Sequence[str], template
     return F.normalize(total, dim=-1)
 
 
-def prepare_text(backbone_dir: str | Path, data_dir: str | Path, prompt: str, out: str | Path, cache_dir: str | None = None) -> None:
-    """Write ``text.features`` (C, E) of a prepared data set's class names, with the names and the weights' hash as metadata."""
+def prepare_text(
+    backbone_dir: str | Path, data_dir: str | Path, prompt: str, out: str | Path, weights: str | None = None, cache_dir: str | None = None
+) -> None:
+    """Write ``text.features`` (C, E) of a prepared data set's class names, with the names and the weights' hash as metadata.
+
+    Raises:
+        PelError: the weights are not those the backbone was prepared from.
+    """
     info, about = read_json(Path(backbone_dir) / "backbone.json"), read_json(Path(data_dir) / "data.json")
-    features = text_features(info["name"], about["class_names"], prompt, info["weights"], cache_dir)
+    features = text_features(info["name"], about["class_names"], prompt, weights, cache_dir, info["source"].get("sha256"))
     metadata = {"class_names": json.dumps(about["class_names"]), "backbone_sha256": info["sha256"], "prompt": prompt}
     with replace_file(out) as temporary:
         save_file({"text.features": features.contiguous()}, temporary, metadata=metadata)

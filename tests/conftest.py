@@ -27,7 +27,7 @@ def toy_results(tmp_path_factory) -> Path:
 
     results = tmp_path_factory.mktemp("results")
     assert main(["backbone", "toy", "--out", f"{results}/backbones/toy"]) == 0
-    assert main(["data", "toy", "--out", f"{results}/data/toy"]) == 0
+    assert main(["data", "prepare", "toy", "--out", f"{results}/data/toy"]) == 0
     words = ["--backbone-dir", f"{results}/backbones/toy", "--data-dir", f"{results}/data/toy"]
     assert main(["text", *words, "--out", f"{results}/text/toy/toy.default.safetensors"]) == 0
     return results
