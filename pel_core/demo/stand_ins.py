@@ -1,0 +1,141 @@
+"""The four stand-in data sets of the demo study: classes, counts, shift, recipe, and their pictures.
+
+Names and counts need no torch; `render` imports it. `draw` 0 is the study's; higher draws show other pictures of
+the same classes under the same shift: the world was tuned on those.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pel_core.demo.attributes import (
+    COUNTS,
+    HELD_OUT_OBJECTS,
+    HELD_OUT_SCENES,
+    PATTERNS,
+    SHAPES,
+    generator,
+    object_name,
+    scene_name,
+)
+
+TEST, TRAIN = "test", "train"
+
+
+def exponential(largest: int, ratio: float, classes: int) -> list[int]:
+    """CIFAR-LT's profile: `largest` images of class 0 falling to largest / ratio, truncated."""
+    return [int(largest * (1 / ratio) ** (c / (classes - 1))) for c in range(classes)]
+
+
+def pareto(largest: int, smallest: int, classes: int, knee: float) -> list[int]:
+    """largest * (1 + c / knee) ** -a, with the exponent a that ends at `smallest`."""
+    a = np.log(largest / smallest) / np.log(1 + (classes - 1) / knee)
+    return [round(largest * (1 + c / knee) ** -a) for c in range(classes)]
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """One data set. `classes` are triples of attribute indices, head to tail; `shift` are fields of world.Style."""
+    name: str
+    kind: str                                  # "objects" or "scenes"
+    classes: tuple[tuple[int, int, int], ...]
+    native_resolution: int                     # pixels a side
+    largest: int                               # training images of class 0
+    test_per_class: int
+    shift: dict
+    recipe: dict                               # epochs, batch_size, lr, adapter_dim, crop_min_scale, expand, precision
+    profile: tuple[float, ...] = field(default=())    # (smallest, knee) of a Pareto profile; () means exponential at any ratio
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        name = object_name if self.kind == "objects" else scene_name
+        return tuple(name(*triple) for triple in self.classes)
+
+    def train_counts(self, ir: float | None = None) -> list[int]:
+        """Training images per class, head to tail. `ir` is for the exponential stand-in; ir = 1 is its balanced pool."""
+        if self.profile:
+            if ir is not None:
+                raise ValueError(f"{self.name} has one fixed profile: leave the imbalance ratio out (it was {ir})")
+            return pareto(self.largest, int(self.profile[0]), len(self.classes), self.profile[1])
+        if ir is None:
+            raise ValueError(f"{self.name} needs an imbalance ratio, such as 100")
+        return exponential(self.largest, ir, len(self.classes))
+
+
+def _pick(name: str, triples: np.ndarray, count: int) -> tuple[tuple[int, int, int], ...]:
+    """`count` of the triples (T, 3) in random order, those first whose attributes are used least so far."""
+    order = generator(name, "classes").permutation(len(triples))
+    used = [{} for _ in range(3)]
+    chosen: list[tuple[int, int, int]] = []
+    left = [tuple(int(v) for v in triples[i]) for i in order]
+    while len(chosen) < count:
+        best = min(left, key=lambda t: sum(used[a].get(v, 0) for a, v in enumerate(t)))
+        left.remove(best)
+        chosen.append(best)
+        for a, v in enumerate(best):
+            used[a][v] = used[a].get(v, 0) + 1
+    shuffled = generator(name, "label order").permutation(count)
+    return tuple(chosen[i] for i in shuffled)
+
+
+def _objects(name: str, count: int, shapes: tuple[str, ...] = SHAPES, without: tuple = ()) -> tuple:
+    triples = np.argwhere(HELD_OUT_OBJECTS)
+    keep = [t for t in triples if SHAPES[t[2]] in shapes and tuple(t) not in without]
+    return _pick(name, np.array(keep), count)
+
+
+_SHIFT = {"hue": 34.0, "hue_spread": 8.0, "turn": 90.0, "turn_spread": 50.0, "outline": .8, "hatch": .22, "stickers": (1.0, .4),
+              "sticker_radius": .26, "noise": .05}
+_RECIPE = {"epochs": 3, "batch_size": 16, "lr": .01, "adapter_dim": 4, "crop_min_scale": .5, "expand": 4, "precision": "fp32"}
+
+_CIFAR = _objects("demo-cifar", 24)
+_IMAGENET = _objects("demo-imagenet", 30, without=_CIFAR)
+_INAT = _objects("demo-inat", 60, shapes=("star", "heart", "moon", "flower", "arrow"), without=_CIFAR + _IMAGENET)
+_PLACES = _pick("demo-places", np.argwhere(HELD_OUT_SCENES), 24)
+
+STAND_INS: dict[str, StandIn] = {s.name: s for s in (
+    StandIn("demo-cifar", "objects", _CIFAR, 20, 200, 20, {**_SHIFT, "downsample": 2}, _RECIPE),
+    StandIn("demo-imagenet", "objects", _IMAGENET, 36, 150, 16, _SHIFT, _RECIPE, (3, 8)),
+    StandIn("demo-places", "scenes", _PLACES, 36, 150, 20, {**_SHIFT, "turn_spread": 30.0}, _RECIPE, (3, 8)),
+    StandIn("demo-inat", "objects", _INAT, 36, 150, 8, _SHIFT, _RECIPE, (2, 6)),
+)}
+
+
+def draw_scenes(stand_in: StandIn, labels: np.ndarray, rng: np.random.Generator):
+    """world.Scenes for labels (N,): the class fixes three attributes, the rest is free."""
+    from pel_core.demo.world import Scenes
+    n = len(labels)
+    first, second, third = np.array(stand_in.classes, dtype=np.int64)[labels].T
+    zero = np.zeros(n, np.int64)
+    if stand_in.kind == "objects":
+        size = (rng.random(n) < .15).astype(np.int64)
+        return Scenes(colour=first, pattern=second, shape=third, background=rng.integers(0, 6, n), placement=zero, size=size)
+    pattern = np.where(rng.random(n) < .6, 0, rng.integers(0, len(PATTERNS), n))
+    return Scenes(colour=third, pattern=pattern, shape=rng.integers(0, len(SHAPES), n), background=first,
+                  placement=second + len(COUNTS), size=zero)
+
+
+def labels_of(stand_in: StandIn, split: str) -> np.ndarray:
+    """Class-major labels int64 (N,). The exponential stand-in's training pool is balanced: a sampler takes from it."""
+    if split == TEST:
+        counts = [stand_in.test_per_class] * len(stand_in.classes)
+    elif split == TRAIN:
+        counts = stand_in.train_counts() if stand_in.profile else [stand_in.largest] * len(stand_in.classes)
+    else:
+        raise ValueError(f"split {split!r}: expected 'train' or 'test'")
+    return np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+
+
+def render(name: str, split: str, draw: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures uint8 (N, H, W, 3) and labels int64 (N,), class-major; the same bytes every time."""
+    from pel_core.demo.world import Style
+    from pel_core.demo.world import render as render_scenes
+    if name not in STAND_INS:
+        raise ValueError(f"no stand-in {name!r}; there are {', '.join(STAND_INS)}")
+    stand_in = STAND_INS[name]
+    labels = labels_of(stand_in, split)
+    rng = generator(name, split, draw)
+    style = Style(**stand_in.shift)
+    scenes = draw_scenes(stand_in, labels, rng)
+    return render_scenes(scenes, style, stand_in.native_resolution * style.downsample, rng), labels
