@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "pel_core"
 ORDER = [
     "errors", "files", "config", "seeds", "methods", "backbones", "demo.stand_ins", "lists", "sampling", "datasets", "spec",
     "results", "studies", "plan", "metrics", "tables", "claims", "compare", "figures", "vit", "deltas", "surgery", "weights",
-    "transforms", "prepare", "batches", "heads", "losses", "classifier", "progress", "engine", "runs", "report", "conformance",
+    "transforms", "resample", "prepare", "batches", "heads", "losses", "classifier", "progress", "engine", "runs", "report", "conformance",
     "cli", "__main__",
 ]  # fmt: skip
 

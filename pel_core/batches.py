@@ -1,0 +1,237 @@
+"""Batches: images of a split, augmented or cropped for evaluation, normalised and on the device.
+
+Images held as an array stay on the device as uint8 and are cropped and resized there; image files are decoded by PIL in
+workers and travel as uint8. Either way image, crop and flip are functions of the spec's seed, the epoch and the position.
+Shapes: N images, B a batch, K crops, R pixels a side.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pel_core.datasets import Split
+from pel_core.errors import PelError
+from pel_core.resample import crop_resize, normalise, resize_batch, resize_weights
+from pel_core.seeds import generator
+from pel_core.transforms import (
+    crop_corners,
+    evaluation_crops,
+    evaluation_size,
+    load_rgb,
+    random_boxes,
+    resized,
+    train_crop,
+    uniforms,
+)
+
+
+class Augmentation(Protocol):
+    """What `TrainBatches` reads of a spec."""
+
+    seed: int
+    batch_size: int
+    crop_min_scale: float
+
+
+class TrainBatches:
+    """Shuffled, augmented training images.
+
+    ``len(batches)`` is the number of batches an epoch (a last smaller one included), ``.images`` the number of images.
+
+    Args:
+        split: the training images.
+        spec: its seed, batch_size and crop_min_scale are read.
+        resolution: R.
+        mean, std: of each channel, for pixels in 0..1.
+        device: where batches go, and where an array of images is kept.
+        workers: processes that decode image files; 0 decodes in this one. Has no effect on what comes out.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        spec: Augmentation,
+        resolution: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device | str,
+        workers: int = 0,
+    ) -> None:
+        self.split, self.spec, self.resolution, self.device = split, spec, resolution, torch.device(device)
+        self.images = len(split)
+        self._mean, self._std = _channels(mean, self.device), _channels(std, self.device)
+        self._labels = torch.from_numpy(np.asarray(split.labels, np.int64)).to(self.device)
+        if split.images is not None:
+            self._pixels = torch.from_numpy(_owned(split.images)).to(self.device)
+        else:
+            reader = TrainReader(split.paths or [], spec.seed, resolution, spec.crop_min_scale)
+            self._keys: list[Any] = []
+            self._loader = _loader(reader, self._keys, self.device, workers)
+
+    def __len__(self) -> int:
+        return -(-self.images // self.spec.batch_size)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
+        """Yield (images float32 (B, 3, R, R), labels int64 (B,), indices int64 NumPy (B,)) over all images once.
+
+        Raises:
+            PelError: an image file cannot be decoded; it is named.
+        """
+        order = generator(self.spec.seed, "order", epoch).permutation(self.images)
+        device_order = torch.from_numpy(order).to(self.device)
+        crops = self._device_crops(epoch, device_order) if self.split.images is not None else self._file_crops(epoch, order)
+        for step, pixels in enumerate(crops):
+            batch = slice(step * self.spec.batch_size, (step + 1) * self.spec.batch_size)
+            yield normalise(pixels, self._mean, self._std), self._labels[device_order[batch]], order[batch]
+
+    def _device_crops(self, epoch: int, order: Tensor) -> Iterator[Tensor]:
+        _, height, width, _ = self._pixels.shape
+        u = uniforms(self.spec.seed, epoch, 0, self.images)
+        # Sent once an epoch, so that no step waits for a copy.
+        boxes, flips = (torch.from_numpy(x).to(self.device) for x in random_boxes(u, height, width, self.spec.crop_min_scale))
+        for start in range(0, self.images, self.spec.batch_size):
+            batch = slice(start, start + self.spec.batch_size)
+            yield crop_resize(self._pixels[order[batch]], boxes[batch], flips[batch], self.resolution)
+
+    def _file_crops(self, epoch: int, order: np.ndarray) -> Iterator[Tensor]:
+        size = self.spec.batch_size
+        self._keys[:] = [(epoch, start, order[start : start + size]) for start in range(0, self.images, size)]
+        for pixels in _received(self._loader, self.device):
+            yield pixels.permute(0, 3, 1, 2).float(memory_format=torch.contiguous_format)
+
+
+class EvalBatches:
+    """Test images in order, each as K crops (``.crops``): 1 for "none" and "plain", 5 for "fivecrop", 10 for "tencrop".
+
+    Iterating yields (crops float32 (B, K, 3, R, R), labels int64 (B,)).
+
+    Args:
+        split: the images.
+        tte: "none" (resize to 8/7 R, centre crop), "fivecrop", "tencrop", or "plain" (resize to R, centre crop).
+        expand: pixels by which the ensembles enlarge the image before cropping.
+        resolution, mean, std, device, workers: as for `TrainBatches`.
+        batch_size: B, images.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        tte: str,
+        expand: int,
+        resolution: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device | str,
+        batch_size: int = 64,
+        workers: int = 0,
+    ) -> None:
+        self.split, self.tte, self.resolution, self.batch_size = split, tte, resolution, batch_size
+        self.device = torch.device(device)
+        self.shorter = evaluation_size(tte, resolution, expand)
+        self.images = len(split)
+        self.crops = len(crop_corners(tte, self.shorter, self.shorter, resolution))
+        self._mean, self._std = _channels(mean, self.device), _channels(std, self.device)
+        self._labels = torch.from_numpy(np.asarray(split.labels, np.int64)).to(self.device)
+        if split.images is None:
+            positions = np.arange(self.images)
+            keys = [positions[start : start + batch_size] for start in range(0, self.images, batch_size)]
+            reader = EvalReader(split.paths or [], tte, resolution, expand)
+            self._loader = _loader(reader, keys, self.device, workers)
+
+    def __len__(self) -> int:
+        return -(-self.images // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        crops = self._device_crops() if self.split.images is not None else self._file_crops()
+        for step, pixels in enumerate(crops):
+            labels = self._labels[step * self.batch_size : (step + 1) * self.batch_size]
+            yield normalise(pixels, self._mean, self._std), labels
+
+    def _device_crops(self) -> Iterator[Tensor]:
+        assert self.split.images is not None
+        _, height, width, _ = self.split.images.shape
+        new_height, new_width = resized(height, width, self.shorter)
+        zero = torch.zeros(1, dtype=torch.int64, device=self.device)
+        rows = resize_weights(zero, zero + height, height, new_height)
+        columns = resize_weights(zero, zero + width, width, new_width)
+        corners = crop_corners(self.tte, new_height, new_width, self.resolution)
+        for start in range(0, self.images, self.batch_size):
+            images = torch.from_numpy(_owned(self.split.images[start : start + self.batch_size])).to(self.device)
+            whole = resize_batch(images, rows, columns)
+            mirror = whole.flip(-1) if self.tte == "tencrop" else whole
+            r = self.resolution
+            yield torch.stack([(mirror if m else whole)[..., y : y + r, x : x + r] for y, x, m in corners], dim=1)
+
+    def _file_crops(self) -> Iterator[Tensor]:
+        for pixels in _received(self._loader, self.device):
+            yield pixels.permute(0, 1, 4, 2, 3).float(memory_format=torch.contiguous_format)
+
+
+@dataclass
+class TrainReader(Dataset):
+    """Decodes a whole training batch, uint8 (B, R, R, 3), given (epoch, position of its first image, indices)."""
+
+    paths: list[str]
+    seed: int
+    resolution: int
+    min_scale: float
+
+    def __getitem__(self, key: tuple[int, int, np.ndarray]) -> Tensor | str:
+        epoch, start, indices = key
+        table = uniforms(self.seed, epoch, start, len(indices))
+        try:
+            images = (load_rgb(self.paths[i]) for i in indices)
+            crops = [train_crop(image, u, self.resolution, self.min_scale) for image, u in zip(images, table, strict=True)]
+        except PelError as error:
+            return str(error)
+        return torch.from_numpy(np.stack(crops))
+
+
+@dataclass
+class EvalReader(Dataset):
+    """Decodes a whole test batch, uint8 (B, K, R, R, 3), given its indices."""
+
+    paths: list[str]
+    tte: str
+    resolution: int
+    expand: int
+
+    def __getitem__(self, indices: np.ndarray) -> Tensor | str:
+        try:
+            crops = [evaluation_crops(load_rgb(self.paths[i]), self.tte, self.resolution, self.expand) for i in indices]
+        except PelError as error:
+            return str(error)
+        return torch.from_numpy(np.stack(crops))
+
+
+def _loader(reader: Dataset, keys: list[Any], device: torch.device, workers: int) -> DataLoader:
+    """A loader whose items are whole batches, named by ``keys``; its workers live as long as it does."""
+    return DataLoader(
+        reader,
+        sampler=keys,
+        batch_size=None,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=device.type == "cuda",
+    )
+
+
+def _received(loader: DataLoader, device: torch.device) -> Iterator[Tensor]:
+    for item in loader:
+        if isinstance(item, str):  # A worker's error travels as text: raised there, it would come wrapped in a traceback.
+            raise PelError(item)
+        yield item.to(device, non_blocking=True)
+
+
+def _channels(values: Sequence[float], device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
+
+
+def _owned(images: np.ndarray) -> np.ndarray:
+    """The pixels in memory of their own: a read-only map may not become a tensor."""
+    return np.array(images, np.uint8, order="C")

@@ -1,0 +1,292 @@
+"""DATASETS: every long-tailed data set by name, as data, and reading the folder that ``prepare.py`` makes of one.
+
+A name is ``BASE`` or ``BASE-irRATIO`` (imbalance ratio): cifar100-ir100. Torch-free and quick to import, because the
+workflow's planning reads it. Shapes: N images, H x W pixels, C classes.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+
+from pel_core.demo.stand_ins import STAND_INS
+from pel_core.errors import PelError, unknown
+from pel_core.files import read_json
+from pel_core.lists import NAME_FORMATS
+from pel_core.sampling import long_tail_counts, long_tail_subset, shot_groups
+
+FORMAT = 1  # of a prepared folder
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+NAME = re.compile(r"(?P<base>[a-z][a-z0-9_-]*?)(?:-ir(?P<ratio>[1-9]\d*(?:\.\d*[1-9])?))?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongTailed:
+    """Where a data set comes from.
+
+    ``kind``: ``toy`` and ``rendered`` (made here), ``cifar`` (torchvision's archive) or ``lists`` (image files and list files).
+    ``ratios``: the imbalance ratios there are; "any" samples one from a balanced pool; empty means that the set comes
+    with one profile of its own. ``groups_from``: the ratio whose training counts say which classes are head, medium
+    and tail, whatever ratio is trained on; None takes the counts trained on.
+    ``recipe``: RunSpec fields that this data set sets.
+    For ``lists``: ``root`` is the image folder; ``train`` (which holds ``{ir}`` where there are several ratios), ``test``,
+    ``val`` and ``names`` are files in the folder ``lists``, or in ``root`` where that is not given.
+    """
+
+    kind: Literal["toy", "rendered", "cifar", "lists"]
+    native_resolution: int | None = None
+    ratios: tuple[float, ...] | Literal["any"] = ()
+    groups_from: float | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    root: str = ""
+    lists: str = ""
+    train: str = ""
+    test: str = ""
+    val: str = ""
+    names: str = ""
+    names_format: str = "auto"
+
+
+def _stand_in(name: str) -> LongTailed:
+    world = STAND_INS[name]
+    many: dict[str, Any] = {} if world.profile else {"ratios": "any", "groups_from": 100}
+    return LongTailed(kind="rendered", native_resolution=world.native_resolution, recipe=world.recipe, **many)
+
+
+DATASETS: dict[str, LongTailed] = {
+    "cifar100": LongTailed(kind="cifar", native_resolution=32, ratios="any", groups_from=100, root="cifar-100-python"),
+    "imagenet-lt": LongTailed(
+        kind="lists", root="imagenet", names="classnames.txt", names_format="id name",
+        train="ImageNet_LT_train.txt", val="ImageNet_LT_val.txt", test="ImageNet_LT_test.txt",
+    ),
+    "places-lt": LongTailed(
+        kind="lists", root="places", names="classnames.txt", names_format="id name",
+        train="Places_LT_train.txt", val="Places_LT_val.txt", test="Places_LT_test.txt",
+    ),
+    # Its validation images are its test set in the literature, so that there is no split to choose on.
+    "inat2018": LongTailed(
+        kind="lists", root="inat2018", names="categories.json", recipe={"epochs": 20},
+        train="iNaturalist18_train.txt", test="iNaturalist18_val.txt",
+    ),
+    "toy": LongTailed(
+        kind="toy", native_resolution=20, ratios="any", groups_from=20,
+        recipe={"epochs": 2, "batch_size": 32, "precision": "fp32"},
+    ),
+    **{name: _stand_in(name) for name in STAND_INS},
+}  # fmt: skip
+
+
+def split_name(name: str) -> tuple[str, float | None]:
+    """Base and imbalance ratio of a data-set name: ``"cifar100-ir100"`` -> ``("cifar100", 100.0)``.
+
+    Raises:
+        PelError: the text is not of that form, or spells the ratio in another way than its one way.
+    """
+    match = NAME.fullmatch(name)
+    if not match:
+        raise PelError(f"'{name}' is not a data-set name: expected lower-case letters, digits, - and _, then perhaps -irRATIO")
+    return match["base"], float(match["ratio"]) if match["ratio"] else None
+
+
+def find_dataset(name: str, datasets: Mapping[str, LongTailed] = DATASETS) -> LongTailed:
+    """The entry behind a name, its ratio checked.
+
+    Raises:
+        PelError: an undeclared data set, or a ratio that it does not have.
+    """
+    base, ratio = split_name(name)
+    if base not in datasets:
+        raise unknown("data set", base, datasets)
+    ratios = datasets[base].ratios
+    if ratios == "any":
+        return datasets[base]
+    known = ", ".join(f"{base}-ir{r:g}" for r in ratios)
+    if ratios and ratio not in ratios:
+        raise PelError(f"data set '{name}' does not exist; {base} comes as {known}")
+    if not ratios and ratio is not None:
+        raise PelError(f"data set '{name}' does not exist; {base} has one profile of its own, ask for '{base}'")
+    return datasets[base]
+
+
+def declared(config: Mapping[str, Any] | None) -> dict[str, LongTailed]:
+    """Built-in data sets and those of a configuration's ``datasets:`` mapping.
+
+    Raises:
+        PelError: an entry that is malformed, incomplete, or named like a built-in one.
+    """
+    entries = (config or {}).get("datasets") or {}
+    if not isinstance(entries, Mapping):
+        raise PelError(f"datasets: expected a mapping of name to entry, found {type(entries).__name__}")
+    for name in entries:
+        if name in DATASETS:
+            raise PelError(f"data set '{name}' of the configuration shadows the built-in one; give it another name")
+    return {**DATASETS, **{str(name): _user_entry(str(name), entry) for name, entry in entries.items()}}
+
+
+TEXT_KEYS = ("kind", "root", "lists", "train", "test", "val", "names", "names_format")
+USER_KEYS = (*TEXT_KEYS, "ratios", "native_resolution", "groups_from")
+
+
+def _user_entry(name: str, entry: Any) -> LongTailed:
+    where = f"data set '{name}' of the configuration"
+    if not NAME.fullmatch(name) or split_name(name)[1] is not None:
+        raise PelError(f"{where}: expected a name of lower-case letters, digits, - and _ that does not end in -irRATIO")
+    if not isinstance(entry, Mapping):
+        raise PelError(f"{where}: expected a mapping with {', '.join(USER_KEYS)}, found {entry!r}")
+    for key in entry:
+        if key not in USER_KEYS:
+            raise unknown(f"key of {where}:", key, USER_KEYS)
+    values = {"kind": "lists", **entry}
+    for key in TEXT_KEYS:
+        if not isinstance(values.get(key, ""), str):
+            raise PelError(f"{where}: {key} is {values[key]!r}, expected text")
+    if values["kind"] != "lists":
+        raise PelError(f"{where}: kind is '{values['kind']}', expected 'lists' (an image folder and list files)")
+    for key in ("root", "train", "test", "names"):
+        if not values.get(key):
+            raise PelError(f"{where}: {key} is missing")
+    if values.get("names_format", "auto") not in NAME_FORMATS:
+        raise unknown(f"names_format of {where}:", values["names_format"], NAME_FORMATS)
+    values["ratios"] = _ratios(where, values)
+    groups_from, native = values.get("groups_from"), values.get("native_resolution")
+    if groups_from is not None and groups_from not in values["ratios"]:
+        raise PelError(f"{where}: groups_from is {groups_from!r}, expected one of its ratios {list(values['ratios'])}")
+    if native is not None and not (isinstance(native, int) and native > 0):
+        raise PelError(f"{where}: native_resolution is {native!r}, expected a number of pixels")
+    return LongTailed(**values)
+
+
+def _ratios(where: str, values: Mapping[str, Any]) -> tuple[float, ...]:
+    ratios = values.get("ratios") or []
+    ratios = ratios if isinstance(ratios, list | tuple) else [ratios]
+    for ratio in ratios:
+        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 1 <= ratio < 1e6:
+            raise PelError(f"{where}: ratio {ratio!r} is not a number of 1 or more")
+    if bool(ratios) != ("{ir}" in values["train"]):
+        raise PelError(
+            f"{where}: train is '{values['train']}' and ratios is {list(ratios)}; "
+            "several ratios need '{ir}' in the name of the training list, and one list needs neither"
+        )
+    return tuple(map(float, ratios))
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of one purpose, either as an array or as files: ``labels`` int64 (N,), ``images`` uint8 (N, H, W, 3), ``paths``."""
+
+    labels: np.ndarray
+    images: np.ndarray | None = None
+    paths: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A data set as a run uses it: ``train_counts`` int64 (C,), ``groups`` head, med or tail (C,), ``sha256`` of its content."""
+
+    name: str
+    class_names: list[str]
+    native_resolution: int | None
+    train: Split
+    test: Split
+    val: Split | None
+    train_counts: np.ndarray
+    groups: list[str]
+    sha256: str
+
+    def split(self, name: str) -> Split:
+        """The split evaluated on: ``test`` or ``val``."""
+        chosen = {"test": self.test, "val": self.val}.get(name)
+        if chosen is None:
+            raise PelError(f"data set {self.name} has no split '{name}'")
+        return chosen
+
+
+def open_prepared(folder: str | Path, name: str) -> Prepared:
+    """Open what ``prepare`` wrote for the base of ``name``. Images stay on disk until they are read.
+
+    Raises:
+        PelError: the folder is missing, incomplete or of another format or data set, or the ratio is not there.
+    """
+    folder = Path(folder)
+    base, ratio = split_name(name)
+    about = read_json(folder / "data.json")
+    _check_folder(folder, about, base)
+    counts = about["train_counts"]
+    if about["ratios"] != "any":
+        if (key := f"{ratio:g}" if ratio else "") not in counts:
+            known = ", ".join(f"{base}-ir{r}" if r else base for r in counts)
+            raise PelError(f"data set '{name}' is not in {folder}; it holds {known}")
+        train_file = f"train-ir{ratio:g}" if ratio else "train"
+        train = _open_split(folder, about, train_file)
+        train_counts = np.array(counts[key], np.int64)
+        reference = counts[f"{about['groups_from']:g}"] if about["groups_from"] else train_counts
+    else:
+        train_file = "train"
+        pool = _open_split(folder, about, train_file)
+        per_class, classes = counts[""][0], len(counts[""])
+        train = pool if ratio is None else _take(pool, long_tail_subset(pool.labels, ratio))
+        train_counts = long_tail_counts(classes, per_class, ratio or 1)
+        reference = long_tail_counts(classes, per_class, about["groups_from"])
+    content = [about["class_names"], about["digests"][train_file], about["digests"]["test"], ratio]
+    return Prepared(
+        name=name,
+        class_names=about["class_names"],
+        native_resolution=about["native_resolution"],
+        train=train,
+        test=_open_split(folder, about, "test"),
+        val=_open_split(folder, about, "val") if "val.npz" in about["files"] else None,
+        train_counts=train_counts,
+        groups=shot_groups(reference),
+        sha256=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
+    )
+
+
+def expand_root(root: str) -> str:
+    """A folder as the user gave it, with ``~`` and environment variables filled in.
+
+    Raises:
+        PelError: it names a variable that is not set.
+    """
+    path = os.path.expandvars(os.path.expanduser(root))
+    if "$" in path:
+        raise PelError(f"folder '{root}' names an environment variable that is not set")
+    return path.rstrip("/") or "/"
+
+
+def _check_folder(folder: Path, about: Mapping[str, Any], base: str) -> None:
+    again = f"; delete {folder} and prepare '{base}' again"
+    if not isinstance(about, Mapping) or about.get("format") != FORMAT:
+        raise PelError(f"{folder / 'data.json'} is not of data format {FORMAT}{again}")
+    if about["name"] != base:
+        raise PelError(f"{folder} holds data set '{about['name']}', not '{base}'{again}")
+    for file, size in about["files"].items():
+        path = folder / file
+        if not path.is_file():
+            raise PelError(f"{path} is missing{again}")
+        if path.stat().st_size != size:
+            raise PelError(f"{path} has {path.stat().st_size} bytes, expected {size}{again}")
+
+
+def _open_split(folder: Path, about: Mapping[str, Any], name: str) -> Split:
+    with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
+        labels = arrays["labels"]
+        if "paths" not in arrays:
+            return Split(labels, images=np.load(folder / f"images-{name}.npy", mmap_mode="r", allow_pickle=False))
+        relative = arrays["paths"].tobytes().decode().split("\n")
+    root = expand_root(about["root"])
+    return Split(labels, paths=[f"{root}/{path}" for path in relative])
+
+
+def _take(split: Split, positions: np.ndarray) -> Split:
+    assert split.images is not None
+    return Split(split.labels[positions], images=split.images[positions])

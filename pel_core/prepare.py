@@ -1,0 +1,236 @@
+"""Preparing a data set: check or render it once, and leave a folder that a run opens in milliseconds.
+
+The folder holds, written in this order, ``train*.npz``, ``test.npz``, ``val.npz`` (labels, and paths where the images are
+files), ``images-train.npy`` and ``images-test.npy`` (uint8 (N, H, W, 3), where they are not), then ``data.json``. Images given
+as files are never copied. Shapes: N images, C classes.
+"""
+
+import hashlib
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from pel_core import lists
+from pel_core.datasets import DATASETS, FORMAT, LongTailed, declared, expand_root
+from pel_core.errors import PelError, unknown
+from pel_core.files import replace_file, write_json
+from pel_core.sampling import long_tail_counts
+from pel_core.seeds import generator
+
+CHECKS = ("none", "sample", "all")
+CIFAR_MD5 = {
+    "meta": "7973b15100ade9c7d40fb424638fde48",
+    "train": "16019d7e3df5f24257cddd939b257f8d",
+    "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+}
+
+
+@dataclass
+class Content:
+    """What a source yields. ``splits``: file name without suffix -> arrays to store; ``images``: the same for pixels."""
+
+    class_names: list[str]
+    train_counts: dict[str, list[int]]
+    splits: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    images: dict[str, np.ndarray] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    root: str = ""
+
+    def add_images(self, split: str, images: np.ndarray, labels: np.ndarray) -> None:
+        """Add a split held as pixels, uint8 (N, H, W, 3), with labels (N,)."""
+        self.images[split] = images = np.ascontiguousarray(images, np.uint8)
+        self.splits[split] = {"labels": np.asarray(labels, np.int64)}
+        self.digests[split] = hashlib.sha256(images.tobytes() + self.splits[split]["labels"].tobytes()).hexdigest()
+
+    def add_files(self, split: str, images: lists.ImageList, sizes: np.ndarray) -> None:
+        """Add a split held as files. Its digest covers paths, labels and file sizes, not every file's bytes."""
+        paths = np.frombuffer("\n".join(images.paths).encode(), np.uint8)
+        self.splits[split] = {"labels": images.labels, "paths": paths}
+        content = paths.tobytes() + images.labels.tobytes() + sizes.tobytes()
+        self.digests[split] = hashlib.sha256(content).hexdigest()
+
+
+def prepare(base: str, out_dir: str | Path, config: Mapping[str, Any] | None = None, check_images: str = "sample") -> None:
+    """Check or render a data set and write its folder.
+
+    Args:
+        base: a data set's name without imbalance ratio; every ratio is prepared.
+        out_dir: the folder to write. ``data.json`` comes last: while it is missing, the folder is incomplete.
+        config: the study's configuration; ``datasets`` declares data sets of the user's own and ``roots`` maps a built-in
+            one to its image folder (else it is looked for in the folder PEL_DATA names, or in ./data).
+        check_images: decode none of the image files, a sample of 64 a list, or all.
+
+    Raises:
+        PelError: an unknown data set, or anything wrong with its lists, names or images.
+    """
+    datasets = declared(config)
+    if base not in datasets:
+        raise unknown("data set", base, datasets, "(a name without -irRATIO is expected here)")
+    if check_images not in CHECKS:
+        raise unknown("image check", check_images, CHECKS)
+    entry = datasets[base]
+    out = Path(out_dir)
+    (out / "data.json").unlink(missing_ok=True)
+    content = SOURCES[entry.kind](base, entry, config or {}, check_images)
+    for split, images in content.images.items():
+        with replace_file(out / f"images-{split}.npy") as temporary:
+            np.save(temporary, images)
+    for split, arrays in content.splits.items():
+        with replace_file(out / f"{split}.npz") as temporary:
+            np.savez(temporary, **arrays)
+    files = [f"{split}.npz" for split in content.splits] + [f"images-{split}.npy" for split in content.images]
+    about = {
+        "format": FORMAT,
+        "name": base,
+        "kind": entry.kind,
+        "root": content.root,
+        "native_resolution": entry.native_resolution,
+        "ratios": entry.ratios if entry.ratios == "any" else list(entry.ratios),
+        "groups_from": entry.groups_from,
+        "class_names": content.class_names,
+        "train_counts": content.train_counts,
+        "test_images": len(content.splits["test"]["labels"]),
+        "files": {file: (out / file).stat().st_size for file in files},
+        "digests": content.digests,
+    }
+    write_json(out / "data.json", about)
+
+
+def _from_lists(base: str, entry: LongTailed, config: Mapping[str, Any], check_images: str) -> Content:
+    given = _given_root(base, entry, config)
+    root = expand_root(given)
+    if not os.path.isdir(root):
+        raise PelError(f"data set '{base}': image folder {root} does not exist{_where_to_say(base, entry)}")
+    folder = expand_root(entry.lists) if entry.lists else root
+    new_labels = None
+    if entry.names.endswith(".json"):
+        names, new_labels = lists.read_categories(os.path.join(folder, entry.names))
+    else:
+        names = lists.read_class_names(os.path.join(folder, entry.names), entry.names_format)
+    content = Content(names, {}, root=given)
+
+    def read(file: str, split: str) -> lists.ImageList:
+        images = lists.read_image_list(os.path.join(folder, file), len(names))
+        if new_labels is not None:
+            images = lists.ImageList(images.source, images.paths, new_labels[images.labels])
+        content.add_files(split, images, lists.check_files(root, images))
+        _decode(root, images, check_images)
+        return images
+
+    others = {split: read(file, split) for split, file in (("test", entry.test), ("val", entry.val)) if file}
+    for ratio in entry.ratios or ("",):
+        key = f"{ratio:g}" if ratio else ""
+        train = read(entry.train.replace("{ir}", key), f"train-ir{key}" if key else "train")
+        content.train_counts[key] = lists.require_every_class(train, names).tolist()
+        for other in others.values():
+            lists.require_disjoint(train, other)
+    return content
+
+
+def _decode(root: str, images: lists.ImageList, check: str) -> None:
+    from pel_core.transforms import load_rgb
+
+    count = {"none": 0, "sample": min(64, len(images.paths)), "all": len(images.paths)}[check]
+    for position in np.linspace(0, len(images.paths) - 1, count).astype(int).tolist():
+        try:
+            load_rgb(os.path.join(root, images.paths[position]))
+        except PelError as error:
+            raise PelError(f"{images.where(position)}: {error}") from None
+
+
+def _given_root(base: str, entry: LongTailed, config: Mapping[str, Any]) -> str:
+    """The image folder as the user gave it."""
+    if base in (config.get("datasets") or {}):
+        return entry.root
+    roots = config.get("roots") or {}
+    return str(roots[base]) if base in roots else os.path.join(os.environ.get("PEL_DATA", "data"), entry.root)
+
+
+def _where_to_say(base: str, entry: LongTailed) -> str:
+    if base not in DATASETS:
+        return ""
+    return f"; say where it is with 'roots: {{{base}: FOLDER}}' in the configuration, or name the folder that holds {entry.root} in PEL_DATA"
+
+
+def _from_cifar(base: str, entry: LongTailed, config: Mapping[str, Any], check_images: str) -> Content:
+    folder = Path(expand_root(_given_root(base, entry, config)))
+    if not folder.is_dir():
+        raise PelError(
+            f"data set '{base}': folder {folder} does not exist. Fetch it once, with network, by "
+            f"python -c \"from torchvision.datasets import CIFAR100; CIFAR100('{folder.parent}', download=True)\""
+            f"{_where_to_say(base, entry)}"
+        )
+    names = [str(name) for name in _read_cifar(folder / "meta")["fine_label_names"]]
+    content = Content(names, {})
+    for split in ("train", "test"):
+        record = _read_cifar(folder / split)
+        images = np.asarray(record["data"], np.uint8).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        content.add_images(split, images, np.array(record["fine_labels"]))
+    content.train_counts[""] = np.bincount(content.splits["train"]["labels"], minlength=len(names)).tolist()
+    return content
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Admits NumPy arrays and plain values: a pickle that names anything else is refused, not run."""
+
+    ADMITTED: ClassVar = {
+        ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
+        ("numpy._core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ADMITTED:
+            raise PelError(f"the pickle asks for {module}.{name}, which a CIFAR archive has no use for; refused")
+        return self.ADMITTED[module, name]
+
+
+def _read_cifar(path: Path) -> dict[str, Any]:
+    """One file of torchvision's CIFAR-100 archive, unpickled only after its checksum holds."""
+    if not path.is_file():
+        raise PelError(f"{path} does not exist; expected the files {', '.join(CIFAR_MD5)} of cifar-100-python")
+    found = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    if found != CIFAR_MD5[path.name]:
+        raise PelError(f"{path} has MD5 {found}, expected {CIFAR_MD5[path.name]}: it is damaged or not CIFAR-100; fetch it again")
+    with open(path, "rb") as handle:
+        return _PlainUnpickler(handle, encoding="latin1").load()
+
+
+def _from_stand_in(base: str, entry: LongTailed, config: Mapping[str, Any], check_images: str) -> Content:
+    from pel_core.demo.stand_ins import STAND_INS, render
+
+    names = list(STAND_INS[base].class_names)
+    content = Content(names, {})
+    for split in ("train", "test"):
+        content.add_images(split, *render(base, split))
+    content.train_counts[""] = np.bincount(content.splits["train"]["labels"], minlength=len(names)).tolist()
+    return content
+
+
+TOY_NAMES = ["red", "green", "blue", "yellow", "cyan", "magenta"]
+
+
+def _from_toy(base: str, entry: LongTailed, config: Mapping[str, Any], check_images: str) -> Content:
+    """Six tinted noise textures of 20 x 20 pixels, 120 training and 10 test images each: quick, and possible to learn."""
+    content = Content(list(TOY_NAMES), {"": long_tail_counts(6, 120, 1).tolist()})
+    tints = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 1, 1], [1, 0, 1]])
+    for split, each in (("train", 120), ("test", 10)):
+        random = generator(0, base, split)
+        labels = np.repeat(np.arange(6), each)
+        noise = random.integers(0, 160, (len(labels), 20, 20, 3))
+        content.add_images(split, noise + 95 * tints[labels][:, None, None, :], labels)
+    return content
+
+
+SOURCES: dict[str, Callable[[str, LongTailed, Mapping[str, Any], str], Content]] = {
+    "lists": _from_lists,
+    "cifar": _from_cifar,
+    "rendered": _from_stand_in,
+    "toy": _from_toy,
+}

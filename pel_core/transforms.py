@@ -1,0 +1,133 @@
+"""Image geometry: crop boxes drawn from a table of uniforms, evaluation crops, and the exact PIL pipeline.
+
+NumPy and PIL only, so that a loading worker needs nothing else. Shapes: n images; a box is (top, left, height, width).
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pel_core.errors import PelError
+from pel_core.seeds import derive
+
+ATTEMPTS = 10  # of RandomResizedCrop, as in torchvision
+DRAWS = 24  # per image: area and aspect of each attempt, vertical and horizontal position, flip, one unused
+ASPECT = (3 / 4, 4 / 3)
+# Philox yields four numbers a counter step, so a row of the table starts at a whole step only if this divides by four.
+STEPS_PER_IMAGE = DRAWS // 4
+
+
+def uniforms(seed: int, epoch: int, start: int, count: int) -> np.ndarray:
+    """Rows ``start`` to ``start + count`` of an epoch's augmentation table, float64 (count, DRAWS) in [0, 1).
+
+    The table is one stream entered anywhere, so that it does not depend on who reads it: neither the number of workers nor
+    the batch size moves an image's crop. A row belongs to a position in the epoch's order.
+    """
+    stream = np.random.Philox(derive(seed, "augment", epoch))
+    stream.advance(start * STEPS_PER_IMAGE)
+    return np.random.Generator(stream).random((count, DRAWS))
+
+
+def random_boxes(u: np.ndarray, height: int, width: int, min_scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """RandomResizedCrop and horizontal flip (p = 0.5) of ``n`` images of one size.
+
+    Args:
+        u: (n, DRAWS) rows of `uniforms`.
+        height, width: of the images, in pixels.
+        min_scale: smallest crop area as a fraction of the image's; the largest is 1. The aspect ratio is log-uniform in 3/4..4/3.
+
+    Returns:
+        boxes int64 (n, 4) and flips bool (n,).
+
+    Source: torchvision's RandomResizedCrop: the first of ten attempts that fits, else the largest central crop of a
+    permitted aspect ratio.
+    """
+    area = height * width * (min_scale + (1 - min_scale) * u[:, 0 : 2 * ATTEMPTS : 2])
+    low, high = np.log(ASPECT)
+    aspect = np.exp(low + (high - low) * u[:, 1 : 2 * ATTEMPTS : 2])
+    tries_w, tries_h = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
+    fits = (tries_w > 0) & (tries_w <= width) & (tries_h > 0) & (tries_h <= height)
+    first = fits.argmax(axis=1)[:, None]
+    w, h = (np.take_along_axis(tries, first, 1)[:, 0].astype(np.int64) for tries in (tries_w, tries_h))
+    top, left = (u[:, 20] * (height - h + 1)).astype(np.int64), (u[:, 21] * (width - w + 1)).astype(np.int64)
+    boxes = np.stack([top, left, h, w], axis=1)
+    boxes[~fits.any(axis=1)] = fallback_box(height, width)
+    return boxes, u[:, 22] < 0.5
+
+
+def fallback_box(height: int, width: int) -> tuple[int, int, int, int]:
+    """The largest central crop whose aspect ratio is permitted."""
+    h, w = height, width
+    if width / height < ASPECT[0]:
+        h = round(width / ASPECT[0])
+    elif width / height > ASPECT[1]:
+        w = round(height * ASPECT[1])
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def resized(height: int, width: int, shorter: int) -> tuple[int, int]:
+    """Size after the shorter edge is resized to ``shorter``; the longer is truncated to a whole number."""
+    if height <= width:
+        return shorter, int(shorter * width / height)
+    return int(shorter * height / width), shorter
+
+
+def evaluation_size(tte: str, resolution: int, expand: int) -> int:
+    """Shorter edge before cropping: of single-crop ("none") and ensemble ("fivecrop", "tencrop") evaluation, or "plain"."""
+    sizes = {"none": resolution * 8 // 7, "plain": resolution, "fivecrop": resolution + expand, "tencrop": resolution + expand}
+    if tte not in sizes:
+        raise PelError(f"unknown evaluation crops '{tte}'; known: {', '.join(sizes)}")
+    return sizes[tte]
+
+
+def crop_corners(tte: str, height: int, width: int, resolution: int) -> list[tuple[int, int, bool]]:
+    """Where the evaluation crops lie in a resized image: (top, left, mirrored) each.
+
+    Five crops are top left, top right, bottom left, bottom right, centre; ten are those and the same five of the mirrored
+    image, whose positions count in the mirrored image. The centre's half pixel rounds to even, as Python's ``round`` does.
+    """
+    down, right = height - resolution, width - resolution
+    centre = (round(down / 2), round(right / 2))
+    if tte in ("none", "plain"):
+        return [(*centre, False)]
+    five = [(0, 0), (0, right), (down, 0), (down, right), centre]
+    return [(*corner, mirrored) for mirrored in ((False, True) if tte == "tencrop" else (False,)) for corner in five]
+
+
+def load_rgb(path: str | Path) -> Image.Image:
+    """Decode an image file to 8-bit RGB; grey, palette, CMYK, transparent and 16-bit images are converted.
+
+    Raises:
+        PelError: naming the path: the file is missing, damaged, or no image.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about palettes, EXIF and size: none changes the pixels
+            with Image.open(path) as image:
+                if image.mode.startswith("I"):  # 16 bits a pixel: PIL would clip at 255 instead of scaling
+                    return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+                if image.mode == "F":
+                    raise ValueError("floating-point pixels, whose range is unknown")
+                return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise PelError(f"image {path} cannot be decoded ({error}); restore the file or take it off the list") from None
+
+
+def train_crop(image: Image.Image, u: np.ndarray, resolution: int, min_scale: float) -> np.ndarray:
+    """One augmented training image, uint8 (R, R, 3), from its row ``u`` (DRAWS,) of the table."""
+    boxes, flips = random_boxes(u[None], image.height, image.width, min_scale)
+    top, left, h, w = boxes[0].tolist()
+    # Cropped first: PIL's resize with a box would let pixels outside the crop bleed into its border.
+    crop = image.crop((left, top, left + w, top + h)).resize((resolution, resolution), Image.Resampling.BILINEAR)
+    return np.asarray(crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flips[0] else crop)
+
+
+def evaluation_crops(image: Image.Image, tte: str, resolution: int, expand: int) -> np.ndarray:
+    """The crops of one test image, uint8 (K, R, R, 3)."""
+    height, width = resized(image.height, image.width, evaluation_size(tte, resolution, expand))
+    pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    views = {False: pixels, True: pixels[:, ::-1]}
+    corners = crop_corners(tte, height, width, resolution)
+    return np.stack([views[m][top : top + resolution, left : left + resolution] for top, left, m in corners])
