@@ -92,17 +92,18 @@ def vit_from_timm(state: Mapping[str, Tensor], head_width: int = 64) -> ViT:
 def _build(tower: State, options: Mapping[str, Any]) -> ViT:
     width, _, patch, _ = tower["embed.weight"].shape
     options = dict(options)
-    vit = ViT(
-        layers=1 + max(int(key.split(".")[1]) for key in tower if key.startswith("blocks.")),
-        width=width,
-        heads=width // options.pop("head_width"),
-        patch=patch,
-        resolution=round((len(tower["pos"]) - 1) ** 0.5) * patch,
-        hidden=len(tower["blocks.0.ffn.fc1.bias"]),
-        patch_bias="embed.bias" in tower,
-        **options,
-    )
-    vit.load_state_dict(tower)
+    with torch.device("meta"):  # no time for initial values that are replaced at once
+        vit = ViT(
+            layers=1 + max(int(key.split(".")[1]) for key in tower if key.startswith("blocks.")),
+            width=width,
+            heads=width // options.pop("head_width"),
+            patch=patch,
+            resolution=round((len(tower["pos"]) - 1) ** 0.5) * patch,
+            hidden=len(tower["blocks.0.ffn.fc1.bias"]),
+            patch_bias="embed.bias" in tower,
+            **options,
+        )
+    vit.load_state_dict(tower, assign=True)
     return vit.eval()
 
 
