@@ -124,6 +124,7 @@ class Sparse(nn.Module):
     def __init__(self, place: Place):
         super().__init__()
         weight, bias = place.module.weight.detach(), place.module.bias.detach()
+        self.shape = tuple(weight.shape)
         width = weight.shape[1] + 1
         total = len(weight) * width
         chosen = torch.randperm(total, generator=place.draw)[: int(place.mask_ratio * total)].sort().values

@@ -34,8 +34,8 @@ class Method:
 
     ``blocks`` is ``"any"`` (all by default, a range may follow the name), ``"first"`` (block 0, no range) or ``"none"``.
     ``recipe`` holds values of RunSpec fields that the method needs; ``excludes`` the methods it cannot be stacked with.
-    ``draw_seed`` fixes the generator of its deltas (the reference's sparse masks are seed 0's in every run); None derives it
-    from the run's seed.
+    ``draws`` says which seed its initial values come from: the run's, or the masks' (the reference's masks are the same in
+    every run).
     """
 
     about: str
@@ -45,7 +45,7 @@ class Method:
     trains_head: bool = True
     excludes: tuple[str, ...] = ()
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    draw_seed: int | None = None
+    draws: Literal["run", "mask"] = "run"
 
 
 # The order of entries is the order in which stacked methods are applied, innermost first. It is the reference's: LoRA's
@@ -55,7 +55,7 @@ METHODS: dict[str, Method] = {
     "mask": Method(
         "a random fraction of the scalar weights of the four matrices and their biases",
         tuple(Attach(site, "inside", "sparse") for site in ("attn.qkv", "attn.proj", "ffn.fc1", "ffn.fc2")),
-        draw_seed=0,
+        draws="mask",
     ),
     "lora": Method(
         "low-rank update of the query and value projections (Hu et al. 2021)",

@@ -87,6 +87,7 @@ def apply(
     vpt_len: int = 10,
     mask_ratio: float = 0.001,
     seed: int = 0,
+    mask_seed: int = 0,
 ) -> list[Tuned]:
     """Freeze ``vit``, attach ``parts`` to it in place and return what trains, block by block in the order of METHODS.
 
@@ -105,8 +106,8 @@ def apply(
         tuned.parameter.requires_grad_(True)
     attached = []
     for part in parts:
-        fixed = METHODS[part.name].draw_seed
-        draw = torch_generator(seed, "delta", part.name) if fixed is None else torch.Generator().manual_seed(fixed)
+        of_run = METHODS[part.name].draws == "run"
+        draw = torch_generator(seed, "delta", part.name) if of_run else torch.Generator().manual_seed(mask_seed)
         choices = {"rank": adapter_dim, "vpt_len": vpt_len, "mask_ratio": mask_ratio, "draw": draw}
         for index in part.blocks:
             for attach in METHODS[part.name].attach:

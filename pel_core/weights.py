@@ -279,9 +279,9 @@ def text_features(
     entry = BACKBONES[name]
     if not entry.text:
         raise PelError(f"{name} has no text tower: use init=random for it, or a CLIP backbone")
-    names = spoken(class_names)
     if entry.source == "random":
-        draws = [torch.randn(16, generator=torch.Generator().manual_seed(derive(0, "text", prompt, each))) for each in names]
+        seeds = [derive(0, "text", prompt, each) for each in spoken(class_names)]
+        draws = [torch.randn(16, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return F.normalize(torch.stack(draws), dim=-1)
     import open_clip
 
@@ -290,7 +290,7 @@ def text_features(
     model, source = load_open_clip(name, weights, cache_dir)
     if sha not in (None, source["sha256"]):
         raise PelError(f"{name} was prepared from weights {sha[:12]}..., {source['file']} is {source['sha256'][:12]}...; prepare it again")
-    return encode_text(model, tokenizer, names, templates(prompt))
+    return encode_text(model, tokenizer, class_names, templates(prompt))
 
 
 def spoken(class_names: Sequence[str]) -> list[str]:
@@ -309,10 +309,10 @@ def templates(prompt: str) -> Sequence[str]:
 
 
 def encode_text(model: nn.Module, tokenizer: Any, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """Unit text features (C, E) of a CLIP model, averaged over ``templates``."""
+    """Unit text features (C, E) of a CLIP model, averaged over ``templates``; class names as in ``spoken``."""
     total = torch.zeros(())
     for template in templates:
-        tokens = tokenizer([template.format(name) for name in names])
+        tokens = tokenizer([template.format(name) for name in spoken(names)])
         features = torch.cat([model.encode_text(chunk) for chunk in tokens.split(256)])
         total = total + F.normalize(features.float(), dim=-1)
     return F.normalize(total, dim=-1)
