@@ -37,7 +37,8 @@ class LongTailed:
     and tail, whatever ratio is trained on; None takes the counts trained on.
     ``recipe``: RunSpec fields that this data set sets.
     For ``lists``: ``root`` is the image folder; ``train`` (which holds ``{ir}`` where there are several ratios), ``test``,
-    ``val`` and ``names`` are files in the folder ``lists``, or in ``root`` where that is not given.
+    ``val`` and ``names`` are files below it, or below its subfolder (or another folder, given in full) ``lists``. A ``names``
+    file that ends in .json is iNaturalist's: labels in the lists are category ids, and become ranks of the sorted names.
     """
 
     kind: Literal["toy", "rendered", "cifar", "lists"]
@@ -232,9 +233,11 @@ def open_prepared(folder: str | Path, name: str) -> Prepared:
         reference = counts[f"{about['groups_from']:g}"] if about["groups_from"] else train_counts
     else:
         train_file = "train"
-        pool = _open_split(folder, about, train_file)
+        train = _open_split(folder, about, train_file)
         per_class, classes = counts[""][0], len(counts[""])
-        train = pool if ratio is None else _take(pool, long_tail_subset(pool.labels, ratio))
+        if ratio is not None:
+            chosen = long_tail_subset(train.labels, ratio)
+            train = Split(train.labels[chosen], images=train.images[chosen])
         train_counts = long_tail_counts(classes, per_class, ratio or 1)
         reference = long_tail_counts(classes, per_class, about["groups_from"])
     content = [about["class_names"], about["digests"][train_file], about["digests"]["test"], ratio]
@@ -249,6 +252,18 @@ def open_prepared(folder: str | Path, name: str) -> Prepared:
         groups=shot_groups(reference),
         sha256=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
     )
+
+
+def given_root(base: str, entry: LongTailed, config: Mapping[str, Any]) -> str:
+    """The image folder of ``lists`` and ``cifar``, as the user gave it.
+
+    A data set of the configuration says its own; a built-in one has it from ``roots: {BASE: FOLDER}``, else it lies in the
+    folder that the environment variable PEL_DATA names, or in ./data.
+    """
+    if base not in DATASETS:
+        return entry.root
+    roots = config.get("roots") or {}
+    return str(roots[base]) if base in roots else os.path.join(os.environ.get("PEL_DATA", "data"), entry.root)
 
 
 def expand_root(root: str) -> str:
@@ -285,8 +300,3 @@ def _open_split(folder: Path, about: Mapping[str, Any], name: str) -> Split:
         relative = arrays["paths"].tobytes().decode().split("\n")
     root = expand_root(about["root"])
     return Split(labels, paths=[f"{root}/{path}" for path in relative])
-
-
-def _take(split: Split, positions: np.ndarray) -> Split:
-    assert split.images is not None
-    return Split(split.labels[positions], images=split.images[positions])

@@ -74,10 +74,10 @@ def read_image_list(path: str | Path, classes: int) -> ImageList:
     lines = read_lines(path, "list file")
     for number, line in enumerate(lines, 1):
         parts = line.rsplit(None, 1)
-        if len(parts) != 2 or line[0].isspace() or "\0" in line:
+        if len(parts) != 2 or line[0].isspace() or "\0" in line or "\r" in line:
             raise PelError(f"{source}:{number}: found {line!r}, expected 'path label'")
         name, token = parts
-        if not (token.isascii() and token.isdigit()) or (label := int(token)) >= classes:
+        if not (token.isascii() and token.isdigit() and len(token) < 10) or (label := int(token)) >= classes:
             raise _bad_label(f"{source}:{number}", token, classes)
         if name[0] == "/" or ("." in name and (".." in name or "./" in name)) or "//" in name:
             name = _inside(f"{source}:{number}", name)

@@ -5,6 +5,7 @@ files), ``images-train.npy`` and ``images-test.npy`` (uint8 (N, H, W, 3), where 
 as files are never copied. Shapes: N images, C classes.
 """
 
+import codecs
 import hashlib
 import os
 import pickle
@@ -16,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pel_core import lists
-from pel_core.datasets import DATASETS, FORMAT, LongTailed, declared, expand_root
+from pel_core.datasets import DATASETS, FORMAT, LongTailed, declared, expand_root, given_root
 from pel_core.errors import PelError, unknown
 from pel_core.files import replace_file, write_json
 from pel_core.sampling import long_tail_counts
@@ -75,8 +76,8 @@ def prepare(base: str, out_dir: str | Path, config: Mapping[str, Any] | None = N
         raise unknown("image check", check_images, CHECKS)
     entry = datasets[base]
     out = Path(out_dir)
-    (out / "data.json").unlink(missing_ok=True)
     content = SOURCES[entry.kind](base, entry, config or {}, check_images)
+    (out / "data.json").unlink(missing_ok=True)  # only now: a failed check leaves an earlier folder whole
     for split, images in content.images.items():
         with replace_file(out / f"images-{split}.npy") as temporary:
             np.save(temporary, images)
@@ -102,11 +103,11 @@ def prepare(base: str, out_dir: str | Path, config: Mapping[str, Any] | None = N
 
 
 def _from_lists(base: str, entry: LongTailed, config: Mapping[str, Any], check_images: str) -> Content:
-    given = _given_root(base, entry, config)
+    given = given_root(base, entry, config)
     root = expand_root(given)
     if not os.path.isdir(root):
         raise PelError(f"data set '{base}': image folder {root} does not exist{_where_to_say(base, entry)}")
-    folder = expand_root(entry.lists) if entry.lists else root
+    folder = os.path.join(root, expand_root(entry.lists)) if entry.lists else root
     new_labels = None
     if entry.names.endswith(".json"):
         names, new_labels = lists.read_categories(os.path.join(folder, entry.names))
@@ -143,22 +144,14 @@ def _decode(root: str, images: lists.ImageList, check: str) -> None:
             raise PelError(f"{images.where(position)}: {error}") from None
 
 
-def _given_root(base: str, entry: LongTailed, config: Mapping[str, Any]) -> str:
-    """The image folder as the user gave it."""
-    if base in (config.get("datasets") or {}):
-        return entry.root
-    roots = config.get("roots") or {}
-    return str(roots[base]) if base in roots else os.path.join(os.environ.get("PEL_DATA", "data"), entry.root)
-
-
 def _where_to_say(base: str, entry: LongTailed) -> str:
     if base not in DATASETS:
         return ""
-    return f"; say where it is with 'roots: {{{base}: FOLDER}}' in the configuration, or name the folder that holds {entry.root} in PEL_DATA"
+    return f"; name it by 'roots: {{{base}: FOLDER}}' in the configuration, or the folder that holds '{entry.root}' in PEL_DATA"
 
 
 def _from_cifar(base: str, entry: LongTailed, config: Mapping[str, Any], check_images: str) -> Content:
-    folder = Path(expand_root(_given_root(base, entry, config)))
+    folder = Path(expand_root(given_root(base, entry, config)))
     if not folder.is_dir():
         raise PelError(
             f"data set '{base}': folder {folder} does not exist. Fetch it once, with network, by "
@@ -183,6 +176,7 @@ class _PlainUnpickler(pickle.Unpickler):
         ("numpy._core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
+        ("_codecs", "encode"): codecs.encode,  # how Python 3 writes bytes into such an old pickle
     }
 
     def find_class(self, module: str, name: str) -> Any:
