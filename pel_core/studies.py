@@ -90,8 +90,12 @@ class Study:
         return [file for name in self.artefacts for file in self.files(name)]
 
     def inputs(self, name: str) -> list[str]:
-        """The results an artefact is drawn from. Asking fails where it does not exist."""
-        return [str(metrics_file(self.results, slug)) for slug in self.artefact(name).specs]
+        """The files an artefact is drawn from."""
+        artefact = self.artefact(name)
+        if artefact.kind == "map":  # drawn from the models themselves
+            needed = [self.prepared(cell.specs[0].slug) for cell in artefact.cells]
+            return sorted({files[kind] for files in needed for kind in ("backbone", "data")})
+        return [str(metrics_file(self.results, slug)) for slug in artefact.specs]
 
     def state(self, slug: str) -> str:
         """``done``, ``missing``, or why the result that is there cannot be used."""
@@ -106,13 +110,13 @@ class Study:
         """An artefact's own resolved declaration: a changed label redraws it alone."""
         artefact = self.artefact(name)
         cells = [] if artefact.kind == "map" else [[cell.row, cell.column, cell.value, *cell.slugs] for cell in artefact.cells]
-        shown: dict[str, Any] = {"kind": artefact.kind, "title": artefact.title, "declaration": artefact.declaration, "cells": cells}
-        shown |= {"banner": artefact.banner, "accept": [slug for slug in self.accept if slug in artefact.specs]}
+        drawn: dict[str, Any] = {"kind": artefact.kind, "title": artefact.title, "declaration": artefact.declaration, "cells": cells}
+        drawn |= {"banner": artefact.banner, "accept": [slug for slug in self.accept if slug in artefact.specs]}
         if artefact.kind == "map":
-            shown["models"] = [[cell.specs[0].backbone, cell.specs[0].method] for cell in artefact.cells]
+            drawn["models"] = [provenance.train_params(cell.specs[0], ENGINE) for cell in artefact.cells]
         if artefact.kind in ("compare", "claims") and self.reported:
-            shown["reported"] = provenance.fingerprint(self.reported["path"])
-        return provenance.canonical(shown)
+            drawn["reported"] = provenance.fingerprint(self.reported["path"])
+        return provenance.canonical(drawn)
 
     def train_params(self, slug: str) -> str:
         """What a training run depends on besides its inputs."""

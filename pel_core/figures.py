@@ -1,0 +1,161 @@
+"""Figures from results: bars from zero, and beside them the same values enlarged, since differences are often below a point."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pel_core.figure_style import COLOURS, COLUMN, footer, mark, plt, save, style
+from pel_core.results import METRICS, number
+from pel_core.studies import Study
+from pel_core.tables import Record, Statistic, read_runs, statistic
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar: where it stands, its value over seeds, the single seeds' values and its learnable parameters."""
+
+    group: int
+    series: int
+    label: str
+    value: Statistic
+    seeds: list[float]
+    parameters: int
+
+
+@dataclass(frozen=True)
+class BarFigure:
+    """A bar figure before it is drawn. ``series`` names the bars of a group where there are several."""
+
+    title: str
+    axis: str
+    bars: list[Bar]
+    series: list[str]
+    notes: list[str]
+    banner: tuple[str, str]
+    digits: int
+
+
+def bar_figure(study: Study, name: str) -> BarFigure:
+    """Fill a declared bar figure from results.
+
+    Raises:
+        PelError: a run is missing or cannot be used.
+    """
+    artefact = study.artefact(name)
+    runs, entry = read_runs(study, artefact), artefact.declaration
+    series = [str(item["label"]) for item in entry.get("series", [])]
+    bars = []
+    for cell in artefact.cells:
+        found = [number(runs[slug], cell.value) for slug in cell.slugs]
+        bars.append(
+            Bar(
+                cell.row,
+                cell.column,
+                str(entry["bars"][cell.row]["label"]),
+                statistic(cell, runs),
+                [value for value in found if value is not None],
+                runs[cell.slugs[0]]["parameters"]["learnable"],
+            )
+        )
+    path = artefact.cells[0].value
+    metric = METRICS.get(path.removeprefix("metrics."))
+    axis = entry.get("axis") or (metric.label if metric else path)
+    return BarFigure(artefact.title, axis, bars, series, _notes(entry, artefact.seeds, runs), artefact.banner, entry.get("digits", 1))
+
+
+def _notes(entry: Mapping, seeds: Sequence[int], runs: Mapping[str, Record]) -> list[str]:
+    data = ", ".join(sorted({record["data"]["name"] for record in runs.values()}))
+    count = f"Mean, standard deviation and single seeds of {data}, n = {len(seeds)}."
+    if len(seeds) == 1:
+        count = f"{data}, one seed ({seeds[0]}): no spread is known."
+    return [f"{count} Under each bar: its learnable parameters, the head left out.", entry.get("note", "")]
+
+
+def draw_bars(made: BarFigure) -> Figure:
+    """Left: bars on an axis from zero. Right: the same values enlarged, as dots, so that no bar is cut.
+
+    Call it, and save the figure, inside ``style()``.
+    """
+    groups = max(bar.group for bar in made.bars) + 1
+    several = max(1, len(made.series))
+    figure, (whole, close) = plt.subplots(
+        1, 2, figsize=(max(COLUMN, 0.42 * groups * several + 2.0), 2.75), layout="constrained", width_ratios=(1.25, 1)
+    )
+    for axes in (whole, close):
+        _axis(axes, made, groups, several)
+    for bar in made.bars:
+        _draw_bar(whole, close, bar, several, made.digits)
+    whole.set_ylim(0, 1.12 * max((bar.value.mean or 0) + (bar.value.std or 0) for bar in made.bars))
+    whole.set_ylabel(made.axis)
+    whole.set_title("from zero", loc="left", fontsize=6, color="#444444")
+    close.set_title("enlarged, not from zero", loc="left", fontsize=6, color="#444444")
+    _pad(close, made)
+    close.grid(axis="y", color="#DDDDDD", linewidth=0.5)
+    close.set_axisbelow(True)
+    figure.suptitle(made.title, fontsize=8)
+    if made.series:
+        whole.legend(*_handles(made), fontsize=5.5, frameon=False, loc="lower left", ncols=1)
+    footer(figure, [*made.notes, made.banner[1]], int(24.5 * figure.get_figwidth()))
+    mark(figure, made.banner[0])
+    return figure
+
+
+def _pad(axes: Axes, made: BarFigure) -> None:
+    """Room around the enlarged dots; at least one unit, so that noise is not blown up to look like an effect."""
+    ends = [value for bar in made.bars for value in (*bar.seeds, *_ends(bar.value))]
+    if ends:
+        low, high = min(ends), max(ends)
+        extra = max(0.12 * (high - low), (1.0 - (high - low)) / 2, 0.0)
+        axes.set_ylim(low - extra, high + extra)
+
+
+def _ends(value: Statistic) -> list[float]:
+    return [] if value.mean is None else [value.mean - (value.std or 0), value.mean + (value.std or 0)]
+
+
+def _axis(axes: Axes, made: BarFigure, groups: int, several: int) -> None:
+    labels = []
+    for group in range(groups):
+        bars = [bar for bar in made.bars if bar.group == group]
+        counts = dict.fromkeys(f"{bar.parameters:,}" for bar in bars)
+        labels.append("\n".join([bars[0].label, *counts]))
+    axes.set_xticks(range(groups), labels, linespacing=1.3, fontsize=6.2)
+    axes.tick_params(axis="x", length=0)
+    axes.set_xlim(-0.6, groups - 0.4)
+
+
+def _draw_bar(whole: Axes, close: Axes, bar: Bar, several: int, digits: int) -> None:
+    if bar.value.mean is None:
+        whole.text(bar.group, 0, f"none: {bar.value.reason}", rotation=90, ha="center", va="bottom", fontsize=5)
+        return
+    width = 0.66 / several
+    x = bar.group + (bar.series - (several - 1) / 2) * width
+    colour = COLOURS[(bar.series if several > 1 else bar.group) % len(COLOURS)]
+    error = {"ecolor": "#222222", "elinewidth": 0.8, "capsize": 2, "capthick": 0.8}
+    whole.bar(x, bar.value.mean, 0.92 * width, color=colour, yerr=bar.value.std, error_kw=error)
+    top = bar.value.mean + (bar.value.std or 0)
+    whole.text(x, top, f"{bar.value.mean:.{digits}f}", ha="center", va="bottom", fontsize=6)
+    close.errorbar(x, bar.value.mean, bar.value.std, fmt="D", color=colour, markersize=3.6, **error)
+    if len(bar.seeds) > 1:
+        spread = np.linspace(-0.12, 0.12, len(bar.seeds)) * (0.66 + width) / 1.32 + 0.28 * width
+        close.plot(x + spread, bar.seeds, "o", color=colour, markersize=1.8, alpha=0.65, markeredgewidth=0)
+
+
+def _handles(made: BarFigure) -> tuple[list, list[str]]:
+    squares = [plt.Rectangle((0, 0), 1, 1, color=COLOURS[i % len(COLOURS)]) for i in range(len(made.series))]
+    return squares, made.series
+
+
+def save_bars(study: Study, name: str, folder: str | Path) -> None:
+    """Draw a declared bar figure into ``folder`` as pdf, svg and png.
+
+    Raises:
+        PelError: a run is missing or cannot be used.
+    """
+    made = bar_figure(study, name)
+    with style():
+        save(draw_bars(made), folder, name)
