@@ -16,7 +16,23 @@ from pel_core.results import number
 from pel_core.studies import Study
 from pel_core.tables import Record, md_row, read_runs, write_csv
 
-HEADER = ["claim", "statement", "source", "contrast", "value", "data", "expected", "effect", "low", "high", "n", "reported", "verdict", "reason", "note"]
+HEADER = [
+    "claim",
+    "statement",
+    "source",
+    "contrast",
+    "value",
+    "data",
+    "expected",
+    "effect",
+    "low",
+    "high",
+    "n",
+    "reported",
+    "verdict",
+    "reason",
+    "note",
+]
 CONFIDENCE = 0.95
 
 
@@ -91,7 +107,7 @@ def reported_effect(study: Study, part: Part) -> float | None:
 
 
 def claim_rows(study: Study) -> list[list[str]]:
-    """Per claim one line with the verdict, then one line per contrast.
+    """Per claim one line with the verdict, then one line per contrast where there are several.
 
     Raises:
         PelError: a run is missing or cannot be used.
@@ -103,8 +119,11 @@ def claim_rows(study: Study) -> list[list[str]]:
     for claim in artefact.claims:
         parts = [_part_line(study, claim, part, runs) for part in claim.parts]
         whole, reason = _combine([line[-3] for line in parts])
-        ends = [claim.name, claim.statement, claim.source, "all", "", "", "", "", "", "", "", "", whole, reason, note]
-        lines += [ends, *([*line[:-1], note] for line in parts)]
+        least = min((line[10] for line in parts), key=int)
+        ends = [claim.name, claim.statement, claim.source, "all", "", "", "", "", "", "", least, "", whole, reason, note]
+        if len(parts) == 1:
+            ends = [*ends[:3], *parts[0][3:-1], note]
+        lines += [ends, *([*line[:-1], note] for line in parts if len(parts) > 1)]
     return lines
 
 
@@ -112,12 +131,28 @@ def _part_line(study: Study, claim: Claim, part: Part, runs: Mapping[str, Record
     found, reported = part_effect(part, runs), reported_effect(study, part)
     result, reason = verdict(found, part.expect, part.margin)
     if part.absent:
-        reason = f"not measured on {', '.join(part.absent)}: this configuration has no data for it" + (f"; {reason}" if part.pairs else "")
+        reason = f"not measured on {', '.join(part.absent)}: this configuration has no data for it" + (
+            f"; {reason}" if part.pairs else ""
+        )
     numbers = ["" if value is None else f"{value:+.2f}" for value in (found.mean, found.low, found.high)]
     data = ", ".join(pair[0].dataset for pair in part.pairs) or ", ".join(part.absent)
     expected = part.expect + (f" (±{part.margin:g})" if part.margin else "")
     shown = "" if reported is None else f"{reported:+.2f}"
-    return [claim.name, "", "", part.label, part.value, data, expected, *numbers, str(found.n), shown, result, reason, ""]
+    return [
+        claim.name,
+        claim.statement,
+        claim.source,
+        part.label,
+        part.value,
+        data,
+        expected,
+        *numbers,
+        str(found.n),
+        shown,
+        result,
+        reason,
+        "",
+    ]
 
 
 def _combine(results: list[str]) -> tuple[str, str]:
@@ -144,6 +179,8 @@ def claim_files(study: Study) -> dict[str, str]:
     for claim in artefact.claims:
         head, *rest = [line for line in lines if line[0] == claim.name]
         source = f" ({claim.source})" if claim.source else ""
-        parts += [f"### {claim.statement}: **{head[-3]}**", "", f"{head[-2]}{source}.", ""]
+        word = "does not hold" if head[-3] == "does not" else head[-3]
+        parts += [f"### {claim.statement}: **{word}**", "", f"{head[-2].capitalize()}{source}.", ""]
+        rest = rest or [head]
         parts += [md_row(HEADER[3:-1]), "|" + "---|" * len(HEADER[3:-1]), *(md_row(line[3:-1]) for line in rest), ""]
     return {"csv": write_csv([HEADER, *lines]), "md": "\n".join(parts).rstrip() + "\n"}

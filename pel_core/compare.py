@@ -14,7 +14,21 @@ from pel_core.studies import Study
 from pel_core.tables import Record, md_row, read_runs, statistic, write_csv
 
 COLUMNS = ("artifact", "dataset", "method", "epochs", "learnable_param_m", "metric", "value", "note")
-HEADER = ["artefact", "dataset", "measured on", "method", "metric", "measured", "std", "n", "reported", "difference", "comparable", "flag", "note"]
+HEADER = [
+    "artefact",
+    "dataset",
+    "measured on",
+    "method",
+    "metric",
+    "measured",
+    "std",
+    "n",
+    "reported",
+    "difference",
+    "comparable",
+    "flag",
+    "note",
+]
 Key = tuple[str, str, str, str]  # artefact, data set, method, metric
 
 
@@ -57,7 +71,9 @@ def compare_rows(study: Study) -> list[list[str]]:
     return lines
 
 
-def _cell_line(study: Study, artefact: Artefact, cell: Cell, runs: Mapping[str, Record], reported: Mapping[Key, Any]) -> list[str]:
+def _cell_line(
+    study: Study, artefact: Artefact, cell: Cell, runs: Mapping[str, Record], reported: Mapping[Key, Any]
+) -> list[str]:
     stat = statistic(cell, runs)
     metric = cell.value.removeprefix("metrics.")
     entry = reported.get((artefact.name, cell.dataset, reported_name(study, cell.method), metric))
@@ -65,16 +81,20 @@ def _cell_line(study: Study, artefact: Artefact, cell: Cell, runs: Mapping[str, 
     return _line(study, artefact, cell, metric, (stat.mean, stat.std, stat.n), target, entry["note"] if entry else "", 2)
 
 
-def _parameter_lines(study: Study, artefact: Artefact, runs: Mapping[str, Record], reported: Mapping[Key, Any]) -> list[list[str]]:
-    """Learnable parameters in millions, the head left out: one line per method and data set that the report prints them for."""
-    lines: dict[tuple[str, str], list[str]] = {}
+def _parameter_lines(
+    study: Study, artefact: Artefact, runs: Mapping[str, Record], reported: Mapping[Key, Any]
+) -> list[list[str]]:
+    """Learnable parameters in millions, the head left out, at the report's two decimals: one line per method and count."""
+    lines: dict[tuple[str, float, str], list[str]] = {}
     for cell in artefact.cells:
-        entry = reported.get((artefact.name, cell.dataset, reported_name(study, cell.method), cell.value.removeprefix("metrics.")))
-        count = runs[cell.slugs[0]]["parameters"]["learnable"] / 1e6
+        entry = reported.get(
+            (artefact.name, cell.dataset, reported_name(study, cell.method), cell.value.removeprefix("metrics."))
+        )
+        count = round(runs[cell.slugs[0]]["parameters"]["learnable"] / 1e6, 2)
         if entry and entry["learnable_param_m"]:
-            target = float(entry["learnable_param_m"])
-            line = _line(study, artefact, cell, "learnable_param_m", (count, None, len(cell.specs)), target, "", 4)
-            lines.setdefault((cell.dataset, cell.method), line)
+            target = entry["learnable_param_m"]
+            line = _line(study, artefact, cell, "learnable_param_m", (count, None, len(cell.specs)), float(target), "", 2)
+            lines.setdefault((cell.method, count, target), line)
     return list(lines.values())
 
 
@@ -95,10 +115,10 @@ def _line(
     if target is None:
         words.append("the report does not give this value")
     words += [study.artefact("compare").banner[1]] if not _comparable(study) else []
-    return [
-        artefact.name, cell.dataset, cell.specs[0].dataset, cell.method, metric, *shown, str(n), "" if target is None else f"{target:g}",
-        difference, "yes" if _comparable(study) else "no", "suspect" if note.startswith("suspect") else "", ". ".join(words),
-    ]  # fmt: skip
+    comparable, flag = "yes" if _comparable(study) else "no", "suspect" if note.startswith("suspect") else ""
+    reported = "" if target is None else f"{target:g}"
+    names = [artefact.name, cell.dataset, cell.specs[0].dataset, cell.method, metric]
+    return [*names, *shown, str(n), reported, difference, comparable, flag, ". ".join(words)]
 
 
 def _comparable(study: Study) -> bool:
@@ -112,12 +132,22 @@ def compare_files(study: Study) -> dict[str, str]:
     parts = [f"## {f'[{mark}] ' if mark else ''}Measured beside reported", ""]
     if not _comparable(study):
         parts += [f"> **Not comparable.** The differences below are between different things. **{notice}**", ""]
-    parts += ["`difference` is measured minus reported; `suspect` flags a reported value that is probably a slip of the report.", ""]
+    parts += [
+        "`difference` is measured minus reported; `suspect` flags a reported value that is probably a slip of the report.",
+        "",
+    ]
     left_out = {HEADER.index(name) for name in ("comparable",)}
     for name in dict.fromkeys(line[0] for line in lines):
         shown = [[cell for i, cell in enumerate(line) if i not in left_out] for line in lines if line[0] == name]
         if notice:
             shown = [[*line[:-1], line[-1].removesuffix(notice).removesuffix(". ")] for line in shown]
         header = [word for i, word in enumerate(HEADER) if i not in left_out]
-        parts += [f"### {name}", "", md_row(header[1:]), "|" + "---|" * (len(header) - 1), *(md_row(line[1:]) for line in shown), ""]
+        parts += [
+            f"### {name}",
+            "",
+            md_row(header[1:]),
+            "|" + "---|" * (len(header) - 1),
+            *(md_row(line[1:]) for line in shown),
+            "",
+        ]
     return {"csv": write_csv([HEADER, *lines]), "md": "\n".join(parts).rstrip() + "\n"}

@@ -68,7 +68,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     """
     try:
         # Of the module's own loader class, which is a SafeLoader: it builds plain values and nothing else.
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise PelError(f"{path} does not exist") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -153,7 +153,9 @@ def parse_seeds(given: Any) -> list[int]:
     Raises:
         PelError: something else, a negative or a repeated seed.
     """
-    words = [word.strip() for word in given.split(",")] if isinstance(given, str) else given if isinstance(given, list) else [given]
+    words = (
+        [word.strip() for word in given.split(",")] if isinstance(given, str) else given if isinstance(given, list) else [given]
+    )
     seeds = [int(word) for word in map(str, words) if word.isdigit()]
     if len(seeds) != len(words) or len(set(seeds)) != len(seeds) or not seeds:
         raise PelError(f"seeds={given}: expected different whole numbers, e.g. seeds=0,1,2")
@@ -175,7 +177,9 @@ def read_study(path: Path) -> dict[str, Any]:
     names = [*content.get("tables", {}), *content.get("figures", {}), *lists]
     for name in names:
         if names.count(name) > 1:
-            raise PelError(f"{shown(path)}: the name '{name}' is given twice; tables, figures, compare and claims share their names")
+            raise PelError(
+                f"{shown(path)}: the name '{name}' is given twice; tables, figures, compare and claims share their names"
+            )
     return content
 
 

@@ -55,7 +55,9 @@ def census(label: str, spec: RunSpec, results: str | Path) -> list[Placed]:
     return [Placed(label, block, site, kind, count) for (block, site, kind), count in found.items()]
 
 
-def draw_map(rows: Sequence[Placed], methods: Sequence[str], layers: int, title: str, notes: Iterable[str], banner: tuple[str, str]) -> Figure:
+def draw_map(
+    rows: Sequence[Placed], methods: Sequence[str], layers: int, title: str, notes: Iterable[str], banner: tuple[str, str]
+) -> Figure:
     """Draw a census, one panel per method of ``methods``, blocks across and sites up. Call it inside ``style()``."""
     sites = sorted({row.site for row in rows}, key=lambda site: (SITES.index(site) if site in SITES else len(SITES), site))
     kinds = [name for name in METHODS if any(row.kind == name for row in rows)]
@@ -87,7 +89,9 @@ def _panel(axes: Axes, rows: list[Placed], method: str, sites: list[str], kinds:
     axes.set_title(f"{method}: {total:,} parameters", loc="left", fontsize=7)
     for y in range(len(sites)):
         for block in range(layers):
-            axes.add_patch(plt.Rectangle((block - 0.46, y - 0.44), 0.92, 0.88, facecolor="#F0F0F0", edgecolor="#CCCCCC", linewidth=0.4))
+            axes.add_patch(
+                plt.Rectangle((block - 0.46, y - 0.44), 0.92, 0.88, facecolor="#F0F0F0", edgecolor="#CCCCCC", linewidth=0.4)
+            )
     for y, site in enumerate(sites):
         here = [row for row in rows if row.site == site]
         for block in range(layers):
@@ -130,7 +134,10 @@ def save_map(study: Study, name: str, folder: str | Path) -> None:
     specs = [cell.specs[0] for cell in artefact.cells]
     rows = [row for label, spec in zip(labels, specs, strict=True) for row in census(label, spec, study.results)]
     named = ", ".join(dict.fromkeys(f"{spec.vit.label}, {spec.dataset}" for spec in specs))
-    notes = [f"Numbers: parameters that train, counted in the built model ({named}); the classification head is left out.", artefact.declaration.get("note", "")]
+    notes = [
+        f"Numbers: parameters that train, counted in the built model ({named}); the classification head is left out.",
+        artefact.declaration.get("note", ""),
+    ]
     layers = max(spec.vit.layers for spec in specs)
     with style():
         save(draw_map(rows, labels, layers, artefact.title, notes, artefact.banner), folder, name)

@@ -1,4 +1,4 @@
-"""How every figure looks and how it is saved: colours for colour-blind readers, a paper column's width, the same bytes each time."""
+"""How every figure looks and is saved: colours for colour-blind readers, a paper column's width, the same bytes each time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +11,8 @@ import matplotlib
 from pel_core.files import replace_file
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 COLUMN, PAGE = 3.4, 7.0  # inches: one and both columns of a paper
 # Okabe and Ito's palette, told apart by colour-blind readers and in grey print.
@@ -54,12 +54,18 @@ def footer(figure: Figure, lines: list[str], width: int) -> None:
 def mark(figure: Figure, word: str) -> None:
     """A word across the figure that says what it is not: DEMO."""
     if word:
-        figure.text(0.5, 0.55, word, ha="center", va="center", fontsize=34, color="#000000", alpha=0.07, rotation=20, weight="bold")
+        figure.text(
+            0.5, 0.55, word, ha="center", va="center", fontsize=34, color="#000000", alpha=0.07, rotation=20, weight="bold"
+        )
         figure.text(0.995, 0.995, word, ha="right", va="top", fontsize=7, color="#B00020", weight="bold")
 
 
 def save(figure: Figure, folder: str | Path, name: str) -> None:
     """Write pdf, svg and png without dates or versions: a figure that did not change has the same bytes."""
-    for suffix, metadata in (("pdf", {"CreationDate": None, "Producer": None, "Creator": None}), ("svg", {"Date": None}), ("png", {"Software": None})):
+    for suffix, metadata in (
+        ("pdf", {"CreationDate": None, "Producer": None, "Creator": None}),
+        ("svg", {"Date": None}),
+        ("png", {"Software": None}),
+    ):
         with replace_file(Path(folder) / f"{name}.{suffix}") as temporary:
             figure.savefig(temporary, metadata=metadata)

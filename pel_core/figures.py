@@ -64,7 +64,9 @@ def bar_figure(study: Study, name: str) -> BarFigure:
     path = artefact.cells[0].value
     metric = METRICS.get(path.removeprefix("metrics."))
     axis = entry.get("axis") or (metric.label if metric else path)
-    return BarFigure(artefact.title, axis, bars, series, _notes(entry, artefact.seeds, runs), artefact.banner, entry.get("digits", 1))
+    return BarFigure(
+        artefact.title, axis, bars, series, _notes(entry, artefact.seeds, runs), artefact.banner, entry.get("digits", 1)
+    )
 
 
 def _notes(entry: Mapping, seeds: Sequence[int], runs: Mapping[str, Record]) -> list[str]:

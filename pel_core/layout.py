@@ -153,7 +153,9 @@ def check_method(method: str) -> None:
             raise unknown("method", match["name"], METHODS, f"(in '{method}')" if part != method else "")
 
 
-def grid(stage: Stage, seeds: Iterable[int], where: Selection, rows: list[Selection], columns: list[Selection]) -> tuple[Cell, ...]:
+def grid(
+    stage: Stage, seeds: Iterable[int], where: Selection, rows: list[Selection], columns: list[Selection]
+) -> tuple[Cell, ...]:
     """All cells of rows x columns, row by row.
 
     Raises:

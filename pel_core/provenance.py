@@ -14,9 +14,10 @@ from typing import Any
 
 from pel_core.backbones import BACKBONES
 from pel_core.datasets import FORMAT, LongTailed, expand_root
+from pel_core.demo.stand_ins import STAND_INS
 from pel_core.errors import PelError, unknown
 from pel_core.results import METRICS
-from pel_core.spec import DEFAULTS, EVALUATION, RunSpec
+from pel_core.spec import DEFAULTS, ENGINE, EVALUATION, RunSpec
 
 END = 32 * 2**20  # bytes hashed at either end of a large file
 
@@ -64,7 +65,11 @@ def data_params(base: str, datasets: Mapping[str, LongTailed], config: Mapping[s
         raise unknown("data set", base, datasets)
     entry = datasets[base]
     plain = {key: value for key, value in _departing(entry).items() if key not in ("root", "recipe")}
-    return canonical({"format": FORMAT, "entry": plain, "lists": _list_prints(base, entry, config)})
+    source: Any = _list_prints(base, entry, config)
+    if entry.kind == "rendered":  # a change of the renderer itself raises the engine
+        world = {key: value for key, value in asdict(STAND_INS[base]).items() if key != "recipe"}
+        source = {"engine": ENGINE, "world": world}
+    return canonical({"format": FORMAT, "entry": plain, "source": source})
 
 
 def backbone_params(name: str, weights: str | None = None) -> str:
@@ -86,7 +91,9 @@ def _weight_files(name: str, given: str | None) -> list[Path]:
         return []
     path = Path(given) if given is not None else Path(__file__).parent / BACKBONES[name].arch
     # Of a model folder, what is read: not its card.
-    return sorted(item for item in path.rglob("*") if item.suffix in (".safetensors", ".json", ".gz")) if path.is_dir() else [path]
+    return (
+        sorted(item for item in path.rglob("*") if item.suffix in (".safetensors", ".json", ".gz")) if path.is_dir() else [path]
+    )
 
 
 def _list_prints(base: str, entry: LongTailed, config: Mapping[str, Any]) -> dict[str, str]:

@@ -20,7 +20,9 @@ def _head(spec: Mapping[str, Any]) -> str:
 
 
 def _batch(spec: Mapping[str, Any]) -> str:
-    return f"{spec['batch_size']}" + (f" in {spec['accumulate']} parts ({spec['accumulation']})" if spec["accumulate"] > 1 else "")
+    return f"{spec['batch_size']}" + (
+        f" in {spec['accumulate']} parts ({spec['accumulation']})" if spec["accumulate"] > 1 else ""
+    )
 
 
 def _init(spec: Mapping[str, Any]) -> str:

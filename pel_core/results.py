@@ -73,7 +73,9 @@ def read_result(results: str | Path, spec: RunSpec, accept: Collection[str] = ()
     """
     path = metrics_file(results, spec.slug)
     if not path.is_file():
-        raise PelError(f"the run {spec.slug} has no result: {path} is missing. Make it with: snakemake --cores 1 --resources gpu=1 '{path}'")
+        raise PelError(
+            f"the run {spec.slug} has no result: {path} is missing. Make it with: snakemake --cores 1 --resources gpu=1 '{path}'"
+        )
     record = read_json(path)
     if reason := complaint(record, spec, accept):
         raise PelError(f"{path}: {reason}")

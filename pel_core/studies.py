@@ -110,7 +110,12 @@ class Study:
         """An artefact's own resolved declaration: a changed label redraws it alone."""
         artefact = self.artefact(name)
         cells = [] if artefact.kind == "map" else [[cell.row, cell.column, cell.value, *cell.slugs] for cell in artefact.cells]
-        drawn: dict[str, Any] = {"kind": artefact.kind, "title": artefact.title, "declaration": artefact.declaration, "cells": cells}
+        drawn: dict[str, Any] = {
+            "kind": artefact.kind,
+            "title": artefact.title,
+            "declaration": artefact.declaration,
+            "cells": cells,
+        }
         drawn |= {"banner": artefact.banner, "accept": [slug for slug in self.accept if slug in artefact.specs]}
         if artefact.kind == "map":
             drawn["models"] = [provenance.train_params(cell.specs[0], ENGINE) for cell in artefact.cells]
@@ -138,7 +143,11 @@ class Study:
         """The prepared files a run reads: backbone, vit, data, and text where class names start the head or decide."""
         spec = self.spec(slug)
         base, folder = split_name(spec.dataset)[0], f"{self.results}/backbones/{spec.backbone}"
-        files = {"backbone": f"{folder}/backbone.json", "vit": f"{folder}/vit.safetensors", "data": f"{self.results}/data/{base}/data.json"}
+        files = {
+            "backbone": f"{folder}/backbone.json",
+            "vit": f"{folder}/vit.safetensors",
+            "data": f"{self.results}/data/{base}/data.json",
+        }
         if spec.init == "text" or not spec.trains:
             files["text"] = f"{self.results}/text/{spec.backbone}/{base}.{spec.prompt}.safetensors"
         return files
@@ -237,7 +246,9 @@ def _stage(content: Mapping[str, Any], values: Mapping[str, Any], path: Path) ->
     return Stage(titles, data, datasets, values["backbone"], tuple(values["seeds"]), values.get("recipe", {}))
 
 
-def _artefacts(content: Mapping[str, Any], values: Mapping[str, Any], stage: Stage, path: Path) -> tuple[dict[str, Artefact], dict[str, str]]:
+def _artefacts(
+    content: Mapping[str, Any], values: Mapping[str, Any], stage: Stage, path: Path
+) -> tuple[dict[str, Artefact], dict[str, str]]:
     banner = (values.get("mark", ""), values.get("notice", ""))
     made: dict[str, Artefact] = {}
     left_out: dict[str, str] = {}
@@ -256,7 +267,11 @@ def _artefacts(content: Mapping[str, Any], values: Mapping[str, Any], stage: Sta
     if claims := _claims(content, stage, path):
         cells = tuple(cell for claim in claims for part in claim.parts for pair in part.pairs for cell in pair)
         if cells:
-            declaration = {"claims": content["claims"], "reported": content.get("reported"), "comparable": values.get("comparable", True)}
+            declaration = {
+                "claims": content["claims"],
+                "reported": content.get("reported"),
+                "comparable": values.get("comparable", True),
+            }
             made["claims"] = Artefact("claims", "claims", "The report's conclusions", declaration, cells, banner, claims)
         else:
             left_out["claims"] = "the config plays none of their roles"

@@ -17,7 +17,12 @@ from pel_core.studies import Study
 
 Record = Mapping[str, Any]
 INFO = ("backbone", "parameters", "epochs")  # the leading columns unless a table says otherwise
-INFO_LABELS = {"backbone": "Backbone", "parameters": "Learnable Param.", "parameters_with_head": "Param. with head", "epochs": "#Epochs"}
+INFO_LABELS = {
+    "backbone": "Backbone",
+    "parameters": "Learnable Param.",
+    "parameters_with_head": "Param. with head",
+    "epochs": "#Epochs",
+}
 
 
 @dataclass(frozen=True)
@@ -211,14 +216,17 @@ def table_tex(grid: Grid) -> str:
     small = [tex_text(line) for line in ([grid.banner[1]] if grid.banner[1] else []) + [grid.recipe, *grid.notes]]
     lines = [f"% {grid.title}", r"% needs \usepackage{booktabs}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
     if grid.banner[0]:
-        lines += [rf"\multicolumn{{{len(header)}}}{{c}}{{\textbf{{{tex_text(grid.banner[0])}}}: not for comparison}} \\", r"\midrule"]
+        lines += [
+            rf"\multicolumn{{{len(header)}}}{{c}}{{\textbf{{{tex_text(grid.banner[0])}}}: not for comparison}} \\",
+            r"\midrule",
+        ]
     lines += [" & ".join(map(tex_text, header)) + r" \\", r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
     lines += [r"\par\smallskip", r"{\footnotesize\raggedright", *(rf"{line}\par" for line in small), "}"]
     return "\n".join(lines) + "\n"
 
 
-TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "<": r"\textless{}",
-       ">": r"\textgreater{}", **{mark: f"\\{mark}" for mark in "&%$#_{}"}}  # fmt: skip
+TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--",
+       "<": r"\textless{}", ">": r"\textgreater{}", **{mark: f"\\{mark}" for mark in "&%$#_{}"}}  # fmt: skip
 
 
 def tex_text(text: str) -> str:

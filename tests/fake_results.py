@@ -43,10 +43,17 @@ def fake_metrics(spec: RunSpec) -> dict[str, Any]:
     base, ratio = split_name(spec.dataset)
     overall = LEVEL.get(base, 60.0) + EFFECT.get(spec.method, -2.0) + (5 - 0.03 * ratio if ratio else 0)
     overall += 0.6 * fake_number(spec.slug, "overall")
-    metrics: dict[str, Any] = {name: None for name in METRICS}
+    metrics: dict[str, Any] = dict.fromkeys(METRICS)
     for name, offset in {"overall": 0, "head": 3, "med": -1, "tail": -5, "mean_class": -0.5, "macro_f1": -0.7}.items():
         metrics[name] = round(overall + offset + 0.8 * fake_number(spec.slug, name), 4)
-    metrics |= {"error_rate": round(100 - metrics["overall"], 4), "worst_class": 12.5, "hmean": 61.0, "gmean": 66.0, "ece": 3.2, "nll": 0.9}
+    metrics |= {
+        "error_rate": round(100 - metrics["overall"], 4),
+        "worst_class": 12.5,
+        "hmean": 61.0,
+        "gmean": 66.0,
+        "ece": 3.2,
+        "nll": 0.9,
+    }
     return {**metrics, "per_class": [round(metrics["overall"], 2)] * 5, "null_reasons": {}}
 
 
@@ -61,7 +68,13 @@ def fake_record(spec: RunSpec) -> dict[str, Any]:
         "spec": spec.to_json(),
         "data": {"name": spec.dataset, "classes": classes, "train_images": 1000, "test_images": 800, "sha256": "0" * 64},
         "backbone": {"name": spec.backbone, "arch": spec.vit.arch, "sha256": "0" * 64, "layers": spec.vit.layers},
-        "parameters": {"learnable": learnable, "head": head, "learnable_with_head": learnable + head, "frozen": 10**6, "adapter_dim": 4},
+        "parameters": {
+            "learnable": learnable,
+            "head": head,
+            "learnable_with_head": learnable + head,
+            "frozen": 10**6,
+            "adapter_dim": 4,
+        },
         "metrics": fake_metrics(spec),
         "training": {"curve": [], "seconds": 5.0, "images_per_second": 1000.0, "peak_memory_mb": 500.0},
         "evaluation": {"tte": spec.tte, "seconds": 2.0, "images_per_second": 400.0, "peak_memory_mb": 500.0},

@@ -1,0 +1,149 @@
+"""Commands that draw: table, figure, compare, claims; and that tell: plan, status, show. ``cli.py`` takes COMMANDS from here."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from pel_core.config import shown
+from pel_core.errors import PelError
+from pel_core.files import write_text
+from pel_core.studies import Study, load
+
+Arguments = argparse.Namespace
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """The options that choose a study, as ``snakemake --config`` does."""
+    command.add_argument("--study", default="report", help="a name under workflow/config or a path (report)")
+    command.add_argument("--config", default="demo", help="a name under workflow/config or a path (demo)")
+    command.add_argument("--seeds", help="instead of the config's, e.g. 0,1,2")
+    command.add_argument("--results", help="the results folder, instead of the config's")
+    command.add_argument("--figures", help="the figures folder, instead of the config's")
+
+
+def open_study(arguments: Arguments) -> Study:
+    """The study that the options choose."""
+    chosen = {name: getattr(arguments, name) for name in ("seeds", "results", "figures")}
+    return load(arguments.study, arguments.config, **chosen)
+
+
+def table(arguments: Arguments) -> None:
+    """Make a table: csv, md, tex."""
+    from pel_core.tables import table_files
+
+    study = open_study(arguments)
+    _require(study, arguments.artefact, "table")
+    _write(study, arguments.artefact, table_files(study, arguments.artefact))
+
+
+def figure(arguments: Arguments) -> None:
+    """Draw a figure: pdf, svg, png."""
+    study = open_study(arguments)
+    _require(study, arguments.artefact, "bars", "map")
+    if study.artefact(arguments.artefact).kind == "map":
+        from pel_core.figure_map import save_map as draw
+    else:
+        from pel_core.figures import save_bars as draw
+    draw(study, arguments.artefact, study.figures)
+
+
+def compare(arguments: Arguments) -> None:
+    """Put every measured value beside the reported one: csv, md."""
+    from pel_core.compare import compare_files
+
+    study = open_study(arguments)
+    _write(study, "compare", compare_files(study))
+
+
+def claims(arguments: Arguments) -> None:
+    """Test the study's claims: csv, md."""
+    from pel_core.claims import claim_files
+
+    study = open_study(arguments)
+    _write(study, "claims", claim_files(study))
+
+
+def plan(arguments: Arguments) -> None:
+    """Say what is missing and what it will cost."""
+    from pel_core.plan import plan as words
+
+    print(words(open_study(arguments)))
+
+
+def status(arguments: Arguments) -> None:
+    """List every run: done, missing, or why its result cannot be used."""
+    from pel_core.plan import status as words
+
+    print(words(open_study(arguments)))
+
+
+def show(arguments: Arguments) -> None:
+    """Print the finished tables and say where everything is."""
+    print(show_text(open_study(arguments)))
+
+
+# The commands and their positional arguments.
+COMMANDS: tuple[tuple[Callable[[Arguments], None], tuple[str, ...]], ...] = (
+    (table, ("artefact",)),
+    (figure, ("artefact",)),
+    (compare, ()),
+    (claims, ()),
+    (plan, ()),
+    (status, ()),
+    (show, ()),
+)
+
+
+def show_text(study: Study) -> str:
+    """The study's tables as on paper, its verdicts, and where the files are; what is not made yet is named."""
+    parts, absent = [], []
+    for name, artefact in study.artefacts.items():
+        files = [Path(file) for file in study.files(name)]
+        if not all(file.is_file() for file in files):
+            absent.append(name)
+        elif artefact.kind == "table":
+            parts += [_screen(files[1].read_text(encoding="utf-8")), ""]
+        elif artefact.kind == "claims":
+            parts += [*_verdicts(files[1].read_text(encoding="utf-8")), ""]
+    folders = [f"{shown(study.results)}/tables", shown(study.figures), f"{shown(study.results)}/runs/<run>/metrics.json"]
+    parts += [f"Tables: {folders[0]}   Figures: {folders[1]}   Every run: {folders[2]}"]
+    parts += [f"Not made yet: {', '.join(absent)}. Run snakemake (or make study)."] if absent else []
+    return "\n".join(parts)
+
+
+def _screen(markdown: str) -> str:
+    """A Markdown table with its columns padded, so that it reads in a terminal; the data line is left out."""
+    lines = [line for line in markdown.splitlines() if line and not line.startswith(("Data: ", "Recipe: "))]
+    rows = [[cell.strip().replace("**", "") for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    widths = [max(len(row[i]) for row in rows if not row[i].startswith("---")) for i in range(len(rows[0]))]
+    shown_rows = iter(rows)
+    text = []
+    for line in lines:
+        if line.startswith("|"):
+            row = next(shown_rows)
+            rule = row[0].startswith("---")
+            cells = ["-" * width if rule else cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+            text.append("  ".join(cells).rstrip())
+        else:
+            text.append(line.removeprefix("## ").removeprefix("> ").replace("**", ""))
+    return "\n".join(text)
+
+
+def _verdicts(markdown: str) -> list[str]:
+    """The headings of claims.md, which carry the verdicts."""
+    return ["The report's conclusions here:"] + [
+        "  " + line.removeprefix("### ").replace("**", "") for line in markdown.splitlines() if line.startswith("### ")
+    ]
+
+
+def _require(study: Study, name: str, *kinds: str) -> None:
+    artefact = study.artefact(name)
+    if artefact.kind not in kinds:
+        made = ", ".join(other.name for other in study.artefacts.values() if other.kind in kinds)
+        raise PelError(f"'{name}' is of the kind {artefact.kind}; this command makes: {made or 'nothing here'}")
+
+
+def _write(study: Study, name: str, texts: dict[str, str]) -> None:
+    study.artefact(name)
+    for suffix, text in texts.items():
+        write_text(study.results / "tables" / f"{name}.{suffix}", text)
