@@ -129,7 +129,7 @@ def check_names(subject: Subject, report: Report, name: str, config: Mapping[str
     # One parameter can have two names in the reference (a LayerNorm's bias under bias and LN tuning together).
     twice = sum(own[ours].numel() for ours in subject.names.values() if ours in own and not ours.startswith("head."))
     for key, counts in {"n_tuner_params": (census["learnable"], twice), "n_head_params": (census["head"],)}.items():
-        expected = [config[key]] * (key in config) + [int(arrays[key])] * (key in arrays)
+        expected = [int(source[key]) for source in (config, arrays) if key in source]
         if expected:
             deviation = max(min(abs(count - number) for count in counts) for number in expected)
             report.measure(f"{name}: {key}", deviation, 0, f"found {counts[0]}, expected {expected[0]}")

@@ -100,7 +100,9 @@ def difference(found: Any, expected: Any, relative: bool = False) -> float:
     if expected.dtype.kind in "US":
         return float(np.sum(found != expected))
     found, expected = found.astype(np.float64), expected.astype(np.float64)
-    deviation = np.where((found == expected) | (np.isnan(found) & np.isnan(expected)), 0.0, np.abs(found - expected))
+    same = (found == expected) | (np.isnan(found) & np.isnan(expected))
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        deviation = np.where(same, 0.0, np.abs(found - expected))
     if relative:
         deviation = deviation / np.maximum(np.abs(expected), 1e-12)
     return float(deviation.max(initial=0.0))
