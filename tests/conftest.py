@@ -7,6 +7,11 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in sub
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Shared machines stall: a slow example is not a wrong one.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
 
 ROOT = Path(__file__).parents[1]
 

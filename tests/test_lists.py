@@ -48,7 +48,7 @@ def test_any_text_is_a_list_or_one_error(tmp_path, text):
         assert str(file) in str(error)
         return
     assert len(set(images.paths)) == len(images.paths) == len(images.labels) > 0
-    assert 0 <= images.labels.min() and images.labels.max() < 12
+    assert images.labels.min() >= 0 and images.labels.max() < 12
     for path in images.paths:
         assert not path.startswith("/") and ".." not in path.split("/")
 
