@@ -267,11 +267,7 @@ def given_root(base: str, entry: LongTailed, config: Mapping[str, Any]) -> str:
 
 
 def expand_root(root: str) -> str:
-    """A folder as the user gave it, with ``~`` and environment variables filled in.
-
-    Raises:
-        PelError: it names a variable that is not set.
-    """
+    """A folder as the user gave it, with ``~`` and environment variables filled in; a variable that is not set is an error."""
     path = os.path.expandvars(os.path.expanduser(root))
     if "$" in path:
         raise PelError(f"folder '{root}' names an environment variable that is not set")
