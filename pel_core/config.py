@@ -19,6 +19,9 @@ from pel_core.spec import DEFAULTS
 WORKFLOW = Path(__file__).resolve().parent.parent / "workflow"
 
 
+QUOTE = 'A text that holds a colon needs quotes: "adaptformer@-6:".'
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader that refuses a repeated key (YAML would keep the last, in silence) and reads 5e-4 as a number."""
 
@@ -72,7 +75,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise PelError(f"{path} does not exist") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PelError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise PelError(f"{path} is not valid YAML: {' '.join(str(error).split())}. {QUOTE}") from None
     except PelError as error:
         raise PelError(f"{path}: {error}") from None
     if not isinstance(content, dict):

@@ -86,8 +86,10 @@ class Study:
         return [f"{self.results}/tables/{name}.{suffix}" for suffix in suffixes]
 
     def targets(self) -> list[str]:
-        """Every file the study makes."""
-        return [file for name in self.artefacts for file in self.files(name)]
+        """Every file the study makes. The runs' results are named too, or Snakemake would not miss a deleted one."""
+        return [file for name in self.artefacts for file in self.files(name)] + [
+            str(metrics_file(self.results, slug)) for slug in self.specs
+        ]
 
     def inputs(self, name: str) -> list[str]:
         """The files an artefact is drawn from."""

@@ -1,0 +1,222 @@
+"""The workflow's promises, tested on Snakemake's own plans: what runs again after which change, and nothing else.
+
+A small study is built once with made-up results (tests/fake_results.py stands in for the engine); every test then asks for a
+dry run after one change. The engine itself is not imported, so this stays quick.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STUDY = """
+title: Small
+roles: {small: Toy}
+tables:
+  t1:
+    title: One
+    rows:
+      - {label: PEL, method: adaptformer}
+      - {label: SSF, method: ssf-ln}
+    columns:
+      - {label: "20", dataset: small-ir20, value: overall}
+      - {label: "10", dataset: small-ir10, value: overall}
+  t2:
+    title: Two
+    where: {dataset: small-ir20}
+    rows:
+      - {label: PEL, method: adaptformer}
+      - {label: Zero, method: zero-shot}
+    columns:
+      - {label: All, value: overall}
+      - {label: One crop, value: overall, tte: none}
+figures:
+  f1:
+    kind: bars
+    title: Bars
+    where: {dataset: small-ir20, value: overall}
+    bars:
+      - {label: ln, method: ssf-ln}
+claims:
+  c1:
+    statement: PEL is better than SSF
+    parts:
+      - {a: {method: adaptformer}, b: {method: ssf-ln}, over: [{dataset: small-ir20}], value: overall, expect: higher}
+"""
+CONFIG = """
+title: Toy
+backbone: toy
+seeds: [0]
+data: {small: toy}
+"""
+
+
+class Lab:
+    """A copy of the workflow beside a working folder with its own study and config."""
+
+    def __init__(self, folder: Path):
+        self.code, self.work = folder / "code", folder / "work"
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        path = (self.work if file in ("study.yaml", "config.yaml") else self.code) / file
+        text = path.read_text()
+        assert text.count(old) >= 1, f"{old!r} is not in {file}"
+        path.write_text(text.replace(old, new, 1))
+
+    def snakemake(self, *words: str, **config: str) -> subprocess.CompletedProcess:
+        settings = {"study": "study.yaml", "config": "config.yaml", **config}
+        command = [sys.executable, "-m", "snakemake", "-s", str(self.code / "Snakefile"), "--directory", str(self.work), *words]
+        command += ["--config", *(f"{key}={value}" for key, value in settings.items())]
+        environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PEL_DATA")}
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"
+        return subprocess.run(command, cwd=self.work, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+    def plan(self, *words: str, **config: str) -> list[str]:
+        """The jobs of a dry run, as ``rule wildcards``; a run's wildcard is its slug."""
+        done = self.snakemake("-n", *words, **config)
+        text = done.stdout + done.stderr
+        assert done.returncode == 0, text
+        jobs = []
+        for block in re.split(r"^(?=(?:local)?rule \w+:)", text, flags=re.M)[1:]:
+            rule = re.match(r"(?:local)?rule (\w+):", block)[1]
+            wildcards = re.search(r"^ +wildcards: (.*)$", block, flags=re.M)
+            values = [pair.split("=", 1)[1] for pair in wildcards[1].split(", ")] if wildcards else []
+            jobs.append(" ".join([rule, *values]))
+        return sorted(job for job in jobs if job != "all")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """The small study, built."""
+    folder = tmp_path_factory.mktemp("lab")
+    lab = Lab(folder)
+    lab.code.mkdir()
+    lab.work.mkdir()
+    ignore = shutil.ignore_patterns("__pycache__", "clip-mini", "conformance")
+    for name in ("Snakefile", "workflow", "pel_core"):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, lab.code / name, ignore=ignore)
+        else:
+            shutil.copy(source, lab.code / name)
+    shutil.copy(ROOT / "tests/fake_results.py", lab.code / "pel_core/__main__.py")
+    (lab.work / "study.yaml").write_text(STUDY)
+    (lab.work / "config.yaml").write_text(CONFIG)
+    first = Counter(job.split()[0] for job in lab.plan())
+    # adaptformer at two ratios and ssf-ln at two: four trainings, whatever shares them; each of t2's rows is evaluated twice.
+    assert first == {"backbone": 1, "data": 1, "text": 1, "train": 4, "evaluate": 7, "table": 2, "figure": 1, "summary": 1}
+    done = lab.snakemake("--cores", "2", "--resources", "gpu=2", "--quiet", "all")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture
+def lab(built, tmp_path) -> Lab:
+    """A copy of the built study that a test may change. Snakemake's records are of relative paths, so they hold there."""
+    shutil.copytree(built, tmp_path / "lab", copy_function=shutil.copy2)
+    return Lab(tmp_path / "lab")
+
+
+def test_nothing_runs_twice(lab):
+    assert lab.plan() == []
+
+
+def test_another_row_runs_its_own_runs(lab):
+    lab.edit(
+        "study.yaml", "- {label: SSF, method: ssf-ln}", '- {label: SSF, method: ssf-ln}\n      - {label: LN, method: "ln@-2:"}'
+    )
+    # ln@-2: is the last half of the toy backbone's four blocks.
+    runs = [f"toy-ir{ratio}.toy.ln@2:4.s0" for ratio in (10, 20)]
+    assert lab.plan() == [*(f"evaluate {run}" for run in runs), "table t1", *(f"train {run}" for run in runs)]
+
+
+def test_a_label_redraws_its_figure_alone(lab):
+    lab.edit("study.yaml", "label: ln,", "label: LayerNorm,")
+    assert lab.plan() == ["figure f1"]
+
+
+@pytest.mark.slow
+def test_a_title_redraws_its_table_alone(lab):
+    lab.edit("study.yaml", "title: Two", "title: The second")
+    assert lab.plan() == ["table t2"]
+
+
+def test_a_seed_runs_only_itself(lab):
+    jobs = lab.plan(seeds="0,1")
+    assert all(job.endswith(".s1") or ".s1." in job for job in jobs if job.startswith(("train", "evaluate")))
+    assert Counter(job.split()[0] for job in jobs) == {"train": 4, "evaluate": 7, "table": 2, "figure": 1, "summary": 1}
+
+
+def test_a_value_that_is_stored_costs_no_run(lab):
+    lab.edit(
+        "study.yaml", '{label: "10", dataset: small-ir10, value: overall}', "{label: F1, dataset: small-ir20, value: macro_f1}"
+    )
+    assert lab.plan() == ["table t1"]
+
+
+def test_a_new_metric_evaluates_and_trains_nothing(lab):
+    lab.edit("pel_core/results.py", '"overall": Metric(', '"new": Metric("New"),\n    "overall": Metric(')
+    assert Counter(job.split()[0] for job in lab.plan()) == {"evaluate": 7, "table": 2, "figure": 1, "summary": 1}
+
+
+def test_another_engine_runs_everything_but_the_preparation(lab):
+    lab.edit("pel_core/spec.py", "ENGINE = 1", "ENGINE = 2")
+    assert Counter(job.split()[0] for job in lab.plan()) == {"train": 4, "evaluate": 7, "table": 2, "figure": 1, "summary": 1}
+
+
+def test_a_recipe_runs_what_it_concerns(lab):
+    ssf = '"scale and shift after both LayerNorms (Lian et al. 2022)",'
+    lab.edit("pel_core/methods.py", ssf, f'{ssf}\n        recipe={{"lr": 0.02}},\n        attach=')
+    runs = [f"toy-ir{ratio}.toy.ssf-ln.s0" for ratio in (10, 20)]
+    drawn = ["figure f1", "summary claims", "table t1"]
+    assert lab.plan() == sorted([*(f"{rule} {run}" for rule in ("evaluate", "train") for run in runs), *drawn])
+
+
+def test_a_field_with_a_default_and_comments_run_nothing(lab):
+    lab.edit("pel_core/spec.py", "    vpt_len: int = 10\n", "    vpt_len: int = 10\n    knob: float = 0.5\n")
+    lab.edit("workflow/rules/train.smk", "# One training run", "# Just one training run")
+    lab.edit("study.yaml", "title: Small", "title: Small # a remark")
+    assert lab.plan() == []
+
+
+def test_prepared_again_with_the_same_content_runs_nothing(lab):
+    path = lab.work / "results/data/toy/data.json"
+    os.utime(path, (path.stat().st_mtime + 100,) * 2)
+    assert lab.plan() == []
+
+
+def test_a_lost_run_is_made_again_alone(lab):
+    shutil.rmtree(lab.work / "results/runs/toy-ir20.toy.ssf-ln.s0")
+    run = "toy-ir20.toy.ssf-ln.s0"
+    assert lab.plan() == [f"evaluate {run}", "figure f1", "summary claims", "table t1", f"train {run}"]
+
+
+@pytest.mark.parametrize(
+    ("edit", "settings", "words"),
+    [
+        (("study.yaml", "method: ssf-ln}", "method: sff-ln}"), {}, ["study.yaml", "tables.t1", "sff-ln", "ssf-ln"]),
+        (None, {"seed": "1"}, ["'seed'", "'seeds'"]),
+    ],
+)
+def test_a_slip_is_one_clear_error_before_anything_is_planned(lab, edit, settings, words):
+    if edit:
+        lab.edit(*edit)
+    done = lab.snakemake("-n", **settings)
+    text = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert all(word in text for word in words), text
+    assert "Job stats" not in text
+
+
+@pytest.mark.slow
+def test_an_undeclared_run_is_refused_by_name(lab):
+    done = lab.snakemake("-n", "results/runs/toy-ir20.toy.adaptfomer.s0/metrics.json")
+    assert done.returncode != 0
+    assert "adaptfomer" in done.stdout + done.stderr
+    assert "adaptformer" in done.stdout + done.stderr
