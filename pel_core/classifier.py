@@ -48,6 +48,7 @@ class Classifier(nn.Module):
         for name, parameter in own.items():
             if parameter.shape != state[name].shape:
                 raise PelError(f"the checkpoint's '{name}' is {tuple(state[name].shape)}, expected {tuple(parameter.shape)}")
+        for name, parameter in own.items():
             parameter.copy_(state[name])
 
     def census(self) -> dict[str, Any]:

@@ -118,6 +118,7 @@ class LADE(nn.Module):
         self.register_buffer("shift", torch.log(uniform + 1e-9) - torch.log(prior.probabilities + 1e-9))
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        logits = logits.float()  # 1e-8 is zero in fp16, and an absent class would be 0 / 0
         own_BC = F.one_hot(labels, logits.shape[-1]).to(logits.dtype)
         own_C = (logits * own_BC).sum(0) / (own_BC.sum(0) + 1e-8)
         all_C = torch.logsumexp(logits + self.shift, 0) - torch.log(torch.tensor(float(len(labels))))

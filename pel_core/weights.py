@@ -61,7 +61,9 @@ def rename(state: Mapping[str, Tensor], names: Sequence[tuple[str, str]]) -> Sta
     renamed = {}
     for key, value in state.items():
         if new := rename_key(key, names):
-            renamed[new] = value.float().reshape(value.shape[-2:]) if new == "pos" else value.float()
+            # Copies: the ViT takes these tensors as its own, and training must not write into the caller's.
+            copy = value.detach().float().clone()
+            renamed[new] = copy.reshape(copy.shape[-2:]) if new == "pos" else copy
         elif not re.fullmatch(IGNORED, key):
             raise PelError(f"the image tower has a weight '{key}' that this ViT has no place for; it is of another kind")
     renamed["cls"] = renamed["cls"].flatten()
@@ -184,11 +186,12 @@ def load_open_clip(name: str, weights: str | None = None, cache_dir: str | None 
         model = open_clip.create_model(entry.arch, precision="fp32", device="cpu")
     if not path.is_file():
         raise PelError(f"the weights file '{path}' of {name} does not exist")
-    state = read_state(path)
+    state, own = read_state(path), model.state_dict()
     try:
-        model.load_state_dict({key: value for key, value in state.items() if key in model.state_dict() or "." in key})
+        model.load_state_dict({key: value for key, value in state.items() if key in own or "." in key})
     except RuntimeError as error:
-        raise PelError(f"'{path}' does not hold the weights of {entry.arch}: {error}") from None
+        reason = " ".join(str(error).split())[:300]
+        raise PelError(f"'{path}' does not hold the weights of {entry.arch}: {reason}") from None
     act = type(model.visual.transformer.resblocks[0].mlp.gelu).__name__
     if (act == "QuickGELU") != entry.quick_gelu:
         raise PelError(f"{name}: open_clip built {act}, expected {'QuickGELU' if entry.quick_gelu else 'GELU'}")
@@ -230,7 +233,10 @@ def read_state(path: str | Path) -> State:
     except (OSError, RuntimeError, SafetensorError, ValueError, EOFError) as error:
         raise PelError(f"'{path}' is no readable weights file: {str(error).splitlines()[0]}") from None
     except Exception as error:  # pickle.UnpicklingError: torch refuses what is not tensors
-        raise PelError(f"'{path}' is refused: it holds more than tensors ({type(error).__name__}); save a plain state dict") from None
+        kind = type(error).__name__
+        raise PelError(f"'{path}' is refused: it is no weights file, or holds more than tensors ({kind}); save a plain state dict") from None
+    if not isinstance(state, Mapping):
+        raise PelError(f"'{path}' holds a {type(state).__name__}, expected a state dict")
     state = state.get("state_dict", state)
     return {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
 

@@ -1,0 +1,400 @@
+"""Every method trains exactly what it says and composes with every other; the tests run over the registries."""
+
+from itertools import combinations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from pel_core import surgery
+from pel_core.classifier import Classifier
+from pel_core.deltas import DELTAS, Place, Sparse
+from pel_core.errors import PelError
+from pel_core.heads import HEADS
+from pel_core.methods import METHODS, Attach, Method, Part, parse_method
+from pel_core.surgery import WRAPS, apply, auto_adapter_dim, auto_mask_ratio
+from pel_core.vit import ViT
+
+LAYERS, WIDTH, RANK, PROMPTS, RATIO = 3, 32, 3, 2, 0.1
+TUNING = [name for name, method in METHODS.items() if method.blocks != "none"]
+RANGED = [name for name, method in METHODS.items() if method.blocks == "any"]
+PAIRS = [(a, b) for a, b in combinations(TUNING, 2) if b not in METHODS[a].excludes]
+# These start as random perturbations (scale and shift) or as random tokens; every other method starts as the identity.
+NOT_IDENTITY = {"ssf-ln", "ssf-attn", "ssf-mlp", "vpt-shallow", "vpt-deep"}
+D, R = WIDTH, RANK
+BOTTLENECK = 2 * D * R + R + 3 * D
+MATRICES = {"attn.qkv": (3 * D, D), "attn.proj": (D, D), "ffn.fc1": (4 * D, D), "ffn.fc2": (D, 4 * D)}
+BLOCK = sum(rows * columns + rows for rows, columns in MATRICES.values()) + 4 * D
+# Parameters of one block, in closed form.
+COUNTS = {
+    "mask": sum(int(RATIO * rows * (columns + 1)) for rows, columns in MATRICES.values()),
+    "lora": 4 * D * R,
+    "lora-mlp": 5 * D * R,
+    "ssf-ln": 4 * D,
+    "ssf-attn": 8 * D,
+    "ssf-mlp": 10 * D,
+    "adapter": BOTTLENECK,
+    "adaptformer": BOTTLENECK + 1,
+    "vpt-shallow": PROMPTS * D,
+    "vpt-deep": PROMPTS * D,
+    "ln": 4 * D,
+    "bias": 11 * D,
+    "full": BLOCK,
+}
+BOTTLENECK_NAMES = [f"ffn.{name}" for name in ("norm.weight", "norm.bias", "down.weight", "down.bias", "up.weight", "up.bias")]
+SCALE_SHIFT = ("scale", "shift")
+# What one block trains, in the method's own names (``METHOD.BLOCK.`` before them) or the backbone's (``blocks.BLOCK.``).
+NAMES = {
+    "mask": [f"{site}.{part}" for site in MATRICES for part in ("weight", "bias")],
+    "lora": [f"attn.qkv.{part}.{index}" for part in ("down", "up") for index in (0, 1)],
+    "lora-mlp": ["ffn.fc1.down.0", "ffn.fc1.up.0"],
+    "ssf-ln": [f"{site}.{part}" for site in ("attn.norm", "ffn.norm") for part in SCALE_SHIFT],
+    "ssf-attn": [f"{site}.{part}" for site in ("attn.qkv", "attn.proj") for part in SCALE_SHIFT],
+    "ssf-mlp": [f"{site}.{part}" for site in ("ffn.fc1", "ffn.fc2") for part in SCALE_SHIFT],
+    "adapter": BOTTLENECK_NAMES,
+    "adaptformer": [*BOTTLENECK_NAMES, "ffn.scale"],
+    "vpt-shallow": ["prompt"],
+    "vpt-deep": ["prompt"],
+    "ln": [f"{site}.norm.{part}" for site in ("attn", "ffn") for part in ("weight", "bias")],
+    "bias": [f"{site}.bias" for site in (*MATRICES, "attn.norm", "ffn.norm")],
+    "full": [f"{site}.{part}" for site in (*MATRICES, "attn.norm", "ffn.norm") for part in ("weight", "bias")],
+}
+
+
+def toy_vit(seed=1):
+    torch.manual_seed(seed)
+    vit = ViT(layers=LAYERS, width=WIDTH, heads=2, patch=8, resolution=16, quick_gelu=True).eval()
+    for parameter in vit.parameters():  # no zeros, so that weight decay alone moves whatever trains
+        nn.init.normal_(parameter, 1 if parameter.ndim == 1 else 0, 0.2)
+    return vit
+
+
+def tune(method, vit=None, **options):
+    vit = vit or toy_vit()
+    choices = {"adapter_dim": RANK, "vpt_len": PROMPTS, "mask_ratio": RATIO, **options}
+    parts = method if isinstance(method, tuple) else parse_method(method, LAYERS)
+    return vit, apply(vit, parts, **choices)
+
+
+def classifier(method, seed=0):
+    vit, tuned = tune(method, seed=seed)
+    return Classifier(vit, HEADS["cosine"](WIDTH, 5, 25.0, torch.Generator().manual_seed(0)), tuned)
+
+
+def images(count=4):
+    return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def steps(model, count=2):
+    """SGD with momentum and weight decay on the trainable parameters."""
+    optimizer = torch.optim.SGD(model.trainable().values(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    for _ in range(count):
+        optimizer.zero_grad()
+        F.cross_entropy(model(images()), torch.arange(4)).backward()
+        optimizer.step()
+
+
+def expected_names(method, blocks):
+    own = METHODS[method].train
+    return {f"{'blocks' if own else method}.{block}.{name}" for block in blocks for name in NAMES[method]}
+
+
+def test_the_tables_of_this_file_cover_the_registry():
+    assert set(COUNTS) == set(NAMES) == set(TUNING)
+
+
+@pytest.mark.parametrize("method", TUNING)
+def test_names_and_counts(method):
+    _, tuned = tune(method)
+    blocks = range(1 if METHODS[method].blocks == "first" else LAYERS)
+    names = [entry.name for entry in tuned]
+    assert len(names) == len(set(names))
+    assert set(names) == expected_names(method, blocks)
+    assert sum(entry.parameter.numel() for entry in tuned) == COUNTS[method] * len(blocks)
+    assert {entry.method for entry in tuned} == {method}
+
+
+@pytest.mark.parametrize("method", TUNING)
+def test_exactly_what_is_named_trains_and_nothing_else_changes(method):
+    model = classifier(method)
+    trained = {id(parameter) for parameter in model.trainable().values()}
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    assert {id(value) for value in model.parameters() if value.requires_grad} == trained
+    steps(model)
+    for name, value in model.named_parameters():
+        assert torch.equal(value, before[name]) != (id(value) in trained), name
+    assert all(torch.equal(value, buffers[name]) for name, value in model.named_buffers())
+
+
+@pytest.mark.parametrize("method", TUNING)
+def test_identity_at_initialisation(method):
+    plain = toy_vit()(images())
+    vit, _ = tune(method)
+    moved = (vit(images()) - plain).abs().max() > 1e-5
+    assert bool(moved) == (method in NOT_IDENTITY)
+
+
+@pytest.mark.parametrize("method", RANGED)
+def test_a_block_range_touches_these_blocks_only(method):
+    vit, tuned = tune(f"{method}@1:2")
+    assert {entry.name for entry in tuned} == expected_names(method, [1])
+    assert {entry.block for entry in tuned} == {1}
+    for block in (vit.blocks[0], vit.blocks[2]):
+        assert not any(isinstance(module, surgery.Wrapped) for module in block.modules())
+        assert not any(parameter.requires_grad for parameter in block.parameters())
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_every_two_methods_compose(first, second):
+    model = classifier(f"{first}+{second}")
+    names = {entry.name for entry in model.tuned}
+    separate = [expected_names(name, range(1 if METHODS[name].blocks == "first" else LAYERS)) for name in (first, second)]
+    assert names == separate[0] | separate[1]
+    F.cross_entropy(model(images()), torch.arange(4)).backward()
+    unreached = {name for name, value in model.trainable().items() if value.grad is None}
+    assert not unreached
+    other = classifier(f"{second}+{first}")
+    assert torch.equal(model(images()), other(images()))
+    assert model.trainable().keys() == other.trainable().keys()
+
+
+def test_every_method_at_once_in_any_order():
+    stack = [name for name in TUNING if name != "vpt-shallow"]
+    model, other = classifier("+".join(stack)), classifier("+".join(reversed(stack)))
+    assert torch.equal(model(images()), other(images()))
+    # "full" has every backbone parameter that "ln" and "bias" train; each counts once.
+    own = sum(COUNTS[name] for name in stack if name not in ("ln", "bias"))
+    assert model.census()["learnable"] == LAYERS * own == sum(model.census()["by_part"].values())
+
+
+def test_a_method_draws_the_same_start_whatever_it_is_stacked_with():
+    alone = {entry.name: entry.parameter for entry in tune("adaptformer")[1]}
+    stacked = {entry.name: entry.parameter for entry in tune("adaptformer+lora+vpt-deep")[1]}
+    assert all(torch.equal(stacked[name], value) for name, value in alone.items())
+
+
+@pytest.mark.parametrize("method", [name for name in TUNING if METHODS[name].attach])
+def test_the_seed_decides_the_start(method):
+    first, again, other = (torch.cat([entry.parameter.flatten() for entry in tune(method, seed=seed)[1]]) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert torch.equal(first, other) == (METHODS[method].draws == "mask")
+
+
+def test_several_attaches_on_one_site_stack(monkeypatch):
+    attach = (Attach("ffn", "beside", "adaptformer"), Attach("ffn", "after", "scale-shift"), Attach("ffn", "before", "scale-shift"))
+    monkeypatch.setitem(METHODS, "stacked", Method("test", attach))
+    vit, tuned = tune((Part("stacked", 0, 1),))
+    assert len(tuned) == 7 + 2 + 2
+    for entry in tuned:
+        nn.init.normal_(entry.parameter)
+    outer = vit.blocks[0].ffn
+    before, after, beside = outer.delta, outer.module.delta, outer.module.module.delta
+    plain, x = outer.module.module.module, torch.randn(2, 5, WIDTH)
+    torch.testing.assert_close(outer(x), after(plain(before(x)) + beside(before(x))))
+
+
+def test_a_site_inside_a_wrapped_module_is_still_found():
+    """SSF scales fc1 inside the feed-forward network that AdaptFormer wraps, whichever comes first."""
+    vit, _ = tune("adaptformer+ssf-mlp+vpt-deep")
+    block = vit.blocks[0].module
+    assert isinstance(block.ffn, WRAPS["beside"]) and isinstance(block.ffn.module.fc1, WRAPS["after"])
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        Method("test", (Attach("ffn", "after", "adapter"), Attach("ffn.fc3", "after", "adapter"))),
+        Method("test", train=(r"attn\.norm\.weight", r"ffn\.gate")),
+    ],
+)
+def test_a_mistake_leaves_the_model_as_it_was(monkeypatch, broken):
+    monkeypatch.setitem(METHODS, "broken", broken)
+    vit = toy_vit()
+    shape, flags = str(vit), [parameter.requires_grad for parameter in vit.parameters()]
+    with pytest.raises(PelError, match=r"(fc3.*it has .*ffn\.fc1)|(gate.*it has .*ffn\.fc1)"):
+        tune((Part("adaptformer", 0, 2), Part("broken", 0, 2)), vit)
+    assert str(vit) == shape and [parameter.requires_grad for parameter in vit.parameters()] == flags
+
+
+@pytest.mark.parametrize("method", TUNING)
+def test_compiles_as_one_graph(method):
+    torch.compiler.reset()
+    model = classifier(method)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    found = compiled(images())
+    torch.testing.assert_close(found, model(images()))
+    found.sum().backward()
+
+
+@pytest.mark.slow
+def test_a_large_stack_compiles_as_one_graph():
+    torch.compiler.reset()
+    model = classifier("+".join(name for name in TUNING if name != "vpt-shallow"))
+    torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="eager")(images()), model(images()))
+
+
+@pytest.mark.parametrize("method", TUNING)
+def test_a_checkpoint_restores_the_model(method):
+    trained, fresh = classifier(method), classifier(method, seed=1)
+    steps(trained)
+    state = trained.trainable_state()
+    fresh.load_trainable(state)
+    assert torch.equal(fresh(images()), trained(images()))
+    steps(trained)
+    assert not torch.equal(state["head.weight"], trained.head.weight)  # the checkpoint is a copy
+
+
+def spoil(state, how):
+    if how == "missing":
+        del state["adaptformer.0.ffn.scale"]
+    elif how == "more":
+        state["adaptformer.9.ffn.scale"] = torch.ones(1)
+    else:
+        state["head.weight"] = torch.zeros(7, WIDTH)
+    return state
+
+
+@pytest.mark.parametrize(("how", "named"), [("missing", "0.ffn.scale"), ("more", "9.ffn.scale"), ("shape", "head.weight")])
+def test_a_checkpoint_of_another_run_is_refused_and_loads_nothing(how, named):
+    model, other = classifier("adaptformer"), classifier("adaptformer", seed=1)
+    before = model.trainable_state()
+    with pytest.raises(PelError, match=named):
+        model.load_trainable(spoil(other.trainable_state(), how))
+    assert all(torch.equal(value, before[name]) for name, value in model.trainable_state().items())
+
+
+def test_census():
+    model = classifier("adaptformer+ln")
+    census = model.census()
+    assert census["by_part"] == {"adaptformer": LAYERS * COUNTS["adaptformer"], "ln": LAYERS * COUNTS["ln"]}
+    assert census["head"] == 5 * WIDTH and census["learnable_with_head"] == census["learnable"] + 5 * WIDTH
+    total = sum(parameter.numel() for parameter in model.parameters())
+    assert census["frozen"] + census["learnable_with_head"] == total
+
+
+CLASSES = (100, 1000, 365, 8142)
+REPORT = {
+    "adaptformer": ("0.10", "0.62", "0.18", "4.75"),
+    "vpt-shallow+adaptformer@6:12": ("0.06", "0.32", "0.10", "2.38"),
+    "adaptformer@6:12": ("0.05", "0.31", "0.09", "2.37"),
+    "ln+adaptformer": ("0.14", "0.65", "0.21", "4.79"),
+}
+EXACT = {
+    "adaptformer": (101_436, 617_868, 175_212, 4_749_324),
+    "adaptformer@6:12": (50_718, 308_934, 87_606, 2_374_662),
+    "vpt-shallow+adaptformer@6:12": (58_398, 316_614, 95_286, 2_382_342),
+    "ln+adaptformer": (138_300, 654_732, 212_076, 4_786_188),
+    "lora": (147_456, 1_179_648, 294_912, 9_437_184),
+    **{name: (count,) * 4 for name, count in {"ssf-attn": 73_728, "ssf-ln": 36_864, "ssf-mlp": 92_160, "vpt-shallow": 7_680}.items()},
+    **{name: (count,) * 4 for name, count in {"vpt-deep": 92_160, "bias": 101_376, "ln": 36_864, "full": 85_054_464}.items()},
+}
+
+
+def count_at_full_size(method, classes):
+    """What trains on ViT-B/16; without memory for its 86 million weights."""
+    with torch.device("meta"):
+        vit = ViT(layers=12, width=768, heads=12, patch=16, resolution=224, quick_gelu=True)
+    tuned = apply(vit, parse_method(method, 12), adapter_dim=auto_adapter_dim(classes, 12))
+    return sum(entry.parameter.numel() for entry in tuned)
+
+
+@pytest.mark.parametrize("method", EXACT)
+def test_parameter_counts_of_the_report(method):
+    counts = [count_at_full_size(method, classes) for classes in CLASSES]
+    assert tuple(counts) == EXACT[method]
+    if method in REPORT:
+        assert tuple(f"{count / 1e6:.2f}" for count in counts) == REPORT[method]
+
+
+def test_the_image_tower_has_the_size_of_the_reference():
+    with torch.device("meta"):
+        vit = ViT(layers=12, width=768, heads=12, patch=16, resolution=224)
+    assert sum(parameter.numel() for parameter in vit.parameters()) == 86_192_640 - 768 * 512  # without the projection
+
+
+@pytest.mark.parametrize(
+    ("classes", "layers", "rank"),
+    [(10, 12, 1), (47, 12, 1), (48, 12, 2), (100, 12, 4), (365, 12, 8), (1000, 12, 32), (8142, 12, 256), (100, 24, 2), (1, 12, 1)],
+)
+def test_automatic_rank(classes, layers, rank):
+    assert auto_adapter_dim(classes, layers) == rank
+
+
+@pytest.mark.parametrize(("classes", "ratio"), [(10, 0.001), (100, 0.001), (365, 0.003), (1000, 0.009), (8142, 0.073)])
+def test_automatic_mask_ratio(classes, ratio):
+    assert auto_mask_ratio(classes, 12, 768) == ratio
+
+
+def test_masks_come_from_one_generator_layer_by_layer():
+    vit, _ = tune("mask@1:", mask_seed=3)
+    draw = torch.Generator().manual_seed(3)
+    for block in vit.blocks[1:]:
+        for linear in (block.attn.qkv, block.attn.proj, block.ffn.fc1, block.ffn.fc2):
+            rows, columns = linear.module.weight.shape
+            flat = torch.zeros(rows * (columns + 1), dtype=torch.bool)
+            flat[torch.randperm(len(flat), generator=draw)[: int(RATIO * len(flat))]] = True
+            mask = flat.view(rows, columns + 1)
+            assert torch.equal(linear.delta.index_weight, mask[:, :-1].flatten().nonzero().flatten())
+            assert torch.equal(linear.delta.index_bias, mask[:, -1].nonzero().flatten())
+            assert torch.equal(linear.delta.weight, linear.module.weight[mask[:, :-1]])
+
+
+def place(**changes):
+    linear = nn.Linear(WIDTH, 3 * WIDTH)
+    values = {"module": linear, "width_in": WIDTH, "width_out": 3 * WIDTH, "tokens": 5, "patch": 8, "rank": RANK, "vpt_len": PROMPTS}
+    return Place(**{**values, "mask_ratio": RATIO, "draw": torch.Generator().manual_seed(0), **changes})
+
+
+OPTIONS = {"lora": {"parts": (True, False, True)}}
+
+
+@pytest.mark.parametrize("name", DELTAS)
+def test_a_delta_is_a_function_of_its_place_alone(name):
+    first, again = (DELTAS[name](place(module=linear), **OPTIONS.get(name, {})) for linear in [place().module] * 2)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+
+
+def test_initial_values_are_the_reference_s():
+    wide = place(width_in=600, width_out=600, rank=300, vpt_len=50)
+    down = DELTAS["adaptformer"](wide).down.weight
+    assert down.std().item() == pytest.approx((3 * 600) ** -0.5, rel=0.02)
+    lora = DELTAS["lora"](wide, parts=(True,))
+    assert lora.down[0].abs().max().item() == pytest.approx(300**-0.5, rel=0.01) and not lora.up[0].any()
+    ssf = DELTAS["scale-shift"](place(width_out=5000))
+    assert ssf.scale.mean().item() == pytest.approx(1, abs=2e-3) and ssf.scale.std().item() == pytest.approx(0.02, rel=0.1)
+    assert ssf.shift.mean().item() == pytest.approx(0, abs=2e-3) and ssf.shift.std().item() == pytest.approx(0.02, rel=0.1)
+    bound = DELTAS["prompt"](place(patch=16, width_in=768, vpt_len=20)).prompt.abs().max().item()
+    assert 0.0615 < bound <= 0.0625
+
+
+def test_lora_divides_by_its_rank_and_leaves_keys_alone():
+    delta = DELTAS["lora"](place(), parts=(True, False, True))
+    for up in delta.up:
+        nn.init.normal_(up)
+    x = torch.randn(2, WIDTH)
+    query, key, value = delta(x).chunk(3, -1)
+    torch.testing.assert_close(query, x @ delta.down[0] @ delta.up[0] / RANK)
+    torch.testing.assert_close(value, x @ delta.down[1] @ delta.up[1] / RANK)
+    assert not key.any()
+
+
+def test_prompts_replace_earlier_ones():
+    delta, x = DELTAS["prompt"](place()), torch.randn(2, 5 + 4, WIDTH)
+    out = delta(x)
+    assert out.shape == (2, 5 + PROMPTS, WIDTH)
+    assert torch.equal(out[:, :5], x[:, :5]) and torch.equal(out[1, 5:], delta.prompt)
+
+
+def test_sparse_weights_act_in_their_place():
+    linear = nn.Linear(6, 4)
+    delta = Sparse(place(module=linear, mask_ratio=0.5))
+    x = torch.randn(3, 6)
+    torch.testing.assert_close(delta(linear, x), linear(x))
+    assert len(delta.weight) + len(delta.bias) == 14
+    with torch.no_grad():
+        delta.weight.add_(1)
+    weight = linear.weight.detach().clone().flatten()
+    weight[delta.index_weight] += 1
+    torch.testing.assert_close(delta(linear, x), F.linear(x, weight.view(4, 6), linear.bias))
