@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pel_core import report
 from pel_core.errors import PelError
 
 Arguments = argparse.Namespace
@@ -93,6 +94,8 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--results", default="results", type=Path)
         sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
         sub.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's own choice)")
+    for function, positional in report.COMMANDS:
+        report.add_options(command(function, *positional))
     return root
 
 
