@@ -96,7 +96,11 @@ def validate(content: dict[str, Any], rules: dict[str, Any], path: str | Path) -
     """
     errors = list(jsonschema.Draft202012Validator(rules).iter_errors(content))
     if errors:
-        error = min(errors, key=lambda item: [str(part).zfill(4) for part in item.absolute_path])
+        # A key that is not known first: the one that is missing is often the one that was meant.
+        error = min(
+            errors,
+            key=lambda item: ([str(part).zfill(4) for part in item.absolute_path], item.validator != "additionalProperties"),
+        )
         while error.context:  # anyOf, oneOf: the branch that came nearest
             error = jsonschema.exceptions.best_match(error.context) or error
         raise PelError(f"{path}: {_words(error)}")
