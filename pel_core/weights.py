@@ -6,6 +6,7 @@ there is a text tower) and ``backbone.json`` (how to build it, image statistics,
 
 import json
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -227,11 +228,13 @@ def read_state(path: str | Path) -> State:
         if path.suffix == ".safetensors":
             return load_file(path)
         try:
-            state = torch.jit.load(str(path), map_location="cpu").state_dict()
+            with warnings.catch_warnings(action="ignore"):  # OpenAI's files are what they are, deprecated or not
+                state = torch.jit.load(str(path), map_location="cpu").state_dict()
         except RuntimeError:  # not an archive of TorchScript
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, SafetensorError, ValueError, EOFError) as error:
-        raise PelError(f"'{path}' is no readable weights file: {str(error).splitlines()[0]}") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PelError(f"'{path}' is no readable weights file: {reason}") from None
     except Exception as error:  # pickle.UnpicklingError: torch refuses what is not tensors
         kind = type(error).__name__
         raise PelError(f"'{path}' is refused: it is no weights file, or holds more than tensors ({kind}); save a plain state dict") from None

@@ -183,7 +183,8 @@ def test_the_seed_decides_the_start(method):
 
 
 def test_several_attaches_on_one_site_stack(monkeypatch):
-    attach = (Attach("ffn", "beside", "adaptformer"), Attach("ffn", "after", "scale-shift"), Attach("ffn", "before", "scale-shift"))
+    deltas = {"beside": "adaptformer", "after": "scale-shift", "before": "scale-shift"}
+    attach = tuple(Attach("ffn", how, delta) for how, delta in deltas.items())
     monkeypatch.setitem(METHODS, "stacked", Method("test", attach))
     vit, tuned = tune((Part("stacked", 0, 1),))
     assert len(tuned) == 7 + 2 + 2
@@ -287,8 +288,14 @@ EXACT = {
     "vpt-shallow+adaptformer@6:12": (58_398, 316_614, 95_286, 2_382_342),
     "ln+adaptformer": (138_300, 654_732, 212_076, 4_786_188),
     "lora": (147_456, 1_179_648, 294_912, 9_437_184),
-    **{name: (count,) * 4 for name, count in {"ssf-attn": 73_728, "ssf-ln": 36_864, "ssf-mlp": 92_160, "vpt-shallow": 7_680}.items()},
-    **{name: (count,) * 4 for name, count in {"vpt-deep": 92_160, "bias": 101_376, "ln": 36_864, "full": 85_054_464}.items()},
+    "ssf-attn": (73_728,) * 4,
+    "ssf-ln": (36_864,) * 4,
+    "ssf-mlp": (92_160,) * 4,
+    "vpt-shallow": (7_680,) * 4,
+    "vpt-deep": (92_160,) * 4,
+    "bias": (101_376,) * 4,
+    "ln": (36_864,) * 4,
+    "full": (85_054_464,) * 4,
 }
 
 
@@ -316,7 +323,7 @@ def test_the_image_tower_has_the_size_of_the_reference():
 
 @pytest.mark.parametrize(
     ("classes", "layers", "rank"),
-    [(10, 12, 1), (47, 12, 1), (48, 12, 2), (100, 12, 4), (365, 12, 8), (1000, 12, 32), (8142, 12, 256), (100, 24, 2), (1, 12, 1)],
+    [(10, 12, 1), (47, 12, 1), (48, 12, 2), (100, 12, 4), (365, 12, 8), (1000, 12, 32), (8142, 12, 256), (100, 24, 2)],
 )
 def test_automatic_rank(classes, layers, rank):
     assert auto_adapter_dim(classes, layers) == rank
@@ -343,7 +350,8 @@ def test_masks_come_from_one_generator_layer_by_layer():
 
 def place(**changes):
     linear = nn.Linear(WIDTH, 3 * WIDTH)
-    values = {"module": linear, "width_in": WIDTH, "width_out": 3 * WIDTH, "tokens": 5, "patch": 8, "rank": RANK, "vpt_len": PROMPTS}
+    values = {"module": linear, "width_in": WIDTH, "width_out": 3 * WIDTH, "tokens": 5, "patch": 8, "rank": RANK}
+    values |= {"vpt_len": PROMPTS}
     return Place(**{**values, "mask_ratio": RATIO, "draw": torch.Generator().manual_seed(0), **changes})
 
 

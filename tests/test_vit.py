@@ -98,7 +98,7 @@ def test_both_ways_of_attention_agree():
 
 @pytest.mark.parametrize(
     ("method", "first"),
-    [("adaptformer@2:", 2), ("ln@1:2+adapter@2:", 1), ("vpt-shallow", 0), ("lora@2:", 2), ("full@1:", 1), ("mask@2:", 2), ("ssf-mlp@1:", 1)],
+    [("adaptformer@2:", 2), ("ln@1:2+adapter@2:", 1), ("vpt-shallow", 0), ("lora@2:", 2), ("full@1:", 1), ("mask@2:", 2)],
 )
 def test_no_graph_below_the_first_tuned_block(method, first):
     vit, graph = toy(), []
