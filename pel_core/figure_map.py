@@ -71,8 +71,9 @@ def draw_map(
         _panel(axes, [row for row in rows if row.method == method], method, sites, kinds, layers)
     for axes in panels[len(methods) :]:
         axes.set_axis_off()
-    for axes in grid[-1]:
+    for axes in panels[max(0, len(methods) - across) : len(methods)]:  # the lowest of each column
         axes.set_xlabel("block")
+        axes.tick_params(labelbottom=True)
     squares = [plt.Rectangle((0, 0), 1, 1, facecolor=COLOURS[i % len(COLOURS)]) for i in range(len(kinds))]
     squares.append(plt.Rectangle((0, 0), 1, 1, facecolor="#F0F0F0", edgecolor="#CCCCCC"))
     # The title's empty second line makes room for the legend.
@@ -119,7 +120,7 @@ def short(count: int) -> str:
     """A count in at most four letters: 8453 -> 8.5k."""
     for size, letter in ((10**6, "M"), (10**3, "k")):
         if count >= size:
-            return f"{count / size:.3g}{letter}" if count >= 100 * size else f"{count / size:.2g}{letter}"
+            return f"{count / size:.{0 if count >= 9.95 * size else 1}f}{letter}"
     return str(count)
 
 
