@@ -14,7 +14,8 @@ ARGS   := --study $(STUDY) --config $(CONFIG) $(if $(SEEDS),--seeds $(SEEDS))
 
 study: setup  ## train and evaluate what is missing, then build every table and figure
 	$(BIN)/python -m pel_core plan $(ARGS)
-	$(BIN)/snakemake --cores $(CORES) --resources gpu=$(GPUS) --config $(CHOICE)
+	$(BIN)/snakemake --cores $(CORES) --resources gpu=$(GPUS) $$(test -t 2 && echo --logger rich || echo --quiet rules reason host) \
+	    --config $(CHOICE)
 	$(BIN)/python -m pel_core show $(ARGS)
 
 plan: setup  ## what would run, and what it would cost
