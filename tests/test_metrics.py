@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from sklearn import metrics
 
 from pel_core.errors import PelError
 from pel_core.metrics import score
@@ -57,7 +58,6 @@ def test_any_finite_logits_have_scores(data, classes, images):
 
 @given(seed=st.integers(0, 10**6), classes=st.integers(2, 9))
 def test_macro_f1_and_recall_are_scikit_learns(seed, classes):
-    metrics = pytest.importorskip("sklearn.metrics")
     random = np.random.default_rng(seed)
     labels, predicted = random.integers(0, classes, (2, 40))
     result = score(one_hot(predicted, classes), labels, ["head"] * classes)
