@@ -143,3 +143,18 @@ def test_open_clip_loads_the_folder_and_shrinking_the_residual_changes_nothing()
         clip_files.shrink_residual(model, 2.0)
         after = model.encode_image(images, normalize=True)
     assert torch.cosine_similarity(before, after).min() > 0.9999
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_the_demo_shows_what_pel_is_about(name):
+    """The claims of docs/demo.md with slack, for one seed; there they are measured over five."""
+    from demo_behaviour import measure
+
+    zero, head, pel, ce = (measure(name, variant, 0) for variant in ("zero-shot", "head only", "PEL", "PEL, CE"))
+    chance = 100 / len(STAND_INS[name].classes)
+    assert 6 * chance < zero["five"] < 55
+    assert pel["five"] > zero["five"] + 8 and pel["five"] < 93
+    assert pel["five"] > head["five"] - 1
+    assert pel["tail"] > ce["tail"] + 8
+    assert pel["five"] > pel["one"] - 2

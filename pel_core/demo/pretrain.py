@@ -24,7 +24,7 @@ from pel_core.demo.world import MILD, Scenes, render
 
 PICTURES, SIDE, CROP = 120_000, 36, 32
 CAPTIONS_EACH = 2
-STEPS, BATCH, LEARNING_RATE, WEIGHT_DECAY, WARMUP = 1_600, 256, 2e-3, 0.1, 100
+STEPS, BATCH, LEARNING_RATE, WEIGHT_DECAY, WARMUP = 1_200, 256, 2e-3, 0.1, 100
 COOL_DOWN = 0.3               # share of the steps, at the end, over which the learning rate falls to 0
 WORDS_WEIGHT, WORDS_STEPS = 0.5, 600    # of the bag-of-words loss, falling to 0 over so many steps
 SCENE_SHARE, MANY_SHARE = 0.34, 0.10

@@ -85,8 +85,10 @@ def _objects(name: str, count: int, shapes: tuple[str, ...] = SHAPES, without: t
     return _pick(name, np.array(keep), count)
 
 
-_SHIFT = {"hue": 34.0, "hue_spread": 8.0, "turn": 90.0, "turn_spread": 50.0, "outline": .8, "hatch": .22, "stickers": (1.0, .4),
-              "sticker_radius": .26, "noise": .05}
+# A systematic shift, which adapters can undo: hues turn, objects and their patterns lie on their side, outlines are dark,
+# the picture is hatched; and distractors stick to the border.
+_SHIFT = {"hue": 34.0, "hue_spread": 8.0, "turn": 90.0, "turn_spread": 50.0, "outline": .8, "hatch": .22,
+          "stickers": (1.0, .4), "sticker_radius": .26, "noise": .05}
 _RECIPE = {"epochs": 3, "batch_size": 16, "lr": .01, "adapter_dim": 4, "crop_min_scale": .5, "expand": 4, "precision": "fp32"}
 
 _CIFAR = _objects("demo-cifar", 24)
@@ -97,7 +99,7 @@ _PLACES = _pick("demo-places", np.argwhere(HELD_OUT_SCENES), 24)
 STAND_INS: dict[str, StandIn] = {s.name: s for s in (
     StandIn("demo-cifar", "objects", _CIFAR, 20, 200, 20, {**_SHIFT, "downsample": 2}, _RECIPE),
     StandIn("demo-imagenet", "objects", _IMAGENET, 36, 150, 16, _SHIFT, _RECIPE, (3, 8)),
-    StandIn("demo-places", "scenes", _PLACES, 36, 150, 20, {**_SHIFT, "turn_spread": 30.0}, _RECIPE, (3, 8)),
+    StandIn("demo-places", "scenes", _PLACES, 36, 150, 20, {**_SHIFT, "roll": 90.0}, _RECIPE, (3, 8)),
     StandIn("demo-inat", "objects", _INAT, 36, 150, 8, _SHIFT, _RECIPE, (2, 6)),
 )}
 

@@ -71,6 +71,7 @@ class Style:
     hue_spread: float = 8.0
     turn: float = 0.0              # rotation of the objects
     turn_spread: float = 20.0
+    roll: float = 0.0              # rotation of the placement: the camera held askew
     position: float = .12          # jitter of the whole placement
     outline: float = .15           # darkness of a thin line around objects
     hatch: float = 0.0             # strength of diagonal lines over the picture
@@ -94,7 +95,7 @@ def _draw_nuisance(style: Style, n: int, rng: np.random.Generator) -> dict[str, 
     draws = {
         "hue": style.hue + style.hue_spread * spread(), "turn": style.turn + style.turn_spread * spread(),
         "shift": style.position * spread(2), "site_jitter": .035 * spread(SLOTS, 2), "radius": 1 + .12 * spread(),
-        "tilt": 8 * spread(), "spin": 180 * spread(), "phase": math.pi * spread(2), "mirror": np.sign(spread()),
+        "tilt": style.roll + 8 * spread(), "spin": 180 * spread(), "phase": math.pi * spread(2), "mirror": np.sign(spread()),
         "shade": .12 * spread(), "light_angle": math.pi * spread(), "light": style.light * rng.random(n),
         "tint": style.tint * spread(3), "contrast": 1 - style.contrast * rng.random(n),
         "sticker_on": rng.random((n, 2)) < np.array(style.stickers),
