@@ -15,7 +15,7 @@ from pel_core.spec import RunSpec
 from pel_core.studies import Study
 
 # Sites from the input of a block to its output; "" is the block itself, before which prompts are put.
-SITES = ("", "attn", "attn.norm", "attn.qkv", "attn.proj", "ffn", "ffn.norm", "ffn.fc1", "ffn.fc2")
+SITES = ("", "attn.norm", "attn.qkv", "attn.proj", "attn", "ffn.norm", "ffn.fc1", "ffn.fc2", "ffn")
 LIGHT = (1, 4, 6)  # colours of the palette on which black is easier to read than white
 SITE_NAMES = {"": "tokens", "ffn": "MLP branch", "attn": "attention branch"}
 

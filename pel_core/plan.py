@@ -1,7 +1,7 @@
 """What a study will run and what that costs, before anything starts. Torch-free."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from pel_core.sampling import long_tail_counts
 from pel_core.spec import RunSpec
 from pel_core.studies import Study
 
-CROPS = {"none": 1, "fivecrop": 5, "tencrop": 10}
+CROPS = {"none": 1, "fivecrop": 5, "tencrop": 10}  # views of an image; other ensembles say how many in the field crops
 # Images of the public data sets (training, test), for a plan made before they are prepared. CIFAR's pool has 500 a class.
 PUBLIC = {"imagenet-lt": (115_846, 50_000), "places-lt": (62_500, 36_500), "inat2018": (437_513, 24_426)}
 CIFAR = (100, 500, 10_000)  # classes, images a class, test images
@@ -60,6 +60,10 @@ def data_size(study: Study, name: str) -> tuple[int, int] | None:
     return PUBLIC.get(base)
 
 
+def _views(spec: Mapping[str, Any]) -> int:
+    return CROPS.get(spec["tte"]) or int(spec.get("crops", 1))
+
+
 def _pool(classes: int, largest: int, ratio: float | None) -> int:
     return int(long_tail_counts(classes, largest, ratio or 1).sum())
 
@@ -69,7 +73,7 @@ def work(study: Study, spec: RunSpec) -> Work | None:
     size = data_size(study, spec.dataset)
     if size is None:
         return None
-    train, test = spec.epochs * size[0] * spec.trains, CROPS[spec.tte] * size[1]
+    train, test = spec.epochs * size[0] * spec.trains, _views(spec.to_json()) * size[1]
     return Work(train, test, (2 * train + test) * forward_gflop(spec))
 
 
@@ -80,7 +84,7 @@ def rates(study: Study, backbone: str) -> tuple[float, float] | None:
         try:
             record = read_json(path)
             spec, data = record["spec"], record["data"]
-            images = {"training": spec["epochs"] * data["train_images"], "evaluation": CROPS[spec["tte"]] * data["test_images"]}
+            images = {"training": spec["epochs"] * data["train_images"], "evaluation": _views(spec) * data["test_images"]}
             for kind, count in images.items():
                 spent[kind][0] += record[kind]["seconds"]
                 spent[kind][1] += count

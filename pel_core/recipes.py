@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pel_core.backbones import BACKBONES
+from pel_core.spec import DEFAULTS
 
 Record = Mapping[str, Any]
 LOSSES = {"la": "logit adjustment", "ce": "cross-entropy", "focal": "focal", "ldam": "LDAM", "cb": "class-balanced",
@@ -50,6 +51,14 @@ WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 }
 
 
+# Fields that the words above or the lines below speak of, or that name the run; any other is told where it departs from
+# its code default, so that a new field is never silent.
+TOLD = frozenset(
+    "dataset backbone method seed resolution adapter_dim vpt_len loss tau head scale init prompt lr momentum weight_decay epochs "
+    "batch_size accumulate accumulation crop_min_scale precision tte expand split".split()
+)
+
+
 def recipe_line(records: Sequence[Record]) -> str:
     """``Recipe: loss logit adjustment (tau 1); classifier cosine (scale 25); ...``; values that differ are joined by " / "."""
     parts = [f"{label} {_joined(word(record['spec']) for record in records)}" for label, word in WORDS.items()]
@@ -58,6 +67,10 @@ def recipe_line(records: Sequence[Record]) -> str:
         parts.append(f"adapter dimension {_joined(map(_dimension, records))}")
     if any("vpt" in record["spec"]["method"] for record in records):
         parts.append(f"prompt length {_joined(str(record['spec']['vpt_len']) for record in records)}")
+    others = [name for name in DEFAULTS if name not in TOLD]
+    for name in others:
+        values = [str(record["spec"].get(name, DEFAULTS[name])) for record in records]
+        parts += [f"{name} {_joined(values)}"] if set(values) != {str(DEFAULTS[name])} else []
     parts.append(f"engine {_joined(str(record['engine']) for record in records)}")
     return f"Recipe: {'; '.join(parts)}."
 
