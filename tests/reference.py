@@ -47,6 +47,14 @@ class Tower:
         everything = {**(clip if family == "clip" else timm), **blocks}
         self.state = {key: self._value(key, shape, draw) for key, shape in everything.items()}
 
+    @classmethod
+    def of_clip(cls, state, layers, patch, pixels):
+        """The tower of an OpenAI-format state dict."""
+        width = len(state["visual.class_embedding"])
+        tower = cls("clip", layers, width, torch.Generator(), patch, pixels)
+        tower.state = {key: state[key] for key in tower.state}
+        return tower
+
     def block(self, i, name):
         if self.family == "clip":
             return f"visual.transformer.resblocks.{i}.{name}"

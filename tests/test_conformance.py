@@ -177,6 +177,7 @@ def test_a_folder_without_a_usable_index_fails(tmp_path, content, capsys):
     assert "FAILED" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_files_are_known_by_what_they_hold(tmp_path):
     """Renaming every file changes nothing."""
     folder = shutil.copytree(GOLDEN, tmp_path / "golden")

@@ -50,7 +50,7 @@ class Subject:
     def __init__(self, golden: Golden, name: str, config: Mapping[str, Any]):
         self.arrays = golden.arrays(str(config.get("file", f"cfg_{name}.npz")))
         values = self.arrays.under("param/")
-        asked = (config.get("options") or {}).get("backbone") or config.get("backbone")
+        asked = golden.named_by(config, "clip", "timm") or (config.get("options") or {}).get("backbone") or config.get("backbone")
         width = values["head.weight"].shape[-1] if "head.weight" in values else None
         self.backbone = golden.backbone(str(asked) if asked else None, width)
         vit, _ = golden.vit(self.backbone)
@@ -101,7 +101,8 @@ def check_config(golden: Golden, report: Report, name: str, config: Mapping[str,
     """All checks of one configuration."""
     subject = Subject(golden, name, config)
     arrays, classifier = subject.arrays, subject.classifier
-    images, labels, counts = golden.batch(arrays, classifier.vit, len(arrays["feature"]), subject.classes)
+    batch = golden.named_by(config, "batch")
+    images, labels, counts = golden.batch(arrays, classifier.vit, len(arrays["feature"]), subject.classes, batch)
     check_names(subject, report, name, config)
     check_masks(arrays, classifier.vit, report, name)
     atol = golden.tolerance("feature_logits")

@@ -1,7 +1,7 @@
 """A golden folder: its index, its arrays (with a memory of which were looked at), its backbones and batches."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +159,12 @@ class Golden:
             raise Unsupported(f"{len(files)} backbones fit{f' {asked}' if asked else ''}, expected one of {known}")
         return files[0]
 
+    def named_by(self, config: Mapping[str, Any], *kinds: str) -> str | None:
+        """The file of some kinds that a configuration names under whatever key, with or without its suffix."""
+        given = {**config, **(config.get("options") or {})}
+        words = [value for value in given.values() if isinstance(value, str)]
+        return next((file for file in self.files(*kinds) if file in words or Path(file).stem in words), None)
+
     def width(self, file: str) -> int:
         """D of a backbone file."""
         return len(self.arrays(file)["visual.class_embedding" if self.kind(file) == "clip" else "norm.weight"])
@@ -176,8 +182,10 @@ class Golden:
             return vit_from_timm(self.state(file), head_width), {}
         return vit_from_clip(self.state(file), head_width=head_width)
 
-    def batch(self, own: Arrays, vit: ViT, rows: int, classes: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Images, labels and class counts for a file: its own, or the one batch that fits.
+    def batch(
+        self, own: Arrays, vit: ViT, rows: int, classes: int | None = None, named: str | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, labels and class counts for a file: its own, the one that is named, or the one batch that fits.
 
         Args:
             rows: images in the batch. classes: length of its class counts, where that matters.
@@ -187,6 +195,8 @@ class Golden:
         """
         if all(name in own for name in ("images", "labels", "cls_num_list")):
             candidates = [own]
+        elif named:
+            candidates = [self.arrays(named)]
         else:
             candidates = [self.arrays(file) for file in self.files("batch")]
             shape = (rows, vit.resolution)

@@ -11,7 +11,7 @@ from pel_core.vit import ViT
 
 def check_masks(arrays: Arrays, vit: ViT, report: Report, name: str) -> None:
     """Which scalar weights sparse fine-tuning selects, bit for bit."""
-    found = arrays.match(r"mask/(?:tuner\.)?masked_linear_list\.(\d+)\.((?:attn|mlp)_(?:in|out))(.*)")
+    found = arrays.match(r"mask/(?:.*?\.)?(\d+)\.((?:attn|mlp)_(?:in|out))(.*)")
     if not found and not any(name.startswith("mask/") for name in arrays):
         return
     ours: dict[str, np.ndarray] = {}
@@ -48,7 +48,8 @@ def masks(path: str, delta: Sparse) -> dict[str, np.ndarray]:
 
 
 def same_mask(mask: np.ndarray, stored: np.ndarray) -> bool:
-    """Equal to a stored mask: plain, packed as one run of bits, or packed row by row."""
+    """Equal to a stored mask: plain, packed as one run of bits, or packed row by row, in either order of bits."""
     if stored.shape == mask.shape:
         return bool((stored.astype(bool) == mask).all())
-    return any(np.array_equal(np.packbits(mask, axis=axis), stored) for axis in (None, -1))
+    packings = [(axis, order) for axis in (None, -1) for order in ("big", "little")]
+    return any(np.array_equal(np.packbits(mask, axis=axis, bitorder=order), stored) for axis, order in packings)

@@ -31,6 +31,7 @@ FLAGS = {
 # "partial" means nothing to these: LayerNorm and bias tuning always take every block, shallow prompts the first.
 WHOLE = ("bias", "ln", "vpt-shallow")
 SETTINGS = ("partial", "vpt_len", "adapter_dim", "mask_ratio", "mask_seed", "classifier", "scale", "loss_type", "tau", "backbone")
+SETTINGS += ("lr", "momentum", "weight_decay")
 # Declared by the reference and read by nobody there (FIDELITY.md, wart 9).
 WITHOUT_EFFECT = ("adaptformer_scale",)
 CLASSIFIERS = {
