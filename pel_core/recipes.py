@@ -53,10 +53,13 @@ WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 
 # Fields that the words above or the lines below speak of, or that name the run; any other is told where it departs from
 # its code default, so that a new field is never silent.
-TOLD = frozenset(
-    "dataset backbone method seed resolution adapter_dim vpt_len loss tau head scale init prompt lr momentum weight_decay epochs "
-    "batch_size accumulate accumulation crop_min_scale precision tte expand split".split()
-)
+# fmt: off
+TOLD = {
+    "dataset", "backbone", "method", "seed", "resolution", "adapter_dim", "vpt_len", "loss", "tau", "head", "scale",
+    "init", "prompt", "lr", "momentum", "weight_decay", "epochs", "batch_size", "accumulate", "accumulation",
+    "crop_min_scale", "precision", "tte", "expand", "split",
+}
+# fmt: on
 
 
 def recipe_line(records: Sequence[Record]) -> str:
