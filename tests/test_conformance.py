@@ -207,11 +207,25 @@ def test_a_wrong_alias_fails(made):
 
 def test_aliases_may_be_left_to_the_reference_order(made):
     edit_index(made, lambda index: index["configs"]["a"].pop("shared_with_backbone"))
-    assert [line for line in bad(check_folder(made)) if "shared_with_backbone" not in line] == []
+    assert not bad(check_folder(made))
+
+
+def test_an_empty_map_of_aliases_fails(made):
+    edit_index(made, lambda index: index["configs"]["a"].update(shared_with_backbone={}))
+    assert any("shared_with_backbone" in line for line in bad(check_folder(made)))
 
 
 def test_a_report_without_checks_does_not_hold():
     assert not Report().holds
+
+
+def test_a_gradient_where_there_should_be_none_fails():
+    report = Report()
+    report.gradients("zero", [("", [1e-8], [0.0])], relative=1e-4, floor=1e-7)
+    assert report.holds
+    report.gradients("wrong", [("", [1e-5], [0.0])], relative=1e-4, floor=1e-7)
+    report.gradients("nan", [("", [np.nan], [1.0])], relative=1e-4, floor=1e-7)
+    assert [check.status for check in report.checks] == ["ok", "FAILED", "FAILED"]
 
 
 def test_difference():

@@ -99,7 +99,7 @@ def check_ensembles(
 
 def config_of(golden: Golden, file: str) -> str:
     """The configuration that the index says the images go through."""
-    said = golden.about(file)
+    said = f"{golden.about(file)} {(golden.named.get(file) or {}).get('config', '')}"
     names = [name for name in golden.configs if re.search(rf"\bcfg_{re.escape(name)}\b", said)] or [
         name for name in golden.configs if re.search(rf"\b{re.escape(name)}\b", said)
     ]

@@ -60,8 +60,9 @@ class Report:
         measured = []
         for label, found, expected in pairs:
             largest = float(np.abs(to_numpy(expected)).max(initial=0))
-            excess = max(0.0, difference(found, expected) - floor)
-            measured.append((excess / largest if largest else excess, label))
+            deviation = difference(found, expected)
+            within = deviation <= floor
+            measured.append((0.0 if within else (deviation - floor) / largest if largest else np.inf, label))
         self._worst(name, measured, relative)
 
     def _worst(self, name: str, measured: list[tuple[float, str]], tolerance: float) -> None:
