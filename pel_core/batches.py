@@ -19,11 +19,11 @@ from pel_core.errors import PelError
 from pel_core.resample import crop_resize, normalise, resize_batch, resize_weights
 from pel_core.seeds import generator
 from pel_core.transforms import (
+    Augmenter,
     crop_corners,
     evaluation_crops,
     evaluation_size,
     load_rgb,
-    random_boxes,
     resized,
     train_crop,
     uniforms,
@@ -35,7 +35,28 @@ class Augmentation(Protocol):
 
     seed: int
     batch_size: int
+    epochs: int
+    augment: str
     crop_min_scale: float
+    interpolation: str
+
+
+@dataclass(frozen=True)
+class RandomCrops:
+    """The crops of ``tte="randaug"``: how many training augmentations of each image, drawn from the run's seed."""
+
+    count: int = 10
+    seed: int = 0
+    min_scale: float = 0.08
+
+    def table(self, number: int, start: int, images: int) -> np.ndarray:
+        """The uniforms of one of the crops, for ``images`` images from ``start`` on."""
+        return uniforms(self.seed, number, start, images, purpose="tte")
+
+    @property
+    def augmenter(self) -> Augmenter:
+        """RandomResizedCrop and flip, whatever the run was trained with."""
+        return Augmenter("rrc", self.min_scale)
 
 
 class TrainBatches:
@@ -45,7 +66,7 @@ class TrainBatches:
 
     Args:
         split: the training images.
-        spec: its seed, batch_size and crop_min_scale are read.
+        spec: its seed, batch_size, epochs, augment, crop_min_scale and interpolation are read.
         resolution: R.
         mean, std: of each channel, for pixels in 0..1.
         device: where batches go, and where an array of images is kept.
@@ -64,12 +85,13 @@ class TrainBatches:
     ) -> None:
         self.split, self.spec, self.resolution, self.device = split, spec, resolution, torch.device(device)
         self.images = len(split)
+        self.augmenter = Augmenter(spec.augment, spec.crop_min_scale, spec.epochs)
         self._mean, self._std = _channels(mean, self.device), _channels(std, self.device)
         self._labels = torch.from_numpy(np.asarray(split.labels, np.int64)).to(self.device)
         if split.images is not None:
             self._pixels = torch.from_numpy(_owned(split.images)).to(self.device)
         else:
-            reader = TrainReader(split.paths or [], spec.seed, resolution, spec.crop_min_scale)
+            reader = TrainReader(split.paths or [], spec.seed, resolution, self.augmenter, spec.interpolation)
             self._keys: list[Any] = []
             self._loader = _loader(reader, self._keys, self.device, workers)
 
@@ -93,10 +115,10 @@ class TrainBatches:
         _, height, width, _ = self._pixels.shape
         u = uniforms(self.spec.seed, epoch, 0, self.images)
         # Sent once an epoch, so that no step waits for a copy.
-        boxes, flips = (torch.from_numpy(x).to(self.device) for x in random_boxes(u, height, width, self.spec.crop_min_scale))
+        boxes, flips = (torch.from_numpy(x).to(self.device) for x in self.augmenter.boxes(u, height, width, epoch))
         for start in range(0, self.images, self.spec.batch_size):
             batch = slice(start, start + self.spec.batch_size)
-            yield crop_resize(self._pixels[order[batch]], boxes[batch], flips[batch], self.resolution)
+            yield crop_resize(self._pixels[order[batch]], boxes[batch], flips[batch], self.resolution, self.spec.interpolation)
 
     def _file_crops(self, epoch: int, order: np.ndarray) -> Iterator[Tensor]:
         size = self.spec.batch_size
@@ -106,16 +128,20 @@ class TrainBatches:
 
 
 class EvalBatches:
-    """Test images in order, each as K crops (``.crops``): 1 for "none" and "plain", 5 for "fivecrop", 10 for "tencrop".
+    """Test images in order, each as K crops (``.crops``): 1 for "none" and "plain", 5 for "fivecrop", 10 for "tencrop", any
+    number for "randaug".
 
     Iterating yields (crops float32 (B, K, 3, R, R), labels int64 (B,)).
 
     Args:
         split: the images.
-        tte: "none" (resize to 8/7 R, centre crop), "fivecrop", "tencrop", or "plain" (resize to R, centre crop).
+        tte: "none" (resize to 8/7 R, centre crop), "fivecrop", "tencrop", "randaug" (random training crops), or "plain"
+            (resize to R, centre crop).
         expand: pixels by which the ensembles enlarge the image before cropping.
         resolution, mean, std, device, workers: as for `TrainBatches`.
         batch_size: B, images.
+        interpolation: "bilinear" or "bicubic".
+        random: the crops of "randaug".
     """
 
     def __init__(
@@ -129,25 +155,31 @@ class EvalBatches:
         device: torch.device | str,
         batch_size: int = 64,
         workers: int = 0,
+        interpolation: str = "bilinear",
+        random: RandomCrops = RandomCrops(),
     ) -> None:
-        self.split, self.tte, self.resolution, self.batch_size = split, tte, resolution, batch_size
-        self.device = torch.device(device)
-        self.shorter = evaluation_size(tte, resolution, expand)
+        self.split, self.tte, self.expand, self.resolution, self.batch_size = split, tte, expand, resolution, batch_size
+        self.device, self.interpolation, self.random = torch.device(device), interpolation, random
         self.images = len(split)
-        self.crops = len(crop_corners(tte, self.shorter, self.shorter, resolution))
+        if tte == "randaug":
+            self.crops = random.count
+        else:
+            shorter = evaluation_size(tte, resolution, expand)
+            self.crops = len(crop_corners(tte, shorter, shorter, resolution))
         self._mean, self._std = _channels(mean, self.device), _channels(std, self.device)
         self._labels = torch.from_numpy(np.asarray(split.labels, np.int64)).to(self.device)
         if split.images is None:
             positions = np.arange(self.images)
             keys = [positions[start : start + batch_size] for start in range(0, self.images, batch_size)]
-            reader = EvalReader(split.paths or [], tte, resolution, expand)
+            reader = EvalReader(split.paths or [], tte, resolution, expand, interpolation, random)
             self._loader = _loader(reader, keys, self.device, workers)
 
     def __len__(self) -> int:
         return -(-self.images // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        crops = self._device_crops() if self.split.images is not None else self._file_crops()
+        arrays = self._random_crops if self.tte == "randaug" else self._device_crops
+        crops = arrays() if self.split.images is not None else self._file_crops()
         for step, pixels in enumerate(crops):
             labels = self._labels[step * self.batch_size : (step + 1) * self.batch_size]
             yield normalise(pixels, self._mean, self._std), labels
@@ -155,17 +187,31 @@ class EvalBatches:
     def _device_crops(self) -> Iterator[Tensor]:
         assert self.split.images is not None
         _, height, width, _ = self.split.images.shape
-        new_height, new_width = resized(height, width, self.shorter)
+        new_height, new_width = resized(height, width, evaluation_size(self.tte, self.resolution, self.expand))
         zero = torch.zeros(1, dtype=torch.int64, device=self.device)
-        rows = resize_weights(zero, zero + height, height, new_height)
-        columns = resize_weights(zero, zero + width, width, new_width)
+        rows = resize_weights(zero, zero + height, height, new_height, None, self.interpolation)
+        columns = resize_weights(zero, zero + width, width, new_width, None, self.interpolation)
         corners = crop_corners(self.tte, new_height, new_width, self.resolution)
         for start in range(0, self.images, self.batch_size):
-            images = torch.from_numpy(_owned(self.split.images[start : start + self.batch_size])).to(self.device)
+            images = self._images(start)
             whole = resize_batch(images, rows, columns)
             mirror = whole.flip(-1) if self.tte == "tencrop" else whole
             r = self.resolution
             yield torch.stack([(mirror if m else whole)[..., y : y + r, x : x + r] for y, x, m in corners], dim=1)
+
+    def _random_crops(self) -> Iterator[Tensor]:
+        assert self.split.images is not None
+        _, height, width, _ = self.split.images.shape
+        for start in range(0, self.images, self.batch_size):
+            images, views = self._images(start), []
+            for number in range(self.crops):
+                u = self.random.table(number, start, len(images))
+                boxes, flips = (torch.from_numpy(x).to(self.device) for x in self.random.augmenter.boxes(u, height, width, 0))
+                views.append(crop_resize(images, boxes, flips, self.resolution, self.interpolation))
+            yield torch.stack(views, dim=1)
+
+    def _images(self, start: int) -> Tensor:
+        return torch.from_numpy(_owned(self.split.images[start : start + self.batch_size])).to(self.device)
 
     def _file_crops(self) -> Iterator[Tensor]:
         for pixels in _received(self._loader, self.device):
@@ -179,14 +225,16 @@ class TrainReader(Dataset):
     paths: list[str]
     seed: int
     resolution: int
-    min_scale: float
+    augmenter: Augmenter
+    interpolation: str
 
     def __getitem__(self, key: tuple[int, int, np.ndarray]) -> Tensor | str:
         epoch, start, indices = key
         table = uniforms(self.seed, epoch, start, len(indices))
         try:
             images = (load_rgb(self.paths[i]) for i in indices)
-            crops = [train_crop(image, u, self.resolution, self.min_scale) for image, u in zip(images, table, strict=True)]
+            kind = self.resolution, self.augmenter, epoch, self.interpolation
+            crops = [train_crop(image, u, *kind) for image, u in zip(images, table, strict=True)]
         except PelError as error:
             return str(error)
         return torch.from_numpy(np.stack(crops))
@@ -200,13 +248,22 @@ class EvalReader(Dataset):
     tte: str
     resolution: int
     expand: int
+    interpolation: str
+    random: RandomCrops
 
     def __getitem__(self, indices: np.ndarray) -> Tensor | str:
         try:
-            crops = [evaluation_crops(load_rgb(self.paths[i]), self.tte, self.resolution, self.expand) for i in indices]
+            crops = [self._crops(int(i)) for i in indices]
         except PelError as error:
             return str(error)
         return torch.from_numpy(np.stack(crops))
+
+    def _crops(self, index: int) -> np.ndarray:
+        image, random = load_rgb(self.paths[index]), self.random
+        if self.tte != "randaug":
+            return evaluation_crops(image, self.tte, self.resolution, self.expand, self.interpolation)
+        tables = [random.table(number, index, 1)[0] for number in range(random.count)]
+        return np.stack([train_crop(image, u, self.resolution, random.augmenter, 0, self.interpolation) for u in tables])
 
 
 def _loader(reader: Dataset, keys: list[Any], device: torch.device, workers: int) -> DataLoader:

@@ -62,32 +62,63 @@ class Classifier(nn.Module):
         return {"learnable": learnable, "head": head, "learnable_with_head": learnable + head, "frozen": frozen, "by_part": by_part}
 
 
+RANKED = {"adapter", "adaptformer", "lora"}  # deltas that have a rank
+
+
 def adapter_dim(spec: RunSpec, classes: int) -> int:
-    """The bottleneck width r of a run: declared, or the reference's rule."""
-    return auto_adapter_dim(classes, spec.vit.layers) if spec.adapter_dim == "auto" else int(spec.adapter_dim)
+    """The rank r of a run's bottlenecks and LoRA: declared, the reference's rule, or LIFT+'s, which counts tuned blocks only.
+
+    Raises:
+        PelError: a rule asks for more than the width.
+    """
+    if isinstance(spec.adapter_dim, int):
+        return spec.adapter_dim
+    layers = spec.vit.layers
+    if spec.adapter_dim == "auto-tuned":
+        ranked = [part for part in spec.parts if any(attach.delta in RANKED for attach in METHODS[part.name].attach)]
+        layers = len({block for part in ranked for block in part.blocks}) or layers
+    dim = auto_adapter_dim(classes, layers)
+    if dim > spec.vit.width:
+        raise PelError(f"adapter_dim={spec.adapter_dim} is {dim} for {classes} classes, above the width {spec.vit.width}; say a number")
+    return dim
 
 
-def build(spec: RunSpec, vit: ViT, classes: int, text: Mapping[str, Tensor]) -> Classifier:
+def method_choices(spec: RunSpec, classes: int) -> dict[str, Any]:
+    """The keyword arguments of ``surgery.apply`` for a run."""
+    learnable, automatic = spec.adapter_scale == "learnable", spec.mask_ratio == "auto"
+    return {
+        "adapter_dim": adapter_dim(spec, classes),
+        "adapter_scale": None if learnable else float(spec.adapter_scale),
+        "vpt_len": spec.vpt_len,
+        "mask_ratio": auto_mask_ratio(classes, spec.vit.layers, spec.vit.width) if automatic else float(spec.mask_ratio),
+        "mask_seed": spec.seed if spec.mask_seed == "run" else int(spec.mask_seed),
+        "seed": spec.seed,
+    }
+
+
+def build(spec: RunSpec, vit: ViT, classes: int, text: Mapping[str, Tensor], rows: Tensor | None = None) -> Classifier:
     """Attach the spec's method to ``vit`` (in place) and put its head on.
 
     Args:
         text: ``text.features`` (C, E), ``text.projection`` (D, E), ``text.logit_scale``, where the spec needs them.
+        rows: (C, D) that the head starts from, where the spec takes them from images; without them it starts at random, to
+            be loaded from a checkpoint.
 
     Raises:
         PelError: text features missing or of another number of classes.
     """
-    needs_text = spec.init == "text" or not spec.trains
-    if needs_text and len(text.get("text.features", ())) != classes:
+    if spec.needs_text and len(text.get("text.features", ())) != classes:
         raise PelError(f"{spec.slug} needs {classes} class-text features, found {len(text.get('text.features', ()))}")
     parts = tuple(part for part in spec.parts if METHODS[part.name].blocks != "none")
-    dims = {"adapter_dim": adapter_dim(spec, classes), "mask_ratio": auto_mask_ratio(classes, vit.layers, vit.width)}
-    tuned = apply(vit, parts, **dims, vpt_len=spec.vpt_len, seed=spec.seed)
+    tuned = apply(vit, parts, **method_choices(spec, classes))
     if not spec.trains:
         return Classifier(vit, ZeroShot(text["text.projection"], text["text.features"], float(text["text.logit_scale"])), tuned)
     head = HEADS[spec.head](vit.width, classes, spec.scale, torch_generator(spec.seed, "head"))
     if spec.init == "text":
+        rows = text_head(text["text.features"], text["text.projection"])
+    if rows is not None:
         with torch.no_grad():
-            head.weight.copy_(text_head(text["text.features"], text["text.projection"]))
+            head.weight.copy_(rows)
     return Classifier(vit, head, tuned)
 
 

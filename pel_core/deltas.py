@@ -15,7 +15,10 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Place:
-    """What a delta may know of its site: the module there and its widths, the ViT's numbers, the run's choices."""
+    """What a delta may know of its site: the module there and its widths, the ViT's numbers, the run's choices.
+
+    ``adapter_scale`` None stands for learnable.
+    """
 
     module: nn.Module
     width_in: int
@@ -26,13 +29,14 @@ class Place:
     vpt_len: int
     mask_ratio: float
     draw: torch.Generator
+    adapter_scale: float | None = None
 
 
 class Bottleneck(nn.Module):
     """scale * up(relu(down(norm(x)))): tokens (..., D) -> (..., D); starts at zero.
 
-    The scale is a parameter when ``learnable`` and absent otherwise. LayerNorm before and N(0, 1/(3 D)) weights are the
-    reference's, not the AdaptFormer paper's.
+    Unless ``scaled``, there is no scale; else it is a parameter that starts at 1, or the constant ``place.adapter_scale``.
+    LayerNorm before and N(0, 1/(3 D)) weights are the reference's, not the AdaptFormer paper's.
     """
 
     def __init__(self, place: Place, scaled: bool):
@@ -41,7 +45,8 @@ class Bottleneck(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.down = nn.Linear(width, rank)
         self.up = nn.Linear(rank, width)
-        self.scale = nn.Parameter(torch.ones(1)) if scaled else None
+        learnable = scaled and place.adapter_scale is None
+        self.scale = nn.Parameter(torch.ones(1)) if learnable else place.adapter_scale if scaled else None
         with torch.no_grad():
             self.down.weight.normal_(0, (3 * width) ** -0.5, generator=place.draw)
             for zero in (self.down.bias, self.up.weight, self.up.bias):

@@ -1,7 +1,9 @@
-"""PIL's antialiased bilinear resize as two matrix products, for whole batches of boxes on the device.
+"""PIL's antialiased bilinear or bicubic resize as two matrix products, for whole batches of boxes on the device.
 
 Shapes: B images of H x W pixels, R output pixels a side.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -10,21 +12,40 @@ BITS = 22  # Pillow's fixed-point weights: whole multiples of 2**-22
 HALF_BITS = 11  # of each of their two parts
 
 
-def resize_weights(start: Tensor, size: Tensor, source: int, target: int, flip: Tensor | None = None) -> Tensor:
+def triangle(x: Tensor) -> Tensor:
+    """The bilinear kernel."""
+    return (1 - x.abs()).clamp(min=0)
+
+
+def cubic(x: Tensor) -> Tensor:
+    """The bicubic kernel of Keys with a = -0.5, Pillow's; it is negative beyond 1 and zero beyond 2."""
+    a, x = -0.5, x.abs()
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
+
+
+KERNELS: dict[str, Callable[[Tensor], Tensor]] = {"bilinear": triangle, "bicubic": cubic}
+
+
+def resize_weights(
+    start: Tensor, size: Tensor, source: int, target: int, flip: Tensor | None = None, interpolation: str = "bilinear"
+) -> Tensor:
     """Weights with which ``target`` output pixels read ``source`` input pixels, of which ``size`` from ``start`` on are resized.
 
     Pillow's fixed-point weights w are given in two parts, w = 2**11 high + low, so that every product with a pixel and every
-    sum is a whole number that float32 (and, in its products, TF32) holds exactly.
+    sum is a whole number that float32 holds exactly (and bilinear ones TF32 too, in its products).
 
     Args:
         start, size: int64 (B,), a segment of the input axis; pixels outside it weigh nothing.
         source, target: lengths of the axes.
         flip: bool (B,), mirror the output.
+        interpolation: the kernel.
 
     Returns:
         float32 (B, 2 target, source) of whole numbers: the high parts, then the low parts. A row's w sum to about 2**22.
 
-    Source: Pillow's resampling: a triangle of half-width max(1, size / target), cut at the segment's ends, normalised.
+    Source: Pillow's resampling: a kernel stretched by max(1, size / target), cut at the segment's ends, normalised.
     """
     start, size = (x.double()[:, None, None] for x in (start, size))
     out = torch.arange(target, device=start.device, dtype=torch.float64)[None, :, None]
@@ -33,9 +54,10 @@ def resize_weights(start: Tensor, size: Tensor, source: int, target: int, flip: 
         out = torch.where(flip[:, None, None], target - 1 - out, out)
     scale = size / target
     centre = (out + 0.5) * scale
-    weight = (1 - ((pixel - centre + 0.5) / scale.clamp(min=1)).abs()).clamp(min=0)
+    weight = KERNELS[interpolation]((pixel - centre + 0.5) / scale.clamp(min=1))
     weight = weight * ((pixel >= 0) & (pixel < size))
-    fixed = (weight / weight.sum(-1, keepdim=True) * 2**BITS + 0.5).floor()
+    fixed = weight / weight.sum(-1, keepdim=True) * 2**BITS
+    fixed = (fixed.abs() + 0.5).floor() * fixed.sign()  # half away from zero
     high = (fixed / 2**HALF_BITS).round()
     return torch.cat([high, fixed - high * 2**HALF_BITS], dim=1).float()
 
@@ -60,14 +82,14 @@ def _bytes(high: Tensor, low: Tensor) -> Tensor:
     return total.bitwise_right_shift_(BITS).clamp_(0, 255).float()
 
 
-def crop_resize(images: Tensor, boxes: Tensor, flips: Tensor, resolution: int) -> Tensor:
+def crop_resize(images: Tensor, boxes: Tensor, flips: Tensor, resolution: int, interpolation: str = "bilinear") -> Tensor:
     """Crop each image to its box, resize to R x R and mirror where asked; boxes int64 (B, 4), flips bool (B,).
 
     Returns:
         float32 (B, 3, R, R) of whole numbers 0..255.
     """
-    rows = resize_weights(boxes[:, 0], boxes[:, 2], images.shape[1], resolution)
-    columns = resize_weights(boxes[:, 1], boxes[:, 3], images.shape[2], resolution, flips)
+    rows = resize_weights(boxes[:, 0], boxes[:, 2], images.shape[1], resolution, None, interpolation)
+    columns = resize_weights(boxes[:, 1], boxes[:, 3], images.shape[2], resolution, flips, interpolation)
     return resize_batch(images, rows, columns)
 
 

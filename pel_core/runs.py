@@ -15,15 +15,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pel_core import __version__
-from pel_core.batches import EvalBatches, TrainBatches
+from pel_core.batches import EvalBatches, RandomCrops, TrainBatches
 from pel_core.classifier import Classifier, adapter_dim, build
-from pel_core.datasets import Prepared, open_prepared, split_name
+from pel_core.datasets import Prepared, Split, open_prepared, split_name
 from pel_core.engine import peak_memory_mb, predict, reset_peak_memory, train
 from pel_core.errors import PelError
 from pel_core.files import read_json, replace_file, write_json
+from pel_core.inits import INITS, images_for
 from pel_core.metrics import score
 from pel_core.progress import Progress
 from pel_core.spec import ENGINE, RunSpec, differences
+from pel_core.vit import ViT
 from pel_core.weights import load_vit
 
 
@@ -39,7 +41,7 @@ def train_run(slug: str, results: str | Path, device: str = "auto") -> None:
     if spec.train != spec:
         raise PelError(f"{slug} differs from its training run in evaluation only; train '{spec.train.slug}'")
     target, started = pick_device(device), time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    data, classifier, info = load(spec, Path(results), target)
+    data, classifier, info = load(spec, Path(results), target, fresh=True)
     mean, std = spec.vit.mean, spec.vit.std
     batches = TrainBatches(data.train, spec, spec.pixels, mean, std, target, workers=loader_workers(data, target))
     progress = Progress(slug, spec.epochs * len(batches))
@@ -64,8 +66,9 @@ def evaluate_run(slug: str, results: str | Path, device: str = "auto") -> None:
     training = load_trained(spec, Path(results), classifier, record) if spec.trains else None
     split = data.split(spec.split)
     batches = EvalBatches(
-        split, spec.tte, spec.expand, spec.pixels, spec.vit.mean, spec.vit.std, target, workers=loader_workers(data, target)
-    )
+        split, spec.tte, spec.expand, spec.pixels, spec.vit.mean, spec.vit.std, target, workers=loader_workers(data, target),
+        interpolation=spec.interpolation, random=RandomCrops(spec.crops, spec.seed, spec.crop_min_scale),
+    )  # fmt: skip
     reset_peak_memory(target)
     clock = time.perf_counter()
     logits = predict(classifier, batches)
@@ -85,19 +88,50 @@ def evaluate_run(slug: str, results: str | Path, device: str = "auto") -> None:
     write_json(folder / "metrics.json", record)
 
 
-def load(spec: RunSpec, results: Path, device: torch.device) -> tuple[Prepared, Classifier, dict[str, Any]]:
-    """The prepared data, the untrained classifier on ``device`` and backbone.json of a run."""
+def load(spec: RunSpec, results: Path, device: torch.device, fresh: bool = False) -> tuple[Prepared, Classifier, dict[str, Any]]:
+    """The prepared data, the untrained classifier on ``device`` and backbone.json of a run.
+
+    ``fresh`` starts the head as the spec says, also where that takes a look at the training images; a run that loads a
+    checkpoint saves itself that.
+    """
     base = split_name(spec.dataset)[0]
     data = open_prepared(results / "data" / base, spec.dataset)
     vit, text, info = load_vit(results / "backbones" / spec.backbone, spec.resolution)
-    if spec.init == "text" or not spec.trains:
-        text |= load_text(results / "text" / spec.backbone / f"{base}.{spec.prompt}.safetensors", data, info)
-    classifier = build(spec, vit, len(data.class_names), text).to(device)
+    if spec.needs_text:
+        features, info["descriptions"] = load_text(results / "text" / spec.backbone / f"{base}.{spec.prompt}.safetensors", data, info)
+        text |= features
+    rows = image_rows(spec, vit.to(device), data, device) if fresh and spec.init in INITS else None
+    classifier = build(spec, vit.to(device), len(data.class_names), text, rows).to(device)
     return data, classifier, info
 
 
-def load_text(path: Path, data: Prepared, info: dict[str, Any]) -> dict[str, Tensor]:
-    """Class-text features, after asserting that row i is class i of the data and that the weights are the backbone's."""
+def image_rows(spec: RunSpec, vit: ViT, data: Prepared, device: torch.device) -> Tensor:
+    """Head rows (C, D) from the untuned features of training images: resized to the network's side and cropped at the centre.
+
+    Raises:
+        PelError: a class without an image.
+    """
+    chosen = images_for(spec.init, data.train.labels, spec.seed)
+    split = data.train
+    if len(chosen) < len(split):
+        images, paths = split.images, split.paths
+        split = Split(split.labels[chosen], None if images is None else images[chosen], paths and [paths[i] for i in chosen])
+    workers = loader_workers(data, device)
+    batches = EvalBatches(
+        split, "plain", 0, spec.pixels, spec.vit.mean, spec.vit.std, device, workers=workers, interpolation=spec.interpolation
+    )
+    # On the CPU sums have one order; only the probe's many products are worth the device.
+    where = device if spec.init == "linear-probe" else torch.device("cpu")
+    features, labels = predict(vit, batches).to(where), torch.as_tensor(np.asarray(split.labels, np.int64)).to(where)
+    return INITS[spec.init](features, labels, len(data.class_names))
+
+
+def load_text(path: Path, data: Prepared, info: dict[str, Any]) -> tuple[dict[str, Tensor], str | None]:
+    """Class-text features and the hash of the file of descriptions they were made of, if any.
+
+    Raises:
+        PelError: row i is not class i of the data, or the weights are not the backbone's.
+    """
     if not path.is_file():
         raise PelError(f"{path} does not exist; make it with `python -m pel_core text` (or let snakemake do it)")
     with safe_open(path, "pt") as handle:
@@ -106,7 +140,7 @@ def load_text(path: Path, data: Prepared, info: dict[str, Any]) -> dict[str, Ten
         raise PelError(f"{path} was made for other class names than {data.name} has now; delete it and run again")
     if metadata["backbone_sha256"] != info["sha256"]:
         raise PelError(f"{path} was made with other weights than {info['name']} has now; delete it and run again")
-    return load_file(path)
+    return load_file(path), metadata.get("descriptions")
 
 
 def load_trained(spec: RunSpec, results: Path, classifier: Classifier, record: dict[str, Any]) -> dict[str, Any]:
@@ -117,6 +151,7 @@ def load_trained(spec: RunSpec, results: Path, classifier: Classifier, record: d
         raise PelError(f"{folder} was trained by engine {stored['engine']}, this is engine {ENGINE}; delete the folder to train it again")
     changed = differences(stored["spec"], spec.train)
     changed += [f"{key} hash" for key in ("data", "backbone") if stored[key]["sha256"] != record[key]["sha256"]]
+    changed += ["descriptions"] if stored.get("descriptions") != record.get("descriptions") else []
     if changed:
         raise PelError(f"{folder} was trained from another spec ({'; '.join(changed)}); delete the folder to train it again")
     classifier.load_trainable(load_file(folder / "delta.safetensors"))
@@ -145,6 +180,8 @@ def describe(spec: RunSpec, data: Prepared, info: dict[str, Any], classifier: Cl
     }
     parameters = classifier.census() | {"adapter_dim": adapter_dim(spec, len(data.class_names))}
     record = {"slug": spec.slug, "engine": ENGINE, "spec": spec.to_json()}
+    if info.get("descriptions"):
+        record["descriptions"] = info["descriptions"]  # SHA-256 of the file with the sentences that the head starts from
     return record | {"data": dataset, "backbone": backbone, "parameters": parameters}
 
 

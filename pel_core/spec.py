@@ -1,36 +1,24 @@
 """RunSpec: everything that changes a run's numbers, nothing that does not, and its readable name (the slug).
 
-Values resolve once: code defaults < the data set's recipe < the method's recipe < overrides. A slug names every override
-and only those: ``cifar100-ir100.clip-b16.adaptformer@6:12+vpt-shallow.s0.loss=ce``.
+Values resolve once: code defaults < the data set's recipe < the named recipe < the method's recipe < overrides. A slug names
+every value that departs from these, and the recipe unless it is the default one:
+``cifar100-ir100.clip-b16.adaptformer@6:12+vpt-shallow.s0.loss=ce``, ``places-lt.clip-b16.adaptformer.s0.recipe=lift+``.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
-from pel_core.backbones import BACKBONES, Backbone
-from pel_core.datasets import DATASETS, split_name
+from pel_core.backbones import BACKBONES, UNFIT, Backbone
 from pel_core.errors import PelError, unknown
 from pel_core.methods import METHODS, Part, format_method, parse_method
+from pel_core.options import CHOICES, EVALUATION, IMAGE_INITS, VIEWS, convert, fixed_by, recipe, spell
 
 # The version of the numerics. Raise it when the same spec would give other numbers (a changed default, augmentation or
 # initialisation): results of another engine are then refused as stale. tests/golden/defaults.json pins the defaults.
 ENGINE = 1
-
-CHOICES: dict[str, tuple[str, ...]] = {
-    "accumulation": ("exact", "reference"),
-    "loss": ("la", "ce", "focal", "ldam", "cb", "grw", "bs", "lade"),
-    "head": ("cosine", "linear", "l2norm", "layernorm"),
-    "init": ("text", "random"),
-    "prompt": ("default", "classname", "ensemble"),
-    "precision": ("fp16", "bf16", "fp32"),
-    "tte": ("fivecrop", "tencrop", "none"),
-    "split": ("test", "val"),
-}
-EVALUATION = ("tte", "expand", "split")
 
 SLUG = re.compile(
     r"(?P<dataset>[a-z][a-z0-9_-]*(?:(?<=\d)\.\d+)?)\.(?P<backbone>[a-z][a-z0-9_-]*)\.(?P<method>[a-z0-9@:+-]+)"
@@ -42,15 +30,21 @@ SLUG = re.compile(
 class RunSpec:
     """One training run and how it is evaluated. Build it with ``RunSpec.make`` or ``RunSpec.parse``.
 
-    ``tau`` is the logit adjustment's temperature, ``scale`` the cosine head's, ``adapter_dim`` a width or ``"auto"`` (the
-    reference's rule), ``resolution`` pixels or None for the backbone's own, ``expand`` the pixels by which test-time
-    ensembling enlarges the image before cropping.
+    ``recipe`` names where the other values start from (``RECIPES``). ``tau`` is the logit adjustment's temperature, ``scale``
+    the cosine head's, ``resolution`` pixels or None for the backbone's own. ``adapter_dim`` is the rank of bottlenecks and
+    LoRA, or ``"auto"`` (the reference's rule) or ``"auto-tuned"`` (LIFT+'s, which divides by the tuned blocks only);
+    ``adapter_scale`` AdaptFormer's factor, ``"learnable"`` from 1 or fixed. ``mask_ratio`` is the fraction of sparse
+    fine-tuning, ``"auto"`` the reference's rule; ``mask_seed`` draws its masks: 0 as the reference does in every run, or
+    ``"run"``, the run's own seed. ``crop_min_scale`` is the smallest area of a training crop, where an ``mda`` schedule
+    starts. ``expand`` is how many pixels test-time ensembling enlarges the image before cropping, ``crops`` the number of
+    random crops of ``tte="randaug"``.
     """
 
     dataset: str
     backbone: str
     method: str
     seed: int
+    recipe: str = "lift"
     epochs: int = 10
     batch_size: int = 128
     accumulate: int = 1
@@ -66,30 +60,49 @@ class RunSpec:
     prompt: str = "default"
     resolution: int | None = None
     adapter_dim: int | str = "auto"
+    adapter_scale: float | str = "learnable"
     vpt_len: int = 10
+    mask_ratio: float | str = "auto"
+    mask_seed: int | str = 0
+    augment: str = "rrc"
     crop_min_scale: float = 0.08
+    interpolation: str = "bilinear"
     precision: str = "fp16"
     tte: str = "fivecrop"
     expand: int = 24
+    crops: int = 10
     split: str = "test"
 
     @classmethod
-    def make(cls, dataset: str, backbone: str, method: str, seed: int, **overrides: Any) -> "RunSpec":
+    def make(
+        cls, dataset: str, backbone: str, method: str, seed: int, shared: Mapping[str, Any] | None = None, **overrides: Any
+    ) -> "RunSpec":
         """Resolve recipes and overrides into a spec.
 
+        Args:
+            shared: weaker overrides that a configuration gives all its runs. They give way to what the method needs and to a
+                recipe named in ``overrides``, and stay away where they can have no effect.
+
         Raises:
-            PelError: an unknown backbone, method or field, or a value that is not possible.
+            PelError: an unknown backbone, method, recipe or field, a value that is not possible, or one without any effect.
         """
+        if backbone in UNFIT:
+            raise PelError(f"backbone '{backbone}' does not fit: {UNFIT[backbone]}")
         if backbone not in BACKBONES:
             raise unknown("backbone", backbone, BACKBONES)
         layers = BACKBONES[backbone].layers
         method = format_method(parse_method(method, layers), layers)
-        values = {**recipe(dataset, method), **overrides}
-        for name in values:
-            if name not in FIELDS or name in ("dataset", "backbone", "method", "seed"):
-                raise unknown("option", name, [field for field in FIELDS if field not in ("dataset", "backbone", "method")])
-        values = {name: _convert(name, value) for name, value in values.items()}
+        shared = dict(shared or {})
+        for name in (*shared, *overrides):
+            if name not in DEFAULTS:
+                raise unknown("option", name, DEFAULTS)
+        base = recipe(dataset, method, {**shared, **overrides}.get("recipe", DEFAULTS["recipe"]))
+        stronger = fixed_by(dataset, method, overrides.get("recipe"))
+        shared = {name: value for name, value in shared.items() if name not in stronger}
+        values = {name: convert(name, value, DEFAULTS[name]) for name, value in {**base, **shared, **overrides}.items()}
         spec = cls(dataset=dataset, backbone=backbone, method=method, seed=seed, **values)
+        idle = [name for name in spec._idle() if name in shared and name not in overrides]
+        spec = replace(spec, **{name: spec._base[name] for name in idle})
         spec._check()
         return spec
 
@@ -112,8 +125,8 @@ class RunSpec:
     @cached_property
     def slug(self) -> str:
         """The run's name: also its folder under results/runs."""
-        base = {**DEFAULTS, **recipe(self.dataset, self.method)}
-        departures = [f".{name}={_spell(value)}" for name, value in asdict(self).items() if name in base and value != base[name]]
+        base = self._base
+        departures = [f".{name}={spell(value)}" for name, value in asdict(self).items() if name in base and value != base[name]]
         text = f"{self.dataset}.{self.backbone}.{self.method}.s{self.seed}{''.join(departures)}"
         if len(text) > 200:
             raise PelError(f"the run name '{text}' is longer than a folder name may be; put shared values into a recipe")
@@ -122,8 +135,11 @@ class RunSpec:
     @property
     def train(self) -> "RunSpec":
         """The spec of the training run this evaluates: evaluation fields back at their recipe's values."""
-        base = {**DEFAULTS, **recipe(self.dataset, self.method)}
-        return replace(self, **{name: base[name] for name in EVALUATION})
+        return replace(self, **{name: self._base[name] for name in EVALUATION})
+
+    @property
+    def _base(self) -> dict[str, Any]:
+        return {**DEFAULTS, **recipe(self.dataset, self.method, self.recipe)}
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -134,6 +150,16 @@ class RunSpec:
     def trains(self) -> bool:
         """False for zero-shot, which has no training run."""
         return any(METHODS[part.name].trains_head for part in self.parts)
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether class-text features start the head, or decide without one."""
+        return self.init == "text" or not self.trains
+
+    @property
+    def views(self) -> int:
+        """How many crops of a test image are evaluated."""
+        return VIEWS.get(self.tte, self.crops)
 
     @property
     def vit(self) -> Backbone:
@@ -155,18 +181,45 @@ class RunSpec:
                 raise unknown(name, getattr(self, name), known)
         for name in ("epochs", "seed", "expand", "weight_decay", "momentum", "lr"):
             self._require(name, getattr(self, name) >= 0, "at least 0")
-        for name in ("batch_size", "accumulate", "vpt_len"):
+        for name in ("batch_size", "accumulate", "vpt_len", "crops"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("scale", "tau"):
             self._require(name, getattr(self, name) > 0, "above 0")
         self._require("crop_min_scale", 0 < self.crop_min_scale <= 1, "above 0 and at most 1")
         self._require("accumulate", self.accumulate <= self.batch_size, f"at most the batch size {self.batch_size}")
         self._require("resolution", self.pixels > 0 and self.pixels % self.vit.patch == 0, f"a multiple of {self.vit.patch}")
-        dim, width = self.adapter_dim, self.vit.width
-        self._require("adapter_dim", dim == "auto" or (isinstance(dim, int) and 1 <= dim <= width), f"auto or 1..{width}")
-        needs_text = self.init == "text" or not self.trains
-        self._require("init", self.vit.text or not needs_text, f"random: {self.backbone} has no text tower")
         self._require("epochs", self.trains or self.epochs == 0, "0 for zero-shot, which trains nothing")
+        self._check_method_options()
+        self._check_text()
+        for name, need in self._idle().items():
+            raise PelError(f"{name}={getattr(self, name)} has no effect on {self.method} here: it needs {need}")
+
+    def _check_method_options(self) -> None:
+        dim, width = self.adapter_dim, self.vit.width
+        self._require("adapter_dim", isinstance(dim, str) or 1 <= dim <= width, f"auto, auto-tuned or 1..{width}")
+        scale, ratio, masks = self.adapter_scale, self.mask_ratio, self.mask_seed
+        self._require("adapter_scale", isinstance(scale, str) or scale > 0, "learnable or above 0")
+        self._require("mask_seed", isinstance(masks, str) or masks >= 0, "run or at least 0")
+        smallest = width * (width + 1)  # entries of the attention's output projection
+        possible = isinstance(ratio, str) or (ratio <= 1 and int(ratio * smallest) >= 1)
+        self._require("mask_ratio", possible, f"auto or {1 / smallest:.2g}..1, so that every matrix has a weight that trains")
+
+    def _check_text(self) -> None:
+        name = "init" if self.init == "text" else "method"
+        instead = f"{', '.join(IMAGE_INITS)} or random" if self.trains else "one that trains"
+        self._require(name, self.vit.text or not self.needs_text, f"{instead}: {self.backbone} has no text tower")
+
+    def _idle(self) -> dict[str, str]:
+        """Options that are set and can have no effect beside the others, and what they need."""
+        methods = {part.name for part in self.parts}
+        needs = {
+            "prompt": ("init=text", self.needs_text),
+            "adapter_scale": ("the method adaptformer", "adaptformer" in methods),
+            "mask_ratio": ("the method mask", "mask" in methods),
+            "mask_seed": ("the method mask", "mask" in methods),
+            "crops": ("tte=randaug", self.tte == "randaug"),
+        }
+        return {name: need for name, (need, there) in needs.items() if not there and getattr(self, name) != self._base[name]}
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
@@ -175,42 +228,6 @@ class RunSpec:
 
 FIELDS = {field.name: field for field in fields(RunSpec)}
 DEFAULTS: dict[str, Any] = {name: field.default for name, field in FIELDS.items() if name not in ("dataset", "backbone", "method", "seed")}
-
-
-def recipe(dataset: str, method: str) -> dict[str, Any]:
-    """What the data set's and the method's own recipes say; a method's wins. A user's data set has none of its own."""
-    base = split_name(dataset)[0]
-    values: dict[str, Any] = dict(DATASETS[base].recipe) if base in DATASETS else {}
-    for name in (part.partition("@")[0] for part in method.split("+")):
-        values.update(METHODS[name].recipe)
-    return values
-
-
-def _convert(name: str, value: Any) -> Any:
-    """A field's value from its slug or YAML spelling; the declared default tells the type."""
-    default = DEFAULTS[name]
-    if isinstance(value, bool):
-        raise PelError(f"{name}={value}: expected {'a number' if isinstance(default, int | float) else 'a word'}")
-    if name in ("resolution", "adapter_dim"):
-        return value if value in (None, "auto") else _number(name, value, int)
-    if isinstance(default, int | float):
-        return _number(name, value, type(default))
-    return str(value)
-
-
-def _number(name: str, value: Any, kind: type) -> int | float:
-    try:
-        number = float(value)
-        if not math.isfinite(number) or (kind is int and number != int(number)):
-            raise ValueError
-    except (TypeError, ValueError):
-        raise PelError(f"{name}={value}: expected {'a whole number' if kind is int else 'a number'}") from None
-    return kind(number)
-
-
-def _spell(value: Any) -> str:
-    """One spelling for each value, so that a spec has one slug."""
-    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def differences(stored: Mapping[str, Any], spec: RunSpec) -> list[str]:

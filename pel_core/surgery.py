@@ -70,7 +70,7 @@ class Tuned:
 
 
 def auto_adapter_dim(classes: int, layers: int) -> int:
-    """The reference's rule: 2^max(0, floor(log2(classes / (2 layers)))), of all layers even where few are tuned."""
+    """2^max(0, floor(log2(classes / (2 layers)))): the reference counts all layers even where few are tuned, LIFT+ the tuned."""
     return 2 ** max(0, (classes // (2 * layers)).bit_length() - 1)
 
 
@@ -84,12 +84,15 @@ def apply(
     parts: tuple[Part, ...],
     *,
     adapter_dim: int,
+    adapter_scale: float | None = None,
     vpt_len: int = 10,
     mask_ratio: float = 0.001,
     seed: int = 0,
     mask_seed: int = 0,
 ) -> list[Tuned]:
     """Freeze ``vit``, attach ``parts`` to it in place and return what trains, block by block in the order of METHODS.
+
+    ``adapter_scale`` None makes AdaptFormer's scale learnable.
 
     Raises:
         PelError: a site or a trained pattern that no block has.
@@ -108,7 +111,7 @@ def apply(
     for part in parts:
         of_run = METHODS[part.name].draws == "run"
         draw = torch_generator(seed, "delta", part.name) if of_run else torch.Generator().manual_seed(mask_seed)
-        choices = {"rank": adapter_dim, "vpt_len": vpt_len, "mask_ratio": mask_ratio, "draw": draw}
+        choices = {"rank": adapter_dim, "adapter_scale": adapter_scale, "vpt_len": vpt_len, "mask_ratio": mask_ratio, "draw": draw}
         for index in part.blocks:
             for attach in METHODS[part.name].attach:
                 attached += _attach(vit, part, attach, index, choices)

@@ -3,7 +3,10 @@
 NumPy and PIL only, so that a loading worker needs nothing else. Shapes: n images; a box is (top, left, height, width).
 """
 
+import math
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +22,25 @@ ASPECT = (3 / 4, 4 / 3)
 STEPS_PER_IMAGE = DRAWS // 4
 
 
-def uniforms(seed: int, epoch: int, start: int, count: int) -> np.ndarray:
+RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+# How far the smallest area of LIFT+'s minimalist augmentation has moved to the whole image, at t of the training in 0..1.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "mda": lambda t: 1 - math.sqrt(1 - t**2),  # convex
+    "mda-linear": lambda t: t,
+    "mda-concave": lambda t: math.sqrt(1 - (1 - t) ** 2),
+    "mda-min": lambda t: 0.0,
+    "mda-max": lambda t: 1.0,
+}
+
+
+def uniforms(seed: int, epoch: int, start: int, count: int, purpose: str = "augment") -> np.ndarray:
     """Rows ``start`` to ``start + count`` of an epoch's augmentation table, float64 (count, DRAWS) in [0, 1).
 
     The table is one stream entered anywhere, so that it does not depend on who reads it: neither the number of workers nor
-    the batch size moves an image's crop. A row belongs to a position in the epoch's order.
+    the batch size moves an image's crop. A row belongs to a position in the epoch's order. With the ``purpose`` "tte" the
+    epoch is the number of a random test crop.
     """
-    stream = np.random.Philox(derive(seed, "augment", epoch))
+    stream = np.random.Philox(derive(seed, purpose, epoch))
     stream.advance(start * STEPS_PER_IMAGE)
     return np.random.Generator(stream).random((count, DRAWS))
 
@@ -55,6 +70,43 @@ def random_boxes(u: np.ndarray, height: int, width: int, min_scale: float) -> tu
     boxes = np.stack([top, left, h, w], axis=1)
     boxes[~fits.any(axis=1)] = fallback_box(height, width)
     return boxes, u[:, 22] < 0.5
+
+
+def square_boxes(u: np.ndarray, height: int, width: int, min_scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """LIFT+'s minimalist crops: squares whose area is uniform in min_scale..1 of the image's, anywhere; and horizontal flips.
+
+    Arguments and result as of `random_boxes`. Both ends of the range are capped at the largest square that fits.
+    """
+    cap = min(height, width) ** 2 / (height * width)
+    low, high = min(min_scale, cap), min(1.0, cap)
+    side = np.rint(np.sqrt(height * width * (low + (high - low) * u[:, 0])))
+    side = side.clip(1, min(height, width)).astype(np.int64)
+    top, left = (u[:, 20] * (height - side + 1)).astype(np.int64), (u[:, 21] * (width - side + 1)).astype(np.int64)
+    return np.stack([top, left, side, side], axis=1), u[:, 22] < 0.5
+
+
+@dataclass(frozen=True)
+class Augmenter:
+    """How training images are cropped: ``augment`` (a word of CHOICES), its smallest area, and the epochs of its schedule."""
+
+    augment: str
+    min_scale: float
+    epochs: int = 1
+
+    def smallest(self, epoch: int) -> float:
+        """The smallest area of a crop in an epoch, as a fraction of the image's.
+
+        Source: LIFT+: s + (1 - s) f(t) at t = epoch / (epochs - 1); a training of one epoch stays at its start.
+        """
+        if self.augment not in SCHEDULES:
+            return self.min_scale
+        t = epoch / (self.epochs - 1) if self.epochs > 1 else 0.0
+        return self.min_scale + (1 - self.min_scale) * SCHEDULES[self.augment](t)
+
+    def boxes(self, u: np.ndarray, height: int, width: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Crop boxes (n, 4) and flips (n,) in an epoch, from the rows of its table."""
+        draw = square_boxes if self.augment in SCHEDULES else random_boxes
+        return draw(u, height, width, self.smallest(epoch))
 
 
 def fallback_box(height: int, width: int) -> tuple[int, int, int, int]:
@@ -115,19 +167,21 @@ def load_rgb(path: str | Path) -> Image.Image:
         raise PelError(f"image {path} cannot be decoded ({error}); restore the file or take it off the list") from None
 
 
-def train_crop(image: Image.Image, u: np.ndarray, resolution: int, min_scale: float) -> np.ndarray:
+def train_crop(
+    image: Image.Image, u: np.ndarray, resolution: int, augmenter: Augmenter, epoch: int = 0, interpolation: str = "bilinear"
+) -> np.ndarray:
     """One augmented training image, uint8 (R, R, 3), from its row ``u`` (DRAWS,) of the table."""
-    boxes, flips = random_boxes(u[None], image.height, image.width, min_scale)
+    boxes, flips = augmenter.boxes(u[None], image.height, image.width, epoch)
     top, left, h, w = boxes[0].tolist()
     # Cropped first: PIL's resize with a box would let pixels outside the crop bleed into its border.
-    crop = image.crop((left, top, left + w, top + h)).resize((resolution, resolution), Image.Resampling.BILINEAR)
+    crop = image.crop((left, top, left + w, top + h)).resize((resolution, resolution), RESAMPLING[interpolation])
     return np.asarray(crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flips[0] else crop)
 
 
-def evaluation_crops(image: Image.Image, tte: str, resolution: int, expand: int) -> np.ndarray:
+def evaluation_crops(image: Image.Image, tte: str, resolution: int, expand: int, interpolation: str = "bilinear") -> np.ndarray:
     """The crops of one test image, uint8 (K, R, R, 3)."""
     height, width = resized(image.height, image.width, evaluation_size(tte, resolution, expand))
-    pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    pixels = np.asarray(image.resize((width, height), RESAMPLING[interpolation]))
     views = {False: pixels, True: pixels[:, ::-1]}
     corners = crop_corners(tte, height, width, resolution)
     return np.stack([views[m][top : top + resolution, left : left + resolution] for top, left, m in corners])

@@ -19,7 +19,10 @@ PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 class Spec:
     seed: int = 0
     batch_size: int = 8
+    epochs: int = 6
+    augment: str = "rrc"
     crop_min_scale: float = 0.3
+    interpolation: str = "bilinear"
 
 
 @pytest.fixture(scope="module")

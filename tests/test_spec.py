@@ -11,7 +11,8 @@ from pel_core.backbones import BACKBONES
 from pel_core.datasets import DATASETS
 from pel_core.errors import PelError
 from pel_core.methods import METHODS, format_method, parse_method
-from pel_core.spec import CHOICES, DEFAULTS, ENGINE, RunSpec, differences, recipe
+from pel_core.options import CHOICES, RECIPES, recipe
+from pel_core.spec import DEFAULTS, ENGINE, RunSpec, differences
 
 METHOD = st.lists(
     st.sampled_from([name for name in METHODS if METHODS[name].blocks == "any" and name != "vpt-deep"]), min_size=1, max_size=3, unique=True
@@ -106,7 +107,7 @@ def test_differences_name_the_field_and_forgive_young_fields():
         (dict(epochs=1.5), "expected a whole number"),
         (dict(batch_size=0), "at least 1"),
         (dict(scale=0), "above 0"),
-        (dict(adapter_dim=33), "auto or 1..32"),
+        (dict(adapter_dim=33), "auto, auto-tuned or 1..32"),
         (dict(resolution=17), "a multiple of 8"),
         (dict(backbone="in21k-b16"), "has no text tower"),
         (dict(backbone="in21k-b16", method="zero-shot", init="random"), "has no text tower"),

@@ -104,7 +104,7 @@ def test_a_training_crop_is_torchvisions(height, width):
         boxes, flips = transforms.random_boxes(u[None], height, width, 0.2)
         expected = functional.resized_crop(image, *boxes[0].tolist(), [24, 24])
         expected = functional.hflip(expected) if flips[0] else expected
-        assert (transforms.train_crop(image, u, 24, 0.2) == np.asarray(expected)).all()
+        assert (transforms.train_crop(image, u, 24, transforms.Augmenter("rrc", 0.2)) == np.asarray(expected)).all()
 
 
 # Evaluation crops
@@ -178,7 +178,7 @@ def test_cropping_a_batch_is_cropping_each():
         .numpy()
     )
     for i, u in enumerate(transforms.uniforms(0, 0, 0, 24)):
-        assert np.abs(ours[i] - transforms.train_crop(Image.fromarray(images[i]), u, 32, 0.08)).max() <= 1
+        assert np.abs(ours[i] - transforms.train_crop(Image.fromarray(images[i]), u, 32, transforms.Augmenter("rrc", 0.08))).max() <= 1
 
 
 def test_autocast_does_not_touch_pixels():
