@@ -28,7 +28,7 @@ STEPS, BATCH, LEARNING_RATE, WEIGHT_DECAY, WARMUP = 1_200, 256, 2e-3, 0.1, 100
 COOL_DOWN = 0.3               # share of the steps, at the end, over which the learning rate falls to 0
 WORDS_WEIGHT, WORDS_STEPS = 0.5, 600    # of the bag-of-words loss, falling to 0 over so many steps
 SCENE_SHARE, MANY_SHARE = 0.34, 0.10
-RESIDUAL_SCALE = 0.25         # see clip_files.shrink_residual
+RESIDUAL_SCALE = 0.15         # see clip_files.shrink_residual
 
 
 def draw_scenes(n: int, rng: np.random.Generator) -> Scenes:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pel_core.demo.attributes import (
+    COLOURS,
     COUNTS,
     HELD_OUT_OBJECTS,
     HELD_OUT_SCENES,
@@ -89,18 +90,21 @@ def _objects(name: str, count: int, shapes: tuple[str, ...] = SHAPES, without: t
 # the picture is hatched; and distractors stick to the border.
 _SHIFT = {"hue": 34.0, "hue_spread": 8.0, "turn": 90.0, "turn_spread": 50.0, "outline": .8, "hatch": .22,
           "stickers": (1.0, .4), "sticker_radius": .26, "noise": .05}
-_RECIPE = {"epochs": 3, "batch_size": 16, "lr": .01, "adapter_dim": 4, "crop_min_scale": .5, "expand": 4, "precision": "fp32"}
+_MILDER = {**_SHIFT, "hue": 29.0, "hatch": .18, "outline": .7}
+_SHIFT_PLACES = {**_SHIFT, "roll": 90.0, "hue_spread": 16.0, "stickers": (1.0, .8), "sticker_radius": .34, "noise": .10, "hatch": .35}
+_RECIPE = {"epochs": 2, "batch_size": 16, "lr": .01, "adapter_dim": 4, "vpt_len": 2, "crop_min_scale": .5, "expand": 4, "precision": "fp32"}
 
 _CIFAR = _objects("demo-cifar", 24)
 _IMAGENET = _objects("demo-imagenet", 30, without=_CIFAR)
 _INAT = _objects("demo-inat", 60, shapes=("star", "heart", "moon", "flower", "arrow"), without=_CIFAR + _IMAGENET)
-_PLACES = _pick("demo-places", np.argwhere(HELD_OUT_SCENES), 24)
+_WARM = {COLOURS.index(c) for c in ("red", "orange", "yellow", "pink", "brown", "purple")}
+_PLACES = _pick("demo-places", np.array([t for t in np.argwhere(HELD_OUT_SCENES) if t[2] in _WARM]), 36)
 
 STAND_INS: dict[str, StandIn] = {s.name: s for s in (
-    StandIn("demo-cifar", "objects", _CIFAR, 20, 200, 20, {**_SHIFT, "downsample": 2}, _RECIPE),
-    StandIn("demo-imagenet", "objects", _IMAGENET, 36, 150, 16, _SHIFT, _RECIPE, (3, 8)),
-    StandIn("demo-places", "scenes", _PLACES, 36, 150, 20, {**_SHIFT, "roll": 90.0}, _RECIPE, (3, 8)),
-    StandIn("demo-inat", "objects", _INAT, 36, 150, 8, _SHIFT, _RECIPE, (2, 6)),
+    StandIn("demo-cifar", "objects", _CIFAR, 20, 200, 20, {**_SHIFT, "hue": 31.0, "downsample": 2}, _RECIPE),
+    StandIn("demo-imagenet", "objects", _IMAGENET, 36, 150, 16, _MILDER, _RECIPE, (3, 8)),
+    StandIn("demo-places", "scenes", _PLACES, 36, 150, 12, _SHIFT_PLACES, _RECIPE, (1, 6)),
+    StandIn("demo-inat", "objects", _INAT, 36, 150, 8, _MILDER, _RECIPE, (2, 6)),
 )}
 
 
