@@ -43,7 +43,7 @@ def _clip(label: str, arch: str, layers: int, width: int, patch: int, tag: str, 
 
 
 def _dino(label: str, size: str, layers: int, width: int) -> Backbone:
-    """A DINOv2 of timm, trained at 518 pixels and used at 224; its layer scale is folded into the weights when they are loaded."""
+    """A DINOv2 of timm, trained at 518 pixels and used at 224; its layer scale is folded into the weights on loading."""
     arch = f"vit_{size}_patch14_dinov2.lvd142m"
     return Backbone(label, "timm", arch, layers, width, 14, 224, text=False, mean=IMAGENET_MEAN, std=IMAGENET_STD, native=518)
 
@@ -55,7 +55,7 @@ def _in21k(label: str, size: str, layers: int, width: int) -> Backbone:
 
 
 BACKBONES: dict[str, Backbone] = {
-    "clip-mini": Backbone("clip-mini (demo)", "bundled", "demo/clip-mini", 12, 128, 8, 32, quick_gelu=True),
+    "clip-mini": Backbone("clip-mini (demo)", "bundled", "demo/clip-mini", 12, 96, 8, 32, quick_gelu=True),
     "clip-b32": _clip("ViT-B/32", "ViT-B-32-quickgelu", 12, 768, 32, "openai"),
     "clip-b16": _clip("ViT-B/16", "ViT-B-16-quickgelu", 12, 768, 16, "openai"),
     "clip-l14": _clip("ViT-L/14", "ViT-L-14-quickgelu", 24, 1024, 14, "openai"),

@@ -59,7 +59,8 @@ class Classifier(nn.Module):
         learnable = sum(by_part.values())
         head = sum(value.numel() for value in self.head.parameters() if value.requires_grad)
         frozen = sum(value.numel() for value in self.vit.parameters() if not value.requires_grad)
-        return {"learnable": learnable, "head": head, "learnable_with_head": learnable + head, "frozen": frozen, "by_part": by_part}
+        counts = {"learnable": learnable, "head": head, "learnable_with_head": learnable + head, "frozen": frozen}
+        return counts | {"by_part": by_part}
 
 
 RANKED = {"adapter", "adaptformer", "lora"}  # deltas that have a rank
@@ -79,7 +80,8 @@ def adapter_dim(spec: RunSpec, classes: int) -> int:
         layers = len({block for part in ranked for block in part.blocks}) or layers
     dim = auto_adapter_dim(classes, layers)
     if dim > spec.vit.width:
-        raise PelError(f"adapter_dim={spec.adapter_dim} is {dim} for {classes} classes, above the width {spec.vit.width}; say a number")
+        found = f"is {dim} for {classes} classes, above the width {spec.vit.width}"
+        raise PelError(f"adapter_dim={spec.adapter_dim} {found}; say a number")
     return dim
 
 

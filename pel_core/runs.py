@@ -98,7 +98,8 @@ def load(spec: RunSpec, results: Path, device: torch.device, fresh: bool = False
     data = open_prepared(results / "data" / base, spec.dataset)
     vit, text, info = load_vit(results / "backbones" / spec.backbone, spec.resolution)
     if spec.needs_text:
-        features, info["descriptions"] = load_text(results / "text" / spec.backbone / f"{base}.{spec.prompt}.safetensors", data, info)
+        path = results / "text" / spec.backbone / f"{base}.{spec.prompt}.safetensors"
+        features, info["descriptions"] = load_text(path, data, info)
         text |= features
     rows = image_rows(spec, vit.to(device), data, device) if fresh and spec.init in INITS else None
     classifier = build(spec, vit.to(device), len(data.class_names), text, rows).to(device)
@@ -148,7 +149,8 @@ def load_trained(spec: RunSpec, results: Path, classifier: Classifier, record: d
     folder = results / "runs" / spec.train.slug
     stored = read_json(folder / "train.json")
     if stored["engine"] != ENGINE:
-        raise PelError(f"{folder} was trained by engine {stored['engine']}, this is engine {ENGINE}; delete the folder to train it again")
+        found = f"was trained by engine {stored['engine']}, this is engine {ENGINE}"
+        raise PelError(f"{folder} {found}; delete the folder to train it again")
     changed = differences(stored["spec"], spec.train)
     changed += [f"{key} hash" for key in ("data", "backbone") if stored[key]["sha256"] != record[key]["sha256"]]
     changed += ["descriptions"] if stored.get("descriptions") != record.get("descriptions") else []

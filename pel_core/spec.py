@@ -7,7 +7,7 @@ every value that departs from these, and the recipe unless it is the default one
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -223,11 +223,11 @@ class RunSpec:
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
-            raise PelError(f"{name}={getattr(self, name)} is not possible for {self.method} on {self.backbone}; it must be {expected}")
+            where = f"for {self.method} on {self.backbone}"
+            raise PelError(f"{name}={getattr(self, name)} is not possible {where}; it must be {expected}")
 
 
-FIELDS = {field.name: field for field in fields(RunSpec)}
-DEFAULTS: dict[str, Any] = {name: field.default for name, field in FIELDS.items() if name not in ("dataset", "backbone", "method", "seed")}
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(RunSpec) if field.default is not MISSING}
 
 
 def differences(stored: Mapping[str, Any], spec: RunSpec) -> list[str]:

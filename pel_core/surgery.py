@@ -111,7 +111,8 @@ def apply(
     for part in parts:
         of_run = METHODS[part.name].draws == "run"
         draw = torch_generator(seed, "delta", part.name) if of_run else torch.Generator().manual_seed(mask_seed)
-        choices = {"rank": adapter_dim, "adapter_scale": adapter_scale, "vpt_len": vpt_len, "mask_ratio": mask_ratio, "draw": draw}
+        choices = {"rank": adapter_dim, "adapter_scale": adapter_scale, "vpt_len": vpt_len, "mask_ratio": mask_ratio}
+        choices["draw"] = draw
         for index in part.blocks:
             for attach in METHODS[part.name].attach:
                 attached += _attach(vit, part, attach, index, choices)

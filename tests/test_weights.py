@@ -13,13 +13,13 @@ from torch.nn import functional as F
 from pel_core import weights
 from pel_core.backbones import BACKBONES, Backbone
 from pel_core.errors import PelError
+from pel_core.sources import read_state
 from pel_core.weights import (
     OPEN_CLIP_NAMES,
     encode_text,
     load_open_clip,
     load_vit,
     prepare_backbone,
-    read_state,
     rename,
     resize_positions,
     spoken,
