@@ -111,8 +111,8 @@ are drawn from those alone.
 weight decay {decay}, warm-up {warmup} steps, constant, linear to 0 over the last 30 %; random crop to 32 px and
 mirror; fp32. Loss: symmetric contrastive, identical captions sharing the target, plus a bag-of-words loss (weight
 {words} falling to 0 over {words_steps} steps: a linear layer, thrown away, names the caption's words from the class
-token, which shortens the start). Took {seconds} s here on 2 cores shared with other work; final contrastive loss
-{loss:.2f}. Drawn from named generators: the same torch, processor kind and thread count give the same weights;
+token, which shortens the start). Took {seconds} s{note}; final contrastive loss {loss:.2f}.
+Drawn from named generators: the same torch, processor kind and thread count give the same weights;
 another machine gives an equivalent model, not the same bytes.
 
 **Residual scale.** After pre-training, everything that writes to the vision tower's residual stream (ln_pre,

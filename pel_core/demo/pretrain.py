@@ -168,7 +168,7 @@ def train(out: Path, steps: int, pictures_n: int, checkpoint: Path | None, log=p
                             "optimiser": optimiser.state_dict(), "step": step + 1}, checkpoint)
     clip_files.shrink_residual(model, RESIDUAL_SCALE)
     clip_files.save(model, out)
-    return {"steps": steps, "pictures": pictures_n, "seconds": round(time.time() - start), "loss": contrast.item()}
+    return {"steps": steps, "pictures": pictures_n, "seconds": round(time.time() - start), "loss": contrast.item(), "note": ""}
 
 
 @torch.inference_mode()
