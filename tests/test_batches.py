@@ -1,5 +1,6 @@
 """Batches: the same whatever stores, splits or decodes the images; errors of workers; order and labels."""
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from pel_core.batches import EvalBatches, TrainBatches
+from pel_core.batches import EvalBatches, RandomCrops, TrainBatches
 from pel_core.datasets import Split
 from pel_core.errors import PelError
+from pel_core.options import CHOICES
 from pel_core.seeds import generator
 
 PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -80,6 +82,30 @@ def test_the_batch_size_moves_no_crop(splits, kind):
     assert (indices == other_indices).all() and torch.equal(images, others)
 
 
+@pytest.mark.parametrize("augment", CHOICES["augment"])
+@pytest.mark.parametrize("interpolation", CHOICES["interpolation"])
+def test_every_augmentation_is_the_same_for_files_and_arrays(splits, augment, interpolation):
+    options = {"augment": augment, "interpolation": interpolation}
+    for number in (0, 3, 5):
+        ours, theirs = (epoch(split, number, **options) for split in splits)
+        assert torch.equal(ours[0], theirs[0]) and (ours[2] == theirs[2]).all()
+    plain = epoch(splits[0], 0)
+    assert torch.equal(epoch(splits[0], 0, **options)[0], plain[0]) == (options == {"augment": "rrc", "interpolation": "bilinear"})
+
+
+def test_the_default_augmentation_is_pinned(splits):
+    """The pixels of the first engine, whatever options came later."""
+    images = (epoch(splits[0], 1)[0] * 255).round().byte()
+    assert hashlib.sha256(images.numpy().tobytes()).hexdigest()[:16] == "84c5d5c2080431cd"
+
+
+def test_at_its_end_minimalist_augmentation_shows_whole_images(splits):
+    images, _, order = epoch(splits[0], 5, augment="mda")
+    whole = torch.cat([crops[:, 0] for crops, _ in EvalBatches(splits[0], "plain", 0, 16, *PLAIN, "cpu")])[order]
+    same = [torch.equal(one, other) or torch.equal(one, other.flip(-1)) for one, other in zip(images, whole, strict=True)]
+    assert all(same)
+
+
 def test_epochs_and_seeds_differ_and_repeat(splits):
     first = epoch(splits[0], 0)
     assert torch.equal(first[0], epoch(splits[0], 0)[0])
@@ -109,11 +135,23 @@ def test_the_given_array_stays_as_it_is(splits):
     assert (splits[0].images == before).all()
 
 
-@pytest.mark.parametrize("tte, crops", [("none", 1), ("plain", 1), ("fivecrop", 5), ("tencrop", 10)])
+def test_random_crops_are_named_by_seed_and_number(splits):
+    def crops(batch_size=8, **changes):
+        random = RandomCrops(**{"count": 3, "seed": 1, "min_scale": 0.3, **changes})
+        return torch.cat([crops for crops, _ in EvalBatches(splits[0], "randaug", 0, 16, *PLAIN, "cpu", batch_size, random=random)])
+
+    three = crops()
+    assert torch.equal(crops(11), three) and torch.equal(crops(count=2), three[:, :2])
+    assert not torch.equal(three[:, 0], three[:, 1]) and not torch.equal(crops(seed=2), three)
+    assert not torch.equal(crops(min_scale=0.9), three)
+
+
+@pytest.mark.parametrize("tte, crops", [("none", 1), ("plain", 1), ("fivecrop", 5), ("tencrop", 10), ("randaug", 10)])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_evaluation(splits, tte, crops, workers):
-    array = EvalBatches(splits[0], tte, 6, 16, *PLAIN, "cpu", batch_size=8)
-    files = EvalBatches(splits[1], tte, 6, 16, *PLAIN, "cpu", batch_size=8, workers=workers)
+@pytest.mark.parametrize("interpolation", CHOICES["interpolation"])
+def test_evaluation(splits, tte, crops, workers, interpolation):
+    array = EvalBatches(splits[0], tte, 6, 16, *PLAIN, "cpu", batch_size=8, interpolation=interpolation)
+    files = EvalBatches(splits[1], tte, 6, 16, *PLAIN, "cpu", batch_size=8, workers=workers, interpolation=interpolation)
     assert array.crops == files.crops == crops and len(array) == len(files) == 4
     for _ in range(2):
         labels = []

@@ -15,6 +15,7 @@ from pel_core import resample, transforms
 from pel_core.batches import EvalBatches
 from pel_core.datasets import Split
 from pel_core.errors import PelError
+from pel_core.options import CHOICES
 
 GOLDEN = Path(__file__).parent / "golden"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -107,6 +108,49 @@ def test_a_training_crop_is_torchvisions(height, width):
         assert (transforms.train_crop(image, u, 24, transforms.Augmenter("rrc", 0.2)) == np.asarray(expected)).all()
 
 
+# LIFT+'s minimalist augmentation
+
+
+@given(height=st.integers(1, 600), width=st.integers(1, 600), min_scale=st.floats(0.01, 1), seed=st.integers(0, 100))
+def test_squares_lie_inside_and_are_no_smaller_than_asked(height, width, min_scale, seed):
+    boxes, flips = transforms.square_boxes(transforms.uniforms(seed, 0, 0, 40), height, width, min_scale)
+    top, left, h, w = boxes.T
+    assert (h == w).all() and (h > 0).all() and (top >= 0).all() and (left >= 0).all()
+    assert (top + h <= height).all() and (left + w <= width).all()
+    smallest = min(np.sqrt(min_scale * height * width), min(height, width))
+    assert (h >= smallest - 0.51).all() and boxes.dtype == np.int64 and flips.dtype == bool
+
+
+def test_squares_have_the_declared_distribution():
+    boxes, flips = transforms.square_boxes(transforms.uniforms(0, 0, 0, 20_000), 400, 400, 0.2)
+    area = boxes[:, 2] ** 2 / 160_000
+    assert 0.19 < area.min() < 0.21 and area.max() > 0.99 and abs(area.mean() - 0.6) < 0.01 and abs(flips.mean() - 0.5) < 0.02
+    assert abs(boxes[:, 0].mean() - (400 - boxes[:, 2]).mean() / 2) < 2
+    # A wide image: both ends of the range are capped at the largest square.
+    wide, _ = transforms.square_boxes(transforms.uniforms(0, 0, 0, 20_000), 100, 400, 0.2)
+    assert wide[:, 2].max() == 100 and abs(wide[:, 2].min() - np.sqrt(0.2 * 40_000)) < 1
+    full, _ = transforms.square_boxes(transforms.uniforms(0, 0, 0, 50), 100, 400, 0.5)
+    assert (full[:, 2] == 100).all()
+
+
+@pytest.mark.parametrize(
+    "augment, half", [("mda", 1 - 0.75**0.5), ("mda-linear", 0.5), ("mda-concave", 0.75**0.5), ("mda-min", 0), ("mda-max", 1)]
+)
+def test_schedules_of_the_smallest_area(augment, half):
+    smallest = [transforms.Augmenter(augment, 0.08, 5).smallest(epoch) for epoch in range(5)]
+    ends = {"mda-min": (0, 0), "mda-max": (1, 1)}.get(augment, (0, 1))
+    expected = [0.08 + 0.92 * f for f in (ends[0], half, ends[1])]
+    assert smallest[::2] == pytest.approx(expected)
+    assert smallest == sorted(smallest)
+    assert transforms.Augmenter(augment, 0.08, 1).smallest(0) == pytest.approx(expected[0])
+
+
+def test_plain_augmentation_has_no_schedule():
+    assert {transforms.Augmenter("rrc", 0.3, 5).smallest(epoch) for epoch in range(5)} == {0.3}
+    assert set(transforms.SCHEDULES) | {"rrc"} == set(CHOICES["augment"])
+    assert set(transforms.RESAMPLING) == set(resample.KERNELS) == set(CHOICES["interpolation"])
+
+
 # Evaluation crops
 
 
@@ -125,19 +169,27 @@ def test_golden_crops(key, tte, stored, tmp_path):
     assert np.abs(crops[0].numpy() - expected).max() <= tolerance
 
 
-@given(height=sizes, width=sizes, tte=st.sampled_from(["none", "plain", "fivecrop", "tencrop"]), expand=st.integers(0, 9))
+modes = st.sampled_from(["none", "plain", "fivecrop", "tencrop"])
+
+
+@given(height=sizes, width=sizes, tte=modes, expand=st.integers(0, 9), kernel=st.sampled_from(sorted(resample.KERNELS)))
 @settings(max_examples=50)
-def test_crops_are_torchvisions(height, width, tte, expand):
+def test_crops_are_torchvisions(height, width, tte, expand, kernel):
     v1 = pytest.importorskip("torchvision.transforms")
     image, resolution = Image.fromarray(picture(height, width)), 16
+
+    def resize(shorter):
+        return v1.Resize(shorter, v1.InterpolationMode(kernel))
+
     if tte == "none":
-        chain = [v1.Resize(16 * 8 // 7), v1.CenterCrop(16), lambda x: [x]]
+        # 8 R // 7, which is LIFT+'s R + R // 7 too
+        chain = [resize(16 + 16 // 7), v1.CenterCrop(16), lambda x: [x]]
     elif tte == "plain":
-        chain = [v1.Resize(16), v1.CenterCrop(16), lambda x: [x]]
+        chain = [resize(16), v1.CenterCrop(16), lambda x: [x]]
     else:
-        chain = [v1.Resize(16 + expand), {"fivecrop": v1.FiveCrop, "tencrop": v1.TenCrop}[tte](16)]
+        chain = [resize(16 + expand), {"fivecrop": v1.FiveCrop, "tencrop": v1.TenCrop}[tte](16)]
     expected = np.stack([np.asarray(crop) for crop in v1.Compose(chain)(image)])
-    assert (transforms.evaluation_crops(image, tte, resolution, expand) == expected).all()
+    assert (transforms.evaluation_crops(image, tte, resolution, expand, kernel) == expected).all()
 
 
 def test_unknown_crops():
@@ -148,24 +200,28 @@ def test_unknown_crops():
 # Resizing on the device
 
 
-def resized_on_device(pixels, height, width):
+def resized_on_device(pixels, height, width, kernel="bilinear"):
     zero = torch.zeros(1, dtype=torch.int64)
-    rows = resample.resize_weights(zero, zero + pixels.shape[0], pixels.shape[0], height)
-    columns = resample.resize_weights(zero, zero + pixels.shape[1], pixels.shape[1], width)
+    rows = resample.resize_weights(zero, zero + pixels.shape[0], pixels.shape[0], height, None, kernel)
+    columns = resample.resize_weights(zero, zero + pixels.shape[1], pixels.shape[1], width, None, kernel)
     return resample.resize_batch(torch.from_numpy(pixels)[None], rows, columns)[0].permute(1, 2, 0).numpy()
 
 
-@given(height=sizes, width=sizes, new_height=sizes, new_width=sizes, seed=st.integers(0, 9))
-@settings(max_examples=150)
-def test_resizing_is_pils(height, width, new_height, new_width, seed):
-    """Exactly, where PIL takes the horizontal pass first; within one level where Pillow 13 takes it second."""
+kernels = st.sampled_from(sorted(resample.KERNELS))
+
+
+@given(height=sizes, width=sizes, new_height=sizes, new_width=sizes, seed=st.integers(0, 9), kernel=kernels)
+@settings(max_examples=250)
+def test_resizing_is_pils(height, width, new_height, new_width, seed, kernel):
+    """Exactly, where PIL takes the horizontal pass first; within a level or two where Pillow 13 takes it second."""
     pixels = picture(height, width, seed)
-    ours = resized_on_device(pixels, new_height, new_width)
-    expected = np.asarray(Image.fromarray(pixels).resize((new_width, new_height), Image.Resampling.BILINEAR)).astype(int)
-    assert np.abs(ours - expected).max() <= 1
+    ours = resized_on_device(pixels, new_height, new_width, kernel)
+    expected = np.asarray(Image.fromarray(pixels).resize((new_width, new_height), transforms.RESAMPLING[kernel])).astype(int)
+    assert np.abs(ours - expected).max() <= 1 or kernel == "bicubic"
     if new_height >= height:
         assert (ours == expected).all()
-    other = resized_on_device(np.ascontiguousarray(pixels.transpose(1, 0, 2)), new_width, new_height).transpose(1, 0, 2)
+    turned = np.ascontiguousarray(pixels.transpose(1, 0, 2))
+    other = resized_on_device(turned, new_width, new_height, kernel).transpose(1, 0, 2)
     assert (ours == expected).all() or (other == expected).all()
 
 
@@ -177,8 +233,9 @@ def test_cropping_a_batch_is_cropping_each():
         .permute(0, 2, 3, 1)
         .numpy()
     )
+    augmenter = transforms.Augmenter("rrc", 0.08)
     for i, u in enumerate(transforms.uniforms(0, 0, 0, 24)):
-        assert np.abs(ours[i] - transforms.train_crop(Image.fromarray(images[i]), u, 32, transforms.Augmenter("rrc", 0.08))).max() <= 1
+        assert np.abs(ours[i] - transforms.train_crop(Image.fromarray(images[i]), u, 32, augmenter)).max() <= 1
 
 
 def test_autocast_does_not_touch_pixels():
