@@ -135,9 +135,7 @@ def make_cell(stage: Stage, seeds: Iterable[int], selections: Iterable[Selection
     text, method, backbone, value = (fields.pop(key) for key in ("dataset", "method", "backbone", "value"))
     check_method(method)
     dataset = stage.dataset(text)
-    needed = {name for part in method.split("+") for name in METHODS[part.partition("@")[0]].recipe}
-    overrides = {key: entry for key, entry in stage.recipe.items() if key not in needed} | fields
-    specs = tuple(RunSpec.make(dataset, backbone, method, seed, **overrides) for seed in seeds)
+    specs = tuple(RunSpec.make(dataset, backbone, method, seed, stage.recipe, **fields) for seed in seeds)
     return Cell(*at, dataset=text, method=method, value=value_path(value), specs=specs)
 
 
