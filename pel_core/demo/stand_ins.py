@@ -92,8 +92,8 @@ def _objects(name: str, count: int, shapes: tuple[str, ...] = SHAPES, without: t
 _SHIFT = {"hue": 34.0, "hue_spread": 8.0, "turn": 90.0, "turn_spread": 50.0, "outline": .8, "hatch": .22,
           "stickers": (1.0, .4), "sticker_radius": .26, "noise": .05}
 _MILDER = {**_SHIFT, "hue": 29.0, "hatch": .18, "outline": .7}
-_SHIFT_PLACES = {**_SHIFT, "roll": 90.0, "hue_spread": 16.0, "stickers": (1.0, .8), "sticker_radius": .34, "noise": .10,
-                 "hatch": .35}
+_SHIFT_PLACES = {**_SHIFT, "roll": 90.0, "hue_spread": 16.0, "stickers": (1.0, .8), "sticker_radius": .34, "noise": .08,
+                 "hatch": .3, "hue": 30.0}
 # Two prompts beside 17 tokens are still more than ten beside the 197 of a full-size ViT.
 _RECIPE = {"epochs": 2, "batch_size": 16, "lr": .01, "adapter_dim": 4, "vpt_len": 2, "crop_min_scale": .5, "expand": 4,
            "precision": "fp32"}
@@ -106,8 +106,8 @@ _PLACES = _pick("demo-places", np.array([t for t in np.argwhere(HELD_OUT_SCENES)
 
 STAND_INS: dict[str, StandIn] = {s.name: s for s in (
     StandIn("demo-cifar", "objects", _CIFAR, 20, 200, 20, {**_SHIFT, "hue": 31.0, "downsample": 2}, _RECIPE),
-    StandIn("demo-imagenet", "objects", _IMAGENET, 36, 150, 16, _MILDER, _RECIPE, (3, 8)),
-    StandIn("demo-places", "scenes", _PLACES, 36, 150, 12, _SHIFT_PLACES, _RECIPE, (1, 6)),
+    StandIn("demo-imagenet", "objects", _IMAGENET, 36, 150, 16, {**_SHIFT, "hue": 32.0, "outline": .75}, _RECIPE, (2, 7)),
+    StandIn("demo-places", "scenes", _PLACES, 36, 150, 12, _SHIFT_PLACES, {**_RECIPE, "epochs": 3}, (1, 6)),
     StandIn("demo-inat", "objects", _INAT, 36, 150, 8, _MILDER, _RECIPE, (2, 6)),
 )}
 
