@@ -2,7 +2,6 @@
 
     snakemake --cores 1 --resources gpu=1                                  # the default study: report on the embedded demo
     snakemake --cores 8 --resources gpu=1 --config config=paper seeds=0,1  # another configuration, other seeds
-    snakemake -n                                                           # the plan (settings: pel_core/studies.py SETTINGS)
 """
 
 import os
@@ -13,7 +12,7 @@ from snakemake.exceptions import WorkflowError
 
 # So that the rules and the jobs they start find the pel_core that lies beside this file, installed or not.
 sys.path.insert(0, str(workflow.basedir))
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(workflow.basedir), os.environ.get("PYTHONPATH")]))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
 
 from pel_core.errors import PelError
 from pel_core.studies import load_settings
@@ -22,8 +21,6 @@ try:
     STUDY = load_settings(config)
 except PelError as error:
     raise WorkflowError(str(error)) from None
-
-report: "workflow/report/workflow.rst"
 
 
 PYTHON, RESULTS, FIGURES = sys.executable, STUDY.results, STUDY.figures

@@ -164,6 +164,15 @@ def test_a_slip_in_a_config_says_where_what_and_the_nearest(files, old, new, wor
         assert word in str(error.value)
 
 
+def test_the_study_in_the_docs_is_one(tmp_path):
+    text = (CONFIGS.parents[1] / "docs/studies.md").read_text(encoding="utf-8")
+    example = text.split("```yaml\n")[1].split("```")[0]
+    (tmp_path / "losses.yaml").write_text(example)
+    study = load(tmp_path / "losses.yaml", "demo", seeds="0")
+    assert list(study.artefacts) == ["losses", "losses-tail"]
+    assert len({spec.train.slug for spec in study.specs.values()}) == 3
+
+
 def test_names_and_paths_of_yaml_files():
     assert find("report") == find(CONFIGS / "report.yaml") or find("report").samefile(CONFIGS / "report.yaml")
     with pytest.raises(PelError, match="Did you mean 'report'"):

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -128,6 +130,19 @@ def test_latex_is_well_formed(sweep, name, tmp_path):
     write_results(tmp_path, demo.specs)
     for study in (sweep, demo):
         check_latex(table_files(study, name)["tex"])
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX here; the parser's checks stand in for it")
+def test_latex_compiles(tmp_path):
+    study = load("report", "demo", seeds="0,1", results=tmp_path)
+    write_results(tmp_path, study.specs)
+    body = "\n\\clearpage\n".join(table_files(study, name)["tex"] for name in ("table1", "table2", "table3", "table4"))
+    text = f"\\documentclass{{article}}\n\\usepackage{{booktabs}}\n\\begin{{document}}\n{body}\n\\end{{document}}\n"
+    (tmp_path / "all.tex").write_text(text)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "all.pdf").stat().st_size > 10_000
 
 
 def check_latex(text: str) -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from pel_core.config import load_yaml
+
 ROOT = Path(__file__).parents[1]
 STUDY = """
 title: Small
@@ -220,3 +222,22 @@ def test_an_undeclared_run_is_refused_by_name(lab):
     assert done.returncode != 0
     assert "adaptfomer" in done.stdout + done.stderr
     assert "adaptformer" in done.stdout + done.stderr
+
+
+def test_a_cluster_is_told_what_every_gpu_job_needs(lab):
+    done = lab.snakemake("-n", "--forcerun", "train", "evaluate")
+    blocks = re.split(r"^(?=rule \w+:)", done.stdout + done.stderr, flags=re.M)[1:]
+    jobs = [block for block in blocks if block.startswith(("rule train:", "rule evaluate:"))]
+    assert len(jobs) == 4 + 7
+    for job in jobs:
+        declared = re.search(r"^ +resources: (.*)$", job, flags=re.M)[1]
+        for name in ("gpu=1", "mem_mb=", "runtime="):
+            assert name in declared, job
+
+
+def test_every_profile_is_sound():
+    for path in (ROOT / "workflow/profiles").glob("*/config.yaml"):
+        profile = load_yaml(path)
+        assert profile["rerun-triggers"] == ["mtime", "params", "input"], path
+        assert profile["rerun-incomplete"], path
+        assert "default-resources" not in profile, path  # it would replace the site's own

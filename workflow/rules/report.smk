@@ -1,5 +1,8 @@
 # Tables and figures: pure functions of the runs' metrics.json, redrawn when their own declaration changes.
 
+report: "../report/workflow.rst"
+
+
 ASK = f"--study {quote(str(STUDY.path))} --config {quote(str(STUDY.config_path))} --results {quote(str(RESULTS))}"
 ASK += f" --figures {quote(str(FIGURES))} --seeds {','.join(map(str, STUDY.seeds))}"
 
