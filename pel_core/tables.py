@@ -214,13 +214,14 @@ def table_tex(grid: Grid) -> str:
         shown = [_spell(stat, grid, (i, j), r"$\pm$", (r"\textbf{", "}")) for j, stat in enumerate(row)]
         body.append(" & ".join([tex_text(grid.row_labels[i]), *map(tex_text, grid.info[i]), *shown]) + r" \\")
     small = [tex_text(line) for line in ([grid.banner[1]] if grid.banner[1] else []) + [grid.recipe, *grid.notes]]
-    lines = [f"% {grid.title}", r"% needs \usepackage{booktabs}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
+    lines = [f"% {grid.title}", r"% needs \usepackage{booktabs}", r"\begingroup\small\setlength{\tabcolsep}{4pt}%"]
+    lines += [rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}", r"\toprule"]
     if grid.banner[0]:
         lines += [
             rf"\multicolumn{{{len(header)}}}{{c}}{{\textbf{{{tex_text(grid.banner[0])}}}: not for comparison}} \\",
             r"\midrule",
         ]
-    lines += [" & ".join(map(tex_text, header)) + r" \\", r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
+    lines += [" & ".join(map(tex_text, header)) + r" \\", r"\midrule", *body, r"\bottomrule", r"\end{tabular}", r"\endgroup"]
     lines += [r"\par\smallskip", r"{\footnotesize\raggedright", *(rf"{line}\par" for line in small), "}"]
     return "\n".join(lines) + "\n"
 
