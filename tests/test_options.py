@@ -1,17 +1,21 @@
 """Every option once from the command line to metrics.json, on the toy backbone and data; what each changes and leaves."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from pel_core.backbones import BACKBONES
 from pel_core.classifier import adapter_dim, build
 from pel_core.cli import main
+from pel_core.deltas import DELTAS, Place
 from pel_core.errors import PelError
 from pel_core.files import read_json
-from pel_core.methods import METHODS
+from pel_core.methods import METHODS, Attach, Method
 from pel_core.options import CHOICES, RECIPES
 from pel_core.runs import load
 from pel_core.spec import DEFAULTS, RunSpec
@@ -205,3 +209,30 @@ def test_other_descriptions_are_another_training_run(results, capsys):
     path.write_text(path.read_text().replace(read_json(path)["descriptions"], "0" * 64))
     assert main(["evaluate", slug, "--results", str(results)]) == 1
     assert "descriptions" in capsys.readouterr().err
+
+
+# docs/options.md
+
+DOCS = (Path(__file__).parents[1] / "docs" / "options.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
+
+
+def test_the_document_names_every_option():
+    text = DOCS.split("## Adding a method")[0]
+    quoted = set(re.findall(r"[\w+-]+", " ".join(re.findall(r"`([^`]+)`", text))))
+    words = [word for words in CHOICES.values() for word in words]
+    assert not {*DEFAULTS, *words, *METHODS, *BACKBONES, *RECIPES} - quoted
+
+
+@pytest.mark.parametrize(("example", "method"), list(zip(EXAMPLES, ["adaptformer-attn", "gate-mlp"], strict=True)))
+def test_the_worked_examples_work(results, example, method):
+    names = {"METHODS": METHODS, "DELTAS": DELTAS, "Method": Method, "Attach": Attach, "Place": Place, "nn": torch.nn}
+    before = set(METHODS), set(DELTAS)
+    try:
+        exec(example, names | {"torch": torch, "Tensor": torch.Tensor})
+        record = run(results, f"{method}@1:4+ln")
+        assert record["parameters"]["by_part"][method] > 0
+    finally:
+        for registry, known in zip((METHODS, DELTAS), before, strict=True):
+            for name in set(registry) - known:
+                del registry[name]
