@@ -151,7 +151,7 @@ def check_latex(text: str) -> None:
     tabulars = list(soup.find_all("tabular"))
     assert len(tabulars) == 1
     body = [line for line in text.split("\\begin{tabular}")[1].split("\\end{tabular}")[0].splitlines()[1:] if line]
-    columns = len(str(tabulars[0].args[0]).strip("{}"))
+    columns = len(str(tabulars[0].args[0]).replace("@{}", "").strip("{}"))
     for line in body:
         if line in ("\\toprule", "\\midrule", "\\bottomrule"):
             continue
