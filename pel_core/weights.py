@@ -177,7 +177,10 @@ def text_features(
     import open_clip
 
     folder = Path(__file__).parent / entry.arch
-    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}" if entry.source == "bundled" else entry.arch)
+    if entry.source == "bundled":  # open_clip would look for the merges in the working directory
+        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", bpe_path=str(folder / "merges.txt.gz"))
+    else:
+        tokenizer = open_clip.get_tokenizer(entry.arch)
     model, source = load_open_clip(name, weights, cache_dir)
     if sha not in (None, source["sha256"]):
         found = f"{source['file']} is {source['sha256'][:12]}..."
