@@ -1,6 +1,7 @@
 """Upstream models: open_clip's and timm's networks with their pre-trained weights, from the network or from a local file."""
 
 import warnings
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,11 +27,14 @@ def load_open_clip(name: str, weights: str | None = None, cache_dir: str | None 
     entry = BACKBONES[name]
     folder = Path(__file__).parent / entry.arch
     if entry.source == "bundled":
-        path = folder / "open_clip_model.safetensors"
-        model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, precision="fp32", device="cpu")
+        path, arch = folder / "open_clip_model.safetensors", f"local-dir:{folder}"
     else:
-        path = Path(weights) if weights else _download(entry, cache_dir)
-        model = open_clip.create_model(entry.arch, precision="fp32", device="cpu")
+        path, arch = Path(weights) if weights else _download(entry, cache_dir), entry.arch
+    logging.disable(logging.WARNING)  # open_clip warns that the model is untrained; its weights come next
+    try:
+        model = open_clip.create_model(arch, load_weights=False, precision="fp32", device="cpu")
+    finally:
+        logging.disable(logging.NOTSET)
     state, own = read_state(_file(path, name)), model.state_dict()
     try:
         model.load_state_dict({key: value for key, value in state.items() if key in own or "." in key})

@@ -12,6 +12,7 @@ from sklearn import metrics
 
 from pel_core.errors import PelError
 from pel_core.metrics import score
+from pel_core.results import METRICS
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = {
@@ -144,3 +145,9 @@ def test_calibration_does_not_depend_on_how_rows_are_taken(monkeypatch):
 def test_what_cannot_be_scored(logits, labels, groups, message):
     with pytest.raises(PelError, match=message):
         score(np.array(logits), np.array(labels), groups)
+
+
+def test_the_declared_metrics_are_those_that_are_computed():
+    """Their names are what Snakemake compares: a metric that is computed but not declared would re-evaluate nothing."""
+    found = score(np.eye(3), np.arange(3), ["head", "med", "tail"])
+    assert found.keys() == {*METRICS, "per_class", "null_reasons"}
