@@ -1,7 +1,7 @@
 """Upstream models: open_clip's and timm's networks with their pre-trained weights, from the network or from a local file."""
 
-import warnings
 import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
