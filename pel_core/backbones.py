@@ -7,6 +7,8 @@ the reference's is bilinear (the option ``interpolation`` of a run).
 from dataclasses import dataclass
 from typing import Literal
 
+from pel_core.errors import PelError, unknown
+
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
@@ -90,3 +92,16 @@ UNFIT: dict[str, str] = {
     "clip-rn50": _RESNET,
     "clip-rn101": _RESNET,
 }
+
+
+def find_backbone(name: str) -> Backbone:
+    """The entry of that name.
+
+    Raises:
+        PelError: there is none; of some that people ask for, why.
+    """
+    if name in UNFIT:
+        raise PelError(f"backbone '{name}' does not fit: {UNFIT[name]}")
+    if name not in BACKBONES:
+        raise unknown("backbone", name, BACKBONES)
+    return BACKBONES[name]

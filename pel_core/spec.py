@@ -11,7 +11,7 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
-from pel_core.backbones import BACKBONES, UNFIT, Backbone
+from pel_core.backbones import BACKBONES, Backbone, find_backbone
 from pel_core.errors import PelError, unknown
 from pel_core.methods import METHODS, Part, format_method, parse_method
 from pel_core.options import CHOICES, EVALUATION, IMAGE_INITS, VIEWS, convert, fixed_by, recipe, spell
@@ -86,11 +86,7 @@ class RunSpec:
         Raises:
             PelError: an unknown backbone, method, recipe or field, a value that is not possible, or one without any effect.
         """
-        if backbone in UNFIT:
-            raise PelError(f"backbone '{backbone}' does not fit: {UNFIT[backbone]}")
-        if backbone not in BACKBONES:
-            raise unknown("backbone", backbone, BACKBONES)
-        layers = BACKBONES[backbone].layers
+        layers = find_backbone(backbone).layers
         method = format_method(parse_method(method, layers), layers)
         shared = dict(shared or {})
         for name in (*shared, *overrides):

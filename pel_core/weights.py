@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pel_core.backbones import BACKBONES, Backbone
+from pel_core.backbones import BACKBONES, Backbone, find_backbone
 from pel_core.errors import PelError, unknown
 from pel_core.files import read_json, replace_file, sha256, write_json
 from pel_core.names import OPEN_CLIP_NAMES, TIMM_NAMES, State, fold_layer_scale, rename
@@ -66,9 +66,7 @@ def prepare_backbone(name: str, out: str | Path, weights: str | None = None, cac
     Raises:
         PelError: an unknown backbone, weights that cannot be had or do not fit.
     """
-    if name not in BACKBONES:
-        raise unknown("backbone", name, BACKBONES)
-    entry = BACKBONES[name]
+    entry = find_backbone(name)
     if entry.source == "random":
         tower, extra, options, source = _random(entry)
     elif entry.source == "timm":
