@@ -152,8 +152,8 @@ def table(name: str, seeds: list[int], draw: int, variants: list[str], ratio: in
         runs = [measure(name, variant, seed, draw, ratio, **({} if variant == "zero-shot" else overrides))
                 for seed in (seeds if variant != "zero-shot" else [0])]  # fmt: skip
         mean[variant] = {key: float(np.mean([run[key] for run in runs])) for key in runs[0]}
-        cells = [f"{mean[variant][key]:.1f}+-{np.std([run[key] for run in runs], ddof=len(runs) > 1):.1f}" if key in runs[0] else ""
-                 for key in COLUMNS]  # fmt: skip
+        spread = {key: np.std([run[key] for run in runs], ddof=len(runs) > 1) for key in runs[0]}
+        cells = [f"{mean[variant][key]:.1f}+-{spread[key]:.1f}" if key in spread else "" for key in COLUMNS]
         timing = f"{mean[variant]['train_s']:.1f}+{mean[variant]['evaluate_s']:.1f}"
         print(f"| {name} | {variant} | {' | '.join(cells)} | {timing} |", flush=True)
     return mean
