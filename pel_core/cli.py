@@ -26,7 +26,8 @@ def text(arguments: Arguments) -> None:
     """Compute class-text features, one row per class in the data's label order."""
     from pel_core.weights import prepare_text
 
-    prepare_text(arguments.backbone_dir, arguments.data_dir, arguments.prompt, arguments.out, arguments.weights, arguments.cache_dir)
+    folders = arguments.backbone_dir, arguments.data_dir
+    prepare_text(*folders, arguments.prompt, arguments.out, arguments.weights, arguments.cache_dir, arguments.descriptions)
 
 
 def data(arguments: Arguments) -> None:
@@ -79,7 +80,8 @@ def parser() -> argparse.ArgumentParser:
     sub = command(text)
     sub.add_argument("--backbone-dir", required=True, type=Path)
     sub.add_argument("--data-dir", required=True, type=Path)
-    sub.add_argument("--prompt", default="default", help="default, classname or ensemble")
+    sub.add_argument("--prompt", default="default", help="default, classname, ensemble or descriptions")
+    sub.add_argument("--descriptions", help="JSON file of sentences for each class name, with --prompt descriptions")
     sub.add_argument("--out", required=True, type=Path)
     sub.add_argument("--weights", help="the local weights file the backbone was made from, if any")
     sub.add_argument("--cache-dir", help="where downloads are kept")

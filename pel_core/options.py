@@ -43,8 +43,8 @@ class Recipe:
     datasets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-# The demo trains for 3 epochs in the place of 10 and at a bottleneck of its own, so LIFT+ halves those.
-_DEMO = {"epochs": 2, "adapter_dim": 4}
+# The demo trains for 2 epochs (Places 3) in the place of 10, with a bottleneck of its own; LIFT+ halves the epochs.
+_DEMO = {"epochs": 1, "adapter_dim": 4}
 RECIPES: dict[str, Recipe] = {
     "lift": Recipe("PEL / LIFT (Shi et al. 2024): the code defaults"),
     "lift+": Recipe(

@@ -12,7 +12,7 @@ from pel_core.batches import EvalBatches
 from pel_core.datasets import Split, open_prepared
 from pel_core.errors import PelError
 from pel_core.heads import HEADS
-from pel_core.inits import INITS, class_mean, images_for, linear_probe
+from pel_core.inits import INITS, class_mean, images_for
 from pel_core.options import CHOICES, IMAGE_INITS
 from pel_core.runs import image_rows, load
 from pel_core.spec import RunSpec
@@ -39,16 +39,6 @@ def test_means_are_of_features_that_are_not_normalised(sample):
     features, labels = sample
     expected = torch.stack([features[labels == label].mean(0) for label in range(CLASSES)])
     torch.testing.assert_close(class_mean(features, labels, CLASSES), F.normalize(expected, dim=-1))
-
-
-@pytest.mark.parametrize("chunk", [1 << 24, 64])
-def test_the_probe_is_scikit_learn_s(sample, monkeypatch, chunk):
-    linear_model = pytest.importorskip("sklearn.linear_model")
-    monkeypatch.setattr("pel_core.inits.CHUNK", chunk)
-    features, labels = sample
-    theirs = linear_model.LogisticRegression(max_iter=100, class_weight="balanced").fit(features.double().numpy(), labels.numpy())
-    expected = F.normalize(torch.from_numpy(theirs.coef_), dim=-1).float()
-    torch.testing.assert_close(linear_probe(features, labels, CLASSES), expected, atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize("init", INITS)
