@@ -1,4 +1,4 @@
-"""Claims: the report's conclusions, tested. A contrast a - b is paired by seed and averaged over data sets; the interval is
+"""Claims: conclusions, tested. A contrast a - b is paired by seed and averaged over data sets; the interval is
 Student's t over seeds, 95 %.
 
 The seeds vary what is random in training on one fixed data set, so an interval says how much a repetition would differ,
@@ -85,14 +85,24 @@ def part_effect(part: Part, runs: Mapping[str, Record]) -> Effect:
     """A contrast's effect over seeds; a seed counts if it has every value."""
     differences = []
     for index in range(len(part.pairs[0][0].specs) if part.pairs else 0):
-        pairs = [[number(runs[cell.slugs[index]], cell.value) for cell in pair] for pair in part.pairs]
-        if all(a is not None and b is not None for a, b in pairs):
-            differences.append(statistics.fmean(a - b for a, b in pairs))  # type: ignore[operator]
+        here, there = (_contrast(pairs, index, runs) for pairs in (part.pairs, part.minus))
+        if here is not None and (there is not None or not part.minus):
+            differences.append(here - (there or 0.0))
     return effect(differences)
+
+
+def _contrast(pairs: tuple[tuple[Cell, Cell], ...], index: int, runs: Mapping[str, Record]) -> float | None:
+    """Mean of a - b at one seed; None where a value is missing."""
+    values = [[number(runs[cell.slugs[index]], cell.value) for cell in pair] for pair in pairs]
+    if not values or any(value is None for pair in values for value in pair):
+        return None
+    return statistics.fmean(a - b for a, b in values)  # type: ignore[operator]
 
 
 def reported_effect(study: Study, part: Part) -> float | None:
     """The same contrast in the report's own numbers; None where it does not give them all, or one is suspect."""
+    if part.minus:
+        return None
     values = read_reported(study)
 
     def find(cell: Cell) -> float | None:
@@ -112,7 +122,7 @@ def claim_rows(study: Study) -> list[list[str]]:
     Raises:
         PelError: a run is missing or cannot be used.
     """
-    artefact = study.artefact("claims")
+    artefact = study.summary("claims")
     runs = read_runs(study, artefact)
     note = "" if study.config.get("comparable", True) else artefact.banner[1]
     lines = []
@@ -167,13 +177,16 @@ def _combine(results: list[str]) -> tuple[str, str]:
 
 def claim_files(study: Study) -> dict[str, str]:
     """The text of the claims in each format, by suffix."""
-    artefact, lines = study.artefact("claims"), claim_rows(study)
+    artefact, lines = study.summary("claims"), claim_rows(study)
     mark, notice = artefact.banner
-    parts = [f"## {f'[{mark}] ' if mark else ''}The report's conclusions, tested", ""]
+    title = f"{artefact.title}, tested" if study.reported else f"{study.title}: verdicts"
+    shown = [i for i, word in enumerate(HEADER[:-1]) if i > 2 and (study.reported or word != "reported")]
+    parts = [f"## {f'[{mark}] ' if mark else ''}{title}", ""]
     parts += [f"> **{notice}**", ""] if notice else []
     parts += [
         "`effect` is a minus b in points, paired by seed, averaged over the data sets named; low and high are the ends of the "
-        f"{CONFIDENCE:.0%} t interval over n seeds; `reported` is the same contrast in the report's own numbers (one run each).",
+        f"{CONFIDENCE:.0%} t interval over n seeds"
+        + ("; `reported` is the same contrast in the report's own numbers (one run each)." if study.reported else "."),
         "",
     ]  # fmt: skip
     for claim in artefact.claims:
@@ -182,5 +195,6 @@ def claim_files(study: Study) -> dict[str, str]:
         word = "does not hold" if head[-3] == "does not" else head[-3]
         parts += [f"### {claim.statement}: **{word}**", "", f"{head[-2].capitalize()}{source}.", ""]
         rest = rest or [head]
-        parts += [md_row(HEADER[3:-1]), "|" + "---|" * len(HEADER[3:-1]), *(md_row(line[3:-1]) for line in rest), ""]
+        table = [md_row([line[i] for i in shown]) for line in (HEADER, *rest)]
+        parts += [table[0], "|" + "---|" * len(shown), *table[1:], ""]
     return {"csv": write_csv([HEADER, *lines]), "md": "\n".join(parts).rstrip() + "\n"}

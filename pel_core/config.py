@@ -17,8 +17,7 @@ from pel_core.errors import PelError, unknown
 from pel_core.spec import DEFAULTS
 
 WORKFLOW = Path(__file__).resolve().parent.parent / "workflow"
-
-
+SIZES = ("full", "small")  # of a configuration: real backbones and budgets, or the demo's
 QUOTE = 'A text that holds a colon needs quotes: "adaptformer@-6:".'
 
 
@@ -169,16 +168,24 @@ def parse_seeds(given: Any) -> list[int]:
     return seeds
 
 
-def read_study(path: Path) -> dict[str, Any]:
-    """A study file, validated.
+def sized(value: Any, size: str) -> Any:
+    """A study's content at one size: a mapping of exactly ``full`` and ``small``, wherever it stands, becomes one of the two."""
+    if isinstance(value, dict):
+        return sized(value[size], size) if set(value) == set(SIZES) else {key: sized(item, size) for key, item in value.items()}
+    return [sized(item, size) for item in value] if isinstance(value, list) else value
+
+
+def read_study(path: Path, size: str = "full") -> dict[str, Any]:
+    """A study file at a configuration's size, validated.
 
     Raises:
         PelError: the first violation.
     """
     rules = schema("study")
-    for name in ("selection", "labelled"):
+    for name in ("selection", "labelled", "point", "sweep"):
         rules["$defs"][name]["properties"].update(selection_fields())
-    content = load_yaml(path)
+    rules["$defs"]["sweep"]["properties"]["sweep"]["enum"] = ["dataset", "backbone", "method", "value", *DEFAULTS]
+    content = sized(load_yaml(path), size)
     validate(content, rules, shown(path))
     lists = ["compare"] * ("reported" in content) + ["claims"] * ("claims" in content)
     names = [*content.get("tables", {}), *content.get("figures", {}), *lists]

@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pel_core.figure_style import COLOURS, COLUMN, footer, mark, plt, save, style
+from pel_core.figure_style import COLOURS, COLUMN, PAGE, footer, mark, plt, save, style
+from pel_core.layout import Artefact
 from pel_core.results import METRICS, number
 from pel_core.studies import Study
 from pel_core.tables import Record, Statistic, read_runs, statistic
@@ -61,12 +63,17 @@ def bar_figure(study: Study, name: str) -> BarFigure:
                 runs[cell.slugs[0]]["parameters"]["learnable"],
             )
         )
-    path = artefact.cells[0].value
-    metric = METRICS.get(path.removeprefix("metrics."))
-    axis = entry.get("axis") or (metric.label if metric else path)
-    return BarFigure(
-        artefact.title, axis, bars, series, _notes(entry, artefact.seeds, runs), artefact.banner, entry.get("digits", 1)
-    )
+    notes = _notes(entry, artefact.seeds, runs)
+    return BarFigure(artefact.title, axis_label(artefact), bars, series, notes, artefact.banner, entry.get("digits", 1))
+
+
+def axis_label(artefact: Artefact) -> str:
+    """What the values are called: as declared, else the metric's name; "Accuracy (%)" where several are drawn."""
+    paths = list(dict.fromkeys(cell.value for cell in artefact.cells))
+    labels = [METRICS[path.removeprefix("metrics.")].label for path in paths if path.removeprefix("metrics.") in METRICS]
+    if len(paths) > 1 and all(label.endswith("accuracy (%)") for label in labels) and len(labels) == len(paths):
+        labels = ["Accuracy (%)"]
+    return artefact.declaration.get("axis") or (labels[0] if labels else paths[0])
 
 
 def _notes(entry: Mapping, seeds: Sequence[int], runs: Mapping[str, Record]) -> list[str]:
@@ -74,7 +81,8 @@ def _notes(entry: Mapping, seeds: Sequence[int], runs: Mapping[str, Record]) -> 
     count = f"Mean, standard deviation and single seeds of {data}, n = {len(seeds)}."
     if len(seeds) == 1:
         count = f"{data}, one seed ({seeds[0]}): no spread is known."
-    return [f"{count} Under each bar: its learnable parameters, the head left out.", entry.get("note", "")]
+    where, its = ("Under each bar", "its") if "series" not in entry else ("In brackets or under the bars", "the")
+    return [f"{count} {where}: {its} learnable parameters, the head left out.", entry.get("note", "")]
 
 
 def draw_bars(made: BarFigure) -> Figure:
@@ -84,9 +92,8 @@ def draw_bars(made: BarFigure) -> Figure:
     """
     groups = max(bar.group for bar in made.bars) + 1
     several = max(1, len(made.series))
-    figure, (whole, close) = plt.subplots(
-        1, 2, figsize=(max(COLUMN, 0.42 * groups * several + 2.0), 2.75), layout="constrained", width_ratios=(1.25, 1)
-    )
+    width = min(PAGE, max(COLUMN, (0.42 if groups * several < 5 else 0.55) * groups * several + 2.0))
+    figure, (whole, close) = plt.subplots(1, 2, figsize=(width, 2.75), layout="constrained", width_ratios=(1.25, 1))
     for axes in (whole, close):
         _axis(axes, made, groups, several)
     for bar in made.bars:
@@ -100,7 +107,7 @@ def draw_bars(made: BarFigure) -> Figure:
     close.set_axisbelow(True)
     figure.suptitle(made.title, fontsize=8)
     if made.series:
-        whole.legend(*_handles(made), fontsize=5.5, frameon=False, loc="lower left", ncols=1)
+        whole.legend(*_handles(made), fontsize=6, frameon=False, loc="lower left", bbox_to_anchor=(0, 1.05), ncols=4)
     footer(figure, [*made.notes, made.banner[1]], int(24.5 * figure.get_figwidth()))
     mark(figure, made.banner[0])
     return figure
@@ -123,11 +130,16 @@ def _axis(axes: Axes, made: BarFigure, groups: int, several: int) -> None:
     labels = []
     for group in range(groups):
         bars = [bar for bar in made.bars if bar.group == group]
-        counts = dict.fromkeys(f"{bar.parameters:,}" for bar in bars)
-        labels.append("\n".join([bars[0].label, *counts]))
+        counts = [] if _counts(made) else dict.fromkeys(f"{bar.parameters:,}" for bar in bars)
+        labels.append("\n".join([*(_short(bars[0].label) if groups > 4 else [bars[0].label]), *counts]))
     axes.set_xticks(range(groups), labels, linespacing=1.3, fontsize=6.2)
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(-0.6, groups - 0.4)
+
+
+def _short(label: str) -> list[str]:
+    """A label in lines that fit under a narrow bar."""
+    return [line for part in label.split(", ") for line in wrap(part, 9)]
 
 
 def _draw_bar(whole: Axes, close: Axes, bar: Bar, several: int, digits: int) -> None:
@@ -140,16 +152,25 @@ def _draw_bar(whole: Axes, close: Axes, bar: Bar, several: int, digits: int) -> 
     error = {"ecolor": "#222222", "elinewidth": 0.8, "capsize": 2, "capthick": 0.8}
     whole.bar(x, bar.value.mean, 0.92 * width, color=colour, yerr=bar.value.std, error_kw=error)
     top = bar.value.mean + (bar.value.std or 0)
-    whole.text(x, top, f"{bar.value.mean:.{digits}f}", ha="center", va="bottom", fontsize=6)
+    whole.text(x, top, f"{bar.value.mean:.{digits}f}", ha="center", va="bottom", fontsize=6 if several < 4 else 4.6)
     close.errorbar(x, bar.value.mean, bar.value.std, fmt="D", color=colour, markersize=3.6, **error)
     if len(bar.seeds) > 1:
         spread = np.linspace(-0.12, 0.12, len(bar.seeds)) * (0.66 + width) / 1.32 + 0.28 * width
         close.plot(x + spread, bar.seeds, "o", color=colour, markersize=1.8, alpha=0.65, markeredgewidth=0)
 
 
+def _counts(made: BarFigure) -> list[int]:
+    """Learnable parameters of each series, where they are the same in every group: the legend says them then."""
+    counts: dict[int, set[int]] = {}
+    for bar in made.bars:
+        counts.setdefault(bar.series, set()).add(bar.parameters)
+    return [min(found) for found in counts.values()] if made.series and all(len(found) == 1 for found in counts.values()) else []
+
+
 def _handles(made: BarFigure) -> tuple[list, list[str]]:
     squares = [plt.Rectangle((0, 0), 1, 1, color=COLOURS[i % len(COLOURS)]) for i in range(len(made.series))]
-    return squares, made.series
+    counts = _counts(made)
+    return squares, [f"{label} ({counts[i]:,})" if counts else label for i, label in enumerate(made.series)]
 
 
 def save_bars(study: Study, name: str, folder: str | Path) -> None:

@@ -1,7 +1,7 @@
 """The layout vocabulary of a study: selections, laid over each other, become cells; a cell is one number over seeds.
 
 A *selection* is a mapping that may name dataset, backbone, method, value and any field of RunSpec. A table lays rows over
-columns, a bar figure bars over series, a claim `a` and `b` over data sets; where two name a key, the latter wins.
+columns, a figure bars or points over series, a claim `a` and `b` over data sets; where two name a key, the latter wins.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pel_core.datasets import LongTailed, find_dataset, split_name
 from pel_core.errors import PelError, unknown
 from pel_core.methods import METHODS, PART
+from pel_core.options import spell
 from pel_core.results import value_path
 from pel_core.spec import RunSpec
 
@@ -60,6 +61,11 @@ class Stage:
             text = text.replace(f"{{{role}}}", word)
         return text
 
+    def words(self, text: str) -> str:
+        """A data set in words: ``cifar100-ir100`` -> ``CIFAR100-LT, imbalance ratio 100``."""
+        role, ratio = split_name(text)
+        return self.roles.get(role, role) + (f", imbalance ratio {ratio:g}" if ratio else "")
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -80,7 +86,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Part:
-    """One contrast of a claim: pairs (a, b) of cells, one per data set that is played; ``absent`` names the others."""
+    """One contrast of a claim: pairs (a, b) of cells, one per data set that is played; ``absent`` names the others.
+
+    ``minus`` holds further pairs, whose contrast is taken off: how much more a leads b there than here.
+    """
 
     expect: Literal["higher", "lower", "equal"]
     margin: float
@@ -88,11 +97,12 @@ class Part:
     label: str
     pairs: tuple[tuple[Cell, Cell], ...]
     absent: tuple[str, ...] = ()
+    minus: tuple[tuple[Cell, Cell], ...] = ()
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A conclusion of the report and the contrasts that test it."""
+    """A conclusion and the contrasts that test it."""
 
     name: str
     statement: str
@@ -105,7 +115,7 @@ class Artefact:
     """A table, figure or list that is drawn from results. ``declaration`` is its YAML, ``banner`` (mark, notice)."""
 
     name: str
-    kind: Literal["table", "bars", "map", "compare", "claims"]
+    kind: Literal["table", "bars", "curve", "map", "compare", "claims"]
     title: str
     declaration: Mapping[str, Any]
     cells: tuple[Cell, ...]
@@ -119,6 +129,21 @@ class Artefact:
         return {} if self.kind == "map" else {spec.slug: spec for cell in self.cells for spec in cell.specs}
 
 
+def expand(entries: Iterable[Selection]) -> list[Selection]:
+    """Unroll every sweep: ``{sweep: lr, values: [0.1, 0.2], label: "lr {}"}`` becomes two selections, ``at`` 0.1 and 0.2."""
+    made: list[Selection] = []
+    for entry in entries:
+        if "sweep" not in entry:
+            made.append(entry)
+            continue
+        rest = {key: value for key, value in entry.items() if key not in ("sweep", "values", "label")}
+        for value in entry["values"]:
+            label = str(entry.get("label", "{}")).replace("{}", spell(value))
+            at = {"at": value} if isinstance(value, int | float) else {}
+            made.append({"label": label, **at, entry["sweep"]: value, **rest})
+    return made
+
+
 def make_cell(stage: Stage, seeds: Iterable[int], selections: Iterable[Selection], at: tuple[int, int] = (0, 0)) -> Cell:
     """Lay selections over each other and resolve the result for every seed.
 
@@ -128,7 +153,7 @@ def make_cell(stage: Stage, seeds: Iterable[int], selections: Iterable[Selection
     """
     fields: dict[str, Any] = {"backbone": stage.backbone}
     for selection in selections:
-        fields |= {key: value for key, value in selection.items() if key != "label"}
+        fields |= {key: value for key, value in selection.items() if key not in ("label", "at")}
     for key in ("dataset", "method", "value"):
         if key not in fields:
             raise PelError(f"no {key} is given; say it in `where`, or in the row or column")
@@ -165,8 +190,8 @@ def grid(
             try:
                 cells.append(make_cell(stage, seeds, (where, row, column), (i, j)))
             except PelError as error:
-                names = " x ".join(str(entry["label"]) for entry in (row, column) if "label" in entry)
-                raise PelError(f"{names}: {error}") from None
+                names = [entry.get("label", entry.get("at")) for entry in (row, column)]
+                raise PelError(f"{' x '.join(str(name) for name in names if name is not None)}: {error}") from None
     return tuple(cells)
 
 
@@ -176,16 +201,29 @@ def make_part(stage: Stage, seeds: tuple[int, ...], part: Mapping[str, Any]) -> 
     Raises:
         PelError: as ``make_cell``.
     """
+    pairs, absent = _pairs(stage, seeds, part, part["over"])
+    minus, more = _pairs(stage, seeds, part, part.get("minus", []))
+    if more:  # half a difference of differences says nothing
+        pairs, minus, absent = [], [], [*absent, *more]
+    label = f"{_name(part['a'])} - {_name(part['b'])}"
+    if "minus" in part:
+        here, there = (", ".join(map(_name, part[key])) for key in ("over", "minus"))
+        label = f"({label} at {here}) - (the same at {there})"
+    margin = float(part.get("margin", 0.5 if part["expect"] == "equal" else 0))
+    return Part(part["expect"], margin, part["value"], label, tuple(pairs), tuple(absent), tuple(minus))
+
+
+def _pairs(
+    stage: Stage, seeds: tuple[int, ...], part: Mapping[str, Any], where: Iterable[Selection]
+) -> tuple[list[tuple[Cell, Cell]], list[str]]:
     pairs, absent = [], []
-    for over in part["over"]:
+    for over in where:
         try:
             a, b = (make_cell(stage, seeds, ({"value": part["value"]}, over, part[side])) for side in "ab")
             pairs.append((a, b))
         except Unplayed:
             absent.append(str(over.get("dataset", "")))
-    label = f"{_name(part['a'])} - {_name(part['b'])}"
-    margin = float(part.get("margin", 0.5 if part["expect"] == "equal" else 0))
-    return Part(part["expect"], margin, part["value"], label, tuple(pairs), tuple(absent))
+    return pairs, absent
 
 
 def _name(selection: Selection) -> str:

@@ -125,17 +125,22 @@ def _cost(study: Study, to_train: list[RunSpec], missing: list[RunSpec]) -> list
     costs = [(spec, work(study, spec)) for spec in missing]
     trained = [(spec, work(study, spec)) for spec in to_train]
     unknown = dict.fromkeys(spec.dataset for spec, cost in costs if cost is None)
-    lines = [f"Not counted, as their sizes are not known before they are prepared: {', '.join(unknown)}."] if unknown else []
+    reason = "are not counted: their sizes are not known before they are prepared."
+    lines = [f"Images and time of {', '.join(unknown)} {reason}"] if unknown else []
+    if not any(cost for _, cost in costs):
+        return lines
     lines.append(f"Images: {_sum(trained, 'train'):,} to train on, {_sum(costs, 'evaluate'):,} to evaluate (crops counted).")
     hours, unmeasured = 0.0, []
     for backbone, count in Counter(spec.backbone for spec in missing).items():
         of = [pair for pair in trained if pair[0].backbone == backbone], [pair for pair in costs if pair[0].backbone == backbone]
         rate = rates(study, backbone)
+        if not any(cost for _, cost in of[1]):
+            continue  # of unknown sizes only, which is said above
         if rate is None:
             gflop = 2 * sum(cost.train * forward_gflop(spec) for spec, cost in of[0] if cost)
             gflop += sum(cost.evaluate * forward_gflop(spec) for spec, cost in of[1] if cost)
             times = [f"{_spell(gflop / speed / 3600)} at {speed / 1e3:g} TFLOP/s" for speed in SPEEDS]
-            unmeasured.append(f"{count} runs on {backbone}: about {gflop / 1e3:,.0f} TFLOP, {', '.join(times)}")
+            unmeasured.append(f"{_count(count, 'run')} on {backbone}: about {_tflop(gflop)}, {', '.join(times)}")
         else:
             hours += (rate[0] * _sum(of[0], "train") + rate[1] * _sum(of[1], "evaluate")) / 3600
     if hours:
@@ -150,7 +155,17 @@ def _sum(pairs: Iterable[tuple[RunSpec, Any]], name: str) -> int:
 
 
 def _spell(hours: float) -> str:
-    return f"{hours:.1f} hours" if hours >= 1 else f"{max(1, round(60 * hours))} minutes"
+    if hours >= 1:
+        return f"{hours:.1f} hours"
+    return _count(round(60 * hours), "minute") if hours >= 1 / 60 else "less than a minute"
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _tflop(gflop: float) -> str:
+    return f"{gflop / 1e3:,.0f} TFLOP" if gflop >= 1e3 else f"{gflop:.2g} GFLOP"
 
 
 def status(study: Study) -> str:

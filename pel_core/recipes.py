@@ -9,7 +9,7 @@ from pel_core.spec import DEFAULTS
 Record = Mapping[str, Any]
 LOSSES = {"la": "logit adjustment", "ce": "cross-entropy", "focal": "focal", "ldam": "LDAM", "cb": "class-balanced",
           "grw": "generalised re-weighting", "bs": "balanced softmax", "lade": "LADE"}  # fmt: skip
-TTES = {"none": "one centre crop", "fivecrop": "five crops", "tencrop": "ten crops"}
+TTES = {"none": "one centre crop", "fivecrop": "five crops", "tencrop": "ten crops", "randaug": "random crops"}
 
 
 def _loss(spec: Mapping[str, Any]) -> str:
@@ -32,7 +32,7 @@ def _init(spec: Mapping[str, Any]) -> str:
 
 
 def _tte(spec: Mapping[str, Any]) -> str:
-    return TTES.get(spec["tte"], spec["tte"]) + (f" (expand {spec['expand']} px)" if spec["tte"] != "none" else "")
+    return TTES.get(spec["tte"], spec["tte"]) + (f" (expand {spec['expand']} px)" if "crop" in spec["tte"] else "")
 
 
 WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {

@@ -39,9 +39,12 @@ def table(arguments: Arguments) -> None:
 def figure(arguments: Arguments) -> None:
     """Draw a figure: pdf, svg, png."""
     study = open_study(arguments)
-    _require(study, arguments.artefact, "bars", "map")
-    if study.artefact(arguments.artefact).kind == "map":
+    _require(study, arguments.artefact, "bars", "curve", "map")
+    kind = study.artefact(arguments.artefact).kind
+    if kind == "map":
         from pel_core.figure_map import save_map as draw
+    elif kind == "curve":
+        from pel_core.figure_curve import save_curve as draw
     else:
         from pel_core.figures import save_bars as draw
     draw(study, arguments.artefact, study.figures)
@@ -60,7 +63,7 @@ def claims(arguments: Arguments) -> None:
     from pel_core.claims import claim_files
 
     study = open_study(arguments)
-    _write(study, "claims", claim_files(study))
+    _write(study, study.summary("claims").name, claim_files(study))
 
 
 def plan(arguments: Arguments) -> None:
@@ -104,7 +107,7 @@ def show_text(study: Study) -> str:
         elif artefact.kind == "table":
             parts += [_screen(files[1].read_text(encoding="utf-8")), ""]
         elif artefact.kind == "claims":
-            parts += [*_verdicts(files[1].read_text(encoding="utf-8")), ""]
+            parts += [f"{artefact.title} here:", *_verdicts(files[1].read_text(encoding="utf-8")), ""]
     folders = [f"{shown(study.results)}/tables", shown(study.figures), f"{shown(study.results)}/runs/<run>/metrics.json"]
     parts += [f"Tables: {folders[0]}   Figures: {folders[1]}   Every run: {folders[2]}"]
     parts += [f"Not made yet: {', '.join(absent)}. Run snakemake (or make study)."] if absent else []
@@ -131,9 +134,7 @@ def _screen(markdown: str) -> str:
 
 def _verdicts(markdown: str) -> list[str]:
     """The headings of claims.md, which carry the verdicts."""
-    return ["The report's conclusions here:"] + [
-        "  " + line.removeprefix("### ").replace("**", "") for line in markdown.splitlines() if line.startswith("### ")
-    ]
+    return ["  " + line.removeprefix("### ").replace("**", "") for line in markdown.splitlines() if line.startswith("### ")]
 
 
 def _require(study: Study, name: str, *kinds: str) -> None:

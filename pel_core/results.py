@@ -111,6 +111,8 @@ def lookup(record: Mapping[str, Any], path: str) -> Any:
     for index, word in enumerate(path.split(".")):
         if isinstance(here, list) and word.isdigit() and int(word) < len(here):
             here = here[int(word)]
+        elif isinstance(here, list) and word == "last" and here:
+            here = here[-1]
         elif isinstance(here, Mapping) and word in here:
             here = here[word]
         else:

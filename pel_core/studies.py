@@ -5,20 +5,19 @@ Torch-free and pandas-free: Snakemake's planning imports it. Both files are vali
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from difflib import get_close_matches
+from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 from pel_core import provenance
-from pel_core.backbones import BACKBONES
+from pel_core.artefacts import make_artefacts, make_stage
 from pel_core.config import find, parse_seeds, read_config, read_study, shown
-from pel_core.datasets import declared, find_dataset, split_name
+from pel_core.datasets import find_dataset, split_name
 from pel_core.errors import PelError, unknown
 from pel_core.files import read_json
-from pel_core.layout import Artefact, Claim, Stage, Unplayed, check_method, grid, make_part
-from pel_core.results import complaint, metrics_file, value_path
+from pel_core.layout import Artefact, Stage
+from pel_core.results import complaint, metrics_file
 from pel_core.spec import ENGINE, RunSpec
 
 SETTINGS = ("study", "config", "seeds", "results", "figures", "root", "weights")
@@ -67,6 +66,14 @@ class Study:
             raise unknown("artefact", name, self.artefacts, f"(of {shown(self.path)})")
         return self.artefacts[name]
 
+    def summary(self, kind: str) -> Artefact:
+        """The study's only artefact of the kind ``compare`` or ``claims``.
+
+        Raises:
+            PelError: there is none.
+        """
+        return next((artefact for artefact in self.artefacts.values() if artefact.kind == kind), None) or self.artefact(kind)
+
     def spec(self, slug: str) -> RunSpec:
         """The spec of a run by name, of this study or not.
 
@@ -80,7 +87,7 @@ class Study:
     def files(self, name: str) -> list[str]:
         """The files of an artefact."""
         kind = self.artefact(name).kind
-        if kind in ("bars", "map"):
+        if kind in ("bars", "curve", "map"):
             return [f"{self.figures}/{name}.{suffix}" for suffix in ("pdf", "svg", "png")]
         suffixes = ("csv", "md", "tex") if kind == "table" else ("csv", "md")
         return [f"{self.results}/tables/{name}.{suffix}" for suffix in suffixes]
@@ -185,10 +192,11 @@ def load(study: str | Path = "report", config: str | Path = "demo", **settings: 
         PelError: one violation: which file, which key, what was found, what is allowed.
     """
     study_path, config_file = find(study), find(config)
-    content, values = read_study(study_path), read_config(config_file)
+    values = read_config(config_file)
+    content = read_study(study_path, values.get("size", "full"))
     _apply_settings(values, settings)
-    stage = _stage(content, values, config_file)
-    artefacts, left_out = _artefacts(content, values, stage, study_path)
+    stage = make_stage(content, values, config_file)
+    artefacts, left_out = make_artefacts(content, values, stage, study_path)
     if not artefacts:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items()) or "it declares no table, figure or claim"
         raise PelError(f"{shown(study_path)} on {shown(config_file)} makes nothing ({reasons})")
@@ -224,87 +232,3 @@ def _apply_settings(values: dict[str, Any], settings: Mapping[str, Any]) -> None
     if "weights" in given:
         values["weights"] = {**values.get("weights", {}), values["backbone"]: str(given["weights"])}
     values.update({key: str(given[key]) for key in ("results", "figures") if key in given})
-
-
-def _stage(content: Mapping[str, Any], values: Mapping[str, Any], path: Path) -> Stage:
-    where = shown(path)
-    entries = {role: {"dataset": entry} if isinstance(entry, str) else entry for role, entry in values["data"].items()}
-    unplayed = [role for role in content["roles"] if role not in entries]
-    for role in entries:
-        # A config may serve studies with other roles; a near miss of a role of this one is a slip.
-        if role not in content["roles"] and get_close_matches(role, unplayed, n=1):
-            raise PelError(f"{where}: data: {unknown('role', role, content['roles'])}")
-    try:
-        datasets = declared(values)
-        for role, entry in entries.items():
-            if entry["dataset"] not in datasets:
-                raise unknown("data set", entry["dataset"], datasets, f"(data: {role}; without -irRATIO)")
-        if values["backbone"] not in BACKBONES:
-            raise unknown("backbone", values["backbone"], BACKBONES)
-    except PelError as error:
-        raise PelError(f"{where}: {error}") from None
-    titles = {role: entries.get(role, {}).get("title", title) for role, title in content["roles"].items()}
-    data = {role: entry["dataset"] for role, entry in entries.items()}
-    return Stage(titles, data, datasets, values["backbone"], tuple(values["seeds"]), values.get("recipe", {}))
-
-
-def _artefacts(
-    content: Mapping[str, Any], values: Mapping[str, Any], stage: Stage, path: Path
-) -> tuple[dict[str, Artefact], dict[str, str]]:
-    banner = (values.get("mark", ""), values.get("notice", ""))
-    made: dict[str, Artefact] = {}
-    left_out: dict[str, str] = {}
-    for section, name, entry in [(key, *item) for key in ("tables", "figures") for item in content.get(key, {}).items()]:
-        try:
-            made[name] = replace(_artefact(name, entry, stage), banner=banner)
-        except Unplayed as reason:
-            left_out[name] = str(reason)
-        except PelError as error:
-            raise PelError(f"{shown(path)}: {section}.{name}: {error}") from None
-    if content.get("reported") and any(artefact.kind != "map" for artefact in made.values()):
-        cells = tuple(cell for artefact in made.values() if artefact.kind != "map" for cell in artefact.cells)
-        declaration = {"reported": content["reported"], "comparable": values.get("comparable", True)}
-        declaration["of"] = {name: len(artefact.cells) for name, artefact in made.items() if artefact.kind != "map"}
-        made["compare"] = Artefact("compare", "compare", "Measured beside reported", declaration, cells, banner)
-    if claims := _claims(content, stage, path):
-        cells = tuple(cell for claim in claims for part in claim.parts for pair in part.pairs for cell in pair)
-        if cells:
-            declaration = {
-                "claims": content["claims"],
-                "reported": content.get("reported"),
-                "comparable": values.get("comparable", True),
-            }
-            made["claims"] = Artefact("claims", "claims", "The report's conclusions", declaration, cells, banner, claims)
-        else:
-            left_out["claims"] = "the config plays none of their roles"
-    return made, left_out
-
-
-def _artefact(name: str, entry: Mapping[str, Any], stage: Stage) -> Artefact:
-    kind = entry.get("kind", "table")
-    rows = entry[{"table": "rows", "bars": "bars", "map": "methods"}[kind]]
-    columns = entry.get({"table": "columns", "bars": "series"}.get(kind, ""), [{}])
-    for selection in (entry.get("where", {}), *rows, *columns):
-        if "method" in selection:
-            check_method(selection["method"])
-        if "value" in selection:
-            value_path(selection["value"])
-    for info in entry.get("info", []):
-        if isinstance(info, dict):
-            value_path(info["value"])
-    where = {"value": "overall", **entry.get("where", {})} if kind == "map" else entry.get("where", {})
-    seeds = tuple(entry.get("seeds", stage.seeds))
-    cells = grid(stage, seeds[:1] if kind == "map" else seeds, where, rows, columns)
-    return Artefact(name, kind, stage.title(entry["title"]), entry, cells, seeds=seeds)
-
-
-def _claims(content: Mapping[str, Any], stage: Stage, path: Path) -> tuple[Claim, ...]:
-    claims = []
-    for name, entry in content.get("claims", {}).items():
-        seeds = tuple(entry.get("seeds", stage.seeds))
-        try:
-            parts = tuple(make_part(stage, seeds, part) for part in entry["parts"])
-        except PelError as error:
-            raise PelError(f"{shown(path)}: claims.{name}: {error}") from None
-        claims.append(Claim(name, entry["statement"], entry.get("source", ""), parts))
-    return tuple(claims)

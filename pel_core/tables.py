@@ -115,7 +115,8 @@ def show_info(record: Record, what: str, beside: Sequence[Record]) -> str:
         return BACKBONES[name].label if name in BACKBONES else name
     if what in ("parameters", "parameters_with_head"):
         key = "learnable" if what == "parameters" else "learnable_with_head"
-        return millions(record["parameters"][key], min(other["parameters"][key] for other in beside))
+        counts = [other["parameters"][key] for other in beside]
+        return millions(record["parameters"][key], min(filter(None, counts), default=0))
     if what == "epochs":
         return str(record["spec"]["epochs"])
     value = lookup(record, what if what.split(".")[0] in SECTIONS else f"metrics.{what}")

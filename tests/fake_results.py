@@ -57,6 +57,11 @@ def fake_metrics(spec: RunSpec) -> dict[str, Any]:
     return {**metrics, "per_class": [round(metrics["overall"], 2)] * 5, "null_reasons": {}}
 
 
+def fake_curve(spec: RunSpec) -> list[dict[str, float]]:
+    """Training accuracy that climbs."""
+    return [{"epoch": e, "lr": spec.lr, "loss": 1 / (e + 1), "accuracy": 90 - 30 / (e + 1)} for e in range(spec.epochs)]
+
+
 def fake_record(spec: RunSpec) -> dict[str, Any]:
     """One run's metrics.json."""
     base = split_name(spec.dataset)[0]
@@ -76,8 +81,8 @@ def fake_record(spec: RunSpec) -> dict[str, Any]:
             "adapter_dim": 4,
         },
         "metrics": fake_metrics(spec),
-        "training": {"curve": [], "seconds": 5.0, "images_per_second": 1000.0, "peak_memory_mb": 500.0},
-        "evaluation": {"tte": spec.tte, "seconds": 2.0, "images_per_second": 400.0, "peak_memory_mb": 500.0},
+        "training": {"curve": fake_curve(spec), "seconds": 5.0, "images_per_second": 1000.0, "peak_memory_mb": 500.0},
+        "evaluation": {"tte": spec.tte, "crops": spec.views, "seconds": 2.0, "images_per_second": 400.0, "peak_memory_mb": 500.0},
         "environment": {"python": "3", "torch": "0", "device": "cpu"},
     }
 
@@ -116,8 +121,9 @@ def main(words: list[str]) -> None:
         for suffix in ("pdf", "svg", "png"):
             write_bytes(f"{asked.figures}/{rest[0]}.{suffix}", b"x")
     else:
+        name = rest[0] if rest else f"{Path(asked.study).stem}-{command}"  # no study of the tests has reported values
         for suffix in ("csv", "md", "tex")[: 3 if command == "table" else 2]:
-            write_bytes(f"{asked.results}/tables/{rest[0] if rest else command}.{suffix}", b"x")
+            write_bytes(f"{asked.results}/tables/{name}.{suffix}", b"x")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pel_core"
 ORDER = [
     "errors", "files", "seeds", "methods", "backbones", "demo.stand_ins", "lists", "sampling", "datasets", "options", "spec",
-    "results", "config", "layout", "provenance", "studies", "recipes", "plan", "metrics", "tables", "compare", "claims", "figure_style",
-    "figures", "vit", "deltas", "surgery", "names", "sources", "weights", "transforms", "resample", "prepare", "batches",
+    "results", "config", "layout", "artefacts", "provenance", "studies", "recipes", "plan", "metrics", "tables", "compare", "claims", "figure_style",
+    "figures", "figure_curve", "vit", "deltas", "surgery", "names", "sources", "weights", "transforms", "resample", "prepare", "batches",
     "heads", "losses", "inits", "classifier", "figure_map", "progress", "engine", "runs", "report", "conformance", "cli", "__main__",
 ]  # fmt: skip
 

@@ -176,7 +176,7 @@ def test_a_recipe_runs_what_it_concerns(lab):
     ssf = '"scale and shift after both LayerNorms (Lian et al. 2022)",'
     lab.edit("pel_core/methods.py", ssf, f'{ssf}\n        recipe={{"lr": 0.02}},\n        attach=')
     runs = [f"toy-ir{ratio}.toy.ssf-ln.s0" for ratio in (10, 20)]
-    drawn = ["figure f1", "summary claims", "table t1"]
+    drawn = ["figure f1", "summary study-claims", "table t1"]
     assert lab.plan() == sorted([*(f"{rule} {run}" for rule in ("evaluate", "train") for run in runs), *drawn])
 
 
@@ -196,7 +196,7 @@ def test_prepared_again_with_the_same_content_runs_nothing(lab):
 def test_a_lost_run_is_made_again_alone(lab):
     shutil.rmtree(lab.work / "results/runs/toy-ir20.toy.ssf-ln.s0")
     run = "toy-ir20.toy.ssf-ln.s0"
-    assert lab.plan() == [f"evaluate {run}", "figure f1", "summary claims", "table t1", f"train {run}"]
+    assert lab.plan() == [f"evaluate {run}", "figure f1", "summary study-claims", "table t1", f"train {run}"]
 
 
 @pytest.mark.parametrize(

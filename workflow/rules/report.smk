@@ -42,7 +42,7 @@ rule table:
 
 
 rule summary:
-    # compare: measured beside reported. claims: the report's conclusions, tested.
+    # compare: measured beside reported. claims: conclusions, tested.
     input:
         lambda wc: STUDY.inputs(wc.summary),
     output:
@@ -55,12 +55,13 @@ rule summary:
         md=f"{RESULTS}/tables/{{summary}}.md",
     params:
         key=lambda wc: STUDY.draw_params(wc.summary),
+        kind=lambda wc, threads: STUDY.artefact(wc.summary).kind,
     log:
         f"{RESULTS}/logs/{{summary}}.log",
     wildcard_constraints:
         summary=names("compare", "claims"),
     shell:
-        "exec {PYTHON:q} -m pel_core {wildcards.summary:q} {ASK} > {log:q} 2>&1"
+        "exec {PYTHON:q} -m pel_core {params.kind} {ASK} > {log:q} 2>&1"
 
 
 rule figure:
@@ -80,6 +81,6 @@ rule figure:
     log:
         f"{RESULTS}/logs/{{figure}}.log",
     wildcard_constraints:
-        figure=names("bars", "map"),
+        figure=names("bars", "curve", "map"),
     shell:
         "exec {PYTHON:q} -m pel_core figure {wildcards.figure:q} {ASK} > {log:q} 2>&1"
