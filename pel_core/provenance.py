@@ -7,7 +7,7 @@ with a default reruns nothing. Snakemake itself watches the inputs.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
@@ -45,14 +45,18 @@ def fingerprint(path: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def train_params(spec: RunSpec, engine: int) -> str:
-    """Of a training run: the spec's departures from code defaults, evaluation's left out."""
-    return canonical({"engine": engine, "spec": _departures(spec, EVALUATION)})
+def train_params(spec: RunSpec, engine: int, sentences: Iterable[str] = ()) -> str:
+    """Of a training run: the spec's departures from code defaults, evaluation's left out, and the sentences it starts from."""
+    return canonical({"engine": engine, "spec": _departures(spec, EVALUATION), **_sentences(sentences)})
 
 
-def evaluate_params(spec: RunSpec, engine: int) -> str:
+def evaluate_params(spec: RunSpec, engine: int, sentences: Iterable[str] = ()) -> str:
     """Of an evaluation. A new metric evaluates again, and trains nothing."""
-    return canonical({"engine": engine, "spec": _departures(spec, ()), "metrics": list(METRICS)})
+    return canonical({"engine": engine, "spec": _departures(spec, ()), "metrics": list(METRICS), **_sentences(sentences)})
+
+
+def _sentences(files: Iterable[str]) -> dict[str, list[str]]:
+    return {"descriptions": prints} if (prints := [fingerprint(file) for file in files]) else {}
 
 
 def data_params(base: str, datasets: Mapping[str, LongTailed], config: Mapping[str, Any]) -> str:

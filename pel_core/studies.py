@@ -134,11 +134,11 @@ class Study:
 
     def train_params(self, slug: str) -> str:
         """What a training run depends on besides its inputs."""
-        return provenance.train_params(self.spec(slug), self._engine(slug, "train.json"))
+        return provenance.train_params(self.spec(slug), self._engine(slug, "train.json"), self._sentences(slug))
 
     def evaluate_params(self, slug: str) -> str:
         """What an evaluation depends on besides its inputs."""
-        return provenance.evaluate_params(self.spec(slug), self._engine(slug, "metrics.json"))
+        return provenance.evaluate_params(self.spec(slug), self._engine(slug, "metrics.json"), self._sentences(slug))
 
     def data_params(self, base: str) -> str:
         """What a prepared data set depends on."""
@@ -170,6 +170,20 @@ class Study:
         """The command-line option for a backbone's local weights file, if one is given."""
         path = self.config.get("weights", {}).get(backbone)
         return f"--weights {quote(path)}" if path else ""
+
+    def descriptions(self, base: str, prompt: str) -> list[str]:
+        """The file of sentences that describes a data set's classes, where the prompt needs one."""
+        if prompt != "descriptions":
+            return []
+        file = self.config.get("descriptions", {}).get(base)
+        if not file:
+            hint = f"descriptions: {{{base}: FILE.json}}"
+            raise PelError(f"{shown(self.config_path)}: the prompt 'descriptions' needs sentences for the classes: {hint}")
+        return [str(self.config_path.parent / Path(file).expanduser())]
+
+    def _sentences(self, slug: str) -> list[str]:
+        spec = self.spec(slug)
+        return self.descriptions(split_name(spec.dataset)[0], spec.prompt)
 
     def resource(self, name: str) -> int:
         """A resource of a training or evaluation job: threads, mem_mb, runtime (minutes)."""
@@ -203,11 +217,14 @@ def load(study: str | Path = "report", config: str | Path = "demo", **settings: 
     reported = dict(content.get("reported", {}))
     if reported:
         reported["path"] = study_path.parent / reported["file"]
-    return Study(
+    made = Study(
         title=content["title"], path=study_path, config_path=config_file, config=values, stage=stage,
         results=Path(values.get("results", "results")), figures=Path(values.get("figures", "figures")),
         artefacts=artefacts, left_out=left_out, reported=reported,
     )  # fmt: skip
+    for slug in made.specs:
+        made._sentences(slug)  # refuses a prompt without its file before anything is planned
+    return made
 
 
 def load_settings(settings: Mapping[str, Any]) -> Study:

@@ -47,10 +47,12 @@ rule text:
     input:
         backbone=f"{RESULTS}/backbones/{{backbone}}/backbone.json",
         data=f"{RESULTS}/data/{{base}}/data.json",
+        sentences=lambda wc: STUDY.descriptions(wc.base, wc.prompt),
     output:
         f"{RESULTS}/text/{{backbone}}/{{base}}.{{prompt}}.safetensors",
     params:
         weights=lambda wc, threads: STUDY.weights_option(wc.backbone),
+        sentences=lambda wc, input, threads: " ".join(f"--descriptions {quote(str(file))}" for file in input.get("sentences", [])),
     log:
         f"{RESULTS}/logs/{{backbone}}.{{base}}.{{prompt}}.text.log",
     threads: 1
@@ -59,4 +61,5 @@ rule text:
         runtime=60,
     shell:
         "exec {PYTHON:q} -m pel_core text --backbone-dir {RESULTS:q}/backbones/{wildcards.backbone:q}"
-        " --data-dir {RESULTS:q}/data/{wildcards.base:q} --prompt {wildcards.prompt:q} --out {output:q} {params.weights} > {log:q} 2>&1"
+        " --data-dir {RESULTS:q}/data/{wildcards.base:q} --prompt {wildcards.prompt:q} --out {output:q} {params.weights}"
+        " {params.sentences} > {log:q} 2>&1"
