@@ -8,7 +8,7 @@ from typing import Any
 
 from pel_core.backbones import BACKBONES
 from pel_core.config import shown
-from pel_core.datasets import declared
+from pel_core.datasets import declared, split_name
 from pel_core.errors import PelError, unknown
 from pel_core.layout import Artefact, Claim, Selection, Stage, Unplayed, check_method, expand, grid, make_part
 from pel_core.results import value_path
@@ -55,10 +55,13 @@ def make_artefacts(
     banner = (values.get("mark", ""), values.get("notice", ""))
     made: dict[str, Artefact] = {}
     left_out: dict[str, str] = {}
-    for section, name, entry in _declared(content, stage):
+    for section, name, entry, surplus in _declared(content, stage, values.get("each", "all")):
         try:
             if name in made or name in left_out:
                 raise PelError("there are two artefacts of this name")
+            if surplus:
+                left_out[name] = "the config takes the first data set alone (each: first)"
+                continue
             made[name] = replace(_artefact(name, entry, stage), banner=banner)
         except Unplayed as reason:
             left_out[name] = str(reason)
@@ -84,16 +87,22 @@ def make_artefacts(
     return made, left_out
 
 
-def _declared(content: Mapping[str, Any], stage: Stage) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Section, name and declaration of every table and figure; ``each`` gives one for each of its data sets."""
+def _declared(content: Mapping[str, Any], stage: Stage, each: str) -> Iterator[tuple[str, str, Mapping[str, Any], bool]]:
+    """Section, name and declaration of every table and figure, and whether it is one too many.
+
+    An entry's ``each`` gives one for each of its data sets; where the configuration says ``first``, all after the first that
+    it plays are too many.
+    """
     for section in ("tables", "figures"):
         for name, entry in content.get(section, {}).items():
-            rest = {key: value for key, value in entry.items() if key != "each"}
+            rest, played = {key: value for key, value in entry.items() if key != "each"}, 0
             for text in entry.get("each", []):
                 title = entry["title"].replace("{data}", stage.words(text))
-                yield section, f"{name}-{text}", {**rest, "title": title, "where": {**entry.get("where", {}), "dataset": text}}
+                made = {**rest, "title": title, "where": {**entry.get("where", {}), "dataset": text}}
+                yield section, f"{name}-{text}", made, each == "first" and played > 0
+                played += split_name(text)[0] in stage.data
             if "each" not in entry:
-                yield section, name, entry
+                yield section, name, entry, False
 
 
 def _artefact(name: str, entry: Mapping[str, Any], stage: Stage) -> Artefact:

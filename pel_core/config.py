@@ -26,15 +26,15 @@ class _Loader(yaml.SafeLoader):
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    loader.flatten_mapping(node)
     seen: dict[Any, int] = {}
-    for key_node, _ in node.value:
+    for key_node, _ in node.value:  # before `<<` is merged in: a key beside it is meant to win
         key, line = loader.construct_object(key_node, deep=True), key_node.start_mark.line + 1
         if isinstance(key, list | dict):
             raise PelError(f"line {line}: a key must be a word, not a list or a mapping")
         if key in seen:
             raise PelError(f"line {line}: the key '{key}' was given before, on line {seen[key]}; keep one of them")
         seen[key] = line
+    loader.flatten_mapping(node)
     return {loader.construct_object(k, deep=True): loader.construct_object(v, deep=True) for k, v in node.value}
 
 

@@ -104,7 +104,7 @@ def plan(study: Study) -> str:
     lines = [
         f"{study.title}: {shown(study.path)} on {shown(study.config_path)} ({study.config['title']})",
         f"Makes {', '.join(study.artefacts)}; seeds {', '.join(map(str, study.seeds))}.",
-        *(f"Leaves out {name}: {reason}." for name, reason in study.left_out.items()),
+        *(f"Leaves out {', '.join(names)}: {reason}." for reason, names in _by_reason(study).items()),
         f"Runs: {len(states)}, of which {len(states) - len(missing)} done, {len(missing)} missing; "
         f"to train {len(to_train)}, to evaluate {len(missing)}.",
     ]
@@ -115,6 +115,11 @@ def plan(study: Study) -> str:
     else:
         lines.append("Nothing is missing: tables and figures are drawn from what is there.")
     return "\n".join(lines)
+
+
+def _by_reason(study: Study) -> dict[str, list[str]]:
+    reasons = study.left_out.values()
+    return {reason: [name for name, why in study.left_out.items() if why == reason] for reason in reasons}
 
 
 def _trained(study: Study, spec: RunSpec) -> bool:

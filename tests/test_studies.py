@@ -182,8 +182,9 @@ def test_names_and_paths_of_yaml_files():
 
 
 def test_keys_may_be_shared_by_anchors_and_merged(tmp_path):
-    (tmp_path / "a.yaml").write_text("base: &b {x: 1}\nmore: {<<: *b, y: 5e-4}\n")
+    (tmp_path / "a.yaml").write_text("base: &b {x: 1}\nmore: {<<: *b, y: 5e-4}\nother: {<<: *b, x: 2}\n")
     assert load_yaml(tmp_path / "a.yaml")["more"] == {"x": 1, "y": 5e-4}
+    assert load_yaml(tmp_path / "a.yaml")["other"] == {"x": 2}
 
 
 @pytest.mark.parametrize(("given", "seeds"), [("0,1", [0, 1]), (3, [3]), ([1, 2], [1, 2]), ("0, 5", [0, 5])])
