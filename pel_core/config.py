@@ -27,7 +27,8 @@ class _Loader(yaml.SafeLoader):
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: dict[Any, int] = {}
-    for key_node, _ in node.value:  # before `<<` is merged in: a key beside it is meant to win
+    own = [key_node for key_node, _ in node.value if key_node.tag != "tag:yaml.org,2002:merge"]
+    for key_node in own:  # before `<<` is merged in: a key beside it is meant to win
         key, line = loader.construct_object(key_node, deep=True), key_node.start_mark.line + 1
         if isinstance(key, list | dict):
             raise PelError(f"line {line}: a key must be a word, not a list or a mapping")
