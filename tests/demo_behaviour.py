@@ -1,9 +1,10 @@
 """Does the demo world show what PEL is about? Measures it through the engine, in memory.
 
-    python tests/demo_behaviour.py --seeds 0 1 2 3 4 --draw 0              # the table of docs/demo.md
+    python tests/demo_behaviour.py --draw 3 --out runs.jsonl               # the tables of docs/demo.md: 5 seeds
     python tests/demo_behaviour.py --only demo-cifar --seeds 0 --draw 1    # while tuning: other images, same classes
 
-Prints one markdown row per stand-in and variant (mean +- standard deviation over training seeds), then the claims.
+Prints one markdown row per stand-in and variant (mean ± standard deviation over training seeds), then the claims. With
+`--out`, every run is one JSON line; runs found there are not made again, so that a stopped measurement goes on.
 """
 
 import argparse
@@ -44,6 +45,26 @@ FOUR = ("PEL", "VPT-S+Partial", "Partial", "LN+AdaptFormer")
 GROUPS = ("head", "med", "tail")
 FOLDER = Path(os.environ.get("CLIP_MINI", clip_files.FOLDER))  # another model, while tuning
 COLUMNS = ("one", "five", *GROUPS, "first")
+
+# The issue's targets, as (at least, at most) of `values`, and the slack of the slow test: it has two seeds, not five. Where the
+# measured margin is many times the noise of seeds there is none. What must be gained stays a gain with slack, too.
+CLAIMS: dict[str, tuple[float | None, float | None, float]] = {
+    "zero-shot over chance": (8, None, 0.5),
+    "zero-shot": (None, 50, 1),
+    "PEL - zero-shot": (15, None, 0),
+    "PEL - head only": (2.5, None, 0),
+    "PEL": (None, 90, 2),
+    "LA - CE, tail": (15, None, 6),
+    "LA - CE": (3, None, 0),
+    "text - random init, epoch 1": (5, None, 1),
+    "text - random init, tail": (5, None, 0),
+    "five crops - one, worst of four": (-0.5, None, 1),
+    "spread of the four methods": (None, 8, 2.5),
+}
+FIVE_CROPS_GAIN, FIVE_CROPS_SLACK = 1.5, 0.75  # PEL's, on average over the stand-ins
+# What the claims need of each variant; other columns are for the table alone.
+NEEDED = {"zero-shot": ("five",), "head only": ("five",), "PEL": ("one", "five", "first"), "PEL, CE": ("five",),
+          "PEL, random init": ("five", "first"), **dict.fromkeys(FOUR[1:], ("one", "five"))}  # fmt: skip
 
 
 @dataclass
@@ -91,8 +112,11 @@ class Watched(TrainBatches):
         return super().epoch(epoch)
 
 
-def measure(name: str, variant: str, seed: int, draw: int = 0, ratio: int = 100, **overrides) -> dict[str, float]:
-    """Percent right: `one` and `five` crops, `head`, `med`, `tail` (five crops), after the `first` epoch (one crop)."""
+def measure(name: str, variant: str, seed: int, draw: int = 0, ratio: int = 100, columns: tuple = COLUMNS, **overrides) -> dict:
+    """Percent right: `one` and `five` crops, `head`, `med`, `tail` (with `five`), after the `first` epoch (one crop).
+
+    Of one, five and first, those not among `columns` are left out, which saves their time.
+    """
     data = task(name, draw, ratio)
     options = {**VARIANTS[variant], **overrides}
     spec = RunSpec.make(data.dataset, "clip-mini", options.pop("method"), seed, **options)
@@ -102,61 +126,106 @@ def measure(name: str, variant: str, seed: int, draw: int = 0, ratio: int = 100,
     picture = (32, spec.vit.mean, spec.vit.std, "cpu")
     found: dict[str, float] = {}
 
-    def accuracy(tte: str, each: dict | None = None) -> float:
-        batches = EvalBatches(data.test, tte, spec.expand, *picture)
-        right = predict(classifier, batches).argmax(1).numpy() == data.test.labels
-        if each is not None:
-            group_of = np.array(data.groups)[data.test.labels]
-            each.update({group: 100 * right[group_of == group].mean() for group in GROUPS})
-        return 100 * right.mean()
+    def right(tte: str) -> np.ndarray:
+        return predict(classifier, EvalBatches(data.test, tte, spec.expand, *picture)).argmax(1).numpy() == data.test.labels
 
     clock = time.perf_counter()
     if spec.trains:
         batches = Watched(data.train, spec, *picture)
-        batches.after_first = lambda: found.update(first=accuracy("none"))
-        training = train(classifier, batches, spec, torch.as_tensor(data.counts))
-        found["images_per_second"] = training.images_per_second
+        batches.after_first = lambda: found.update(first=100 * right("none").mean()) if "first" in columns else None
+        found["images_per_second"] = train(classifier, batches, spec, torch.as_tensor(data.counts)).images_per_second
     found["train_s"] = time.perf_counter() - clock
-    found["one"] = accuracy("none")
+    if "one" in columns:
+        found["one"] = 100 * right("none").mean()
     clock = time.perf_counter()
-    found["five"] = accuracy("fivecrop", found)
+    if "five" in columns:
+        five, group_of = right("fivecrop"), np.array(data.groups)[data.test.labels]
+        found.update({"five": 100 * five.mean(), **{group: 100 * five[group_of == group].mean() for group in GROUPS}})
     found["evaluate_s"] = time.perf_counter() - clock
-    return found
+    return {key: float(value) for key, value in found.items()}
 
 
-def claims(name: str, mean: dict[str, dict[str, float]]) -> dict[str, tuple[float, str, bool]]:
-    """What the demo is to show, as (value, what is wanted, whether it holds)."""
-    pel, chance = mean["PEL"], 100 / len(STAND_INS[name].classes)
-    values = {
-        "zero-shot over chance": (mean["zero-shot"]["five"] / chance, ">= 8", 8, None),
-        "zero-shot": (mean["zero-shot"]["five"], "< 50", None, 50),
-        "PEL - zero-shot": (pel["five"] - mean["zero-shot"]["five"], ">= 15", 15, None),
-        "PEL - head only": (pel["five"] - mean["head only"]["five"], ">= 2.5", 2.5, None),
-        "PEL": (pel["five"], "< 90", None, 90),
-        "LA - CE, tail": (pel["tail"] - mean["PEL, CE"]["tail"], ">= 15", 15, None),
-        "LA - CE": (pel["five"] - mean["PEL, CE"]["five"], ">= 3", 3, None),
-        "text - random init, epoch 1": (pel["first"] - mean["PEL, random init"]["first"], ">= 5", 5, None),
-        "text - random init, tail": (pel["tail"] - mean["PEL, random init"]["tail"], ">= 5", 5, None),
-        "five crops - one, PEL": (pel["five"] - pel["one"], ">= 1.5 on average over the stand-ins", None, None),
-        "five crops - one, worst of four": (min(mean[v]["five"] - mean[v]["one"] for v in FOUR), ">= -0.5", -0.5, None),
-        "spread of the four methods": (np.ptp([mean[v]["five"] for v in FOUR]), "<= 8", None, 8),
+def mean_over_seeds(runs: list[dict[str, float]]) -> dict[str, float]:
+    return {key: float(np.mean([run[key] for run in runs])) for key in runs[0]}
+
+
+def values(name: str, mean: dict[str, dict[str, float]]) -> dict[str, float]:
+    """The quantities of CLAIMS, in points, from the means over seeds of every variant."""
+    pel, zero, ce, random = (mean[v] for v in ("PEL", "zero-shot", "PEL, CE", "PEL, random init"))
+    return {
+        "zero-shot over chance": zero["five"] * len(STAND_INS[name].classes) / 100,
+        "zero-shot": zero["five"],
+        "PEL - zero-shot": pel["five"] - zero["five"],
+        "PEL - head only": pel["five"] - mean["head only"]["five"],
+        "PEL": pel["five"],
+        "LA - CE, tail": pel["tail"] - ce["tail"],
+        "LA - CE": pel["five"] - ce["five"],
+        "text - random init, epoch 1": pel["first"] - random["first"],
+        "text - random init, tail": pel["tail"] - random["tail"],
+        "five crops - one, worst of four": min(mean[v]["five"] - mean[v]["one"] for v in FOUR),
+        "spread of the four methods": float(np.ptp([mean[v]["five"] for v in FOUR])),
     }
-    return {key: (float(value), want, (low is None or value >= low) and (high is None or value <= high))
-            for key, (value, want, low, high) in values.items()}  # fmt: skip
 
 
-def table(name: str, seeds: list[int], draw: int, variants: list[str], ratio: int = 100, **overrides) -> dict[str, dict]:
+def missed(found: dict[str, float], slack: bool = False) -> list[str]:
+    """The claims that `found` (of `values`) misses, in words; empty when all hold."""
+    misses = []
+    for claim, (low, high, give) in CLAIMS.items():
+        give = give if slack else 0
+        if low is not None and found[claim] < low - give:
+            misses.append(f"{claim}: {found[claim]:.1f}, wanted at least {low - give}")
+        if high is not None and found[claim] > high + give:
+            misses.append(f"{claim}: {found[claim]:.1f}, wanted at most {high + give}")
+    return misses
+
+
+class Record:
+    """Runs as JSON lines in a file, or only in memory; what is there already is not measured again."""
+
+    def __init__(self, path: Path | None):
+        self.path = path
+        lines = path.read_text().splitlines() if path and path.exists() else []
+        self.runs = {self.key(run): run for run in map(json.loads, lines)}
+
+    @staticmethod
+    def key(run: dict) -> tuple:
+        return run["name"], run["variant"], run["seed"], run["draw"], run.get("ratio", 100), json.dumps(run.get("set", {}))
+
+    def run(self, name: str, variant: str, seed: int, draw: int, ratio: int, overrides: dict) -> dict[str, float]:
+        run = {"name": name, "variant": variant, "seed": seed, "draw": draw, "ratio": ratio, "set": overrides}
+        key = self.key(run)
+        if key not in self.runs:
+            self.runs[key] = {**run, **measure(name, variant, seed, draw, ratio, **overrides)}
+            if self.path:
+                with self.path.open("a") as file:
+                    file.write(json.dumps(self.runs[key]) + "\n")
+        return {key: value for key, value in self.runs[key].items() if isinstance(value, float)}
+
+
+def table(name: str, record: Record, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Measure and print; the mean over seeds of every quantity by variant."""
     mean = {}
-    for variant in variants:
-        runs = [measure(name, variant, seed, draw, ratio, **({} if variant == "zero-shot" else overrides))
-                for seed in (seeds if variant != "zero-shot" else [0])]  # fmt: skip
-        mean[variant] = {key: float(np.mean([run[key] for run in runs])) for key in runs[0]}
-        spread = {key: np.std([run[key] for run in runs], ddof=len(runs) > 1) for key in runs[0]}
-        cells = [f"{mean[variant][key]:.1f}+-{spread[key]:.1f}" if key in spread else "" for key in COLUMNS]
-        timing = f"{mean[variant]['train_s']:.1f}+{mean[variant]['evaluate_s']:.1f}"
-        print(f"| {name} | {variant} | {' | '.join(cells)} | {timing} |", flush=True)
+    for variant in arguments.variants:
+        seeds, overrides = ([0], {}) if variant == "zero-shot" else (arguments.seeds, arguments.set)
+        runs = [record.run(name, variant, seed, arguments.draw, arguments.ratio, overrides) for seed in seeds]
+        mean[variant] = mean_over_seeds(runs)
+        spread = {key: f" ± {np.std([run[key] for run in runs], ddof=1):.1f}" if len(runs) > 1 else "" for key in runs[0]}
+        cells = [f"{mean[variant][key]:.1f}{spread[key]}" if key in spread else "" for key in COLUMNS]
+        print(f"| {name} | {variant} | {' | '.join(cells)} |", flush=True)
     return mean
+
+
+def print_claims(means: dict[str, dict[str, dict[str, float]]]) -> None:
+    found = {name: values(name, mean) for name, mean in means.items()}
+    print(f"\n| claim | wanted | {' | '.join(means)} |\n" + "|---" * (2 + len(means)) + "|")
+    for claim, (low, high, _) in CLAIMS.items():
+        wanted = f"≥ {low}" if high is None else f"≤ {high}"
+        print(f"| {claim} | {wanted} | {' | '.join(f'{found[name][claim]:.1f}' for name in means)} |")
+    gains = [mean["PEL"]["five"] - mean["PEL"]["one"] for mean in means.values()]
+    print(f"| five crops - one, PEL | ≥ {FIVE_CROPS_GAIN} on average | {' | '.join(f'{gain:.1f}' for gain in gains)} |")
+    print(f"\nfive crops - one, PEL, average: {np.mean(gains):.1f}")
+    for name in means:
+        print(f"{name}: {'; '.join(missed(found[name])) or 'every claim holds'}")
 
 
 def main() -> None:
@@ -164,23 +233,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--draw", type=int, default=0)
     parser.add_argument("--only", nargs="+", default=list(STAND_INS), choices=list(STAND_INS))
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", default=list(NEEDED), choices=list(VARIANTS))
     parser.add_argument("--ratio", type=int, default=100, help="of demo-cifar")
     parser.add_argument("--set", type=json.loads, default={}, help="RunSpec fields as JSON, while tuning")
+    parser.add_argument("--out", type=Path, help="JSON lines file of the runs; those in it are not made again")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print("| stand-in | variant | one crop | five crops | head | med | tail | after epoch 1 | train + evaluate, s |")
-    print("|---" * 9 + "|")
-    means = {name: table(name, arguments.seeds, arguments.draw, arguments.variants, arguments.ratio, **arguments.set)
-             for name in arguments.only}  # fmt: skip
-    if "PEL" in arguments.variants:
-        gain = np.mean([mean["PEL"]["five"] - mean["PEL"]["one"] for mean in means.values()])
-        print(f"\nfive crops - one, PEL, average: {gain:.1f}")
-    if set(VARIANTS) - {"ssf-attn", "ssf-ln", "ssf-mlp"} <= set(arguments.variants):
-        for name, mean in means.items():
-            print(f"\n{name}")
-            for key, (value, want, holds) in claims(name, mean).items():
-                print(f"- {key}: {value:.1f} (wanted {want}{'' if holds else '; MISSED'})")
+    print("| stand-in | variant | one crop | five crops | head | med | tail | after epoch 1 |")
+    print("|---" * 8 + "|")
+    record = Record(arguments.out)
+    means = {name: table(name, record, arguments) for name in arguments.only}
+    if set(NEEDED) <= set(arguments.variants):
+        print_claims(means)
 
 
 if __name__ == "__main__":

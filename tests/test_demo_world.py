@@ -1,5 +1,6 @@
 """The embedded demo: the same pictures every time, nothing of the stand-ins in pre-training, and the behaviour it is for."""
 
+import functools
 import subprocess
 import sys
 
@@ -145,16 +146,28 @@ def test_open_clip_loads_the_folder_and_shrinking_the_residual_changes_nothing()
     assert torch.cosine_similarity(before, after).min() > 0.9999
 
 
+@functools.cache
+def two_seed_means(name: str) -> dict[str, dict[str, float]]:
+    """Every variant's accuracies on draw 3, the draw of docs/demo.md, over training seeds 0 and 1."""
+    from demo_behaviour import NEEDED, mean_over_seeds, measure
+
+    return {variant: mean_over_seeds([measure(name, variant, seed, draw=3, columns=columns)
+                                      for seed in ((0,) if variant == "zero-shot" else (0, 1))])
+            for variant, columns in NEEDED.items()}  # fmt: skip
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_demo_shows_what_pel_is_about(name):
-    """The claims of docs/demo.md with slack, for one seed; there they are measured over five."""
-    from demo_behaviour import measure
+    """The claims of docs/demo.md, there over five seeds, with the slack of demo_behaviour.CLAIMS."""
+    from demo_behaviour import missed, values
 
-    zero, head, pel, ce = (measure(name, variant, 0) for variant in ("zero-shot", "head only", "PEL", "PEL, CE"))
-    chance = 100 / len(STAND_INS[name].classes)
-    assert 6 * chance < zero["five"] < 55
-    assert pel["five"] > zero["five"] + 8 and pel["five"] < 93
-    assert pel["five"] > head["five"] - 1
-    assert pel["tail"] > ce["tail"] + 8
-    assert pel["five"] > pel["one"] - 2
+    assert not missed(values(name, two_seed_means(name)), slack=True)
+
+
+@pytest.mark.slow
+def test_five_crops_gain_on_average():
+    from demo_behaviour import FIVE_CROPS_GAIN, FIVE_CROPS_SLACK
+
+    pel = [two_seed_means(name)["PEL"] for name in NAMES]
+    assert np.mean([mean["five"] - mean["one"] for mean in pel]) > FIVE_CROPS_GAIN - FIVE_CROPS_SLACK

@@ -1,6 +1,6 @@
 """Pre-train `clip-mini`, the demo's CLIP, on pictures and captions of the demo world.
 
-    python -m pel_core.demo.pretrain                    # writes pel_core/demo/clip-mini, about 20 minutes on 2 cores
+    python -m pel_core.demo.pretrain                    # writes pel_core/demo/clip-mini, about 15 minutes on 2 cores
     python -m pel_core.demo.pretrain --out DIR --steps 50
 
 Recipe: symmetric contrastive loss (identical captions share the target) plus a bag-of-words loss (a linear
@@ -204,10 +204,11 @@ def card_facts(folder: Path, trained: dict) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=clip_files.FOLDER)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--pictures", type=int, default=PICTURES)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=clip_files.FOLDER,
+                        help="folder of the weights, configuration, merges and model card; by default the repository's own")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of 256 pairs; default %(default)s, the recipe of record")
+    parser.add_argument("--pictures", type=int, default=PICTURES, help="how many to render; default %(default)s")
+    parser.add_argument("--threads", type=int, default=2, help="default %(default)s; another number rounds differently")
     parser.add_argument("--checkpoint", type=Path, help="file to resume from, written every 50 steps")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

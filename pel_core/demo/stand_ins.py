@@ -1,7 +1,7 @@
 """The four stand-in data sets of the demo study: classes, counts, shift, recipe, and their pictures.
 
 Names and counts need no torch; `render` imports it. `draw` 0 is the study's; higher draws show other pictures of
-the same classes under the same shift: the world was tuned on those.
+the same classes under the same shift. The world was tuned on draws 1 and 2; docs/demo.md's figures are of draw 3.
 """
 from __future__ import annotations
 
