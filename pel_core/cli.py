@@ -52,11 +52,13 @@ def evaluate(arguments: Arguments) -> None:
     _threads(arguments.threads)
     from pel_core.runs import evaluate_run
 
-    evaluate_run(arguments.run, arguments.results, arguments.device)
+    evaluate_run(arguments.run, arguments.results, arguments.device, arguments.accept)
 
 
 def _threads(count: int) -> None:
     """Set before torch is imported: OpenMP reads it once."""
+    if count < 0:
+        raise PelError(f"--threads {count}: expected 1 or more, or 0 for torch's own choice")
     if count:
         os.environ["OMP_NUM_THREADS"] = str(count)
 
@@ -96,17 +98,28 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--results", default="results", type=Path)
         sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
         sub.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's own choice)")
+    sub.add_argument("--accept", action="store_true", help="take a checkpoint of another engine, and its number into the result")
     for function, positional in report.COMMANDS:
         report.add_options(command(function, *positional))
     return root
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one command; a user's mistake is one line on standard error and exit status 1."""
+    """Run one command; what a user can mend is one line on standard error and exit status 1, an interruption 130."""
     arguments = parser().parse_args(words)
     try:
         arguments.function(arguments)
     except PelError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return _fail(str(error))
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise  # not about a file: a defect of ours
+        return _fail(f"{error.strerror or error}: {error.filename or 'while reading or writing'}")
+    except KeyboardInterrupt:
+        return _fail("interrupted; nothing half-done was kept", 130)
     return 0
+
+
+def _fail(message: str, status: int = 1) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return status

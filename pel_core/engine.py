@@ -20,6 +20,7 @@ from pel_core.losses import LOSSES, Prior
 from pel_core.progress import Progress
 from pel_core.spec import RunSpec
 
+AT_ONCE = 640  # images in one forward pass of an evaluation: 64 of ten crops
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -41,7 +42,9 @@ def learning_rate(spec: RunSpec, epoch: int) -> float:
 def make_optimizer(classifier: Classifier, spec: RunSpec) -> torch.optim.SGD:
     """SGD with momentum and weight decay on everything that trains, biases and norms too, as the reference does."""
     parameters = list(classifier.trainable().values())
-    return torch.optim.SGD(parameters, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
+    # The fused step leaves it to the GPU to skip a step whose fp16 gradients overflowed; else the host waits every step.
+    fused = parameters[0].is_cuda
+    return torch.optim.SGD(parameters, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=fused)
 
 
 def train(classifier: Classifier, batches: Any, spec: RunSpec, counts: Tensor, progress: Progress | None = None) -> Training:
@@ -103,7 +106,7 @@ def optimize(
     dtype = PRECISIONS[spec.precision]
     total = torch.zeros(2, dtype=torch.float64, device=images.device)
     for chunk, target in zip(images.split(size), labels.split(size), strict=True):
-        share = 1 / spec.accumulate if spec.accumulation == "reference" else len(target) / len(labels)
+        share = 1 / math.ceil(spec.batch_size / size) if spec.accumulation == "reference" else len(target) / len(labels)
         with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
             logits = classifier(chunk)
             loss = criterion(logits, target)
@@ -125,7 +128,9 @@ def _finite(loss: float, spec: RunSpec, epoch: int, step: int, rate: float) -> f
 
 
 @torch.inference_mode()
-def predict(classifier: Classifier, batches: Iterable[tuple[Tensor, Tensor]], on_batch: Callable[[int], None] = lambda n: None) -> Tensor:
+def predict(
+    classifier: Classifier, batches: Iterable[tuple[Tensor, Tensor]], on_batch: Callable[[int], None] = lambda n: None
+) -> Tensor:
     """Test-time ensembling: the mean logit over an image's crops, in fp32 as in the reference.
 
     The mean logit and the mean log-probability (the report's equation 1) differ by a constant per image, the mean
@@ -139,8 +144,9 @@ def predict(classifier: Classifier, batches: Iterable[tuple[Tensor, Tensor]], on
     """
     logits = []
     for crops, _ in batches:
-        out = classifier(crops.flatten(0, 1)).float().unflatten(0, crops.shape[:2])
-        logits.append(out.mean(1).cpu())
+        # Many random crops of an image go through in parts, so that memory does not grow with their number.
+        parts = [classifier(part).float() for part in crops.flatten(0, 1).split(AT_ONCE)]
+        logits.append(torch.cat(parts).unflatten(0, crops.shape[:2]).mean(1).cpu())
         on_batch(len(crops))
     return torch.cat(logits)
 

@@ -20,11 +20,34 @@ def replace_file(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield temporary
+        temporary.chmod(0o666 & ~_umask())  # some libraries write files that only their owner can read
         with open(temporary, "rb+") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def require_writable(folder: str | Path) -> None:
+    """Make ``folder`` and see that files can be written there: before hours of work, not after.
+
+    Raises:
+        PelError: it cannot be made or written to.
+    """
+    try:
+        with replace_file(Path(folder) / "probe") as temporary:
+            temporary.touch()
+        (Path(folder) / "probe").unlink()
+    except OSError as error:
+        raise PelError(
+            f"cannot write into {folder}: {error.strerror}; make it writable, or choose another results folder"
+        ) from None
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
@@ -43,18 +66,21 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
+def read_json(path: str | Path, keys: tuple[str, ...] = ()) -> Any:
+    """Read a JSON file; with ``keys``, a mapping that holds at least these.
 
     Raises:
-        PelError: the file is missing or is not JSON.
+        PelError: the file is missing, is not JSON or lacks a key.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PelError(f"{path} does not exist") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise PelError(f"{path} is not valid JSON ({error}); delete it and run again") from None
+    if absent := [key for key in keys if not isinstance(value, dict) or key not in value]:
+        raise PelError(f"{path} lacks {', '.join(absent)}; delete it and run again")
+    return value
 
 
 def sha256(path: str | Path) -> str:

@@ -20,7 +20,7 @@ CROPS = {"none": 1, "fivecrop": 5, "tencrop": 10}  # views of an image; other en
 PUBLIC = {"imagenet-lt": (115_846, 50_000), "places-lt": (62_500, 36_500), "inat2018": (437_513, 24_426)}
 CIFAR = (100, 500, 10_000)  # classes, images a class, test images
 SPEEDS = (100, 100_000)  # GFLOP/s that a CPU core and a GPU may reach here
-PARALLEL = "Runs are independent: N GPUs (or CPU cores) take about an Nth of the time."
+PARALLEL = "Runs are independent: N CPU cores, or N GPUs of a cluster, take about an Nth of the time."
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,6 @@
 """A run from its name to its files: find the prepared inputs under the results folder, train, evaluate, write atomically."""
 
 import json
-import platform
-import subprocess
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -10,21 +8,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pel_core import __version__
 from pel_core.batches import EvalBatches, RandomCrops, TrainBatches
 from pel_core.classifier import Classifier, adapter_dim, build
-from pel_core.datasets import Prepared, Split, open_prepared, split_name
+from pel_core.datasets import DATASETS, Prepared, Split, open_prepared, split_name
+from pel_core.devices import environment, loader_workers, pick_device
 from pel_core.engine import peak_memory_mb, predict, reset_peak_memory, train
-from pel_core.errors import PelError
-from pel_core.files import read_json, replace_file, write_json
+from pel_core.errors import PelError, unknown
+from pel_core.files import read_json, require_writable, sha256, write_json
 from pel_core.inits import INITS, images_for
 from pel_core.metrics import score
 from pel_core.progress import Progress
 from pel_core.spec import ENGINE, RunSpec, differences
+from pel_core.tensors import read_tensors, write_tensors
 from pel_core.vit import ViT
 from pel_core.weights import load_vit
 
@@ -40,21 +37,26 @@ def train_run(slug: str, results: str | Path, device: str = "auto") -> None:
         raise PelError(f"{slug} trains nothing; evaluate it directly")
     if spec.train != spec:
         raise PelError(f"{slug} differs from its training run in evaluation only; train '{spec.train.slug}'")
+    folder = Path(results) / "runs" / slug
     target, started = pick_device(device), time.strftime("%Y-%m-%dT%H:%M:%S%z")
     data, classifier, info = load(spec, Path(results), target, fresh=True)
+    require_writable(folder)
     mean, std = spec.vit.mean, spec.vit.std
-    batches = TrainBatches(data.train, spec, spec.pixels, mean, std, target, workers=loader_workers(data, target))
+    batches = TrainBatches(
+        data.train, spec, spec.pixels, mean, std, target, workers=loader_workers(data.train.images is None, target)
+    )
     progress = Progress(slug, spec.epochs * len(batches))
     training = train(classifier, batches, spec, torch.as_tensor(data.train_counts), progress)
-    folder = Path(results) / "runs" / slug
-    with replace_file(folder / "delta.safetensors") as temporary:
-        save_file(classifier.trainable_state(), temporary, metadata={"slug": slug, "engine": str(ENGINE)})
-    record = describe(spec, data, info, classifier) | {"training": asdict(training), "environment": environment(target, started)}
+    write_tensors(folder / "delta.safetensors", classifier.trainable_state(), {"slug": slug, "engine": str(ENGINE)})
+    record = describe(spec, data, info, classifier) | {"delta_sha256": sha256(folder / "delta.safetensors")}
+    record |= {"training": asdict(training), "environment": environment(target, started)}
     write_json(folder / "train.json", record)
 
 
-def evaluate_run(slug: str, results: str | Path, device: str = "auto") -> None:
+def evaluate_run(slug: str, results: str | Path, device: str = "auto", accept: bool = False) -> None:
     """Evaluate a trained run (or zero-shot) and write ``logits.safetensors`` and ``metrics.json`` into its folder.
+
+    ``accept`` takes a checkpoint of another engine, and its number into the result.
 
     Raises:
         PelError: the trained run is missing, or was trained from another spec, data or weights.
@@ -63,19 +65,20 @@ def evaluate_run(slug: str, results: str | Path, device: str = "auto") -> None:
     target, started = pick_device(device), time.strftime("%Y-%m-%dT%H:%M:%S%z")
     data, classifier, info = load(spec, Path(results), target)
     record = describe(spec, data, info, classifier)
-    training = load_trained(spec, Path(results), classifier, record) if spec.trains else None
+    stored = load_trained(spec, Path(results), classifier, record, accept) if spec.trains else {"training": None}
+    record["engine"] = stored.get("engine", ENGINE)
+    folder = Path(results) / "runs" / slug
+    require_writable(folder)
     split = data.split(spec.split)
     batches = EvalBatches(
-        split, spec.tte, spec.expand, spec.pixels, spec.vit.mean, spec.vit.std, target, workers=loader_workers(data, target),
+        split, spec.tte, spec.expand, spec.pixels, spec.vit.mean, spec.vit.std, target, workers=loader_workers(data.train.images is None, target),
         interpolation=spec.interpolation, random=RandomCrops(spec.crops, spec.seed, spec.crop_min_scale),
     )  # fmt: skip
     reset_peak_memory(target)
     clock = time.perf_counter()
     logits = predict(classifier, batches)
     seconds = time.perf_counter() - clock
-    folder = Path(results) / "runs" / slug
-    with replace_file(folder / "logits.safetensors") as temporary:
-        save_file({"logits": logits, "labels": torch.as_tensor(np.asarray(split.labels))}, temporary)
+    write_tensors(folder / "logits.safetensors", {"logits": logits, "labels": torch.as_tensor(np.asarray(split.labels))})
     evaluation = {
         "tte": spec.tte,
         "crops": batches.crops,
@@ -84,7 +87,12 @@ def evaluate_run(slug: str, results: str | Path, device: str = "auto") -> None:
         "peak_memory_mb": peak_memory_mb(target),
     }
     metrics = score(logits.numpy(), np.asarray(split.labels), data.groups)
-    record |= {"metrics": metrics, "training": training, "evaluation": evaluation, "environment": environment(target, started)}
+    record |= {
+        "metrics": metrics,
+        "training": stored["training"],
+        "evaluation": evaluation,
+        "environment": environment(target, started),
+    }
     write_json(folder / "metrics.json", record)
 
 
@@ -95,6 +103,13 @@ def load(spec: RunSpec, results: Path, device: torch.device, fresh: bool = False
     checkpoint saves itself that.
     """
     base = split_name(spec.dataset)[0]
+    prepared = [path.parent.name for path in (results / "data").glob("*/data.json")]
+    if base not in prepared:
+        if base not in DATASETS:
+            raise unknown("data set", base, {*DATASETS, *prepared}, "(one of your own is prepared with `data prepare --config`)")
+        raise PelError(
+            f"data set '{base}' is not prepared: run `python -m pel_core data prepare {base} --out {results}/data/{base}`"
+        )
     data = open_prepared(results / "data" / base, spec.dataset)
     vit, text, info = load_vit(results / "backbones" / spec.backbone, spec.resolution)
     if spec.needs_text:
@@ -117,7 +132,7 @@ def image_rows(spec: RunSpec, vit: ViT, data: Prepared, device: torch.device) ->
     if len(chosen) < len(split):
         images, paths = split.images, split.paths
         split = Split(split.labels[chosen], None if images is None else images[chosen], paths and [paths[i] for i in chosen])
-    workers = loader_workers(data, device)
+    workers = loader_workers(data.train.images is None, device)
     batches = EvalBatches(
         split, "plain", 0, spec.pixels, spec.vit.mean, spec.vit.std, device, workers=workers, interpolation=spec.interpolation
     )
@@ -133,31 +148,37 @@ def load_text(path: Path, data: Prepared, info: dict[str, Any]) -> tuple[dict[st
     Raises:
         PelError: row i is not class i of the data, or the weights are not the backbone's.
     """
-    if not path.is_file():
-        raise PelError(f"{path} does not exist; make it with `python -m pel_core text` (or let snakemake do it)")
-    with safe_open(path, "pt") as handle:
-        metadata = handle.metadata()
+    features, metadata = read_tensors(path)
     if json.loads(metadata["class_names"]) != list(data.class_names):
         raise PelError(f"{path} was made for other class names than {data.name} has now; delete it and run again")
     if metadata["backbone_sha256"] != info["sha256"]:
         raise PelError(f"{path} was made with other weights than {info['name']} has now; delete it and run again")
-    return load_file(path), metadata.get("descriptions")
+    return features, metadata.get("descriptions")
 
 
-def load_trained(spec: RunSpec, results: Path, classifier: Classifier, record: dict[str, Any]) -> dict[str, Any]:
-    """Load the trained parameters of a run; returns its training log."""
+def load_trained(
+    spec: RunSpec, results: Path, classifier: Classifier, record: dict[str, Any], accept: bool = False
+) -> dict[str, Any]:
+    """Load the trained parameters of a run; returns its train.json.
+
+    Raises:
+        PelError: it is missing or damaged, or was trained by another engine or from another spec, data set or weights.
+    """
     folder = results / "runs" / spec.train.slug
-    stored = read_json(folder / "train.json")
-    if stored["engine"] != ENGINE:
-        found = f"was trained by engine {stored['engine']}, this is engine {ENGINE}"
-        raise PelError(f"{folder} {found}; delete the folder to train it again")
+    stored = read_json(folder / "train.json", ("engine", "spec", "data", "backbone", "delta_sha256", "training"))
+    again = "delete the folder to train it again"
+    if stored["engine"] != ENGINE and not accept:
+        raise PelError(f"{folder} was trained by engine {stored['engine']}, this is engine {ENGINE}; {again}")
     changed = differences(stored["spec"], spec.train)
     changed += [f"{key} hash" for key in ("data", "backbone") if stored[key]["sha256"] != record[key]["sha256"]]
     changed += ["descriptions"] if stored.get("descriptions") != record.get("descriptions") else []
     if changed:
-        raise PelError(f"{folder} was trained from another spec ({'; '.join(changed)}); delete the folder to train it again")
-    classifier.load_trainable(load_file(folder / "delta.safetensors"))
-    return stored["training"]
+        raise PelError(f"{folder} was trained from another spec ({'; '.join(changed)}); {again}")
+    state, _ = read_tensors(folder / "delta.safetensors")
+    if sha256(folder / "delta.safetensors") != stored["delta_sha256"]:
+        raise PelError(f"{folder / 'delta.safetensors'} is not the file that train.json describes; {again}")
+    classifier.load_trainable(state)
+    return stored
 
 
 def describe(spec: RunSpec, data: Prepared, info: dict[str, Any], classifier: Classifier) -> dict[str, Any]:
@@ -185,38 +206,3 @@ def describe(spec: RunSpec, data: Prepared, info: dict[str, Any], classifier: Cl
     if info.get("descriptions"):
         record["descriptions"] = info["descriptions"]  # SHA-256 of the file with the sentences that the head starts from
     return record | {"data": dataset, "backbone": backbone, "parameters": parameters}
-
-
-def pick_device(name: str) -> torch.device:
-    """``auto`` is CUDA where there is one, else the CPU."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise PelError(f"device '{name}' was asked for, but torch finds no CUDA device; use --device cpu")
-    return torch.device(name)
-
-
-def loader_workers(data: Prepared, device: torch.device) -> int:
-    """Worker processes that decode image files; arrays need none, and a CPU run keeps its cores for the network."""
-    return 0 if data.train.images is not None or device.type == "cpu" else 8
-
-
-def environment(device: torch.device, started: str) -> dict[str, Any]:
-    """Versions, device and commit of a run."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    versions = {"pel_core": __version__, "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-    where = {"platform": platform.platform(), "device": f"{device.type}: {name}", "threads": torch.get_num_threads()}
-    return versions | where | {"commit": commit(), "started": started}
-
-
-def commit() -> str | None:
-    """The git commit of the code, with ``+`` appended where files differ from it; None outside a checkout."""
-    root = Path(__file__).parents[1]
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no", "--", "pel_core") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None

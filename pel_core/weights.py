@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pel_core.backbones import BACKBONES, Backbone, find_backbone
 from pel_core.errors import PelError, unknown
-from pel_core.files import read_json, replace_file, sha256, write_json
+from pel_core.files import read_json, sha256, write_json
 from pel_core.names import OPEN_CLIP_NAMES, TIMM_NAMES, State, fold_layer_scale, rename
+from pel_core.numerics import ENGINE, check_engine
 from pel_core.seeds import derive, torch_generator
 from pel_core.sources import load_open_clip, load_timm
+from pel_core.tensors import read_tensors, write_tensors
 from pel_core.vit import ViT
 
 
@@ -80,10 +81,9 @@ def prepare_backbone(name: str, out: str | Path, weights: str | None = None, cac
             f"expected {entry.layers}, {entry.width}, {entry.patch}, {native}"
         )
     out = Path(out)
-    with replace_file(out / "vit.safetensors") as temporary:
-        save_file({key: value.contiguous() for key, value in {**vit.state_dict(), **extra}.items()}, temporary)
+    write_tensors(out / "vit.safetensors", {**vit.state_dict(), **extra})
     written = sha256(out / "vit.safetensors")
-    info = {"name": name, "registry": asdict(entry), "vit": options, "source": source, "sha256": written}
+    info = {"name": name, "engine": ENGINE, "registry": asdict(entry), "vit": options, "source": source, "sha256": written}
     write_json(out / "backbone.json", info)
 
 
@@ -125,10 +125,11 @@ def load_vit(folder: str | Path, resolution: int | None = None) -> tuple[ViT, St
     Its position embeddings are resized to ``resolution`` or the registry's.
 
     Raises:
-        PelError: the folder is not a prepared backbone.
+        PelError: the folder is not a prepared backbone, or one of another engine.
     """
-    info = read_json(Path(folder) / "backbone.json")
-    state = load_file(Path(folder) / "vit.safetensors")
+    info = read_json(Path(folder) / "backbone.json", ("name", "registry", "vit", "source", "sha256"))
+    check_engine(Path(folder) / "backbone.json", info)
+    state, _ = read_tensors(Path(folder) / "vit.safetensors")
     text = {key: state.pop(key) for key in list(state) if key.startswith("text.")}
     grid = (resolution or info["registry"]["resolution"]) // info["registry"]["patch"]
     if len(state["pos"]) != 1 + grid**2:
@@ -264,7 +265,7 @@ def prepare_text(
     sha = info["source"].get("sha256")
     features = text_features(info["name"], about["class_names"], prompt, weights, cache_dir, sha, descriptions)
     metadata = {"class_names": json.dumps(about["class_names"]), "backbone_sha256": info["sha256"], "prompt": prompt}
+    metadata["engine"] = str(ENGINE)
     if prompt == "descriptions":
         metadata["descriptions"] = sha256(descriptions)
-    with replace_file(out) as temporary:
-        save_file({"text.features": features.contiguous()}, temporary, metadata=metadata)
+    write_tensors(out, {"text.features": features}, metadata)

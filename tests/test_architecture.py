@@ -9,9 +9,9 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pel_core"
 ORDER = [
-    "errors", "files", "seeds", "methods", "backbones", "demo.stand_ins", "lists", "sampling", "datasets", "options", "spec",
+    "errors", "numerics", "files", "seeds", "methods", "backbones", "demo.stand_ins", "lists", "sampling", "roots", "datasets", "options", "spec",
     "results", "config", "layout", "artefacts", "provenance", "studies", "recipes", "plan", "metrics", "tables", "compare", "claims", "figure_style",
-    "figures", "figure_curve", "vit", "deltas", "surgery", "names", "sources", "weights", "transforms", "resample", "prepare", "batches",
+    "figures", "figure_curve", "tensors", "devices", "vit", "deltas", "surgery", "names", "sources", "weights", "transforms", "resample", "prepare", "batches",
     "heads", "losses", "inits", "classifier", "figure_map", "progress", "engine", "runs", "report", "conformance", "cli", "__main__",
 ]  # fmt: skip
 
@@ -52,7 +52,5 @@ def test_planning_imports_neither_torch_nor_pandas():
 
 
 def test_training_imports_none_of_the_slow_libraries():
-    code = (
-        "import sys, pel_core.runs; print([m for m in ('open_clip', 'timm', 'torchvision', 'pandas', 'matplotlib') if m in sys.modules])"
-    )
+    code = "import sys, pel_core.runs; print([m for m in ('open_clip', 'timm', 'torchvision', 'pandas', 'matplotlib') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -72,7 +72,9 @@ def test_accumulation_gives_the_numbers_of_the_whole_batch(toy_results, accumula
 
 
 def test_reference_accumulation_underweighs_a_left_over_group(toy_results):
-    exact, reference = (run(toy_results, batch_size=48, accumulate=2, accumulation=way)[0].trainable_state() for way in ("exact", "reference"))
+    exact, reference = (
+        run(toy_results, batch_size=48, accumulate=2, accumulation=way)[0].trainable_state() for way in ("exact", "reference")
+    )
     assert not torch.equal(exact["head.weight"], reference["head.weight"])
 
 

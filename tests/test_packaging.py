@@ -12,7 +12,9 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCK = {
     canonicalize_name(name): version
-    for name, version in (line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if line and line[0] != "#")
+    for name, version in (
+        line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if line and line[0] != "#"
+    )
 }
 
 

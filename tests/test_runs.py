@@ -1,6 +1,11 @@
 """From a slug to its files through the command line: what is written, what is refused, what is never half-written."""
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -81,7 +86,7 @@ def test_training_an_evaluation_variant_names_the_run_to_train(results, capsys):
         ("toy.tooy.lora.s0", "Did you mean 'toy'"),
         ("nonsense", "is not a run"),
         ("toy.clip-mini.lora.s0", "clip-mini"),
-        ("other.toy.lora.s0", "other"),
+        ("other.toy.lora.s0", "unknown data set 'other'"),
         ("toy.toy.lora.s0.prompt=classname", "does not exist"),
     ],
 )
@@ -97,8 +102,6 @@ def test_an_untrained_run_cannot_be_evaluated(results, capsys):
 @pytest.fixture
 def copy(results, tmp_path):
     """A results folder of its own, to be damaged."""
-    import shutil
-
     shutil.copytree(results, tmp_path / "results")
     return tmp_path / "results"
 
@@ -126,12 +129,73 @@ def test_a_checkpoint_of_other_data_is_refused(copy, capsys):
     assert "data hash" in refused(capsys, "evaluate", SLUG, "--results", copy)
 
 
-def test_a_checkpoint_with_other_names_is_refused(copy, capsys):
-    path = copy / "runs" / SLUG / "delta.safetensors"
-    state = load_file(path)
-    state["unknown"] = state.pop("head.weight")
-    save_file(state, path)
-    assert "of another run" in refused(capsys, "evaluate", SLUG, "--results", copy)
+def test_a_checkpoint_of_another_run_is_refused(copy, capsys):
+    """Also what a kill between the two files of a training run would leave."""
+    other = "toy-ir20.toy.adaptformer@2:4+vpt-shallow.s1"
+    assert main(["train", other, "--results", str(copy)]) == 0
+    capsys.readouterr()
+    shutil.copy(copy / "runs" / other / "delta.safetensors", copy / "runs" / SLUG / "delta.safetensors")
+    assert "is not the file that train.json describes" in refused(capsys, "evaluate", SLUG, "--results", copy)
+
+
+def test_a_checkpoint_of_another_engine_can_be_accepted(copy):
+    path = copy / "runs" / SLUG / "train.json"
+    write_json(path, read_json(path) | {"engine": 0})
+    assert main(["evaluate", SLUG, "--results", str(copy), "--accept"]) == 0
+    assert read_json(copy / "runs" / SLUG / "metrics.json")["engine"] == 0
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        f"runs/{SLUG}/delta.safetensors", f"runs/{SLUG}/train.json", "backbones/toy/vit.safetensors", "backbones/toy/backbone.json",
+        "data/toy/data.json", "data/toy/images-test.npy", "text/toy/toy.default.safetensors",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("damage", ["missing", "empty", "torn", "{}"])
+def test_a_damaged_file_is_named(copy, capsys, file, damage):
+    path = copy / file
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes({"empty": b"", "torn": content[: len(content) // 2], "{}": b"{}"}[damage])
+    error = refused(capsys, "evaluate", SLUG, "--results", copy)
+    assert str(path) in error or (damage == "missing" and f"'{path.parent.name}' is not prepared" in error)
+
+
+def test_an_unusable_results_folder_is_found_before_training(copy, capsys, monkeypatch):
+    monkeypatch.setattr("pel_core.runs.train", lambda *_: pytest.fail("it trained first"))
+    slug = "toy.toy.lora.s0"
+    (copy / "runs" / slug).write_text("in the way")
+    assert "cannot write into" in refused(capsys, "train", slug, "--results", copy)
+
+
+@pytest.mark.parametrize(
+    ("device", "message"), [("gpu", "is not one of"), ("cpu:1", "is not one of"), ("cuda:99", "CUDA devices")]
+)
+def test_a_device_that_is_not_there(results, capsys, device, message):
+    assert message in refused(capsys, "train", SLUG, "--results", results, "--device", device)
+
+
+def test_results_can_be_read_by_colleagues(results):
+    umask = os.umask(0)
+    os.umask(umask)
+    for name in ("delta.safetensors", "logits.safetensors", "metrics.json"):
+        assert (results / "runs" / SLUG / name).stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_says_so_and_leaves_nothing(copy, number, status):
+    slug = "toy.toy.lora.s0.epochs=100000"
+    words = [sys.executable, "-m", "pel_core", "train", slug, "--results", str(copy)]
+    run = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    assert "epoch 0" in run.stderr.readline()
+    run.send_signal(number)
+    told = run.communicate(timeout=60)[1]
+    assert run.returncode == status
+    assert "Traceback" not in told
+    assert not list((copy / "runs" / slug).iterdir())
 
 
 def test_text_features_of_permuted_classes_are_refused(copy, capsys):
@@ -153,10 +217,10 @@ def test_text_features_of_other_weights_are_refused(copy, capsys):
 def test_a_nan_loss_writes_nothing(results, capsys):
     slug = "toy.toy.lora.s0.lr=1e+30"
     assert "the loss became" in refused(capsys, "train", slug, "--results", results)
-    assert not (results / "runs" / slug).exists()
+    assert not list((results / "runs" / slug).iterdir())
 
 
 def test_cuda_asked_for_where_there_is_none(results, capsys):
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
-    assert "finds no CUDA device" in refused(capsys, "train", SLUG, "--results", results, "--device", "cuda")
+    assert "finds 0 CUDA devices" in refused(capsys, "train", SLUG, "--results", results, "--device", "cuda")

@@ -78,7 +78,11 @@ def test_a_study_killed_half_way_is_picked_up_and_ends_in_its_tables(lab):
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(lab / "results" / "tables" / "one.csv")
     assert list(table["Method"]) == ["AdaptFormer", "Zero-shot"]
-    assert all((lab / "figures" / f"{name}.{suffix}").stat().st_size > 1000 for name in ("bars", "map") for suffix in ("pdf", "svg", "png"))
+    assert all(
+        (lab / "figures" / f"{name}.{suffix}").stat().st_size > 1000
+        for name in ("bars", "map")
+        for suffix in ("pdf", "svg", "png")
+    )
     assert not list(lab.glob("results/**/.*.*")), "a temporary file was left"
     assert finished  # something had been trained before the kill
 

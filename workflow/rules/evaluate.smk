@@ -15,6 +15,7 @@ rule evaluate:
         logits=f"{RESULTS}/runs/{{run}}/logits.safetensors",
     params:
         key=lambda wc: STUDY.evaluate_params(wc.run),
+        accept=lambda wc: "--accept" if wc.run in STUDY.accept else "",
     log:
         f"{RESULTS}/logs/{{run}}.evaluate.log",
     threads: STUDY.resource("threads")
@@ -23,4 +24,4 @@ rule evaluate:
         mem_mb=lambda wc, attempt: STUDY.resource("mem_mb") * attempt,
         runtime=lambda wc, attempt: STUDY.resource("runtime") * attempt,
     shell:
-        "exec {PYTHON:q} -m pel_core evaluate {wildcards.run:q} --results {RESULTS:q} > {log:q} 2>&1"
+        "exec {PYTHON:q} -m pel_core evaluate {wildcards.run:q} --results {RESULTS:q} {params.accept} > {log:q} 2>&1"

@@ -1,0 +1,60 @@
+"""Which device a run uses, and what is recorded of the machine and the code."""
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+
+from pel_core import __version__
+from pel_core.errors import PelError
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is CUDA where there is one, else the CPU.
+
+    Raises:
+        PelError: the name is not auto, cpu, cuda or cuda:N, or torch finds no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
+        raise PelError(f"device '{name}' is not one of auto, cpu, cuda, cuda:N")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise PelError(
+            f"device '{name}' was asked for, but torch finds {torch.cuda.device_count()} CUDA devices; use --device cpu"
+        )
+    return torch.device(name)
+
+
+def loader_workers(files: bool, device: torch.device) -> int:
+    """Worker processes that decode image files: one per usable core, 8 at most; a CPU run keeps its cores for the network."""
+    return min(8, len(os.sched_getaffinity(0))) if files and device.type == "cuda" else 0
+
+
+def environment(device: torch.device, started: str) -> dict[str, Any]:
+    """Versions, device and commit of a run."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    versions = {"pel_core": __version__, "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    where = {"platform": platform.platform(), "device": f"{device.type}: {name}", "threads": torch.get_num_threads()}
+    return versions | {"pillow": PIL.__version__} | where | {"commit": commit(), "started": started}
+
+
+def commit() -> str | None:
+    """The git commit of the code, with ``+`` appended where files differ from it; None outside a checkout of it."""
+    root = Path(__file__).resolve().parents[1]
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
+            return None  # a copy inside somebody's own repository
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no", "--", "pel_core") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
