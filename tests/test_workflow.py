@@ -241,3 +241,10 @@ def test_every_profile_is_sound():
         assert profile["rerun-triggers"] == ["mtime", "params", "input"], path
         assert profile["rerun-incomplete"], path
         assert "default-resources" not in profile, path  # it would replace the site's own
+
+
+def test_a_plain_call_uses_the_default_profile():
+    """Without it a comment would train everything again; Snakemake looks for profiles/default and nowhere else."""
+    words = [sys.executable, "-m", "snakemake", "-n", "--quiet", "all"]
+    told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "workflow specific profile profiles/default" in told.stderr
