@@ -120,7 +120,7 @@ def show_info(record: Record, what: str, beside: Sequence[Record]) -> str:
     if what == "epochs":
         return str(record["spec"]["epochs"])
     value = lookup(record, what if what.split(".")[0] in SECTIONS else f"metrics.{what}")
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else f"{value:,}" if what.startswith("parameters.") else str(value)
 
 
 def millions(count: int, smallest: int | None = None) -> str:
