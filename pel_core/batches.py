@@ -91,7 +91,7 @@ class TrainBatches:
         if split.images is not None:
             self._pixels = torch.from_numpy(_owned(split.images)).to(self.device)
         else:
-            reader = TrainReader(split.paths or [], spec.seed, resolution, self.augmenter, spec.interpolation)
+            reader = TrainReader(split.paths or [], spec.seed, resolution, self.augmenter, spec.interpolation, split.native)
             self._keys: list[Any] = []
             self._loader = _loader(reader, self._keys, self.device, workers)
 
@@ -171,7 +171,7 @@ class EvalBatches:
         if split.images is None:
             positions = np.arange(self.images)
             keys = [positions[start : start + batch_size] for start in range(0, self.images, batch_size)]
-            reader = EvalReader(split.paths or [], tte, resolution, expand, interpolation, random)
+            reader = EvalReader(split.paths or [], tte, resolution, expand, interpolation, random, split.native)
             self._loader = _loader(reader, keys, self.device, workers)
 
     def __len__(self) -> int:
@@ -227,12 +227,13 @@ class TrainReader(Dataset):
     resolution: int
     augmenter: Augmenter
     interpolation: str
+    native: int | None = None
 
     def __getitem__(self, key: tuple[int, int, np.ndarray]) -> Tensor | str:
         epoch, start, indices = key
         table = uniforms(self.seed, epoch, start, len(indices))
         try:
-            images = (load_rgb(self.paths[i]) for i in indices)
+            images = (load_rgb(self.paths[i], self.native) for i in indices)
             kind = self.resolution, self.augmenter, epoch, self.interpolation
             crops = [train_crop(image, u, *kind) for image, u in zip(images, table, strict=True)]
         except PelError as error:
@@ -250,6 +251,7 @@ class EvalReader(Dataset):
     expand: int
     interpolation: str
     random: RandomCrops
+    native: int | None = None
 
     def __getitem__(self, indices: np.ndarray) -> Tensor | str:
         try:
@@ -259,7 +261,7 @@ class EvalReader(Dataset):
         return torch.from_numpy(np.stack(crops))
 
     def _crops(self, index: int) -> np.ndarray:
-        image, random = load_rgb(self.paths[index]), self.random
+        image, random = load_rgb(self.paths[index], self.native), self.random
         if self.tte != "randaug":
             return evaluation_crops(image, self.tte, self.resolution, self.expand, self.interpolation)
         tables = [random.table(number, index, 1)[0] for number in range(random.count)]

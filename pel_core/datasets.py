@@ -180,11 +180,13 @@ def _ratios(where: str, values: Mapping[str, Any]) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Split:
-    """Images of one purpose, either as an array or as files: ``labels`` int64 (N,), ``images`` uint8 (N, H, W, 3), ``paths``."""
+    """Images of one purpose, as an array or files: ``labels`` int64 (N,), ``images`` uint8 (N, H, W, 3), ``paths``, and the
+    ``native`` pixels to which files are reduced when they are read."""
 
     labels: np.ndarray
     images: np.ndarray | None = None
     paths: list[str] | None = None
+    native: int | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -24,6 +24,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 # Fields that are a number or one of these words.
 WORDS: dict[str, tuple[tuple[Any, ...], type]] = {
     "resolution": ((None,), int),
+    "native": ((None,), int),
     "adapter_dim": (("auto", "auto-tuned"), int),
     "adapter_scale": (("learnable",), float),
     "mask_ratio": (("auto",), float),

@@ -55,7 +55,7 @@ WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 # its code default, so that a new field is never silent.
 # fmt: off
 TOLD = {
-    "dataset", "backbone", "method", "seed", "resolution", "adapter_dim", "vpt_len", "loss", "tau", "head", "scale",
+    "dataset", "backbone", "method", "seed", "resolution", "native", "adapter_dim", "vpt_len", "loss", "tau", "head", "scale",
     "init", "prompt", "lr", "momentum", "weight_decay", "epochs", "batch_size", "accumulate", "accumulation",
     "crop_min_scale", "precision", "tte", "expand", "split",
 }
@@ -97,7 +97,8 @@ def seeds_line(seeds: Sequence[int]) -> str:
 def _pixels(record: Record) -> str:
     spec = record["spec"]
     name = spec["backbone"]
-    return f"{spec['resolution'] or (BACKBONES[name].resolution if name in BACKBONES else 'native')} px"
+    shown = f"{spec['resolution'] or (BACKBONES[name].resolution if name in BACKBONES else 'native')} px"
+    return f"{shown} of images reduced to {spec['native']} px" if spec.get("native") else shown
 
 
 def _dimension(record: Record) -> str:

@@ -2,12 +2,13 @@
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from pel_core.batches import EvalBatches, RandomCrops, TrainBatches
@@ -21,6 +22,7 @@ from pel_core.inits import INITS, images_for
 from pel_core.metrics import score
 from pel_core.progress import Progress
 from pel_core.spec import ENGINE, RunSpec, differences
+from pel_core.transforms import reduced
 from pel_core.tensors import read_tensors, write_tensors
 from pel_core.vit import ViT
 from pel_core.weights import load_vit
@@ -110,7 +112,7 @@ def load(spec: RunSpec, results: Path, device: torch.device, fresh: bool = False
         raise PelError(
             f"data set '{base}' is not prepared: run `python -m pel_core data prepare {base} --out {results}/data/{base}`"
         )
-    data = open_prepared(results / "data" / base, spec.dataset)
+    data = at_native(open_prepared(results / "data" / base, spec.dataset), spec.native)
     vit, text, info = load_vit(results / "backbones" / spec.backbone, spec.resolution)
     if spec.needs_text:
         path = results / "text" / spec.backbone / f"{base}.{spec.prompt}.safetensors"
@@ -119,6 +121,19 @@ def load(spec: RunSpec, results: Path, device: torch.device, fresh: bool = False
     rows = image_rows(spec, vit.to(device), data, device) if fresh and spec.init in INITS else None
     classifier = build(spec, vit.to(device), len(data.class_names), text, rows).to(device)
     return data, classifier, info
+
+
+def at_native(data: Prepared, native: int | None) -> Prepared:
+    """The data set as if its images came at ``native`` pixels: arrays are reduced at once, files when they are read."""
+    if native is None:
+        return data
+
+    def reduce(split: Split | None) -> Split | None:
+        if split is None or split.images is None:
+            return split and replace(split, native=native)
+        return replace(split, images=np.stack([np.asarray(reduced(Image.fromarray(image), native)) for image in split.images]))
+
+    return replace(data, train=reduce(data.train), test=reduce(data.test), val=reduce(data.val))
 
 
 def image_rows(spec: RunSpec, vit: ViT, data: Prepared, device: torch.device) -> Tensor:
@@ -131,7 +146,8 @@ def image_rows(spec: RunSpec, vit: ViT, data: Prepared, device: torch.device) ->
     split = data.train
     if len(chosen) < len(split):
         images, paths = split.images, split.paths
-        split = Split(split.labels[chosen], None if images is None else images[chosen], paths and [paths[i] for i in chosen])
+        images, paths = None if images is None else images[chosen], paths and [paths[i] for i in chosen]
+        split = replace(split, labels=split.labels[chosen], images=images, paths=paths)
     workers = loader_workers(data.train.images is None, device)
     batches = EvalBatches(
         split, "plain", 0, spec.pixels, spec.vit.mean, spec.vit.std, device, workers=workers, interpolation=spec.interpolation

@@ -30,14 +30,15 @@ SLUG = re.compile(
 class RunSpec:
     """One training run and how it is evaluated. Build it with ``RunSpec.make`` or ``RunSpec.parse``.
 
-    ``recipe`` names where the other values start from (``RECIPES``). ``tau`` is the logit adjustment's temperature, ``scale``
-    the cosine head's, ``resolution`` pixels or None for the backbone's own. ``adapter_dim`` is the rank of bottlenecks and
-    LoRA, or ``"auto"`` (the reference's rule) or ``"auto-tuned"`` (LIFT+'s, which divides by the tuned blocks only);
-    ``adapter_scale`` AdaptFormer's factor, ``"learnable"`` from 1 or fixed. ``mask_ratio`` is the fraction of sparse
-    fine-tuning, ``"auto"`` the reference's rule; ``mask_seed`` draws its masks: 0 as the reference does in every run, or
-    ``"run"``, the run's own seed. ``crop_min_scale`` is the smallest area of a training crop, where an ``mda`` schedule
-    starts. ``expand`` is how many pixels test-time ensembling enlarges the image before cropping, ``crops`` the number of
-    random crops of ``tte="randaug"``.
+    ``recipe`` names where the other values start from (``RECIPES``). ``tau`` is the logit adjustment's temperature,
+    ``scale`` the cosine head's, ``resolution`` pixels or None for the backbone's own; ``native`` the pixels to which larger
+    images are reduced (shorter side) before anything else, as if the data set came at that resolution. ``adapter_dim`` is
+    the rank of bottlenecks and LoRA, or ``"auto"`` (the reference's rule) or ``"auto-tuned"`` (LIFT+'s, which divides by
+    the tuned blocks only); ``adapter_scale`` AdaptFormer's factor, ``"learnable"`` from 1 or fixed. ``mask_ratio`` is the
+    fraction of sparse fine-tuning, ``"auto"`` the reference's rule; ``mask_seed`` draws its masks: 0 as the reference does
+    in every run, or ``"run"``, the run's own seed. ``crop_min_scale`` is the smallest area of a training crop, where an
+    ``mda`` schedule starts. ``expand`` is how many pixels test-time ensembling enlarges the image before cropping,
+    ``crops`` the number of random crops of ``tte="randaug"``.
     """
 
     dataset: str
@@ -59,6 +60,7 @@ class RunSpec:
     init: str = "text"
     prompt: str = "default"
     resolution: int | None = None
+    native: int | None = None
     adapter_dim: int | str = "auto"
     adapter_scale: float | str = "learnable"
     vpt_len: int = 10
@@ -184,6 +186,7 @@ class RunSpec:
         self._require("crop_min_scale", 0 < self.crop_min_scale <= 1, "above 0 and at most 1")
         self._require("accumulate", self.accumulate <= self.batch_size, f"at most the batch size {self.batch_size}")
         self._require("resolution", self.pixels > 0 and self.pixels % self.vit.patch == 0, f"a multiple of {self.vit.patch}")
+        self._require("native", self.native is None or self.native > 0, "above 0")
         self._require("epochs", self.trains or self.epochs == 0, "0 for zero-shot, which trains nothing")
         self._check_method_options()
         self._check_text()

@@ -148,8 +148,17 @@ def crop_corners(tte: str, height: int, width: int, resolution: int) -> list[tup
     return [(*corner, mirrored) for mirrored in ((False, True) if tte == "tencrop" else (False,)) for corner in five]
 
 
-def load_rgb(path: str | Path) -> Image.Image:
-    """Decode an image file to 8-bit RGB; grey, palette, CMYK, transparent and 16-bit images are converted.
+def reduced(image: Image.Image, native: int | None) -> Image.Image:
+    """The image with its shorter side at most ``native`` pixels, resized bilinearly with antialiasing; never enlarged."""
+    if native is None or min(image.size) <= native:
+        return image
+    height, width = resized(image.height, image.width, native)
+    return image.resize((width, height), RESAMPLING["bilinear"])
+
+
+def load_rgb(path: str | Path, native: int | None = None) -> Image.Image:
+    """Decode an image file to 8-bit RGB and reduce it to ``native`` pixels; grey, palette, CMYK, transparent and 16-bit
+    images are converted.
 
     Raises:
         PelError: naming the path: the file is missing, damaged, or no image.
@@ -159,10 +168,10 @@ def load_rgb(path: str | Path) -> Image.Image:
             warnings.simplefilter("ignore")  # about palettes, EXIF and size: none changes the pixels
             with Image.open(path) as image:
                 if image.mode.startswith("I"):  # 16 bits a pixel: PIL would clip at 255 instead of scaling
-                    return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+                    return reduced(Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB"), native)
                 if image.mode == "F":
                     raise ValueError("floating-point pixels, whose range is unknown")
-                return image.convert("RGB")
+                return reduced(image.convert("RGB"), native)
     except Exception as error:  # damaged files make PIL's decoders raise nearly anything
         raise PelError(f"image {path} cannot be decoded ({error}); restore the file or take it off the list") from None
 

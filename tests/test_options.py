@@ -63,6 +63,7 @@ NUMBERS = [
     ("adapter+lora", {"adapter_dim": 32}),
     ("vpt-deep", {"vpt_len": 3}),
     ("adaptformer", {"resolution": 24}),
+    ("adaptformer", {"native": 7}),
     ("adaptformer", {"accumulate": 3}),
     ("head-only", {"tau": 0.5, "scale": 15, "lr": 0.1, "momentum": 0, "weight_decay": 0, "batch_size": 50}),
     ("head-only", {"tte": "randaug", "crops": 3}),
