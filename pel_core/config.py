@@ -4,6 +4,7 @@ Torch-free and pandas-free, as all that Snakemake's planning imports.
 """
 
 import json
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +14,7 @@ import jsonschema
 import yaml
 
 from pel_core.backbones import BACKBONES
+from pel_core.datasets import DATASETS
 from pel_core.errors import PelError, unknown
 from pel_core.spec import DEFAULTS
 
@@ -213,4 +215,10 @@ def read_config(path: Path) -> dict[str, Any]:
     for name in values.get("weights", {}):
         if name not in BACKBONES:
             raise PelError(f"{shown(path)}: weights: {unknown('backbone', name, BACKBONES)}")
+    if "weights" in values:
+        values["weights"] = {name: os.path.expandvars(os.path.expanduser(file)) for name, file in values["weights"].items()}
+    for key, known in (("roots", DATASETS), ("descriptions", {*DATASETS, *values.get("datasets", {})})):
+        for name in values.get(key, {}):
+            if name not in known:
+                raise PelError(f"{shown(path)}: {key}: {unknown('data set', name, known, '(without -irRATIO)')}")
     return values

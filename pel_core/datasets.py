@@ -6,7 +6,6 @@ workflow's planning reads it. Shapes: N images, H x W pixels, C classes.
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +18,9 @@ import numpy as np
 from pel_core.demo.stand_ins import STAND_INS
 from pel_core.errors import PelError, unknown
 from pel_core.files import read_json
-from pel_core.lists import NAME_FORMATS
+from pel_core.lists import NAME_FORMATS, ImageList, check_files, digest
+from pel_core.numerics import check_engine
+from pel_core.roots import read_root
 from pel_core.sampling import long_tail_counts, long_tail_subset, shot_groups
 
 FORMAT = 1  # of a prepared folder
@@ -35,6 +36,7 @@ class LongTailed:
     ``ratios``: the imbalance ratios there are; "any" samples one from a balanced pool; empty means that the set comes
     with one profile of its own. ``groups_from``: the ratio whose training counts say which classes are head, medium
     and tail, whatever ratio is trained on; None takes the counts trained on.
+    ``pool``: classes and training images of each, where ratios are "any"; a ratio that leaves a class empty is refused.
     ``recipe``: RunSpec fields that this data set sets.
     For ``lists``: ``root`` is the image folder; ``train`` (which holds ``{ir}`` where there are several ratios), ``test``,
     ``val`` and ``names`` are files below it, or below its subfolder (or another folder, given in full) ``lists``. A ``names``
@@ -45,6 +47,7 @@ class LongTailed:
     native_resolution: int | None = None
     ratios: tuple[float, ...] | Literal["any"] = ()
     groups_from: float | None = None
+    pool: tuple[int, int] | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
     root: str = ""
     lists: str = ""
@@ -57,12 +60,15 @@ class LongTailed:
 
 def _stand_in(name: str) -> LongTailed:
     world = STAND_INS[name]
-    many: dict[str, Any] = {} if world.profile else {"ratios": "any", "groups_from": 100}
+    pool = len(world.classes), world.largest
+    many: dict[str, Any] = {} if world.profile else {"ratios": "any", "groups_from": 100, "pool": pool}
     return LongTailed(kind="rendered", native_resolution=world.native_resolution, recipe=world.recipe, **many)
 
 
 DATASETS: dict[str, LongTailed] = {
-    "cifar100": LongTailed(kind="cifar", native_resolution=32, ratios="any", groups_from=100, root="cifar-100-python"),
+    "cifar100": LongTailed(
+        kind="cifar", native_resolution=32, ratios="any", groups_from=100, pool=(100, 500), root="cifar-100-python"
+    ),
     "imagenet-lt": LongTailed(
         kind="lists", root="imagenet", names="classnames.txt", names_format="id name",
         train="ImageNet_LT_train.txt", val="ImageNet_LT_val.txt", test="ImageNet_LT_test.txt",
@@ -77,7 +83,7 @@ DATASETS: dict[str, LongTailed] = {
         train="iNaturalist18_train.txt", test="iNaturalist18_val.txt",
     ),
     "toy": LongTailed(
-        kind="toy", native_resolution=20, ratios="any", groups_from=20,
+        kind="toy", native_resolution=20, ratios="any", groups_from=20, pool=(6, 120),
         recipe={"epochs": 2, "batch_size": 32, "precision": "fp32"},
     ),
     **{name: _stand_in(name) for name in STAND_INS},
@@ -107,6 +113,7 @@ def find_dataset(name: str, datasets: Mapping[str, LongTailed] = DATASETS) -> Lo
         raise unknown("data set", base, datasets)
     ratios = datasets[base].ratios
     if ratios == "any":
+        _check_pool(name, datasets[base], ratio)
         return datasets[base]
     known = ", ".join(f"{base}-ir{r:g}" for r in ratios)
     if ratios and ratio not in ratios:
@@ -114,6 +121,13 @@ def find_dataset(name: str, datasets: Mapping[str, LongTailed] = DATASETS) -> Lo
     if not ratios and ratio is not None:
         raise PelError(f"data set '{name}' does not exist; {base} has one profile of its own, ask for '{base}'")
     return datasets[base]
+
+
+def _check_pool(name: str, entry: LongTailed, ratio: float | None) -> None:
+    try:
+        long_tail_counts(*entry.pool, ratio or 1) if entry.pool else None
+    except PelError as error:
+        raise PelError(f"data set '{name}': {error}") from None
 
 
 def declared(config: Mapping[str, Any] | None) -> dict[str, LongTailed]:
@@ -242,7 +256,6 @@ def open_prepared(folder: str | Path, name: str) -> Prepared:
             train = Split(train.labels[chosen], images=train.images[chosen])
         train_counts = long_tail_counts(classes, per_class, ratio or 1)
         reference = long_tail_counts(classes, per_class, about["groups_from"])
-    content = [about["class_names"], about["digests"][train_file], about["digests"]["test"], ratio]
     return Prepared(
         name=name,
         class_names=about["class_names"],
@@ -252,34 +265,23 @@ def open_prepared(folder: str | Path, name: str) -> Prepared:
         val=_open_split(folder, about, "val") if "val.npz" in about["files"] else None,
         train_counts=train_counts,
         groups=shot_groups(reference),
-        sha256=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
+        sha256=content_hash(about, name),
     )
 
 
-def given_root(base: str, entry: LongTailed, config: Mapping[str, Any]) -> str:
-    """The image folder of ``lists`` and ``cifar``, as the user gave it.
-
-    A data set of the configuration says its own; a built-in one has it from ``roots: {BASE: FOLDER}``, else it lies in the
-    folder that the environment variable PEL_DATA names, or in ./data.
-    """
-    if base not in DATASETS:
-        return entry.root
-    roots = config.get("roots") or {}
-    return str(roots[base]) if base in roots else os.path.join(os.environ.get("PEL_DATA", "data"), entry.root)
-
-
-def expand_root(root: str) -> str:
-    """A folder as the user gave it, with ``~`` and environment variables filled in; a variable that is not set is an error."""
-    path = os.path.expandvars(os.path.expanduser(root))
-    if "$" in path:
-        raise PelError(f"folder '{root}' names an environment variable that is not set")
-    return path.rstrip("/") or "/"
+def content_hash(about: Mapping[str, Any], name: str) -> str:
+    """What identifies the content that a run on ``name`` sees: class names, images, labels, ratio. ``about`` is data.json."""
+    ratio = split_name(name)[1]
+    train = f"train-ir{ratio:g}" if ratio and about["ratios"] != "any" else "train"
+    content = [about["class_names"], about["digests"][train], about["digests"]["test"], ratio]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _check_folder(folder: Path, about: Mapping[str, Any], base: str) -> None:
     again = f"; delete {folder} and prepare '{base}' again"
     if not isinstance(about, Mapping) or about.get("format") != FORMAT:
         raise PelError(f"{folder / 'data.json'} is not of data format {FORMAT}{again}")
+    check_engine(folder / "data.json", about)
     if about["name"] != base:
         raise PelError(f"{folder} holds data set '{about['name']}', not '{base}'{again}")
     for file, size in about["files"].items():
@@ -296,5 +298,9 @@ def _open_split(folder: Path, about: Mapping[str, Any], name: str) -> Split:
         if "paths" not in arrays:
             return Split(labels, images=np.load(folder / f"images-{name}.npy", mmap_mode="r", allow_pickle=False))
         relative = arrays["paths"].tobytes().decode().split("\n")
-    root = expand_root(about["root"])
+    root, moved = read_root(folder, about["name"])
+    if moved:
+        images = ImageList(f"{folder}/{name}.npz", relative, labels)
+        if digest(images, check_files(root, images)) != about["digests"][name]:
+            raise PelError(f"the images under {root} are not those that {folder} was prepared from: the sizes of files differ")
     return Split(labels, paths=[f"{root}/{path}" for path in relative])

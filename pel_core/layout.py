@@ -4,6 +4,7 @@ A *selection* is a mapping that may name dataset, backbone, method, value and an
 columns, a figure bars or points over series, a claim `a` and `b` over data sets; where two name a key, the latter wins.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from pel_core.results import value_path
 from pel_core.spec import RunSpec
 
 Selection = Mapping[str, Any]
+BRACES = re.compile(r"(?<![\w\\^$}])\{([a-z][a-z0-9_-]*)\}")
 
 
 class Unplayed(Exception):
@@ -56,7 +58,14 @@ class Stage:
         return name
 
     def title(self, text: str) -> str:
-        """Fill ``{role}`` in a title; a role that is not played keeps the study's word."""
+        """Fill ``{role}`` in a title; a role that is not played keeps the study's word.
+
+        Raises:
+            PelError: a word in braces that is no role (mathematics, ``_{...}``, is left alone).
+        """
+        for role in BRACES.findall(text):
+            if role not in self.roles:
+                raise unknown("role", role, self.roles, f"(in the title '{text}')")
         for role, word in self.roles.items():
             text = text.replace(f"{{{role}}}", word)
         return text

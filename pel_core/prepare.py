@@ -10,6 +10,7 @@ import hashlib
 import os
 import pickle
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,9 +18,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pel_core import lists
-from pel_core.datasets import DATASETS, FORMAT, LongTailed, declared, expand_root, given_root
+from pel_core.datasets import FORMAT, LongTailed, declared
 from pel_core.errors import PelError, unknown
 from pel_core.files import replace_file, write_json
+from pel_core.numerics import ENGINE
+from pel_core.roots import find_lists, find_root, given_root, write_root
 from pel_core.sampling import long_tail_counts
 from pel_core.seeds import generator
 
@@ -40,7 +43,6 @@ class Content:
     splits: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     images: dict[str, np.ndarray] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
-    root: str = ""
 
     def add_images(self, split: str, images: np.ndarray, labels: np.ndarray) -> None:
         """Add a split held as pixels, uint8 (N, H, W, 3), with labels (N,)."""
@@ -52,8 +54,7 @@ class Content:
         """Add a split held as files. Its digest covers paths, labels and file sizes, not every file's bytes."""
         paths = np.frombuffer("\n".join(images.paths).encode(), np.uint8)
         self.splits[split] = {"labels": images.labels, "paths": paths}
-        content = paths.tobytes() + images.labels.tobytes() + sizes.tobytes()
-        self.digests[split] = hashlib.sha256(content).hexdigest()
+        self.digests[split] = lists.digest(images, sizes)
 
 
 def prepare(base: str, out_dir: str | Path, config: Mapping[str, Any] | None = None, check_images: str = "sample") -> None:
@@ -87,9 +88,9 @@ def prepare(base: str, out_dir: str | Path, config: Mapping[str, Any] | None = N
     files = [f"{split}.npz" for split in content.splits] + [f"images-{split}.npy" for split in content.images]
     about = {
         "format": FORMAT,
+        "engine": ENGINE,
         "name": base,
         "kind": entry.kind,
-        "root": content.root,
         "native_resolution": entry.native_resolution,
         "ratios": entry.ratios if entry.ratios == "any" else list(entry.ratios),
         "groups_from": entry.groups_from,
@@ -99,24 +100,22 @@ def prepare(base: str, out_dir: str | Path, config: Mapping[str, Any] | None = N
         "files": {file: (out / file).stat().st_size for file in files},
         "digests": content.digests,
     }
+    if entry.kind == "lists":
+        write_root(out, given_root(base, entry, config or {}))
     write_json(out / "data.json", about)
 
 
 def _from_lists(base: str, entry: LongTailed, config: Mapping[str, Any], check_images: str) -> Content:
-    given = given_root(base, entry, config)
-    root = expand_root(given)
-    if not os.path.isdir(root):
-        raise PelError(f"data set '{base}': image folder {root} does not exist{_where_to_say(base, entry)}")
-    folder = os.path.join(root, expand_root(entry.lists)) if entry.lists else root
+    files, root = find_lists(base, entry, config), find_root(base, entry, config)
     new_labels = None
     if entry.names.endswith(".json"):
-        names, new_labels = lists.read_categories(os.path.join(folder, entry.names))
+        names, new_labels = lists.read_categories(files[entry.names])
     else:
-        names = lists.read_class_names(os.path.join(folder, entry.names), entry.names_format)
-    content = Content(names, {}, root=given)
+        names = lists.read_class_names(files[entry.names], entry.names_format)
+    content = Content(names, {})
 
     def read(file: str, split: str) -> lists.ImageList:
-        images = lists.read_image_list(os.path.join(folder, file), len(names))
+        images = lists.read_image_list(files[file], len(names))
         if new_labels is not None:
             images = lists.ImageList(images.source, images.paths, new_labels[images.labels])
         content.add_files(split, images, lists.check_files(root, images))
@@ -136,28 +135,27 @@ def _from_lists(base: str, entry: LongTailed, config: Mapping[str, Any], check_i
 def _decode(root: str, images: lists.ImageList, check: str) -> None:
     from pel_core.transforms import load_rgb
 
-    count = {"none": 0, "sample": min(64, len(images.paths)), "all": len(images.paths)}[check]
-    for position in np.linspace(0, len(images.paths) - 1, count).astype(int).tolist():
+    def decode(position: int) -> None:
         try:
             load_rgb(os.path.join(root, images.paths[position]))
         except PelError as error:
             raise PelError(f"{images.where(position)}: {error}") from None
 
-
-def _where_to_say(base: str, entry: LongTailed) -> str:
-    if base not in DATASETS:
-        return ""
-    return f"; name it by 'roots: {{{base}: FOLDER}}' in the configuration, or the folder that holds '{entry.root}' in PEL_DATA"
+    count = {"none": 0, "sample": min(64, len(images.paths)), "all": len(images.paths)}[check]
+    positions = np.linspace(0, len(images.paths) - 1, count).astype(int).tolist()
+    # Threads do: Pillow lets go of the interpreter while it decodes. Blocks keep half a million futures from piling up.
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) as pool:
+        for start in range(0, count, 4096):
+            list(pool.map(decode, positions[start : start + 4096]))
 
 
 def _from_cifar(base: str, entry: LongTailed, config: Mapping[str, Any], check_images: str) -> Content:
-    folder = Path(expand_root(given_root(base, entry, config)))
-    if not folder.is_dir():
-        raise PelError(
-            f"data set '{base}': folder {folder} does not exist. Fetch it once, with network, by "
-            f"python -c \"from torchvision.datasets import CIFAR100; CIFAR100('{folder.parent}', download=True)\""
-            f"{_where_to_say(base, entry)}"
-        )
+    try:
+        folder = Path(find_root(base, entry, config))
+    except PelError as error:
+        parent = Path(given_root(base, entry, config)).parent
+        fetch = f"python -c \"from torchvision.datasets import CIFAR100; CIFAR100('{parent}', download=True)\""
+        raise PelError(f"{error}. Fetch it once, with network, by {os.path.expandvars(fetch)}") from None
     names = [str(name) for name in _read_cifar(folder / "meta")["fine_label_names"]]
     content = Content(names, {})
     for split in ("train", "test"):

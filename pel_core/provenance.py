@@ -6,18 +6,19 @@ with a default reruns nothing. Snakemake itself watches the inputs.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
 from pel_core.backbones import BACKBONES
-from pel_core.datasets import FORMAT, LongTailed, expand_root
+from pel_core.datasets import FORMAT, LongTailed
 from pel_core.demo.stand_ins import STAND_INS
 from pel_core.errors import PelError, unknown
+from pel_core.numerics import ENGINE
 from pel_core.results import METRICS
-from pel_core.spec import DEFAULTS, ENGINE, EVALUATION, RunSpec
+from pel_core.roots import find_lists
+from pel_core.spec import DEFAULTS, EVALUATION, RunSpec
 
 END = 32 * 2**20  # bytes hashed at either end of a large file
 
@@ -68,12 +69,19 @@ def data_params(base: str, datasets: Mapping[str, LongTailed], config: Mapping[s
     if base not in datasets:
         raise unknown("data set", base, datasets)
     entry = datasets[base]
-    plain = {key: value for key, value in _departing(entry).items() if key not in ("root", "recipe")}
-    source: Any = _list_prints(base, entry, config)
+    plain = {key: value for key, value in _departing(entry).items() if key not in ("root", "recipe", "pool")}
+    source: Any = {}
+    if entry.kind == "lists":
+        source = {name: fingerprint(path) for name, path in find_lists(base, entry, config).items()}
     if entry.kind == "rendered":  # a change of the renderer itself raises the engine
         world = {key: value for key, value in asdict(STAND_INS[base]).items() if key != "recipe"}
         source = {"engine": ENGINE, "world": world}
-    return canonical({"format": FORMAT, "entry": plain, "source": source})
+    return canonical({"format": FORMAT, "entry": plain, "source": source, **_later_engine()})
+
+
+def _later_engine() -> dict[str, int]:
+    """Nothing for the first engine, as for any value at its default."""
+    return {"engine": ENGINE} if ENGINE > 1 else {}
 
 
 def backbone_params(name: str, weights: str | None = None) -> str:
@@ -85,7 +93,8 @@ def backbone_params(name: str, weights: str | None = None) -> str:
     if name not in BACKBONES:
         raise unknown("backbone", name, BACKBONES)
     entry = {key: value for key, value in _departing(BACKBONES[name]).items() if key != "label"}
-    return canonical({"entry": entry, "weights": [fingerprint(path) for path in _weight_files(name, weights)]})
+    prints = [fingerprint(path) for path in _weight_files(name, weights)]
+    return canonical({"entry": entry, "weights": prints, **_later_engine()})
 
 
 def _weight_files(name: str, given: str | None) -> list[Path]:
@@ -98,21 +107,6 @@ def _weight_files(name: str, given: str | None) -> list[Path]:
     return (
         sorted(item for item in path.rglob("*") if item.suffix in (".safetensors", ".json", ".gz")) if path.is_dir() else [path]
     )
-
-
-def _list_prints(base: str, entry: LongTailed, config: Mapping[str, Any]) -> dict[str, str]:
-    if entry.kind != "lists":
-        return {}
-    root = entry.root if base in config.get("datasets", {}) else config.get("roots", {}).get(base)
-    if root is None:
-        root = os.path.join(os.environ.get("PEL_DATA", "data"), entry.root)
-    try:
-        folder = Path(expand_root(root)) / entry.lists
-        trains = [entry.train.replace("{ir}", f"{ratio:g}") for ratio in entry.ratios or (0.0,)]
-        return {file: fingerprint(folder / file) for file in (*trains, entry.test, entry.val, entry.names) if file}
-    except PelError as error:
-        hint = "say where the images are with --config root=FOLDER (or the environment variable PEL_DATA)"
-        raise PelError(f"data set '{base}': {error}; {hint}") from None
 
 
 def _departing(entry: Any) -> dict[str, Any]:

@@ -1,16 +1,21 @@
 """RunResult: one ``metrics.json`` per run, read strictly, and the vocabulary of the values in it. Torch-free.
 
-A result is used only if it is there, comes from this engine and stores the spec its name means now.
+A result is used only if it is there, comes from this engine, stores the spec its name means now, and was made from the data and
+weights that lie prepared beside it.
 """
 
-from collections.abc import Collection, Mapping
+import os
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from pel_core.datasets import content_hash, split_name
 from pel_core.errors import PelError, unknown
 from pel_core.files import read_json
-from pel_core.spec import ENGINE, RunSpec, differences
+from pel_core.numerics import ENGINE
+from pel_core.spec import DEFAULTS, RunSpec, differences
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,16 @@ METRICS: dict[str, Metric] = {
     "ece": Metric("Expected calibration error (%)", "lower"),
     "nll": Metric("Negative log-likelihood", "lower"),
 }
-# The other parts of metrics.json a study may print from, as dotted paths: parameters.head, evaluation.images_per_second.
-SECTIONS = ("metrics", "parameters", "training", "evaluation", "data", "spec", "backbone")
+# The parts of metrics.json a study may print from, as dotted paths, and what there is in each: parameters.head.
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "metrics": (*METRICS, "per_class"),
+    "parameters": ("learnable", "head", "learnable_with_head", "frozen", "by_part", "adapter_dim"),
+    "training": ("curve", "seconds", "images_per_second", "peak_memory_mb"),
+    "evaluation": ("tte", "crops", "seconds", "images_per_second", "peak_memory_mb"),
+    "data": ("name", "classes", "train_images", "test_images", "train_counts", "groups", "sha256"),
+    "spec": ("dataset", "backbone", "method", "seed", *DEFAULTS),
+    "backbone": ("name", "arch", "label", "layers", "sha256", "source_sha256"),
+}
 
 
 def value_path(text: str) -> str:
@@ -49,8 +62,10 @@ def value_path(text: str) -> str:
     if text in METRICS:
         return f"metrics.{text}"
     section, _, rest = text.partition(".")
-    if section not in SECTIONS or not rest or (section == "metrics" and rest.split(".")[0] not in (*METRICS, "per_class")):
+    if section not in SECTIONS or not rest:
         raise unknown("value", text, METRICS, f"Or give a path such as parameters.head; sections: {', '.join(SECTIONS)}.")
+    if rest.split(".")[0] not in SECTIONS[section]:
+        raise unknown("value", text, [f"{section}.{key}" for key in SECTIONS[section]])
     return text
 
 
@@ -68,8 +83,8 @@ def read_result(results: str | Path, spec: RunSpec, accept: Collection[str] = ()
         accept: slugs whose results of another engine are accepted by name.
 
     Raises:
-        PelError: it is missing, stale (of another engine), or of another spec than the slug means now; each names the run
-            and says what to do.
+        PelError: it is missing, stale (of another engine), of another spec than the slug means now, or of other data or
+            weights than are prepared; each names the run and says what to do.
     """
     path = metrics_file(results, spec.slug)
     if not path.is_file():
@@ -77,13 +92,17 @@ def read_result(results: str | Path, spec: RunSpec, accept: Collection[str] = ()
             f"the run {spec.slug} has no result: {path} is missing. Make it with: snakemake --cores 1 --resources gpu=1 '{path}'"
         )
     record = read_json(path)
-    if reason := complaint(record, spec, accept):
+    if reason := complaint(record, spec, accept, results):
         raise PelError(f"{path}: {reason}")
     return record
 
 
-def complaint(record: Any, spec: RunSpec, accept: Collection[str] = ()) -> str:
-    """Why a record cannot stand for ``spec`` now; empty where it can."""
+def complaint(record: Any, spec: RunSpec, accept: Collection[str] = (), results: str | Path | None = None) -> str:
+    """Why a record cannot stand for ``spec`` now; empty where it can.
+
+    ``results`` is the folder whose prepared data and weights it is compared with, as far as they are there; a result of
+    another engine that is accepted is not.
+    """
     if not isinstance(record, Mapping) or not {"slug", "engine", "spec", "metrics"} <= set(record):
         return "not a result of this program (slug, engine, spec and metrics are expected); delete it and run again"
     if record["slug"] != spec.slug:
@@ -98,7 +117,61 @@ def complaint(record: Any, spec: RunSpec, accept: Collection[str] = ()) -> str:
             f"the name {spec.slug} means something else now ({'; '.join(changed)}): a default or recipe changed. "
             "Delete the folder and run again, or change it back"
         )
+    if results is not None and record["engine"] == ENGINE:
+        return _other_inputs(record, spec, Path(results))
     return ""
+
+
+def _other_inputs(record: Mapping[str, Any], spec: RunSpec, results: Path) -> str:
+    base = split_name(spec.dataset)[0]
+    now = {
+        "data": _prepared_hash(results / "data" / base / "data.json", spec.dataset),
+        "backbone": _prepared_hash(results / "backbones" / spec.backbone / "backbone.json", ""),
+    }
+    for part, word in (("data", f"data set {base}"), ("backbone", f"weights of {spec.backbone}")):
+        stored = record.get(part, {}).get("sha256")
+        if now[part] and stored != now[part]:
+            return (
+                f"made from another {word} ({str(stored)[:12]}) than is prepared now ({now[part][:12]}). "
+                "Delete the folder and run again, or prepare the earlier one again"
+            )
+    return ""
+
+
+def _prepared_hash(path: Path, dataset: str) -> str | None:
+    """The hash of what lies prepared, None where nothing does."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return _read_hash(path, dataset, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=None)
+def _read_hash(path: Path, dataset: str, changed: int) -> str | None:
+    about = read_json(path)
+    try:
+        return content_hash(about, dataset) if dataset else about["sha256"]
+    except (KeyError, TypeError):
+        return None  # of another program: whoever opens it says so
+
+
+def require_same_inputs(records: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse to take one mean over runs that were made from different data or weights.
+
+    Raises:
+        PelError: naming two of the runs.
+    """
+    first: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for record in records:
+        for part in ("data", "backbone"):
+            about = record.get(part, {})
+            other = first.setdefault((part, about.get("name", "")), record)
+            if (here := about.get("sha256")) != (there := other[part].get("sha256")):
+                raise PelError(
+                    f"{other['slug']} and {record['slug']} were made from different {'data' if part == 'data' else 'weights'} "
+                    f"({str(there)[:12]} and {str(here)[:12]}): delete the older one and run again"
+                )
 
 
 def lookup(record: Mapping[str, Any], path: str) -> Any:

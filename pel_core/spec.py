@@ -14,11 +14,8 @@ from typing import Any
 from pel_core.backbones import BACKBONES, Backbone, find_backbone
 from pel_core.errors import PelError, unknown
 from pel_core.methods import METHODS, Part, format_method, parse_method
+from pel_core.numerics import ENGINE as ENGINE
 from pel_core.options import CHOICES, EVALUATION, IMAGE_INITS, VIEWS, convert, fixed_by, recipe, spell
-
-# The version of the numerics. Raise it when the same spec would give other numbers (a changed default, augmentation or
-# initialisation): results of another engine are then refused as stale. tests/golden/defaults.json pins the defaults.
-ENGINE = 1
 
 SLUG = re.compile(
     r"(?P<dataset>[a-z][a-z0-9_-]*(?:(?<=\d)\.\d+)?)\.(?P<backbone>[a-z][a-z0-9_-]*)\.(?P<method>[a-z0-9@:+-]+)"

@@ -18,6 +18,7 @@ from pel_core.errors import PelError, unknown
 from pel_core.files import read_json
 from pel_core.layout import Artefact, Stage
 from pel_core.results import complaint, metrics_file
+from pel_core.roots import find_lists, given_root, tell_roots
 from pel_core.spec import ENGINE, RunSpec
 
 SETTINGS = ("study", "config", "seeds", "results", "figures", "root", "weights")
@@ -109,7 +110,9 @@ class Study:
     def state(self, slug: str) -> str:
         """``done``, ``missing``, or why the result that is there cannot be used."""
         path = metrics_file(self.results, slug)
-        return (complaint(read_json(path), self.specs[slug], self.accept) or "done") if path.is_file() else "missing"
+        if not path.is_file():
+            return "missing"
+        return complaint(read_json(path), self.specs[slug], self.accept, self.results) or "done"
 
     def missing(self) -> list[str]:
         """The runs without a usable result."""
@@ -144,6 +147,11 @@ class Study:
         """What a prepared data set depends on."""
         return provenance.data_params(base, self.stage.datasets, self.config)
 
+    @property
+    def check_images(self) -> str:
+        """How many image files are decoded when a data set is prepared: none, sample or all."""
+        return self.config.get("check_images", "sample")
+
     def backbone_params(self, name: str) -> str:
         """What a converted backbone depends on."""
         return provenance.backbone_params(name, self.config.get("weights", {}).get(name))
@@ -157,9 +165,28 @@ class Study:
             "vit": f"{folder}/vit.safetensors",
             "data": f"{self.results}/data/{base}/data.json",
         }
-        if spec.init == "text" or not spec.trains:
+        if spec.needs_text:
             files["text"] = f"{self.results}/text/{spec.backbone}/{base}.{spec.prompt}.safetensors"
         return files
+
+    def accepted(self, slug: str) -> bool:
+        """Whether a run's result is of another engine and accepted by name: it stays, whatever is prepared anew."""
+        return any(self._engine(slug, file) != ENGINE for file in ("train.json", "metrics.json"))
+
+    def check_sources(self) -> None:
+        """See that what the preparation reads is there (weights that are named, image folders, list files), and tell jobs where.
+
+        Raises:
+            PelError: something is missing; the message names it and the key that says where it is.
+        """
+        for name, path in self.config.get("weights", {}).items():
+            if not Path(path).exists():
+                raise PelError(f"{shown(self.config_path)}: weights of {name}: {path} does not exist")
+        entries = {base: self.stage.datasets[base] for base in {split_name(spec.dataset)[0] for spec in self.specs.values()}}
+        listed = {base: entry for base, entry in sorted(entries.items()) if entry.kind == "lists"}
+        for base, entry in listed.items():
+            find_lists(base, entry, self.config)
+        tell_roots({base: given_root(base, entry, self.config) for base, entry in listed.items()})
 
     def delta(self, slug: str) -> str:
         """The trained parameters an evaluation reads; empty for zero-shot."""
@@ -222,21 +249,32 @@ def load(study: str | Path = "report", config: str | Path = "demo", **settings: 
         results=Path(values.get("results", "results")), figures=Path(values.get("figures", "figures")),
         artefacts=artefacts, left_out=left_out, reported=reported,
     )  # fmt: skip
+    _check_accepted(made)
     for slug in made.specs:
         made._sentences(slug)  # refuses a prompt without its file before anything is planned
     return made
+
+
+def _check_accepted(study: Study) -> None:
+    for slug in study.accept:
+        try:
+            study.spec(slug)
+        except PelError as error:
+            raise PelError(f"{shown(study.config_path)}: accept: {error}") from None
 
 
 def load_settings(settings: Mapping[str, Any]) -> Study:
     """``load`` from what ``snakemake --config`` was given.
 
     Raises:
-        PelError: an unknown setting, or as ``load``.
+        PelError: an unknown setting, weights or lists that do not exist, or as ``load``.
     """
     for key in settings:
         if key not in SETTINGS:
             raise unknown("setting of --config:", key, SETTINGS, "Other values belong into a configuration file.")
-    return load(**settings)
+    study = load(**settings)
+    study.check_sources()
+    return study
 
 
 def _apply_settings(values: dict[str, Any], settings: Mapping[str, Any]) -> None:
@@ -247,5 +285,6 @@ def _apply_settings(values: dict[str, Any], settings: Mapping[str, Any]) -> None
         # Data folders name it, and the jobs that read the images inherit it.
         os.environ["PEL_DATA"] = os.path.abspath(os.path.expanduser(str(given["root"])))
     if "weights" in given:
-        values["weights"] = {**values.get("weights", {}), values["backbone"]: str(given["weights"])}
+        path = os.path.expandvars(os.path.expanduser(str(given["weights"])))
+        values["weights"] = {**values.get("weights", {}), values["backbone"]: path}
     values.update({key: str(given[key]) for key in ("results", "figures") if key in given})

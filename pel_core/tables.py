@@ -12,7 +12,7 @@ from typing import Any
 from pel_core.backbones import BACKBONES
 from pel_core.layout import Artefact, Cell
 from pel_core.recipes import data_line, recipe_line, seeds_line
-from pel_core.results import METRICS, SECTIONS, lookup, number, read_result, why_none
+from pel_core.results import METRICS, SECTIONS, lookup, number, read_result, require_same_inputs, why_none
 from pel_core.studies import Study
 
 Record = Mapping[str, Any]
@@ -58,9 +58,11 @@ def read_runs(study: Study, artefact: Artefact) -> dict[str, Record]:
     """The results of an artefact's runs by slug.
 
     Raises:
-        PelError: a run is missing, stale, or of another spec.
+        PelError: a run is missing, stale, or of another spec, data or weights than is meant, or than the others.
     """
-    return {slug: read_result(study.results, spec, study.accept) for slug, spec in artefact.specs.items()}
+    runs = {slug: read_result(study.results, spec, study.accept) for slug, spec in artefact.specs.items()}
+    require_same_inputs(runs.values())
+    return runs
 
 
 def statistic(cell: Cell, runs: Mapping[str, Record]) -> Statistic:

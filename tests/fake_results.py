@@ -97,7 +97,8 @@ def main(words: list[str]) -> None:
     """The files of ``python -m pel_core ...``, made up. Artefacts are drawn as single words, to be quick."""
     parser = argparse.ArgumentParser()
     parser.add_argument("words", nargs="+")
-    for option in ("out", "config", "weights", "backbone-dir", "data-dir", "prompt", "results", "study", "figures", "seeds"):
+    parser.add_argument("--accept", action="store_true")
+    for option in ("check-images", "out", "config", "weights", "backbone-dir", "data-dir", "prompt", "results", "study", "figures", "seeds"):
         parser.add_argument(f"--{option}")
     asked = parser.parse_args(words)
     command, *rest = asked.words

@@ -14,6 +14,7 @@ from pel_core.datasets import DATASETS, open_prepared
 from pel_core.demo.stand_ins import STAND_INS
 from pel_core.errors import PelError
 from pel_core.prepare import prepare
+from pel_core.roots import given_root
 from pel_core.sampling import long_tail_subset, shot_groups
 
 
@@ -130,7 +131,7 @@ def test_cifar(archive, tmp_path, monkeypatch):
 
 def test_cifar_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("PEL_DATA", str(tmp_path))
-    with pytest.raises(PelError, match=r"download=True.*roots: \{cifar100: FOLDER\}"):
+    with pytest.raises(PelError, match=r"roots: \{cifar100: FOLDER\}.*download=True"):
         prepare("cifar100", tmp_path / "out")
     (tmp_path / "cifar-100-python").mkdir()
     with pytest.raises(PelError, match="expected the files meta, train, test"):
@@ -225,8 +226,56 @@ def test_the_root_may_hold_a_variable(folder, tmp_path, monkeypatch):
         prepare("mine", tmp_path / "out", config)
     monkeypatch.setenv("PICTURES", str(root.parent))
     prepare("mine", tmp_path / "out", config)
-    assert json.loads((tmp_path / "out/data.json").read_text())["root"] == "$PICTURES/pictures"
+    assert json.loads((tmp_path / "out/root.json").read_text()) == {"root": "$PICTURES/pictures", "was": str(root)}
     assert open_prepared(tmp_path / "out", "mine-ir2").train.paths[0] == f"{root}/train/class 0/0.png"
+
+
+def test_images_that_moved_are_found_again(folder, tmp_path, monkeypatch):
+    root, config = folder
+    prepare("mine", tmp_path / "out", config)
+    moved = root.rename(tmp_path / "elsewhere")
+    monkeypatch.setenv("PEL_ROOTS", json.dumps({"mine": str(moved)}))  # as Snakemake's jobs find it
+    data = open_prepared(tmp_path / "out", "mine-ir4")
+    assert data.train.paths[0] == f"{moved}/train/class 0/0.png"
+    config["datasets"]["mine"]["root"] = str(moved)
+    prepare("mine", tmp_path / "again", config)
+    assert (tmp_path / "again/data.json").read_bytes() == (tmp_path / "out/data.json").read_bytes()
+    assert open_prepared(tmp_path / "again", "mine-ir4").sha256 == data.sha256
+    Image.new("RGB", (40, 40)).save(moved / "test/class 0/0.png")
+    with pytest.raises(PelError, match=r"are not those that .*out was prepared from"):
+        open_prepared(tmp_path / "out", "mine-ir4")
+    (moved / "test/class 0/0.png").unlink()
+    with pytest.raises(PelError, match=r"elsewhere/test/class 0/0\.png cannot be used"):
+        open_prepared(tmp_path / "out", "mine-ir4")
+
+
+def test_a_built_in_root_keeps_its_variable(monkeypatch):
+    monkeypatch.delenv("PEL_DATA", raising=False)
+    assert given_root("places-lt", DATASETS["places-lt"], {}) == "data/places"
+    monkeypatch.setenv("PEL_DATA", "/pictures")
+    assert given_root("places-lt", DATASETS["places-lt"], {}) == "$PEL_DATA/places"
+    assert given_root("places-lt", DATASETS["places-lt"], {"roots": {"places-lt": "~/p"}}) == "~/p"
+
+
+def test_a_folder_of_another_engine_is_stale(tmp_path):
+    prepare("toy", tmp_path)
+    path = tmp_path / "data.json"
+    path.write_text(path.read_text().replace('"engine": 1', '"engine": 0'))
+    with pytest.raises(PelError, match="stale: made by engine 0, this is engine 1"):
+        open_prepared(tmp_path, "toy")
+
+
+def test_a_corrupt_image_beyond_the_sample(folder, tmp_path):
+    root, config = folder
+    lines = (root / "test.txt").read_text()
+    for i in range(200):
+        Image.new("RGB", (4, 4)).save(root / f"test/{i}.png")
+    (root / "test.txt").write_text(lines + "".join(f"test/{i}.png 0\n" for i in range(200)))
+    path = root / "test/100.png"
+    path.write_bytes(path.read_bytes()[:40])
+    prepare("mine", tmp_path / "sampled", config)
+    with pytest.raises(PelError, match=r"test\.txt:105: image .*100\.png cannot be decoded"):
+        prepare("mine", tmp_path / "whole", config, check_images="all")
 
 
 def test_lists_in_another_folder(folder, tmp_path):

@@ -51,6 +51,13 @@ claims:
     parts:
       - {a: {method: adaptformer}, b: {method: ssf-ln}, over: [{dataset: small-ir20}], value: overall, expect: higher}
 """
+TABLE = """tables:
+  t1:
+    title: One
+    where: {dataset: small}
+    rows: [{label: PEL, method: adaptformer}]
+    columns: [{label: All, value: overall}]
+"""
 CONFIG = """
 title: Toy
 backbone: toy
@@ -167,9 +174,54 @@ def test_a_new_metric_evaluates_and_trains_nothing(lab):
     assert Counter(job.split()[0] for job in lab.plan()) == {"evaluate": 7, "table": 2, "figure": 1, "summary": 1}
 
 
-def test_another_engine_runs_everything_but_the_preparation(lab):
-    lab.edit("pel_core/spec.py", "ENGINE = 1", "ENGINE = 2")
-    assert Counter(job.split()[0] for job in lab.plan()) == {"train": 4, "evaluate": 7, "table": 2, "figure": 1, "summary": 1}
+def test_another_engine_runs_everything_the_preparation_too(lab):
+    lab.edit("pel_core/numerics.py", "ENGINE = 1", "ENGINE = 2")
+    prepared = {"backbone": 1, "data": 1, "text": 1}
+    made = {"train": 4, "evaluate": 7, "table": 2, "figure": 1, "summary": 1}
+    assert Counter(job.split()[0] for job in lab.plan()) == {**prepared, **made}
+
+
+def test_accepted_runs_stay_whatever_is_prepared_anew(lab):
+    lab.edit("pel_core/numerics.py", "ENGINE = 1", "ENGINE = 2")
+    run = "toy-ir20.toy.ssf-ln.s0"
+    lab.edit("config.yaml", "title: Toy", f"title: Toy\naccept: [{run}]")
+    jobs = lab.plan()
+    assert not [job for job in jobs if job.endswith(run)]
+    assert Counter(job.split()[0] for job in jobs)["train"] == 3
+
+
+def test_text_that_was_cut_short_hides_no_run(lab):
+    """Snakemake forgets why a job should run where one that is `ancient` to it runs again: then nothing would train."""
+    text = "results/text/toy/toy.default.safetensors"
+    run = "toy-ir20.toy.ssf-ln.s0"
+    shutil.rmtree(lab.work / f"results/runs/{run}")
+    jobs = lab.plan("--forcerun", text)
+    assert {"text toy, default", f"train {run}", f"evaluate {run}"} <= {job.replace("toy toy default", "toy, default") for job in jobs}
+
+
+@pytest.mark.slow
+def test_images_that_move_make_nothing_again(lab):
+    mine = "datasets: {mine: {root: $PEL_DATA, train: train.txt, test: test.txt, names: names.txt}}"
+    lab.edit("config.yaml", "data: {small: toy}", f"data: {{small: mine}}\n{mine}")
+    lab.edit("study.yaml", STUDY[STUDY.index("tables:") :], TABLE)
+    for place in ("a", "b"):
+        (lab.work / place).mkdir()
+        for name in ("names", "train", "test"):
+            (lab.work / place / f"{name}.txt").write_text(name)
+    done = lab.snakemake("--cores", "2", "--resources", "gpu=2", "--quiet", "all", root="a")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert lab.plan(root="a") == []
+    assert lab.plan(root="b") == []
+    shutil.rmtree(lab.work / "results/runs/mine.toy.adaptformer.s0")
+    run = "mine.toy.adaptformer.s0"
+    assert lab.plan(root="b") == [f"evaluate {run}", "table t1", f"train {run}"]
+    (lab.work / "b/test.txt").write_text("other")
+    assert "data mine" in lab.plan(root="b")
+    (lab.work / "b/test.txt").unlink()
+    done = lab.snakemake("-n", root="b")
+    text = done.stdout + done.stderr
+    assert done.returncode != 0 and "list file" in text and "--config root=FOLDER" in text
+    assert "Traceback" not in text and "InputFunctionException" not in text
 
 
 def test_a_recipe_runs_what_it_concerns(lab):

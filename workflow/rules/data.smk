@@ -20,8 +20,8 @@ rule backbone:
         f"{RESULTS}/logs/{{backbone}}.backbone.log",
     threads: 1
     resources:
-        mem_mb=6000,
-        runtime=30,
+        mem_mb=lambda wc, attempt: 6000 * attempt,
+        runtime=lambda wc, attempt: 30 * attempt,
     shell:
         "exec {PYTHON:q} -m pel_core backbone {wildcards.backbone:q} --out {RESULTS:q}/backbones/{wildcards.backbone:q}"
         " {params.weights} > {log:q} 2>&1"
@@ -32,15 +32,16 @@ rule data:
         f"{RESULTS}/data/{{base}}/data.json",
     params:
         key=lambda wc: STUDY.data_params(wc.base),
+        check=lambda wc, threads: STUDY.check_images,
     log:
         f"{RESULTS}/logs/{{base}}.data.log",
-    threads: 1
+    threads: STUDY.resource("threads")
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=lambda wc, attempt: 4000 * attempt,
+        runtime=lambda wc, attempt: 60 * attempt,
     shell:
         "exec {PYTHON:q} -m pel_core data prepare {wildcards.base:q} --out {RESULTS:q}/data/{wildcards.base:q}"
-        " --config {STUDY.config_path:q} > {log:q} 2>&1"
+        " --config {STUDY.config_path:q} --check-images {params.check} > {log:q} 2>&1"
 
 
 rule text:
@@ -57,8 +58,8 @@ rule text:
         f"{RESULTS}/logs/{{backbone}}.{{base}}.{{prompt}}.text.log",
     threads: 1
     resources:
-        mem_mb=6000,
-        runtime=60,
+        mem_mb=lambda wc, attempt: 6000 * attempt,
+        runtime=lambda wc, attempt: 60 * attempt,
     shell:
         "exec {PYTHON:q} -m pel_core text --backbone-dir {RESULTS:q}/backbones/{wildcards.backbone:q}"
         " --data-dir {RESULTS:q}/data/{wildcards.base:q} --prompt {wildcards.prompt:q} --out {output:q} {params.weights}"

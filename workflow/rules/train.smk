@@ -2,9 +2,13 @@
 
 
 def prepared(wc):
-    """What a run reads besides its own parameters. Of the large files only the existence counts: what they hold follows
-    from the small ones beside them, which Snakemake compares by content."""
-    return {kind: ancient(path) if kind in ("vit", "text") else path for kind, path in STUDY.prepared(wc.run).items()}
+    """What a run reads besides its own parameters. Snakemake compares these files by content; of the largest only the existence
+    counts, since what it holds follows from the small one beside it. A run that is accepted by name stays as it is.
+
+    A job that is `ancient` to another in all it makes must not be: where it runs again, Snakemake forgets the other's own
+    reasons to run."""
+    old = STUDY.accepted(wc.run)
+    return {kind: ancient(path) if old or kind == "vit" else path for kind, path in STUDY.prepared(wc.run).items()}
 
 
 rule train:
