@@ -22,8 +22,8 @@ from pel_core.inits import INITS, images_for
 from pel_core.metrics import score
 from pel_core.progress import Progress
 from pel_core.spec import ENGINE, RunSpec, differences
-from pel_core.transforms import reduced
 from pel_core.tensors import read_tensors, write_tensors
+from pel_core.transforms import reduced
 from pel_core.vit import ViT
 from pel_core.weights import load_vit
 
