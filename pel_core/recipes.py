@@ -66,6 +66,9 @@ def recipe_line(records: Sequence[Record]) -> str:
     """``Recipe: loss logit adjustment (tau 1); classifier cosine (scale 25); ...``; values that differ are joined by " / "."""
     parts = [f"{label} {_joined(word(record['spec']) for record in records)}" for label, word in WORDS.items()]
     parts.append(f"resolution {_joined(map(_pixels, records))}")
+    if any(record["spec"].get("native") for record in records):
+        natives = [record["spec"].get("native") for record in records]
+        parts.append(f"images first reduced to {_joined(f'{pixels} px' if pixels else 'nothing less' for pixels in natives)}")
     if any("adapt" in record["spec"]["method"] for record in records):
         parts.append(f"adapter dimension {_joined(map(_dimension, records))}")
     if any("vpt" in record["spec"]["method"] for record in records):
@@ -97,8 +100,7 @@ def seeds_line(seeds: Sequence[int]) -> str:
 def _pixels(record: Record) -> str:
     spec = record["spec"]
     name = spec["backbone"]
-    shown = f"{spec['resolution'] or (BACKBONES[name].resolution if name in BACKBONES else 'native')} px"
-    return f"{shown} of images reduced to {spec['native']} px" if spec.get("native") else shown
+    return f"{spec['resolution'] or (BACKBONES[name].resolution if name in BACKBONES else 'native')} px"
 
 
 def _dimension(record: Record) -> str:
