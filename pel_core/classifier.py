@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from pel_core.errors import PelError
 from pel_core.heads import HEADS, ZeroShot
-from pel_core.methods import METHODS
+from pel_core.methods import METHODS, readers
 from pel_core.seeds import torch_generator
 from pel_core.spec import RunSpec
 from pel_core.surgery import Tuned, apply, auto_adapter_dim, auto_mask_ratio
@@ -63,9 +63,6 @@ class Classifier(nn.Module):
         return counts | {"by_part": by_part}
 
 
-RANKED = {"adapter", "adaptformer", "lora"}  # deltas that have a rank
-
-
 def adapter_dim(spec: RunSpec, classes: int) -> int:
     """The rank r of a run's bottlenecks and LoRA: declared, the reference's rule, or LIFT+'s, which counts tuned blocks only.
 
@@ -76,7 +73,7 @@ def adapter_dim(spec: RunSpec, classes: int) -> int:
         return spec.adapter_dim
     layers = spec.vit.layers
     if spec.adapter_dim == "auto-tuned":
-        ranked = [part for part in spec.parts if any(attach.delta in RANKED for attach in METHODS[part.name].attach)]
+        ranked = [part for part in spec.parts if part.name in readers("adapter_dim")]
         layers = len({block for part in ranked for block in part.blocks}) or layers
     dim = auto_adapter_dim(classes, layers)
     if dim > spec.vit.width:

@@ -108,6 +108,21 @@ METHODS: dict[str, Method] = {
     ),
 }
 
+# Options of a run that only some deltas read, and which. An option that none of a run's deltas reads is refused there.
+READS: dict[str, set[str]] = {
+    "adapter_dim": {"adapter", "adaptformer", "lora"},
+    "adapter_scale": {"adaptformer"},
+    "vpt_len": {"prompt"},
+    "mask_ratio": {"sparse"},
+    "mask_seed": {"sparse"},
+}
+
+
+def readers(option: str) -> list[str]:
+    """The methods whose deltas read an option of ``READS``."""
+    return [name for name, method in METHODS.items() if any(attach.delta in READS[option] for attach in method.attach)]
+
+
 PART = re.compile(r"(?P<name>[a-z0-9-]+)(@(?P<start>-?\d*):(?P<stop>-?\d*))?")
 
 

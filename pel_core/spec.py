@@ -13,9 +13,15 @@ from typing import Any
 
 from pel_core.backbones import BACKBONES, Backbone, find_backbone
 from pel_core.errors import PelError, unknown
-from pel_core.methods import METHODS, Part, format_method, parse_method
+from pel_core.methods import METHODS, READS, Part, format_method, parse_method, readers
 from pel_core.numerics import ENGINE as ENGINE
 from pel_core.options import CHOICES, EVALUATION, IMAGE_INITS, VIEWS, convert, fixed_by, recipe, spell
+
+# Fields that only training reads; precision too, since evaluation is in fp32.
+TRAINING = (
+    "lr", "momentum", "weight_decay", "batch_size", "accumulate", "accumulation", "loss", "tau", "head", "scale", "init",
+    "augment", "precision",
+)  # fmt: skip
 
 SLUG = re.compile(
     r"(?P<dataset>[a-z][a-z0-9_-]*(?:(?<=\d)\.\d+)?)\.(?P<backbone>[a-z][a-z0-9_-]*)\.(?P<method>[a-z0-9@:+-]+)"
@@ -174,14 +180,15 @@ class RunSpec:
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise unknown(name, getattr(self, name), known)
-        for name in ("epochs", "seed", "expand", "weight_decay", "momentum", "lr"):
+        for name in ("epochs", "seed", "expand", "weight_decay", "momentum", "lr", "tau"):
             self._require(name, getattr(self, name) >= 0, "at least 0")
         for name in ("batch_size", "accumulate", "vpt_len", "crops"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("scale", "tau"):
-            self._require(name, getattr(self, name) > 0, "above 0")
+        self._require("scale", self.scale > 0, "above 0")
         self._require("crop_min_scale", 0 < self.crop_min_scale <= 1, "above 0 and at most 1")
         self._require("accumulate", self.accumulate <= self.batch_size, f"at most the batch size {self.batch_size}")
+        even = self.accumulation == "exact" or self.batch_size % self.accumulate == 0
+        self._require("accumulate", even, f"a divisor of the batch size {self.batch_size} with accumulation=reference")
         self._require("resolution", self.pixels > 0 and self.pixels % self.vit.patch == 0, f"a multiple of {self.vit.patch}")
         self._require("native", self.native is None or self.native > 0, "above 0")
         self._require("epochs", self.trains or self.epochs == 0, "0 for zero-shot, which trains nothing")
@@ -208,13 +215,19 @@ class RunSpec:
     def _idle(self) -> dict[str, str]:
         """Options that are set and can have no effect beside the others, and what they need."""
         methods = {part.name for part in self.parts}
+        random_crops = self.tte == "randaug"
         needs = {
             "prompt": ("init=text", self.needs_text),
-            "adapter_scale": ("the method adaptformer", "adaptformer" in methods),
-            "mask_ratio": ("the method mask", "mask" in methods),
-            "mask_seed": ("the method mask", "mask" in methods),
-            "crops": ("tte=randaug", self.tte == "randaug"),
+            "tau": ("loss=la", self.loss == "la"),
+            "scale": ("head=cosine or loss=ldam", self.head == "cosine" or self.loss == "ldam"),
+            "accumulation": ("accumulate above 1", self.accumulate > 1),
+            "crop_min_scale": ("a method that trains, or tte=randaug", self.trains or random_crops),
+            "expand": ("tte=fivecrop or tencrop", self.tte in ("fivecrop", "tencrop")),
+            "crops": ("tte=randaug", random_crops),
+            **{name: (f"the method {' or '.join(readers(name))}", bool(methods & {*readers(name)})) for name in READS},
         }
+        if not self.trains:
+            needs |= dict.fromkeys(TRAINING, ("a method that trains", False))
         return {name: need for name, (need, there) in needs.items() if not there and getattr(self, name) != self._base[name]}
 
     def _require(self, name: str, holds: bool, expected: str) -> None:

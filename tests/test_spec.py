@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pel_core.backbones import BACKBONES
 from pel_core.datasets import DATASETS
 from pel_core.errors import PelError
-from pel_core.methods import METHODS, format_method, parse_method
+from pel_core.methods import METHODS, format_method, parse_method, readers
 from pel_core.options import CHOICES, RECIPES, recipe
 from pel_core.spec import DEFAULTS, ENGINE, RunSpec, differences
 
@@ -41,11 +41,20 @@ OVERRIDES = st.fixed_dictionaries(
 )
 
 
+def with_effect(overrides, names=("adaptformer",)):
+    """Without those that are refused beside the others."""
+    scaled = overrides.get("head", "cosine") == "cosine" or overrides.get("loss") == "ldam"
+    ranked = {*names} & {*readers("adapter_dim")}
+    idle = {"scale": not scaled, "adapter_dim": not ranked}
+    return {name: value for name, value in overrides.items() if not idle.get(name)}
+
+
 @given(METHOD, st.integers(0, 3), st.integers(1, 4), st.integers(0, 99), OVERRIDES, st.sampled_from(sorted(DATASETS)))
 def test_slug_round_trip(names, start, stop, seed, overrides, dataset):
     if start >= stop:
         start, stop = 0, 4
-    spec = RunSpec.make(dataset, "toy", "+".join(f"{name}@{start}:{stop}" for name in names), seed, **overrides)
+    method = "+".join(f"{name}@{start}:{stop}" for name in names)
+    spec = RunSpec.make(dataset, "toy", method, seed, **with_effect(overrides, names))
     again = RunSpec.parse(spec.slug)
     assert again == spec
     assert again.slug == spec.slug
@@ -54,7 +63,7 @@ def test_slug_round_trip(names, start, stop, seed, overrides, dataset):
 
 @given(OVERRIDES, OVERRIDES)
 def test_two_specs_never_share_a_slug(a, b):
-    one, other = (RunSpec.make("toy-ir10", "toy", "adaptformer", 0, **overrides) for overrides in (a, b))
+    one, other = (RunSpec.make("toy-ir10", "toy", "adaptformer", 0, **with_effect(overrides)) for overrides in (a, b))
     assert (one == other) == (one.slug == other.slug)
 
 
@@ -64,6 +73,25 @@ def test_the_design_examples():
     assert RunSpec.make("cifar100-ir100", "clip-b16", "vpt-shallow+adaptformer@-6:", 0, loss="ce") == spec
     assert RunSpec.make("inat2018", "clip-b16", "adaptformer", 1).epochs == 20
     assert RunSpec.make("inat2018", "clip-b16", "adaptformer", 1).slug == "inat2018.clip-b16.adaptformer.s1"
+
+
+def test_options_with_an_effect_only_beside_others():
+    def make(method="adaptformer", shared=None, **options):
+        return RunSpec.make("cifar100-ir100", "clip-b16", method, 0, shared, **options)
+
+    assert make(tau=0).slug.endswith(".s0.tau=0")  # the end of a sweep: plain cross-entropy
+    assert make(head="linear", loss="ldam", scale=3).scale == 3
+    assert make(accumulation="reference", accumulate=4).accumulate == 4
+    assert make("zero-shot", tte="randaug", crop_min_scale=0.5).crop_min_scale == 0.5
+    shared = {"tau": 2, "expand": 4, "adapter_dim": 8, "vpt_len": 5, "precision": "fp32"}  # dropped where they do nothing
+    assert make("ln", shared, loss="ce", tte="none").slug == "cifar100-ir100.clip-b16.ln.s0.loss=ce.precision=fp32.tte=none"
+    assert make("zero-shot", shared).slug == "cifar100-ir100.clip-b16.zero-shot.s0.expand=4"
+
+
+def test_a_training_runs_name_can_be_read_whatever_is_evaluated():
+    for options in ({"tte": "none"}, {"tte": "randaug", "crops": 3, "crop_min_scale": 0.5, "augment": "mda-max"}):
+        spec = RunSpec.make("toy", "toy", "adaptformer", 0, **options)
+        assert RunSpec.parse(spec.train.slug) == spec.train
 
 
 def test_recipe_values_stay_out_of_the_slug_and_departures_are_in():
@@ -103,7 +131,8 @@ FIRST = {
     [
         ("cifar100-ir100.clip-b16.adaptformer@6:12+vpt-shallow.s0", {}),
         ("places-lt.clip-b16.lora.s3.lr=0.02.loss=ce.tte=none", {"lr": 0.02, "loss": "ce", "tte": "none"}),
-        ("inat2018.clip-b16.full.s0.adapter_dim=4.split=val", {"epochs": 20, "lr": 5e-4, "adapter_dim": 4, "split": "val"}),
+        ("inat2018.clip-b16.adapter.s0.adapter_dim=4.split=val", {"epochs": 20, "adapter_dim": 4, "split": "val"}),
+        ("inat2018.clip-b16.full.s0", {"epochs": 20, "lr": 5e-4}),
         ("imagenet-lt.in21k-b16.head-only.s0.head=linear.init=random", {"head": "linear", "init": "random"}),
         ("imagenet-lt.clip-l14.zero-shot.s0.prompt=ensemble", {"epochs": 0, "prompt": "ensemble"}),
     ],
@@ -218,7 +247,19 @@ def test_differences_name_the_field_and_forgive_young_fields():
         (dict(tte="randaug", crops=0), "at least 1"),
         (dict(expand=-1), "at least 0"),
         (dict(crop_min_scale=0), "above 0 and at most 1"),
-        (dict(tau=0), "above 0"),
+        (dict(tau=-1), "at least 0"),
+        (dict(loss="ce", tau=2), "needs loss=la"),
+        (dict(loss="bs", tau=0.5), "needs loss=la"),
+        (dict(head="linear", scale=3), "needs head=cosine or loss=ldam"),
+        (dict(accumulation="reference"), "needs accumulate above 1"),
+        (dict(accumulation="reference", accumulate=3), "a divisor of the batch size 32"),
+        (dict(tte="none", expand=3), "needs tte=fivecrop or tencrop"),
+        (dict(tte="randaug", expand=3), "needs tte=fivecrop or tencrop"),
+        (dict(method="ln", adapter_dim=4), "needs the method lora or lora-mlp or adapter or adaptformer"),
+        (dict(vpt_len=5), "needs the method vpt-shallow or vpt-deep"),
+        (dict(method="zero-shot", lr=0.1), "needs a method that trains"),
+        (dict(method="zero-shot", precision="bf16"), "needs a method that trains"),
+        (dict(method="zero-shot", crop_min_scale=0.5), "needs a method that trains, or tte=randaug"),
         (dict(vpt_len=0), "at least 1"),
         (dict(accumulate=200), "at most the batch size"),
     ],

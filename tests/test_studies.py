@@ -59,6 +59,13 @@ def test_the_report_on_every_shipped_config(config, runs, artefacts):
     assert all(RunSpec.parse(slug) == spec for slug, spec in study.specs.items())
 
 
+def test_the_reports_runs_keep_their_names():
+    """Their results were made under these names: a recipe or default that changes one loses them."""
+    pinned = (Path(__file__).parent / "golden/report-runs.txt").read_text().split()
+    now = {slug for config in ("demo", "cifar", "paper") for slug in load("report", config, seeds="0").specs}
+    assert sorted(now) == pinned
+
+
 def test_the_demo_has_seeds_and_says_what_it_is():
     study = load()
     assert len(study.seeds) >= 2

@@ -196,7 +196,7 @@ def test_text_that_was_cut_short_hides_no_run(lab):
     run = "toy-ir20.toy.ssf-ln.s0"
     shutil.rmtree(lab.work / f"results/runs/{run}")
     jobs = lab.plan("--forcerun", text)
-    assert {"text toy, default", f"train {run}", f"evaluate {run}"} <= {job.replace("toy toy default", "toy, default") for job in jobs}
+    assert {"text toy toy default", f"train {run}", f"evaluate {run}"} <= set(jobs)
 
 
 @pytest.mark.slow
