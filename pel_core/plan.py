@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from pel_core.config import shown
-from pel_core.datasets import split_name
+from pel_core.datasets import DATASETS, split_name
 from pel_core.demo.stand_ins import STAND_INS
 from pel_core.errors import PelError
 from pel_core.files import read_json
+from pel_core.options import VIEWS
 from pel_core.sampling import long_tail_counts
 from pel_core.spec import RunSpec
 from pel_core.studies import Study
 
-CROPS = {"none": 1, "fivecrop": 5, "tencrop": 10}  # views of an image; other ensembles say how many in the field crops
-# Images of the public data sets (training, test), for a plan made before they are prepared. CIFAR's pool has 500 a class.
+# Images of the public data sets (training, test), for a plan made before they are prepared.
 PUBLIC = {"imagenet-lt": (115_846, 50_000), "places-lt": (62_500, 36_500), "inat2018": (437_513, 24_426)}
-CIFAR = (100, 500, 10_000)  # classes, images a class, test images
+CIFAR_TEST = 10_000
 SPEEDS = (100, 100_000)  # GFLOP/s that a CPU core and a GPU may reach here
 PARALLEL = "Runs are independent: N CPU cores, or N GPUs of a cluster, take about an Nth of the time."
 
@@ -56,12 +56,12 @@ def data_size(study: Study, name: str) -> tuple[int, int] | None:
         counts = world.train_counts(None if world.profile else ratio or 1)
         return sum(counts), world.test_per_class * len(world.classes)
     if base == "cifar100":
-        return _pool(CIFAR[0], CIFAR[1], ratio), CIFAR[2]
+        return _pool(*DATASETS[base].pool, ratio), CIFAR_TEST
     return PUBLIC.get(base)
 
 
 def _views(spec: Mapping[str, Any]) -> int:
-    return CROPS.get(spec["tte"]) or int(spec.get("crops", 1))
+    return VIEWS.get(spec["tte"]) or int(spec.get("crops", 1))
 
 
 def _pool(classes: int, largest: int, ratio: float | None) -> int:

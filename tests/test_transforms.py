@@ -99,7 +99,8 @@ def test_boxes_have_the_declared_distribution():
 
 @pytest.mark.parametrize("height, width", [(40, 55), (64, 20), (33, 33)])
 def test_a_training_crop_is_torchvisions(height, width):
-    functional = pytest.importorskip("torchvision.transforms.functional")
+    from torchvision.transforms import functional
+
     image = Image.fromarray(picture(height, width))
     for u in transforms.uniforms(1, 0, 0, 20):
         boxes, flips = transforms.random_boxes(u[None], height, width, 0.2)
@@ -175,7 +176,8 @@ modes = st.sampled_from(["none", "plain", "fivecrop", "tencrop"])
 @given(height=sizes, width=sizes, tte=modes, expand=st.integers(0, 9), kernel=st.sampled_from(sorted(resample.KERNELS)))
 @settings(max_examples=50)
 def test_crops_are_torchvisions(height, width, tte, expand, kernel):
-    v1 = pytest.importorskip("torchvision.transforms")
+    from torchvision import transforms as v1
+
     image, resolution = Image.fromarray(picture(height, width)), 16
 
     def resize(shorter):
