@@ -123,6 +123,8 @@ def _from_lists(base: str, entry: LongTailed, config: Mapping[str, Any], check_i
         return images
 
     others = {split: read(file, split) for split, file in (("test", entry.test), ("val", entry.val)) if file}
+    for other in others.values():
+        _note_absent(other, names)
     for ratio in entry.ratios or ("",):
         key = f"{ratio:g}" if ratio else ""
         train = read(entry.train.replace("{ir}", key), f"train-ir{key}" if key else "train")
@@ -130,6 +132,12 @@ def _from_lists(base: str, entry: LongTailed, config: Mapping[str, Any], check_i
         for other in others.values():
             lists.require_disjoint(train, other)
     return content
+
+
+def _note_absent(images: lists.ImageList, names: list[str]) -> None:
+    if absent := [name for name, count in zip(names, np.bincount(images.labels, minlength=len(names)), strict=True) if not count]:
+        shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
+        print(f"note: {images.source} has no image of {len(absent)} of {len(names)} classes ({shown}); they have no accuracy")
 
 
 def _decode(root: str, images: lists.ImageList, check: str) -> None:

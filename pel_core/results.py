@@ -7,7 +7,7 @@ weights that lie prepared beside it.
 import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -147,7 +147,7 @@ def _prepared_hash(path: Path, dataset: str) -> str | None:
     return _read_hash(path, dataset, status.st_mtime_ns)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _read_hash(path: Path, dataset: str, changed: int) -> str | None:
     about = read_json(path)
     try:

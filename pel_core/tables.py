@@ -11,7 +11,7 @@ from typing import Any
 
 from pel_core.backbones import BACKBONES
 from pel_core.layout import Artefact, Cell
-from pel_core.recipes import data_line, recipe_line, seeds_line
+from pel_core.recipe_text import data_line, recipe_line, seeds_line
 from pel_core.results import METRICS, SECTIONS, lookup, number, read_result, require_same_inputs, why_none
 from pel_core.studies import Study
 

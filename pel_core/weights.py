@@ -17,11 +17,11 @@ from torch.nn import functional as F
 from pel_core.backbones import BACKBONES, Backbone, find_backbone
 from pel_core.errors import PelError, unknown
 from pel_core.files import read_json, sha256, write_json
-from pel_core.names import OPEN_CLIP_NAMES, TIMM_NAMES, State, fold_layer_scale, rename
 from pel_core.numerics import ENGINE, check_engine
 from pel_core.seeds import derive, torch_generator
-from pel_core.sources import load_open_clip, load_timm
+from pel_core.state_names import OPEN_CLIP_NAMES, TIMM_NAMES, State, fold_layer_scale, rename
 from pel_core.tensors import read_tensors, write_tensors
+from pel_core.upstream import load_open_clip, load_timm
 from pel_core.vit import ViT
 
 

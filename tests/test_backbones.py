@@ -14,12 +14,12 @@ from open_clip.pretrained import get_pretrained_cfg
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from pel_core import sources
+from pel_core import upstream
 from pel_core.backbones import BACKBONES, UNFIT
 from pel_core.errors import PelError
 from pel_core.files import read_json, sha256
-from pel_core.names import TIMM_NAMES, fold_layer_scale, rename
 from pel_core.spec import RunSpec
+from pel_core.state_names import TIMM_NAMES, fold_layer_scale, rename
 from pel_core.weights import load_vit, prepare_backbone, prepare_text, read_descriptions, resize_positions, text_features
 
 CLIPS = [name for name, entry in BACKBONES.items() if entry.source == "open_clip"]
@@ -152,9 +152,9 @@ def test_no_network_names_the_command_and_the_key(monkeypatch):
     monkeypatch.setattr("open_clip.pretrained.download_pretrained", offline)
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(PelError, match=r"create_model\('ViT-B-16', pretrained='laion2b_s34b_b88k'\).*weights: \{BACKBONE"):
-        sources.load_open_clip("laion-b16")
+        upstream.load_open_clip("laion-b16")
     with pytest.raises(PelError, match=r"timm\.create_model\('vit_base_patch14_dinov2\.lvd142m', pretrained=True\)"):
-        sources.load_timm(BACKBONES["dinov2-b14"])
+        upstream.load_timm(BACKBONES["dinov2-b14"])
 
 
 def test_dinov2_s_grid():

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from pel_core import weights
 from pel_core.backbones import BACKBONES, Backbone
 from pel_core.errors import PelError
-from pel_core.sources import read_state
+from pel_core.upstream import read_state
 from pel_core.weights import (
     OPEN_CLIP_NAMES,
     encode_text,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pel_core.conformance.report import Unsupported
 from pel_core.losses import LOSSES, Prior
 from pel_core.methods import Part, format_method, parse_method
-from pel_core.names import OPEN_CLIP_NAMES, TIMM_NAMES, rename_key
+from pel_core.state_names import OPEN_CLIP_NAMES, TIMM_NAMES, rename_key
 from pel_core.surgery import auto_adapter_dim, auto_mask_ratio
 
 FLAGS = {

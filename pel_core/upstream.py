@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pel_core.backbones import BACKBONES, Backbone
 from pel_core.errors import PelError
 from pel_core.files import sha256
-from pel_core.names import State
+from pel_core.state_names import State
 
 
 def load_open_clip(name: str, weights: str | None = None, cache_dir: str | None = None) -> tuple[nn.Module, dict[str, str]]:
