@@ -105,9 +105,11 @@ def draw_bars(made: BarFigure) -> Figure:
     _pad(close, made)
     close.grid(axis="y", color="#DDDDDD", linewidth=0.5)
     close.set_axisbelow(True)
-    figure.suptitle(made.title, fontsize=8)
+    # A second, empty line of the title is the legend's.
+    figure.suptitle(made.title + ("\n " if made.series else ""), fontsize=8, linespacing=1.5)
     if made.series:
-        whole.legend(*_handles(made), fontsize=6, frameon=False, loc="lower left", bbox_to_anchor=(0, 1.05), ncols=4)
+        at = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.945)}
+        figure.legend(*_handles(made), fontsize=6, frameon=False, ncols=4, **at).set_in_layout(False)
     footer(figure, [*made.notes, made.banner[1]], int(24.5 * figure.get_figwidth()))
     mark(figure, made.banner[0])
     return figure
@@ -152,7 +154,7 @@ def _draw_bar(whole: Axes, close: Axes, bar: Bar, several: int, digits: int) -> 
     error = {"ecolor": "#222222", "elinewidth": 0.8, "capsize": 2, "capthick": 0.8}
     whole.bar(x, bar.value.mean, 0.92 * width, color=colour, yerr=bar.value.std, error_kw=error)
     top = bar.value.mean + (bar.value.std or 0)
-    whole.text(x, top, f"{bar.value.mean:.{digits}f}", ha="center", va="bottom", fontsize=6 if several < 4 else 4.6)
+    whole.text(x, top, f"{bar.value.mean:.{digits}f}", ha="center", va="bottom", fontsize=6 if several < 4 else 4.2)
     close.errorbar(x, bar.value.mean, bar.value.std, fmt="D", color=colour, markersize=3.6, **error)
     if len(bar.seeds) > 1:
         spread = np.linspace(-0.12, 0.12, len(bar.seeds)) * (0.66 + width) / 1.32 + 0.28 * width

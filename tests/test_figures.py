@@ -110,7 +110,7 @@ figures:
     write_results(tmp_path, study.specs)
     with style():
         figure = draw_bars(bar_figure(study, "f"))
-        assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["head (1,428)", "tail (1,428)"]
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == ["head (1,428)", "tail (1,428)"]
         assert len(figure.axes[0].patches) == 4
         save(figure, tmp_path, "f")
 
