@@ -1,12 +1,14 @@
 """Weights from every kind of file into the ViT, and class-text features; refusals name what to do."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import open_clip
 import pytest
 import timm
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
@@ -273,3 +275,13 @@ def test_the_toy_text_table_depends_on_names_and_prompt_only():
 
 def test_registries_agree():
     assert set(weights.TEMPLATES) == {"default", "classname"}
+
+
+def test_what_another_engine_prepared_is_stale(toy_results, tmp_path):
+    shutil.copytree(toy_results / "backbones/toy", tmp_path / "toy")
+    about = tmp_path / "toy/backbone.json"
+    about.write_text(about.read_text().replace('"engine": 1', '"engine": 0'))
+    with pytest.raises(PelError, match=r"backbone\.json is stale: made by engine 0, this is engine 1"):
+        load_vit(tmp_path / "toy")
+    with safe_open(toy_results / "text/toy/toy.default.safetensors", "pt") as text:
+        assert text.metadata()["engine"] == "1"
