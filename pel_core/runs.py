@@ -20,6 +20,7 @@ from pel_core.errors import PelError, unknown
 from pel_core.files import read_json, require_writable, sha256, write_json
 from pel_core.inits import INITS, images_for
 from pel_core.metrics import score
+from pel_core.numerics import check_engine
 from pel_core.progress import Progress
 from pel_core.spec import ENGINE, RunSpec, differences
 from pel_core.tensors import read_tensors, write_tensors
@@ -162,9 +163,10 @@ def load_text(path: Path, data: Prepared, info: dict[str, Any]) -> tuple[dict[st
     """Class-text features and the hash of the file of descriptions they were made of, if any.
 
     Raises:
-        PelError: row i is not class i of the data, or the weights are not the backbone's.
+        PelError: row i is not class i of the data, the weights are not the backbone's, or another engine made it.
     """
     features, metadata = read_tensors(path)
+    check_engine(path, metadata)
     if json.loads(metadata["class_names"]) != list(data.class_names):
         raise PelError(f"{path} was made for other class names than {data.name} has now; delete it and run again")
     if metadata["backbone_sha256"] != info["sha256"]:

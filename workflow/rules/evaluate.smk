@@ -15,7 +15,8 @@ rule evaluate:
         logits=f"{RESULTS}/runs/{{run}}/logits.safetensors",
     params:
         key=lambda wc: STUDY.evaluate_params(wc.run),
-        accept=lambda wc: "--accept" if wc.run in STUDY.accept else "",
+        # As `weights` in data.smk: a param computed from threads is not compared between calls.
+        accept=lambda wc, threads: "--accept" if wc.run in STUDY.accept else "",
     log:
         f"{RESULTS}/logs/{{run}}.evaluate.log",
     threads: STUDY.resource("threads")
