@@ -54,9 +54,7 @@ def curve_figure(study: Study, name: str) -> CurveFigure:
         known = sorted(((at, stat) for at, stat in found if stat.mean is not None), key=lambda pair: pair[0])
         lines.append(Line(str(series["label"]), [float(at) for at, _ in known], [stat for _, stat in known]))
     notes = [_notes(artefact.seeds, runs), entry.get("note", "")]
-    return CurveFigure(
-        artefact.title, entry["x"], axis_label(artefact), entry.get("log", False), lines, notes, artefact.banner
-    )
+    return CurveFigure(artefact.title, entry["x"], axis_label(artefact), entry.get("log", False), lines, notes, artefact.banner)
 
 
 def _notes(seeds: Sequence[int], runs: Mapping[str, Record]) -> str:

@@ -73,8 +73,9 @@ def evaluate_run(slug: str, results: str | Path, device: str = "auto", accept: b
     folder = Path(results) / "runs" / slug
     require_writable(folder)
     split = data.split(spec.split)
+    workers = loader_workers(data.train.images is None, target)
     batches = EvalBatches(
-        split, spec.tte, spec.expand, spec.pixels, spec.vit.mean, spec.vit.std, target, workers=loader_workers(data.train.images is None, target),
+        split, spec.tte, spec.expand, spec.pixels, spec.vit.mean, spec.vit.std, target, workers=workers,
         interpolation=spec.interpolation, random=RandomCrops(spec.crops, spec.seed, spec.crop_min_scale),
     )  # fmt: skip
     reset_peak_memory(target)

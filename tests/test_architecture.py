@@ -54,5 +54,6 @@ def test_planning_imports_neither_torch_nor_pandas():
 
 
 def test_training_imports_none_of_the_slow_libraries():
-    code = "import sys, pel_core.runs; print([m for m in ('open_clip', 'timm', 'torchvision', 'pandas', 'matplotlib') if m in sys.modules])"
+    slow = ("open_clip", "timm", "torchvision", "pandas", "matplotlib")
+    code = f"import sys, pel_core.runs; print([m for m in {slow} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

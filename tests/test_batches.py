@@ -90,7 +90,9 @@ def test_every_augmentation_is_the_same_for_files_and_arrays(splits, augment, in
         ours, theirs = (epoch(split, number, **options) for split in splits)
         assert torch.equal(ours[0], theirs[0]) and (ours[2] == theirs[2]).all()
     plain = epoch(splits[0], 0)
-    assert torch.equal(epoch(splits[0], 0, **options)[0], plain[0]) == (options == {"augment": "rrc", "interpolation": "bilinear"})
+    assert torch.equal(epoch(splits[0], 0, **options)[0], plain[0]) == (
+        options == {"augment": "rrc", "interpolation": "bilinear"}
+    )
 
 
 def test_the_default_augmentation_is_pinned(splits):
@@ -138,7 +140,9 @@ def test_the_given_array_stays_as_it_is(splits):
 def test_random_crops_are_named_by_seed_and_number(splits):
     def crops(batch_size=8, **changes):
         random = RandomCrops(**{"count": 3, "seed": 1, "min_scale": 0.3, **changes})
-        return torch.cat([crops for crops, _ in EvalBatches(splits[0], "randaug", 0, 16, *PLAIN, "cpu", batch_size, random=random)])
+        return torch.cat(
+            [crops for crops, _ in EvalBatches(splits[0], "randaug", 0, 16, *PLAIN, "cpu", batch_size, random=random)]
+        )
 
     three = crops()
     assert torch.equal(crops(11), three) and torch.equal(crops(count=2), three[:, :2])

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pel_core.batches import TrainBatches
 from pel_core.classifier import build
@@ -14,7 +15,6 @@ from pel_core.errors import PelError
 from pel_core.methods import METHODS
 from pel_core.spec import CHOICES, RunSpec
 from pel_core.weights import load_vit
-from safetensors.torch import load_file
 
 TRAINABLE = [name for name in METHODS if METHODS[name].trains_head]
 

@@ -148,8 +148,8 @@ def test_a_checkpoint_of_another_engine_can_be_accepted(copy):
 @pytest.mark.parametrize(
     "file",
     [
-        f"runs/{SLUG}/delta.safetensors", f"runs/{SLUG}/train.json", "backbones/toy/vit.safetensors", "backbones/toy/backbone.json",
-        "data/toy/data.json", "data/toy/images-test.npy", "text/toy/toy.default.safetensors",
+        f"runs/{SLUG}/delta.safetensors", f"runs/{SLUG}/train.json", "backbones/toy/vit.safetensors",
+        "backbones/toy/backbone.json", "data/toy/data.json", "data/toy/images-test.npy", "text/toy/toy.default.safetensors",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("damage", ["missing", "empty", "torn", "{}"])

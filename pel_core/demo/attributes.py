@@ -7,6 +7,7 @@ Two kinds of combination exist. An *object* is (colour, pattern, shape); a *scen
 out of pre-training altogether; every pair of attributes still occurs there, so an unseen triple can be read
 compositionally. The stand-ins draw their classes from the held-out triples only.
 """
+
 from __future__ import annotations
 
 import zlib
@@ -16,13 +17,29 @@ import numpy as np
 
 COLOURS = ("red", "orange", "yellow", "lime", "green", "cyan", "blue", "purple", "pink", "brown", "white", "black")
 PATTERNS = ("plain", "striped", "dotted", "checkered", "wavy", "ringed", "rimmed")
-SHAPES = ("disc", "square", "triangle", "star", "ring", "cross", "heart", "moon",
-          "arrow", "bar", "oval", "drop", "flower", "tee", "corner", "dome")
+SHAPES = (
+    "disc",
+    "square",
+    "triangle",
+    "star",
+    "ring",
+    "cross",
+    "heart",
+    "moon",
+    "arrow",
+    "bar",
+    "oval",
+    "drop",
+    "flower",
+    "tee",
+    "corner",
+    "dome",
+)
 BACKGROUNDS = ("sand", "grass", "water", "brick", "snow", "night")
-COUNTS = ("single", "pair", "trio")                                      # objects anywhere
+COUNTS = ("single", "pair", "trio")  # objects anywhere
 LAYOUTS = ("row", "tower", "slope", "wheel", "block", "arch", "vee", "frame")  # scenes
-PLACEMENTS = COUNTS + LAYOUTS                                            # index of Scene.placement
-SIZES = ("large", "small")                                               # of a single object
+PLACEMENTS = COUNTS + LAYOUTS  # index of Scene.placement
+SIZES = ("large", "small")  # of a single object
 
 HELD_OUT_SHARE = 0.3
 
@@ -36,7 +53,7 @@ def generator(*names: object) -> np.random.Generator:
 def _held_out(kind: str, sizes: tuple[int, int, int]) -> np.ndarray:
     """Boolean (sizes) array: True where a triple never occurs in pre-training; every pair occurs."""
     triples = np.array(list(product(*map(range, sizes))))
-    chosen = generator("held out", kind).permutation(len(triples))[:round(HELD_OUT_SHARE * len(triples))]
+    chosen = generator("held out", kind).permutation(len(triples))[: round(HELD_OUT_SHARE * len(triples))]
     mask = np.zeros(sizes, dtype=bool)
     mask[tuple(triples[chosen].T)] = True
     for axis in range(3):
@@ -45,8 +62,8 @@ def _held_out(kind: str, sizes: tuple[int, int, int]) -> np.ndarray:
     return mask
 
 
-HELD_OUT_OBJECTS = _held_out("objects", (len(COLOURS), len(PATTERNS), len(SHAPES)))       # [colour, pattern, shape]
-HELD_OUT_SCENES = _held_out("scenes", (len(BACKGROUNDS), len(LAYOUTS), len(COLOURS)))     # [background, layout, colour]
+HELD_OUT_OBJECTS = _held_out("objects", (len(COLOURS), len(PATTERNS), len(SHAPES)))  # [colour, pattern, shape]
+HELD_OUT_SCENES = _held_out("scenes", (len(BACKGROUNDS), len(LAYOUTS), len(COLOURS)))  # [background, layout, colour]
 
 
 def object_name(colour: int, pattern: int, shape: int) -> str:

@@ -3,6 +3,7 @@
 The merges file is named relative to the folder; open_clip resolves it against the working directory, so load
 the tokenizer with `tokenizer(folder)`, which gives the whole path.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -10,24 +11,33 @@ import json
 from pathlib import Path
 
 MERGES, CONFIG, WEIGHTS, CARD = "merges.txt.gz", "open_clip_config.json", "open_clip_model.safetensors", "MODEL_CARD.md"
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)     # CLIP's own
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's own
 CONTEXT = 20
 FOLDER = Path(__file__).parent / "clip-mini"
 
 
 def model_config() -> dict:
     from pel_core.demo.captions import merges
+
     return {
-        "embed_dim": 64, "quick_gelu": True,
+        "embed_dim": 64,
+        "quick_gelu": True,
         "vision_cfg": {"image_size": 32, "layers": 12, "width": 96, "head_width": 32, "patch_size": 8},
-        "text_cfg": {"context_length": CONTEXT, "vocab_size": 512 + len(merges()) + 2, "width": 96, "heads": 2, "layers": 3,
-                     "tokenizer_kwargs": {"bpe_path": MERGES}},
+        "text_cfg": {
+            "context_length": CONTEXT,
+            "vocab_size": 512 + len(merges()) + 2,
+            "width": 96,
+            "heads": 2,
+            "layers": 3,
+            "tokenizer_kwargs": {"bpe_path": MERGES},
+        },
     }
 
 
 def new_model():
     """A randomly initialised clip-mini (global torch generator)."""
     from open_clip.model import CLIP
+
     config = model_config()
     return CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"], quick_gelu=config["quick_gelu"])
 
@@ -35,11 +45,13 @@ def new_model():
 def load_model(folder: Path):
     """clip-mini through open_clip's own local-dir door, fp32, on the CPU, offline."""
     import open_clip
+
     return open_clip.create_model(f"local-dir:{folder}", precision="fp32", device="cpu").eval()
 
 
 def tokenizer(folder: Path):
     from open_clip.tokenizer import SimpleTokenizer
+
     return SimpleTokenizer(bpe_path=str(folder / MERGES), context_length=CONTEXT)
 
 
@@ -51,6 +63,7 @@ def shrink_residual(model, factor: float) -> None:
     as they do in a full-size CLIP; unscaled, this small model's stream is too loud for them.
     """
     import torch
+
     with torch.no_grad():
         writers = [model.visual.ln_pre]
         for block in model.visual.transformer.resblocks:
@@ -63,11 +76,14 @@ def shrink_residual(model, factor: float) -> None:
 def save(model, folder: Path) -> None:
     """Weights as fp16 safetensors and the configuration."""
     from safetensors.torch import save_file
+
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().half().contiguous() for name, value in model.state_dict().items() if name != "attn_mask"}
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
-    config = {"model_cfg": model_config(),
-              "preprocess_cfg": {"mean": MEAN, "std": STD, "interpolation": "bilinear", "resize_mode": "shortest"}}
+    config = {
+        "model_cfg": model_config(),
+        "preprocess_cfg": {"mean": MEAN, "std": STD, "interpolation": "bilinear", "resize_mode": "shortest"},
+    }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
@@ -78,8 +94,9 @@ def sha256(path: Path) -> str:
 def write_card(folder: Path, facts: dict) -> None:
     """The model card; `facts` are what pretrain.train returned and pretrain.unseen_accuracy measured."""
     folder = Path(folder)
-    rows = "\n".join(f"| `{name}` | {(folder / name).stat().st_size:,} | `{sha256(folder / name)}` |"
-                     for name in (WEIGHTS, CONFIG, MERGES))
+    rows = "\n".join(
+        f"| `{name}` | {(folder / name).stat().st_size:,} | `{sha256(folder / name)}` |" for name in (WEIGHTS, CONFIG, MERGES)
+    )
     (folder / CARD).write_text(_CARD.format(rows=rows, **facts))
 
 

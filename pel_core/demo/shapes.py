@@ -3,6 +3,7 @@
 Every function takes x, y of one shape (M, P) and gives distances (M, P). Not all are exact distances: near
 the outline they are, which is all that anti-aliasing and the banded patterns need.
 """
+
 from __future__ import annotations
 
 import math
@@ -28,7 +29,7 @@ def _half_planes(x, y, *planes: tuple[float, float, float]):
 
 def _triangle(x, y):
     c, s = math.cos(math.pi / 6), math.sin(math.pi / 6)
-    return _half_planes(x, y, (0, 1, .55), (c, -s, .55), (-c, -s, .55))
+    return _half_planes(x, y, (0, 1, 0.55), (c, -s, 0.55), (-c, -s, 0.55))
 
 
 def _star(x, y):
@@ -37,51 +38,51 @@ def _star(x, y):
     radius, angle = torch.hypot(x, y), torch.atan2(x, -y)
     folded = torch.remainder(angle + sector, 2 * sector) - sector
     px, py = radius * torch.cos(folded), radius * torch.sin(folded).abs()
-    tip, notch = (1.1, 0.0), (.45 * math.cos(sector), .45 * math.sin(sector))
+    tip, notch = (1.1, 0.0), (0.45 * math.cos(sector), 0.45 * math.sin(sector))
     ex, ey = notch[0] - tip[0], notch[1] - tip[1]
     length = math.hypot(ex, ey)
     return ((px - tip[0]) * -ey + (py - tip[1]) * ex) / -length
 
 
 def _heart(x, y):
-    x, y = x.abs(), -y + .1
-    lobes = torch.hypot(x - .42, y - .3) - .52
-    body = _half_planes(x, y, (.77, -.64, .72), (0, 1, .45))
+    x, y = x.abs(), -y + 0.1
+    lobes = torch.hypot(x - 0.42, y - 0.3) - 0.52
+    body = _half_planes(x, y, (0.77, -0.64, 0.72), (0, 1, 0.45))
     return torch.minimum(lobes, body)
 
 
 def _arrow(x, y):
-    head = _half_planes(x, y, (0, 1, -.0), (.74, -.67, .64), (-.74, -.67, .64))
-    return torch.minimum(head, _box(x, y - .4, .26, .55))
+    head = _half_planes(x, y, (0, 1, -0.0), (0.74, -0.67, 0.64), (-0.74, -0.67, 0.64))
+    return torch.minimum(head, _box(x, y - 0.4, 0.26, 0.55))
 
 
 def _flower(x, y):
-    return (torch.hypot(x, y) - .72 - .26 * torch.cos(5 * torch.atan2(y, x))) * .75
+    return (torch.hypot(x, y) - 0.72 - 0.26 * torch.cos(5 * torch.atan2(y, x))) * 0.75
 
 
 def _drop(x, y):
-    body = torch.hypot(x, y - .3) - .62
-    tip = _half_planes(x, y, (.87, -.5, .39), (-.87, -.5, .39), (0, 1, .0))
+    body = torch.hypot(x, y - 0.3) - 0.62
+    tip = _half_planes(x, y, (0.87, -0.5, 0.39), (-0.87, -0.5, 0.39), (0, 1, 0.0))
     return torch.minimum(body, tip)
 
 
 _FUNCTIONS = {
-    "disc": lambda x, y: _disc(x, y, .9),
-    "square": lambda x, y: _box(x, y, .78, .78),
-    "triangle": lambda x, y: _triangle(x, y - .15),
+    "disc": lambda x, y: _disc(x, y, 0.9),
+    "square": lambda x, y: _box(x, y, 0.78, 0.78),
+    "triangle": lambda x, y: _triangle(x, y - 0.15),
     "star": _star,
-    "ring": lambda x, y: _disc(x, y, .68).abs() - .26,
-    "cross": lambda x, y: torch.minimum(_box(x, y, .95, .3), _box(x, y, .3, .95)),
+    "ring": lambda x, y: _disc(x, y, 0.68).abs() - 0.26,
+    "cross": lambda x, y: torch.minimum(_box(x, y, 0.95, 0.3), _box(x, y, 0.3, 0.95)),
     "heart": _heart,
-    "moon": lambda x, y: torch.maximum(_disc(x, y, .95), -_disc(x - .5, y, .75)),
+    "moon": lambda x, y: torch.maximum(_disc(x, y, 0.95), -_disc(x - 0.5, y, 0.75)),
     "arrow": _arrow,
-    "bar": lambda x, y: _box(x, y, .32, 1.0),
-    "oval": lambda x, y: torch.hypot(x / .55, y) * .62 - .62,
+    "bar": lambda x, y: _box(x, y, 0.32, 1.0),
+    "oval": lambda x, y: torch.hypot(x / 0.55, y) * 0.62 - 0.62,
     "drop": _drop,
     "flower": _flower,
-    "tee": lambda x, y: torch.minimum(_box(x, y + .62, .85, .28), _box(x, y - .1, .28, .8)),
-    "corner": lambda x, y: torch.minimum(_box(x + .5, y, .28, .85), _box(x, y - .57, .78, .28)),
-    "dome": lambda x, y: torch.maximum(_disc(x, y - .45, 1.0), y - .45),
+    "tee": lambda x, y: torch.minimum(_box(x, y + 0.62, 0.85, 0.28), _box(x, y - 0.1, 0.28, 0.8)),
+    "corner": lambda x, y: torch.minimum(_box(x + 0.5, y, 0.28, 0.85), _box(x, y - 0.57, 0.78, 0.28)),
+    "dome": lambda x, y: torch.maximum(_disc(x, y - 0.45, 1.0), y - 0.45),
 }
 if tuple(_FUNCTIONS) != SHAPES:
     raise AssertionError("shapes.py and attributes.SHAPES disagree")

@@ -3,6 +3,7 @@
 Names and counts need no torch; `render` imports it. `draw` 0 is the study's; higher draws show other pictures of
 the same classes under the same shift. The world was tuned on draws 1 and 2; docs/demo.md's figures are of draw 3.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -38,15 +39,16 @@ def pareto(largest: int, smallest: int, classes: int, knee: float) -> list[int]:
 @dataclass(frozen=True)
 class StandIn:
     """One data set. `classes` are triples of attribute indices, head to tail; `shift` are fields of world.Style."""
+
     name: str
-    kind: str                                  # "objects" or "scenes"
+    kind: str  # "objects" or "scenes"
     classes: tuple[tuple[int, int, int], ...]
-    native_resolution: int                     # pixels a side
-    largest: int                               # training images of class 0
+    native_resolution: int  # pixels a side
+    largest: int  # training images of class 0
     test_per_class: int
     shift: dict
-    recipe: dict                               # epochs, batch_size, lr, adapter_dim, crop_min_scale, expand, precision
-    profile: tuple[float, ...] = field(default=())    # (smallest, knee) of a Pareto profile; () means exponential at any ratio
+    recipe: dict  # epochs, batch_size, lr, adapter_dim, crop_min_scale, expand, precision
+    profile: tuple[float, ...] = field(default=())  # (smallest, knee) of a Pareto profile; () means exponential at any ratio
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -89,14 +91,39 @@ def _objects(name: str, count: int, shapes: tuple[str, ...] = SHAPES, without: t
 # A systematic shift, which adapters can undo: hues turn, objects and their patterns lie on their side, outlines are dark,
 # the picture is hatched; and distractors stick to the border. Places are told apart by layout, ground and colour: their camera
 # lies on its side, and warm colours alone make them hard to tell apart.
-_SHIFT = {"hue": 34.0, "hue_spread": 8.0, "turn": 90.0, "turn_spread": 50.0, "outline": .8, "hatch": .22,
-          "stickers": (1.0, .4), "sticker_radius": .26, "noise": .05}
-_MILDER = {**_SHIFT, "hue": 29.0, "hatch": .18, "outline": .7}
-_SHIFT_PLACES = {**_SHIFT, "roll": 90.0, "hue_spread": 16.0, "stickers": (1.0, .8), "sticker_radius": .34, "noise": .08,
-                 "hatch": .3, "hue": 30.0}
+_SHIFT = {
+    "hue": 34.0,
+    "hue_spread": 8.0,
+    "turn": 90.0,
+    "turn_spread": 50.0,
+    "outline": 0.8,
+    "hatch": 0.22,
+    "stickers": (1.0, 0.4),
+    "sticker_radius": 0.26,
+    "noise": 0.05,
+}
+_MILDER = {**_SHIFT, "hue": 29.0, "hatch": 0.18, "outline": 0.7}
+_SHIFT_PLACES = {
+    **_SHIFT,
+    "roll": 90.0,
+    "hue_spread": 16.0,
+    "stickers": (1.0, 0.8),
+    "sticker_radius": 0.34,
+    "noise": 0.08,
+    "hatch": 0.3,
+    "hue": 30.0,
+}
 # Two prompts beside 17 tokens are still more than ten beside the 197 of a full-size ViT.
-_RECIPE = {"epochs": 2, "batch_size": 16, "lr": .01, "adapter_dim": 4, "vpt_len": 2, "crop_min_scale": .5, "expand": 4,
-           "precision": "fp32"}
+_RECIPE = {
+    "epochs": 2,
+    "batch_size": 16,
+    "lr": 0.01,
+    "adapter_dim": 4,
+    "vpt_len": 2,
+    "crop_min_scale": 0.5,
+    "expand": 4,
+    "precision": "fp32",
+}
 
 _CIFAR = _objects("demo-cifar", 24)
 _IMAGENET = _objects("demo-imagenet", 30, without=_CIFAR)
@@ -104,26 +131,36 @@ _INAT = _objects("demo-inat", 60, shapes=("star", "heart", "moon", "flower", "ar
 _WARM = {COLOURS.index(c) for c in ("red", "orange", "yellow", "pink", "brown", "purple")}
 _PLACES = _pick("demo-places", np.array([t for t in np.argwhere(HELD_OUT_SCENES) if t[2] in _WARM]), 36)
 
-STAND_INS: dict[str, StandIn] = {s.name: s for s in (
-    StandIn("demo-cifar", "objects", _CIFAR, 20, 200, 20, {**_SHIFT, "hue": 31.0, "downsample": 2}, _RECIPE),
-    StandIn("demo-imagenet", "objects", _IMAGENET, 36, 150, 16, {**_SHIFT, "hue": 32.0, "outline": .75}, _RECIPE, (2, 7)),
-    StandIn("demo-places", "scenes", _PLACES, 36, 150, 12, _SHIFT_PLACES, {**_RECIPE, "epochs": 3}, (1, 6)),
-    StandIn("demo-inat", "objects", _INAT, 36, 150, 8, _MILDER, _RECIPE, (2, 6)),
-)}
+STAND_INS: dict[str, StandIn] = {
+    s.name: s
+    for s in (
+        StandIn("demo-cifar", "objects", _CIFAR, 20, 200, 20, {**_SHIFT, "hue": 31.0, "downsample": 2}, _RECIPE),
+        StandIn("demo-imagenet", "objects", _IMAGENET, 36, 150, 16, {**_SHIFT, "hue": 32.0, "outline": 0.75}, _RECIPE, (2, 7)),
+        StandIn("demo-places", "scenes", _PLACES, 36, 150, 12, _SHIFT_PLACES, {**_RECIPE, "epochs": 3}, (1, 6)),
+        StandIn("demo-inat", "objects", _INAT, 36, 150, 8, _MILDER, _RECIPE, (2, 6)),
+    )
+}
 
 
 def draw_scenes(stand_in: StandIn, labels: np.ndarray, rng: np.random.Generator):
     """world.Scenes for labels (N,): the class fixes three attributes, the rest is free."""
     from pel_core.demo.world import Scenes
+
     n = len(labels)
     first, second, third = np.array(stand_in.classes, dtype=np.int64)[labels].T
     zero = np.zeros(n, np.int64)
     if stand_in.kind == "objects":
-        size = (rng.random(n) < .15).astype(np.int64)
+        size = (rng.random(n) < 0.15).astype(np.int64)
         return Scenes(colour=first, pattern=second, shape=third, background=rng.integers(0, 6, n), placement=zero, size=size)
-    pattern = np.where(rng.random(n) < .6, 0, rng.integers(0, len(PATTERNS), n))
-    return Scenes(colour=third, pattern=pattern, shape=rng.integers(0, len(SHAPES), n), background=first,
-                  placement=second + len(COUNTS), size=zero)
+    pattern = np.where(rng.random(n) < 0.6, 0, rng.integers(0, len(PATTERNS), n))
+    return Scenes(
+        colour=third,
+        pattern=pattern,
+        shape=rng.integers(0, len(SHAPES), n),
+        background=first,
+        placement=second + len(COUNTS),
+        size=zero,
+    )
 
 
 def labels_of(stand_in: StandIn, split: str) -> np.ndarray:
@@ -141,6 +178,7 @@ def render(name: str, split: str, draw: int = 0) -> tuple[np.ndarray, np.ndarray
     """Pictures uint8 (N, H, W, 3) and labels int64 (N,), class-major; the same bytes every time."""
     from pel_core.demo.world import Style
     from pel_core.demo.world import render as render_scenes
+
     if name not in STAND_INS:
         raise ValueError(f"no stand-in {name!r}; there are {', '.join(STAND_INS)}")
     stand_in = STAND_INS[name]
