@@ -67,6 +67,8 @@ def verdict(found: Effect, expect: str, margin: float = 0.0) -> tuple[str, str]:
         return "undecided", "there is no value to compare"
     if found.low is None or found.high is None:
         return "undecided", "one seed gives no interval; ask for more (seeds=0,1,2)"
+    if found.low == found.high:  # accuracies are counts of images: two seeds can agree by accident
+        return "undecided", "all seeds agree to the last digit, so the interval has no width; ask for more seeds"
     low, high = (found.low, found.high) if expect != "lower" else (-found.high, -found.low)
     if expect == "equal":
         if -margin <= low and high <= margin:
