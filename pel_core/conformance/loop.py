@@ -45,7 +45,9 @@ def check_run(golden: Golden, report: Report, file: str, arrays: Arrays, run: st
     rates, losses = arrays[f"{run}/lr_per_step"], arrays[f"{run}/micro_losses"]
     epochs = 1 + int(np.count_nonzero(np.diff(rates)))
     batch, micro = sizes(golden.about(file), run, len(images), len(losses) // epochs)
-    spec = make_spec(options, epochs=epochs, batch_size=batch, accumulate=batch // micro, accumulation="reference")
+    parts = batch // micro
+    way = {"accumulate": parts, "accumulation": "reference"} if parts > 1 else {}
+    spec = make_spec(options, epochs=epochs, batch_size=batch, **way)
     steps = -(-len(images) // batch)
     per_epoch = len(rates) // epochs
     found = [learning_rate(spec, step // per_epoch) for step in range(len(rates))]
