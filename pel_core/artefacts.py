@@ -8,9 +8,10 @@ from typing import Any
 
 from pel_core.backbones import BACKBONES
 from pel_core.config import shown
-from pel_core.datasets import declared, split_name
+from pel_core.datasets import split_name
 from pel_core.errors import PelError, unknown
 from pel_core.layout import Artefact, Claim, Selection, Stage, Unplayed, check_method, expand, grid, make_part
+from pel_core.own_data import declared
 from pel_core.results import value_path
 
 # Which keys of a declaration hold its two lists of selections.

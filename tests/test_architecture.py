@@ -9,12 +9,19 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pel_core"
 ORDER = [
-    "errors", "numerics", "files", "seeds", "methods", "backbones", "demo.stand_ins", "lists", "sampling", "roots",
-    "datasets", "options", "spec", "results", "config", "layout", "artefacts", "provenance", "studies", "recipe_text",
-    "plan", "metrics", "tables", "compare", "claims", "figure_style", "figures", "figure_curve", "tensors", "devices",
-    "vit", "deltas", "surgery", "state_names", "upstream", "weights", "transforms", "resample", "prepare", "batches",
-    "heads", "losses", "inits", "classifier", "figure_map", "progress", "engine", "runs", "report", "conformance", "cli",
-    "__main__",
+    "errors", "numerics", "files", "seeds",
+    "methods", "backbones", "demo.stand_ins",
+    "lists", "sampling", "roots", "datasets", "own_data",
+    "options", "spec", "results", "config", "layout", "artefacts", "provenance", "studies", "recipe_text", "plan",
+    "metrics", "tables", "compare", "claims", "figure_style", "figures", "figure_curve",
+    "tensors", "devices",
+    "vit", "deltas", "surgery", "state_names", "upstream", "weights",
+    "transforms", "resample",
+    "cifar", "sources", "prepare",
+    "batches", "heads", "losses", "inits", "classifier", "figure_map",
+    "progress", "engine",
+    "run_inputs", "runs",
+    "report", "conformance", "cli", "__main__",
 ]  # fmt: skip
 
 

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pel_core.datasets import DATASETS, declared, find_dataset, split_name
+from pel_core.datasets import DATASETS, find_dataset, split_name
 from pel_core.demo.stand_ins import STAND_INS
 from pel_core.errors import PelError
+from pel_core.own_data import declared
 from pel_core.sampling import long_tail_counts, long_tail_subset, shot_groups
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -14,7 +14,7 @@ from pel_core.errors import PelError
 from pel_core.heads import HEADS
 from pel_core.inits import INITS, class_mean, images_for
 from pel_core.options import CHOICES, IMAGE_INITS
-from pel_core.runs import image_rows, load
+from pel_core.run_inputs import image_rows, load
 from pel_core.spec import RunSpec
 from pel_core.vit import ViT
 from pel_core.weights import load_vit
@@ -90,7 +90,7 @@ def test_the_features_are_those_of_the_plain_backbone(toy_results):
 
 def test_a_checkpoint_needs_no_look_at_the_images(toy_results, monkeypatch):
     spec = RunSpec.make("toy-ir20", "toy", "ln", 0, init="class-mean")
-    monkeypatch.setattr("pel_core.runs.image_rows", lambda *arguments: pytest.fail("looked at the images"))
+    monkeypatch.setattr("pel_core.run_inputs.image_rows", lambda *arguments: pytest.fail("looked at the images"))
     load(spec, toy_results, torch.device("cpu"))
 
 

@@ -10,7 +10,7 @@ from pel_core.cli import main
 from pel_core.datasets import Prepared, Split
 from pel_core.errors import PelError
 from pel_core.files import read_json
-from pel_core.runs import at_native
+from pel_core.run_inputs import at_native
 from pel_core.spec import RunSpec
 from pel_core.transforms import load_rgb, reduced
 

@@ -17,7 +17,7 @@ from pel_core.errors import PelError
 from pel_core.files import read_json
 from pel_core.methods import METHODS, Attach, Method
 from pel_core.options import CHOICES, RECIPES
-from pel_core.runs import load
+from pel_core.run_inputs import load
 from pel_core.spec import DEFAULTS, RunSpec
 from pel_core.weights import load_vit, prepare_text
 

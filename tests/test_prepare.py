@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pel_core import prepare as preparing
+from pel_core import cifar
 from pel_core.datasets import DATASETS, open_prepared
 from pel_core.demo.stand_ins import STAND_INS
 from pel_core.errors import PelError
@@ -60,7 +60,7 @@ def test_an_incomplete_folder_is_refused(tmp_path):
 
 def test_a_crash_leaves_no_data_json(tmp_path, monkeypatch):
     prepare("toy", tmp_path)
-    monkeypatch.setattr(preparing.np, "savez", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(np, "savez", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         prepare("toy", tmp_path)
     assert not (tmp_path / "data.json").exists()
@@ -106,7 +106,7 @@ def archive(tmp_path, monkeypatch):
     def write(name, record, protocol=2):
         content = pickle.dumps(record, protocol).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
         (folder / name).write_bytes(content)
-        monkeypatch.setitem(preparing.CIFAR_MD5, name, hashlib.md5(content).hexdigest())
+        monkeypatch.setitem(cifar.CIFAR_MD5, name, hashlib.md5(content).hexdigest())
 
     write("meta", {"fine_label_names": ["apple", "aquarium_fish", "baby"]})
     for split, each in (("train", 120), ("test", 2)):

@@ -1,0 +1,154 @@
+"""What a run starts from, found under the results folder and checked: prepared data, backbone, class-text features, and for an
+evaluation the trained parameters."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pel_core.batches import EvalBatches
+from pel_core.classifier import Classifier, adapter_dim, build
+from pel_core.datasets import DATASETS, Prepared, Split, open_prepared, split_name
+from pel_core.devices import loader_workers
+from pel_core.engine import predict
+from pel_core.errors import PelError, unknown
+from pel_core.files import read_json, sha256
+from pel_core.inits import INITS, images_for
+from pel_core.numerics import ENGINE, check_engine
+from pel_core.spec import RunSpec, differences
+from pel_core.tensors import read_tensors
+from pel_core.transforms import reduced
+from pel_core.vit import ViT
+from pel_core.weights import load_vit
+
+
+def load(spec: RunSpec, results: Path, device: torch.device, fresh: bool = False) -> tuple[Prepared, Classifier, dict[str, Any]]:
+    """The prepared data, the untrained classifier on ``device`` and backbone.json of a run.
+
+    ``fresh`` starts the head as the spec says, also where that takes a look at the training images; a run that loads a
+    checkpoint saves itself that.
+    """
+    base = split_name(spec.dataset)[0]
+    prepared = [path.parent.name for path in (results / "data").glob("*/data.json")]
+    if base not in prepared:
+        if base not in DATASETS:
+            raise unknown("data set", base, {*DATASETS, *prepared}, "(one of your own is prepared with `data prepare --config`)")
+        raise PelError(
+            f"data set '{base}' is not prepared: run `python -m pel_core data prepare {base} --out {results}/data/{base}`"
+        )
+    data = at_native(open_prepared(results / "data" / base, spec.dataset), spec.native)
+    vit, text, info = load_vit(results / "backbones" / spec.backbone, spec.resolution)
+    if spec.needs_text:
+        path = results / "text" / spec.backbone / f"{base}.{spec.prompt}.safetensors"
+        features, info["descriptions"] = load_text(path, data, info)
+        text |= features
+    rows = image_rows(spec, vit.to(device), data, device) if fresh and spec.init in INITS else None
+    classifier = build(spec, vit.to(device), len(data.class_names), text, rows).to(device)
+    return data, classifier, info
+
+
+def at_native(data: Prepared, native: int | None) -> Prepared:
+    """The data set as if its images came at ``native`` pixels: arrays are reduced at once, files when they are read."""
+    if native is None:
+        return data
+
+    def reduce(split: Split | None) -> Split | None:
+        if split is None or split.images is None:
+            return split and replace(split, native=native)
+        return replace(split, images=np.stack([np.asarray(reduced(Image.fromarray(image), native)) for image in split.images]))
+
+    return replace(data, train=reduce(data.train), test=reduce(data.test), val=reduce(data.val))
+
+
+def image_rows(spec: RunSpec, vit: ViT, data: Prepared, device: torch.device) -> Tensor:
+    """Head rows (C, D) from the untuned features of training images: resized to the network's side and cropped at the centre.
+
+    Raises:
+        PelError: a class without an image.
+    """
+    chosen = images_for(spec.init, data.train.labels, spec.seed)
+    split = data.train
+    if len(chosen) < len(split):
+        images, paths = split.images, split.paths
+        images, paths = None if images is None else images[chosen], paths and [paths[i] for i in chosen]
+        split = replace(split, labels=split.labels[chosen], images=images, paths=paths)
+    workers = loader_workers(data.train.images is None, device)
+    batches = EvalBatches(
+        split, "plain", 0, spec.pixels, spec.vit.mean, spec.vit.std, device, workers=workers, interpolation=spec.interpolation
+    )
+    # On the CPU sums have one order; only the probe's many products are worth the device.
+    where = device if spec.init == "linear-probe" else torch.device("cpu")
+    features, labels = predict(vit, batches).to(where), torch.as_tensor(np.asarray(split.labels, np.int64)).to(where)
+    return INITS[spec.init](features, labels, len(data.class_names))
+
+
+def load_text(path: Path, data: Prepared, info: dict[str, Any]) -> tuple[dict[str, Tensor], str | None]:
+    """Class-text features and the hash of the file of descriptions they were made of, if any.
+
+    Raises:
+        PelError: row i is not class i of the data, the weights are not the backbone's, or another engine made it.
+    """
+    features, metadata = read_tensors(path)
+    check_engine(path, metadata)
+    if json.loads(metadata["class_names"]) != list(data.class_names):
+        raise PelError(f"{path} was made for other class names than {data.name} has now; delete it and run again")
+    if metadata["backbone_sha256"] != info["sha256"]:
+        raise PelError(f"{path} was made with other weights than {info['name']} has now; delete it and run again")
+    return features, metadata.get("descriptions")
+
+
+def load_trained(
+    spec: RunSpec, results: Path, classifier: Classifier, record: dict[str, Any], accept: bool = False
+) -> dict[str, Any]:
+    """Load the trained parameters of a run; returns its train.json.
+
+    Raises:
+        PelError: it is missing or damaged, or was trained by another engine or from another spec, data set or weights.
+    """
+    folder = results / "runs" / spec.train.slug
+    stored = read_json(folder / "train.json", ("engine", "spec", "data", "backbone", "delta_sha256", "training"))
+    again = "delete the folder to train it again"
+    if stored["engine"] != ENGINE and not accept:
+        raise PelError(f"{folder} was trained by engine {stored['engine']}, this is engine {ENGINE}; {again}")
+    changed = differences(stored["spec"], spec.train)
+    changed += [f"{key} hash" for key in ("data", "backbone") if stored[key]["sha256"] != record[key]["sha256"]]
+    changed += ["descriptions"] if stored.get("descriptions") != record.get("descriptions") else []
+    if changed:
+        raise PelError(f"{folder} was trained from another spec ({'; '.join(changed)}); {again}")
+    state, _ = read_tensors(folder / "delta.safetensors")
+    if sha256(folder / "delta.safetensors") != stored["delta_sha256"]:
+        raise PelError(f"{folder / 'delta.safetensors'} is not the file that train.json describes; {again}")
+    classifier.load_trainable(state)
+    return stored
+
+
+def describe(spec: RunSpec, data: Prepared, info: dict[str, Any], classifier: Classifier) -> dict[str, Any]:
+    """The part of a record that is known before anything is trained."""
+    counts = np.asarray(data.train_counts)
+    dataset = {
+        "name": data.name,
+        "classes": len(data.class_names),
+        "train_images": int(counts.sum()),
+        "test_images": len(data.split(spec.split).labels),
+        "train_counts": counts.tolist(),
+        "groups": {group: list(data.groups).count(group) for group in ("head", "med", "tail")},
+        "sha256": data.sha256,
+    }
+    backbone = {
+        "name": spec.backbone,
+        "arch": spec.vit.arch,
+        "label": spec.vit.label,
+        "layers": spec.vit.layers,
+        "sha256": info["sha256"],
+        "source_sha256": info["source"].get("sha256"),
+    }
+    parameters = classifier.census() | {"adapter_dim": adapter_dim(spec, len(data.class_names))}
+    record = {"slug": spec.slug, "engine": ENGINE, "spec": spec.to_json()}
+    if info.get("descriptions"):
+        record["descriptions"] = info["descriptions"]  # SHA-256 of the file with the sentences that the head starts from
+    return record | {"data": dataset, "backbone": backbone, "parameters": parameters}
