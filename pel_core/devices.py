@@ -10,7 +10,7 @@ import numpy as np
 import PIL
 import torch
 
-from pel_core import __version__
+from pel_core import __version__, gpu_slots
 from pel_core.errors import PelError
 
 
@@ -32,6 +32,36 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def claim(name: str, share: float = 1.0, count: int = 1) -> list[str]:
+    """The devices this process may use: with ``auto`` its own GPUs, for which it waits and which it locks until it ends.
+
+    A device that is named is taken as it is; so is what torchrun or a scheduler gave. Without a GPU there is nothing to lock.
+
+    Args:
+        share: of each GPU, in 0 < share <= 1: several small jobs fit on one. count: GPUs.
+
+    Raises:
+        PelError: a share that is none, more devices than there are.
+    """
+    gpu_slots.parts(share)
+    if name != "auto" or not torch.cuda.is_available():
+        return [name] * count
+    visible = torch.cuda.device_count()
+    if (rank := os.environ.get("LOCAL_RANK")) is not None:
+        chosen = [int(rank)]
+    elif gpu_slots.assigned(count, visible):
+        chosen = list(range(visible))
+    else:
+        chosen = gpu_slots.take([device_key(index) for index in range(visible)], count, share)
+    torch.cuda.set_device(chosen[0])  # so that nothing is ever put onto another job's device
+    return [f"cuda:{index}" for index in chosen]
+
+
+def device_key(index: int) -> str:
+    """A visible GPU's name for all processes of the machine, whatever CUDA_VISIBLE_DEVICES hides: its UUID, or a MIG part's."""
+    return str(getattr(torch.cuda.get_device_properties(index), "uuid", index))
+
+
 def loader_workers(files: bool, device: torch.device) -> int:
     """Worker processes that decode image files: one per usable core, 8 at most; a CPU run keeps its cores for the network."""
     return min(8, len(os.sched_getaffinity(0))) if files and device.type == "cuda" else 0
@@ -41,7 +71,14 @@ def environment(device: torch.device, started: str) -> dict[str, Any]:
     """Versions, device and commit of a run."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     versions = {"pel_core": __version__, "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-    where = {"platform": platform.platform(), "device": f"{device.type}: {name}", "threads": torch.get_num_threads()}
+    where: dict[str, Any] = {
+        "platform": platform.platform(),
+        "device": f"{device.type}: {name}",
+        "threads": torch.get_num_threads(),
+    }
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        where["gpu"] = {"index": index, "uuid": device_key(index), "visible": os.environ.get("CUDA_VISIBLE_DEVICES")}
     return versions | {"pillow": PIL.__version__} | where | {"commit": commit(), "started": started}
 
 

@@ -14,7 +14,7 @@ ORDER = [
     "lists", "sampling", "roots", "datasets", "own_data",
     "options", "spec", "results", "config", "layout", "artefacts", "provenance", "studies", "recipe_text", "plan",
     "metrics", "tables", "compare", "claims", "figure_style", "figures", "figure_curve",
-    "tensors", "devices",
+    "gpu_slots", "tensors", "devices",
     "vit", "deltas", "surgery", "state_names", "upstream", "weights",
     "transforms", "resample",
     "cifar", "sources", "prepare",
