@@ -7,6 +7,7 @@ columns, a figure bars or points over series, a claim `a` and `b` over data sets
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from pel_core.datasets import LongTailed, find_dataset, split_name
@@ -132,7 +133,7 @@ class Artefact:
     claims: tuple[Claim, ...] = ()
     seeds: tuple[int, ...] = field(default=())
 
-    @property
+    @cached_property
     def specs(self) -> dict[str, RunSpec]:
         """Its runs by slug, in reading order. A method map is drawn from models and needs none."""
         return {} if self.kind == "map" else {spec.slug: spec for cell in self.cells for spec in cell.specs}

@@ -7,7 +7,7 @@ every value that departs from these, and the recipe unless it is the default one
 
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -127,7 +127,7 @@ class RunSpec:
     def slug(self) -> str:
         """The run's name: also its folder under results/runs."""
         base = self._base
-        departures = [f".{name}={spell(value)}" for name, value in asdict(self).items() if name in base and value != base[name]]
+        departures = [f".{name}={spell(value)}" for name, value in self.to_json().items() if name in base and value != base[name]]
         text = f"{self.dataset}.{self.backbone}.{self.method}.s{self.seed}{''.join(departures)}"
         if len(text) > 200:
             raise PelError(f"the run name '{text}' is longer than a folder name may be; put shared values into a recipe")
@@ -174,7 +174,7 @@ class RunSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Every resolved field."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in FIELDS}
 
     def _check(self) -> None:
         for name, known in CHOICES.items():
@@ -214,7 +214,8 @@ class RunSpec:
 
     def _idle(self) -> dict[str, str]:
         """Options that are set and can have no effect beside the others, and what they need."""
-        methods = {part.name for part in self.parts}
+        deltas = {attach.delta for part in self.parts for attach in METHODS[part.name].attach}
+        read = {name for name, readable in READS.items() if deltas & readable}
         random_crops = self.tte == "randaug"
         needs = {
             "prompt": ("init=text", self.needs_text),
@@ -224,11 +225,13 @@ class RunSpec:
             "crop_min_scale": ("a method that trains, or tte=randaug", self.trains or random_crops),
             "expand": ("tte=fivecrop or tencrop", self.tte in ("fivecrop", "tencrop")),
             "crops": ("tte=randaug", random_crops),
-            **{name: (f"the method {' or '.join(readers(name))}", bool(methods & {*readers(name)})) for name in READS},
+            **{name: ("", name in read) for name in READS},
         }
         if not self.trains:
             needs |= dict.fromkeys(TRAINING, ("a method that trains", False))
-        return {name: need for name, (need, there) in needs.items() if not there and getattr(self, name) != self._base[name]}
+        base = self._base
+        idle = {name: need for name, (need, there) in needs.items() if not there and getattr(self, name) != base[name]}
+        return {name: need or f"the method {' or '.join(readers(name))}" for name, need in idle.items()}
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
@@ -236,6 +239,7 @@ class RunSpec:
             raise PelError(f"{name}={getattr(self, name)} is not possible {where}; it must be {expected}")
 
 
+FIELDS = tuple(field.name for field in fields(RunSpec))  # every value is a number, a word or None: no need for asdict's deep copy
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(RunSpec) if field.default is not MISSING}
 
 

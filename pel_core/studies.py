@@ -6,6 +6,7 @@ Torch-free and pandas-free: Snakemake's planning imports it. Both files are vali
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -45,7 +46,7 @@ class Study:
         """The seeds every cell is made over, unless its artefact says otherwise."""
         return self.stage.seeds
 
-    @property
+    @cached_property  # planning asks several times for each run
     def specs(self) -> dict[str, RunSpec]:
         """The union of all artefacts' runs by slug: each is trained and evaluated once, whoever shares it."""
         return {slug: spec for artefact in self.artefacts.values() for slug, spec in artefact.specs.items()}
