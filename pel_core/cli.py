@@ -42,17 +42,19 @@ def data(arguments: Arguments) -> None:
 def train(arguments: Arguments) -> None:
     """Train a run."""
     _threads(arguments.threads)
+    from pel_core.devices import claim
     from pel_core.runs import train_run
 
-    train_run(arguments.run, arguments.results, arguments.device)
+    train_run(arguments.run, arguments.results, claim(arguments.device, arguments.gpu_share)[0])
 
 
 def evaluate(arguments: Arguments) -> None:
     """Evaluate a trained run."""
     _threads(arguments.threads)
+    from pel_core.devices import claim
     from pel_core.runs import evaluate_run
 
-    evaluate_run(arguments.run, arguments.results, arguments.device, arguments.accept)
+    evaluate_run(arguments.run, arguments.results, claim(arguments.device, arguments.gpu_share)[0], arguments.accept)
 
 
 def _threads(count: int) -> None:
@@ -77,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command(backbone, "name")
     sub.add_argument("--out", required=True, type=Path, help="folder to write")
-    sub.add_argument("--weights", help="a local weights file instead of the registry's source")
+    sub.add_argument("--weights", help="a local file or folder, or hf-hub:owner/name, instead of the registry's source")
     sub.add_argument("--cache-dir", help="where downloads are kept")
     sub = command(text)
     sub.add_argument("--backbone-dir", required=True, type=Path)
@@ -85,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--prompt", default="default", help="default, classname, ensemble or descriptions")
     sub.add_argument("--descriptions", help="JSON file of sentences for each class name, with --prompt descriptions")
     sub.add_argument("--out", required=True, type=Path)
-    sub.add_argument("--weights", help="the local weights file the backbone was made from, if any")
+    sub.add_argument("--weights", help="the weights the backbone was made from, as there")
     sub.add_argument("--cache-dir", help="where downloads are kept")
     sub = command(data)
     sub.add_argument("action", choices=("prepare",))
@@ -96,11 +98,14 @@ def parser() -> argparse.ArgumentParser:
     for function in (train, evaluate):
         sub = command(function, "run")
         sub.add_argument("--results", default="results", type=Path)
-        sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+        sub.add_argument("--device", default="auto", help="auto (a free GPU, locked; else the CPU), cpu, cuda or cuda:N")
+        sub.add_argument("--gpu-share", type=float, default=1.0, help="the part of a GPU it needs, with --device auto (1)")
         sub.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's own choice)")
     sub.add_argument("--accept", action="store_true", help="take a checkpoint of another engine, and its number into the result")
     for function, positional in report.COMMANDS:
-        report.add_options(command(function, *positional))
+        report.add_options(sub := command(function, *positional))
+        if function is report.status:
+            sub.add_argument("--all", action="store_true", help="list every run")
     return root
 
 

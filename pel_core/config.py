@@ -13,6 +13,7 @@ from typing import Any
 import jsonschema
 import yaml
 
+from pel_core import job_options
 from pel_core.backbones import BACKBONES
 from pel_core.datasets import DATASETS
 from pel_core.errors import PelError, unknown
@@ -215,8 +216,14 @@ def read_config(path: Path) -> dict[str, Any]:
     for name in values.get("weights", {}):
         if name not in BACKBONES:
             raise PelError(f"{shown(path)}: weights: {unknown('backbone', name, BACKBONES)}")
+    try:
+        job_options.check(values)
+    except PelError as error:
+        raise PelError(f"{shown(path)}: {error}") from None
     if "weights" in values:
         values["weights"] = {name: os.path.expandvars(os.path.expanduser(file)) for name, file in values["weights"].items()}
+    if "cache_dir" in values:
+        values["cache_dir"] = os.path.expandvars(os.path.expanduser(values["cache_dir"]))
     for key, known in (("roots", DATASETS), ("descriptions", {*DATASETS, *values.get("datasets", {})})):
         for name in values.get(key, {}):
             if name not in known:

@@ -144,12 +144,12 @@ def _cost(study: Study, to_train: list[RunSpec], missing: list[RunSpec]) -> list
         if rate is None:
             gflop = 2 * sum(cost.train * forward_gflop(spec) for spec, cost in of[0] if cost)
             gflop += sum(cost.evaluate * forward_gflop(spec) for spec, cost in of[1] if cost)
-            times = [f"{_spell(gflop / speed / 3600)} at {speed / 1e3:g} TFLOP/s" for speed in SPEEDS]
-            unmeasured.append(f"{_count(count, 'run')} on {backbone}: about {_tflop(gflop)}, {', '.join(times)}")
+            times = [f"{spell(gflop / speed / 3600)} at {speed / 1e3:g} TFLOP/s" for speed in SPEEDS]
+            unmeasured.append(f"{count_of(count, 'run')} on {backbone}: about {_tflop(gflop)}, {', '.join(times)}")
         else:
             hours += (rate[0] * _sum(of[0], "train") + rate[1] * _sum(of[1], "evaluate")) / 3600
     if hours:
-        lines.append(f"Time, at the rate measured in finished runs: about {_spell(hours)} on one device. {PARALLEL}")
+        lines.append(f"Time, at the rate measured in finished runs: about {spell(hours)} on one device. {PARALLEL}")
     if unmeasured:
         lines.append(f"No run has been timed yet, so hours are not known. {'; '.join(unmeasured)}. {PARALLEL}")
     return lines
@@ -159,23 +159,17 @@ def _sum(pairs: Iterable[tuple[RunSpec, Any]], name: str) -> int:
     return sum(getattr(cost, name) for _, cost in pairs if cost)
 
 
-def _spell(hours: float) -> str:
+def spell(hours: float) -> str:
+    """A length of time in words."""
     if hours >= 1:
         return f"{hours:.1f} hours"
-    return _count(round(60 * hours), "minute") if hours >= 1 / 60 else "less than a minute"
+    return count_of(round(60 * hours), "minute") if hours >= 1 / 60 else "less than a minute"
 
 
-def _count(number: int, word: str) -> str:
+def count_of(number: int, word: str) -> str:
+    """``1 run``, ``2 runs``."""
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _tflop(gflop: float) -> str:
     return f"{gflop / 1e3:,.0f} TFLOP" if gflop >= 1e3 else f"{gflop:.2g} GFLOP"
-
-
-def status(study: Study) -> str:
-    """One line per run: done, missing, or why its result cannot be used."""
-    states = {slug: study.state(slug) for slug in study.specs}
-    width = max(map(len, states), default=0)
-    done = sum(state == "done" for state in states.values())
-    return "\n".join([*(f"{slug:{width}}  {state}" for slug, state in states.items()), f"{done} of {len(states)} runs done"])

@@ -74,10 +74,20 @@ def plan(arguments: Arguments) -> None:
 
 
 def status(arguments: Arguments) -> None:
-    """List every run: done, missing, or why its result cannot be used."""
-    from pel_core.plan import status as words
+    """Say what is done, running, failed and missing, and how long the rest will take."""
+    from pel_core.status import status as words
 
-    print(words(open_study(arguments)))
+    print(words(open_study(arguments), arguments.all))
+
+
+def slots(arguments: Arguments) -> None:
+    """How many jobs may train at once here, given the CPU cores: what fits on the GPUs, without one a job per core."""
+    from pel_core.config import find, read_config
+    from pel_core.job_options import slots as count
+
+    if not arguments.cores.isdigit():
+        raise PelError(f"slots: found {arguments.cores}, expected a number of CPU cores")
+    print(count(read_config(find(arguments.config)), int(arguments.cores)))
 
 
 def show(arguments: Arguments) -> None:
@@ -93,6 +103,7 @@ COMMANDS: tuple[tuple[Callable[[Arguments], None], tuple[str, ...]], ...] = (
     (claims, ()),
     (plan, ()),
     (status, ()),
+    (slots, ("cores",)),
     (show, ()),
 )
 

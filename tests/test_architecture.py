@@ -9,12 +9,12 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pel_core"
 ORDER = [
-    "errors", "numerics", "files", "seeds",
+    "errors", "numerics", "files", "seeds", "gpu_slots", "job_options", "hub",
     "methods", "backbones", "demo.stand_ins",
     "lists", "sampling", "roots", "datasets", "own_data",
-    "options", "spec", "results", "config", "layout", "artefacts", "provenance", "studies", "recipe_text", "plan",
+    "options", "spec", "results", "config", "layout", "artefacts", "provenance", "studies", "recipe_text", "plan", "status",
     "metrics", "tables", "compare", "claims", "figure_style", "figures", "figure_curve",
-    "gpu_slots", "tensors", "devices",
+    "tensors", "devices",
     "vit", "deltas", "surgery", "state_names", "upstream", "weights",
     "transforms", "resample",
     "cifar", "sources", "prepare",

@@ -9,9 +9,10 @@ from fake_results import write_results
 from pel_core.config import find, load_yaml, parse_seeds
 from pel_core.errors import PelError
 from pel_core.files import read_json, write_json
-from pel_core.plan import forward_gflop, plan, status, work
+from pel_core.plan import forward_gflop, plan, work
 from pel_core.results import METRICS, lookup, metrics_file, read_result, value_path
 from pel_core.spec import RunSpec
+from pel_core.status import status
 from pel_core.studies import load, load_settings
 
 CONFIGS = Path(__file__).parents[1] / "workflow/config"
@@ -342,10 +343,10 @@ def test_a_plan_counts_what_is_missing(files):
     assert "TFLOP" not in text and "minute" not in text
     write_results(study.results, study.specs)
     assert "Nothing is missing" in plan(study)
-    assert status(study).endswith("2 of 2 runs done")
+    assert "2 runs: 2 done\n" in status(study)
     slug = next(iter(study.specs))
     shutil.rmtree(metrics_file(study.results, slug).parent)
-    assert f"{slug} " in status(study)
+    assert "2 runs: 1 done, 1 missing" in status(study) and f"{slug} " in status(study, every=True)
     assert "1 missing" in plan(study)
 
 
