@@ -5,6 +5,7 @@ the reference's is bilinear (the option ``interpolation`` of a run).
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from pel_core.errors import PelError, unknown
@@ -21,7 +22,8 @@ class Backbone:
     ``source``: ``open_clip`` (``arch`` with a pre-trained ``tag``, or a local file), ``bundled`` (an open_clip model folder
     inside this package), ``timm`` (``arch`` names weights too) or ``random`` (seeded, for tests). ``quick_gelu`` is asserted
     when the weights are loaded. ``native`` is the weights' own resolution where it is not ``resolution``, to which their
-    position embeddings are then resized.
+    position embeddings are then resized. ``interpolation`` is how upstream resizes images for these weights: a run does not
+    follow it, but its own option of that name, whose default is the reference's bilinear.
     """
 
     label: str
@@ -37,6 +39,7 @@ class Backbone:
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
     native: int = 0
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
 
 
 def _clip(label: str, arch: str, layers: int, width: int, patch: int, tag: str, resolution: int = 224, **options) -> Backbone:
@@ -57,7 +60,9 @@ def _in21k(label: str, size: str, layers: int, width: int) -> Backbone:
 
 
 BACKBONES: dict[str, Backbone] = {
-    "clip-mini": Backbone("clip-mini (demo)", "bundled", "demo/clip-mini", 12, 96, 8, 32, quick_gelu=True),
+    "clip-mini": Backbone(
+        "clip-mini (demo)", "bundled", "demo/clip-mini", 12, 96, 8, 32, quick_gelu=True, interpolation="bilinear"
+    ),
     "clip-b32": _clip("ViT-B/32", "ViT-B-32-quickgelu", 12, 768, 32, "openai"),
     "clip-b16": _clip("ViT-B/16", "ViT-B-16-quickgelu", 12, 768, 16, "openai"),
     "clip-l14": _clip("ViT-L/14", "ViT-L-14-quickgelu", 24, 1024, 14, "openai"),
@@ -105,3 +110,13 @@ def find_backbone(name: str) -> Backbone:
     if name not in BACKBONES:
         raise unknown("backbone", name, BACKBONES)
     return BACKBONES[name]
+
+
+HUB = "hf-hub:"
+
+
+def local_weights(given: str | None) -> Path | None:
+    """The file or folder that a ``weights`` value names, ``local-dir:FOLDER`` included; None for none and for a hub name."""
+    if given is None or str(given).startswith(HUB):
+        return None
+    return Path(str(given).removeprefix("local-dir:"))

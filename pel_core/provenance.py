@@ -11,7 +11,7 @@ from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
-from pel_core.backbones import BACKBONES
+from pel_core.backbones import BACKBONES, local_weights
 from pel_core.datasets import FORMAT, LongTailed
 from pel_core.demo.stand_ins import STAND_INS
 from pel_core.errors import PelError, unknown
@@ -85,28 +85,28 @@ def _later_engine() -> dict[str, int]:
 
 
 def backbone_params(name: str, weights: str | None = None) -> str:
-    """Of a converted backbone: its entry and the content of a bundled or local weights file, wherever it lies.
+    """Of a converted backbone: its entry, and the content of a bundled or local weights file, wherever it lies, or a hub name.
 
     Raises:
         PelError: an unknown backbone, or the weights do not exist.
     """
     if name not in BACKBONES:
         raise unknown("backbone", name, BACKBONES)
-    entry = {key: value for key, value in _departing(BACKBONES[name]).items() if key != "label"}
-    prints = [fingerprint(path) for path in _weight_files(name, weights)]
+    # The interpolation is what upstream does, not what a run does.
+    entry = {key: value for key, value in _departing(BACKBONES[name]).items() if key not in ("label", "interpolation")}
+    hub = weights is not None and local_weights(weights) is None
+    prints = [weights] if hub else [fingerprint(path) for path in _weight_files(name, local_weights(weights))]
     return canonical({"entry": entry, "weights": prints, **_later_engine()})
 
 
-def _weight_files(name: str, given: str | None) -> list[Path]:
-    if given is not None and not Path(given).exists():
+def _weight_files(name: str, given: Path | None) -> list[Path]:
+    if given is not None and not given.exists():
         raise PelError(f"weights of {name}: {given} does not exist")
     if given is None and BACKBONES[name].source != "bundled":
         return []
-    path = Path(given) if given is not None else Path(__file__).parent / BACKBONES[name].arch
-    # Of a model folder, what is read: not its card.
-    return (
-        sorted(item for item in path.rglob("*") if item.suffix in (".safetensors", ".json", ".gz")) if path.is_dir() else [path]
-    )
+    path = given if given is not None else Path(__file__).parent / BACKBONES[name].arch
+    read = (".safetensors", ".bin", ".json", ".gz")  # of a model folder, not its card
+    return sorted(item for item in path.rglob("*") if item.suffix in read) if path.is_dir() else [path]
 
 
 def _departing(entry: Any) -> dict[str, Any]:

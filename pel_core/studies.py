@@ -13,6 +13,7 @@ from typing import Any
 
 from pel_core import provenance
 from pel_core.artefacts import make_artefacts, make_stage
+from pel_core.backbones import local_weights
 from pel_core.config import find, parse_seeds, read_config, read_study, shown
 from pel_core.datasets import find_dataset, split_name
 from pel_core.errors import PelError, unknown
@@ -181,7 +182,7 @@ class Study:
             PelError: something is missing; the message names it and the key that says where it is.
         """
         for name, path in self.config.get("weights", {}).items():
-            if not Path(path).exists():
+            if (local := local_weights(path)) and not local.exists():
                 raise PelError(f"{shown(self.config_path)}: weights of {name}: {path} does not exist")
         entries = {base: self.stage.datasets[base] for base in {split_name(spec.dataset)[0] for spec in self.specs.values()}}
         listed = {base: entry for base, entry in sorted(entries.items()) if entry.kind == "lists"}
@@ -195,9 +196,9 @@ class Study:
         return f"{self.results}/runs/{spec.train.slug}/delta.safetensors" if spec.trains else ""
 
     def weights_option(self, backbone: str) -> str:
-        """The command-line option for a backbone's local weights file, if one is given."""
-        path = self.config.get("weights", {}).get(backbone)
-        return f"--weights {quote(path)}" if path else ""
+        """The command-line options that say where a backbone's weights come from, as far as the configuration does."""
+        values = {"weights": self.config.get("weights", {}).get(backbone), "cache-dir": self.config.get("cache_dir")}
+        return " ".join(f"--{name} {quote(value)}" for name, value in values.items() if value)
 
     def descriptions(self, base: str, prompt: str) -> list[str]:
         """The file of sentences that describes a data set's classes, where the prompt needs one."""

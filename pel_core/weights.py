@@ -62,7 +62,8 @@ def _build(tower: State, options: Mapping[str, Any]) -> ViT:
 
 
 def prepare_backbone(name: str, out: str | Path, weights: str | None = None, cache_dir: str | None = None) -> None:
-    """Write the prepared folder of backbone ``name``; ``weights`` is a local file instead of the registry's source.
+    """Write the prepared folder of backbone ``name``; ``weights`` is a local file or folder, or a hub name, used instead of
+    the registry's source.
 
     Raises:
         PelError: an unknown backbone, weights that cannot be had or do not fit.
@@ -71,7 +72,7 @@ def prepare_backbone(name: str, out: str | Path, weights: str | None = None, cac
     if entry.source == "random":
         tower, extra, options, source = _random(entry)
     elif entry.source == "timm":
-        tower, extra, options, source = _from_timm(entry, weights, cache_dir)
+        tower, extra, options, source = _from_timm(name, weights, cache_dir)
     else:
         tower, extra, options, source = _from_open_clip(name, weights, cache_dir)
     vit, native = _build(tower, options), entry.native or entry.resolution
@@ -112,8 +113,8 @@ def _from_open_clip(name: str, weights: str | None, cache_dir: str | None) -> Ma
     return rename(model.visual.state_dict(), OPEN_CLIP_NAMES), text, options, source
 
 
-def _from_timm(entry: Backbone, weights: str | None, cache_dir: str | None) -> Made:
-    model, source = load_timm(entry, weights, cache_dir)
+def _from_timm(name: str, weights: str | None, cache_dir: str | None) -> Made:
+    entry, (model, source) = BACKBONES[name], load_timm(name, weights, cache_dir)
     norm_pre = not isinstance(model.norm_pre, nn.Identity)
     options = {"head_width": entry.width // model.blocks[0].attn.num_heads, "norm_pre": norm_pre, "eps": model.norm.eps}
     return rename(fold_layer_scale(model.state_dict()), TIMM_NAMES), {}, {**options, "quick_gelu": False}, source

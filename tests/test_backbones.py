@@ -5,6 +5,7 @@ Networks are shrunk in depth (and the text tower in width): what makes an archit
 
 import copy
 import json
+from pathlib import Path
 
 import open_clip
 import pytest
@@ -14,7 +15,7 @@ from open_clip.pretrained import get_pretrained_cfg
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from pel_core import upstream
+from pel_core import backbones
 from pel_core.backbones import BACKBONES, UNFIT
 from pel_core.errors import PelError
 from pel_core.files import read_json, sha256
@@ -39,14 +40,27 @@ def test_open_clip_declares_the_same(name):
     # OpenAI's weights were trained with QuickGELU, LAION's with GELU: the other one moves features by 2e-2 in silence.
     assert entry.quick_gelu == config.get("quick_gelu", False) == weights.get("quick_gelu", False)
     assert entry.quick_gelu or entry.tag != "openai"
-    assert (entry.mean, entry.std) == (weights["mean"], weights["std"])
+    assert (entry.mean, entry.std, entry.interpolation) == (weights["mean"], weights["std"], weights["interpolation"])
+
+
+def test_the_miniature_declares_the_same():
+    entry = BACKBONES["clip-mini"]
+    own = read_json(Path(backbones.__file__).parent / entry.arch / "open_clip_config.json")["preprocess_cfg"]
+    assert (entry.mean, entry.std, entry.interpolation) == (tuple(own["mean"]), tuple(own["std"]), own["interpolation"])
+
+
+def test_no_run_follows_upstream_s_interpolation():
+    """The reference resizes bilinearly whatever the weights were trained with; bicubic has to be asked for, and is recorded."""
+    for name, entry in BACKBONES.items():
+        spec = RunSpec.make("toy", name, "ln", 0, init="text" if entry.text else "class-mean")
+        assert spec.interpolation == spec.to_json()["interpolation"] == "bilinear", name
 
 
 @pytest.mark.parametrize("name", TIMMS)
 def test_timm_declares_the_same(name):
     entry = BACKBONES[name]
     config = timm.get_pretrained_cfg(entry.arch)
-    assert (config.mean, config.std) == (entry.mean, entry.std)
+    assert (config.mean, config.std, config.interpolation) == (entry.mean, entry.std, entry.interpolation)
     assert config.input_size[-1] == (entry.native or entry.resolution) and not entry.text
     # Never a tag that was fine-tuned on ImageNet-1k: ImageNet-LT's test images are among it.
     assert config.tag and "ft" not in config.tag and "in1k" not in config.tag
@@ -143,18 +157,6 @@ def test_text_is_refused_where_there_is_none(name):
     with pytest.raises(PelError, match="no text tower"):
         text_features(name, ["a"], "default")
     assert RunSpec.make("toy", name, "ln", 0, init="class-mean").pixels == 224
-
-
-def test_no_network_names_the_command_and_the_key(monkeypatch):
-    def offline(*arguments, **options):
-        raise ConnectionError("no route")
-
-    monkeypatch.setattr("open_clip.pretrained.download_pretrained", offline)
-    monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(PelError, match=r"create_model\('ViT-B-16', pretrained='laion2b_s34b_b88k'\).*weights: \{BACKBONE"):
-        upstream.load_open_clip("laion-b16")
-    with pytest.raises(PelError, match=r"timm\.create_model\('vit_base_patch14_dinov2\.lvd142m', pretrained=True\)"):
-        upstream.load_timm(BACKBONES["dinov2-b14"])
 
 
 def test_dinov2_s_grid():
