@@ -6,26 +6,21 @@ Shapes: N images, B a batch, K crops, R pixels a side.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from pel_core.datasets import Split
-from pel_core.errors import PelError
+from pel_core.loading import EvalReader, RandomCrops, TrainReader, loader, named, received
 from pel_core.resample import crop_resize, normalise, resize_batch, resize_weights
 from pel_core.seeds import generator
 from pel_core.transforms import (
     Augmenter,
     crop_corners,
-    evaluation_crops,
     evaluation_size,
-    load_rgb,
     resized,
-    train_crop,
     uniforms,
 )
 
@@ -39,24 +34,6 @@ class Augmentation(Protocol):
     augment: str
     crop_min_scale: float
     interpolation: str
-
-
-@dataclass(frozen=True)
-class RandomCrops:
-    """The crops of ``tte="randaug"``: how many training augmentations of each image, drawn from the run's seed."""
-
-    count: int = 10
-    seed: int = 0
-    min_scale: float = 0.08
-
-    def table(self, number: int, start: int, images: int) -> np.ndarray:
-        """The uniforms of one of the crops, for ``images`` images from ``start`` on."""
-        return uniforms(self.seed, number, start, images, purpose="tte")
-
-    @property
-    def augmenter(self) -> Augmenter:
-        """RandomResizedCrop and flip, whatever the run was trained with."""
-        return Augmenter("rrc", self.min_scale)
 
 
 class TrainBatches:
@@ -93,37 +70,48 @@ class TrainBatches:
         else:
             reader = TrainReader(split.paths or [], spec.seed, resolution, self.augmenter, spec.interpolation, split.native)
             self._keys: list[Any] = []
-            self._loader = _loader(reader, self._keys, self.device, workers)
+            self._loader = loader(reader, self._keys, self.device, workers)
 
     def __len__(self) -> int:
         return -(-self.images // self.spec.batch_size)
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
-        """Yield (images float32 (B, 3, R, R), labels int64 (B,), indices int64 NumPy (B,)) over all images once.
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
+        """Yield (images float32 (B, 3, R, R), labels int64 (B,), indices int64 NumPy (B,)) over all images once, or from the
+        step ``first`` on.
 
         Raises:
-            PelError: an image file cannot be decoded; it is named.
+            DataError: an image file cannot be decoded, or reading takes too long, or a worker died; files are named.
         """
-        order = generator(self.spec.seed, "order", epoch).permutation(self.images)
+        order = self._order(epoch)
         device_order = torch.from_numpy(order).to(self.device)
-        crops = self._device_crops(epoch, device_order) if self.split.images is not None else self._file_crops(epoch, order)
-        for step, pixels in enumerate(crops):
+        arrays = self.split.images is not None
+        crops = self._device_crops(epoch, device_order, first) if arrays else self._file_crops(epoch, order, first)
+        for step, pixels in enumerate(crops, first):
             batch = slice(step * self.spec.batch_size, (step + 1) * self.spec.batch_size)
             yield normalise(pixels, self._mean, self._std), self._labels[device_order[batch]], order[batch]
 
-    def _device_crops(self, epoch: int, order: Tensor) -> Iterator[Tensor]:
+    def names(self, epoch: int, step: int) -> str:
+        """The first images of a batch in words: their files, or their numbers in the training split."""
+        chosen = self._order(epoch)[step * self.spec.batch_size :][: self.spec.batch_size]
+        names = [self.split.paths[i] if self.split.paths else f"number {i}" for i in chosen]
+        return named(names, "training images")
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return generator(self.spec.seed, "order", epoch).permutation(self.images)
+
+    def _device_crops(self, epoch: int, order: Tensor, first: int) -> Iterator[Tensor]:
         _, height, width, _ = self._pixels.shape
         u = uniforms(self.spec.seed, epoch, 0, self.images)
         # Sent once an epoch, so that no step waits for a copy.
         boxes, flips = (torch.from_numpy(x).to(self.device) for x in self.augmenter.boxes(u, height, width, epoch))
-        for start in range(0, self.images, self.spec.batch_size):
+        for start in range(first * self.spec.batch_size, self.images, self.spec.batch_size):
             batch = slice(start, start + self.spec.batch_size)
             yield crop_resize(self._pixels[order[batch]], boxes[batch], flips[batch], self.resolution, self.spec.interpolation)
 
-    def _file_crops(self, epoch: int, order: np.ndarray) -> Iterator[Tensor]:
+    def _file_crops(self, epoch: int, order: np.ndarray, first: int) -> Iterator[Tensor]:
         size = self.spec.batch_size
-        self._keys[:] = [(epoch, start, order[start : start + size]) for start in range(0, self.images, size)]
-        for pixels in _received(self._loader, self.device):
+        self._keys[:] = [(epoch, start, order[start : start + size]) for start in range(first * size, self.images, size)]
+        for pixels in received(self._loader, self.device):
             yield pixels.permute(0, 3, 1, 2).float(memory_format=torch.contiguous_format)
 
 
@@ -156,9 +144,10 @@ class EvalBatches:
         batch_size: int = 64,
         workers: int = 0,
         interpolation: str = "bilinear",
-        random: RandomCrops = RandomCrops(),
+        random: RandomCrops | None = None,
     ) -> None:
         self.split, self.tte, self.expand, self.resolution, self.batch_size = split, tte, expand, resolution, batch_size
+        random = random or RandomCrops()
         self.device, self.interpolation, self.random = torch.device(device), interpolation, random
         self.images = len(split)
         if tte == "randaug":
@@ -172,7 +161,7 @@ class EvalBatches:
             positions = np.arange(self.images)
             keys = [positions[start : start + batch_size] for start in range(0, self.images, batch_size)]
             reader = EvalReader(split.paths or [], tte, resolution, expand, interpolation, random, split.native)
-            self._loader = _loader(reader, keys, self.device, workers)
+            self._loader = loader(reader, keys, self.device, workers)
 
     def __len__(self) -> int:
         return -(-self.images // self.batch_size)
@@ -214,77 +203,8 @@ class EvalBatches:
         return torch.from_numpy(_owned(self.split.images[start : start + self.batch_size])).to(self.device)
 
     def _file_crops(self) -> Iterator[Tensor]:
-        for pixels in _received(self._loader, self.device):
+        for pixels in received(self._loader, self.device):
             yield pixels.permute(0, 1, 4, 2, 3).float(memory_format=torch.contiguous_format)
-
-
-@dataclass
-class TrainReader(Dataset):
-    """Decodes a whole training batch, uint8 (B, R, R, 3), given (epoch, position of its first image, indices)."""
-
-    paths: list[str]
-    seed: int
-    resolution: int
-    augmenter: Augmenter
-    interpolation: str
-    native: int | None = None
-
-    def __getitem__(self, key: tuple[int, int, np.ndarray]) -> Tensor | str:
-        epoch, start, indices = key
-        table = uniforms(self.seed, epoch, start, len(indices))
-        try:
-            images = (load_rgb(self.paths[i], self.native) for i in indices)
-            kind = self.resolution, self.augmenter, epoch, self.interpolation
-            crops = [train_crop(image, u, *kind) for image, u in zip(images, table, strict=True)]
-        except PelError as error:
-            return str(error)
-        return torch.from_numpy(np.stack(crops))
-
-
-@dataclass
-class EvalReader(Dataset):
-    """Decodes a whole test batch, uint8 (B, K, R, R, 3), given its indices."""
-
-    paths: list[str]
-    tte: str
-    resolution: int
-    expand: int
-    interpolation: str
-    random: RandomCrops
-    native: int | None = None
-
-    def __getitem__(self, indices: np.ndarray) -> Tensor | str:
-        try:
-            crops = [self._crops(int(i)) for i in indices]
-        except PelError as error:
-            return str(error)
-        return torch.from_numpy(np.stack(crops))
-
-    def _crops(self, index: int) -> np.ndarray:
-        image, random = load_rgb(self.paths[index], self.native), self.random
-        if self.tte != "randaug":
-            return evaluation_crops(image, self.tte, self.resolution, self.expand, self.interpolation)
-        tables = [random.table(number, index, 1)[0] for number in range(random.count)]
-        return np.stack([train_crop(image, u, self.resolution, random.augmenter, 0, self.interpolation) for u in tables])
-
-
-def _loader(reader: Dataset, keys: list[Any], device: torch.device, workers: int) -> DataLoader:
-    """A loader whose items are whole batches, named by ``keys``; its workers live as long as it does."""
-    return DataLoader(
-        reader,
-        sampler=keys,
-        batch_size=None,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=device.type == "cuda",
-    )
-
-
-def _received(loader: DataLoader, device: torch.device) -> Iterator[Tensor]:
-    for item in loader:
-        if isinstance(item, str):  # A worker's error travels as text: raised there, it would come wrapped in a traceback.
-            raise PelError(item)
-        yield item.to(device, non_blocking=True)
 
 
 def _channels(values: Sequence[float], device: torch.device) -> Tensor:

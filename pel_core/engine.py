@@ -7,31 +7,104 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pel_core.checkpoint import Keeper
 from pel_core.classifier import Classifier
 from pel_core.errors import PelError
+from pel_core.loading import DataError
 from pel_core.losses import LOSSES, Prior
 from pel_core.progress import Progress
 from pel_core.spec import RunSpec
+from pel_core.step import Step
+from pel_core.world import World
 
 AT_ONCE = 640  # images in one forward pass of an evaluation: 64 of ten crops
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
 class Training:
-    """What a training run reports: one record per epoch, seconds, images per second, peak memory in MB."""
+    """What a training run reports: one record per epoch, seconds, images per second, peak memory in MB, and the images that
+    went through at once. Seconds and peak are those of all its parts, where it was interrupted."""
 
     curve: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     images_per_second: float = 0.0
     peak_memory_mb: float = 0.0
+    micro_batch: int = 0
+
+
+class State:
+    """A training between two steps: all that a checkpoint holds, and how it is read and brought back.
+
+    ``epoch`` and ``step`` (of the epoch) are those to come; ``total`` (2,) is the epoch's summed loss and correct images,
+    ``losses`` (steps,) the summed loss of each of its steps, both float64 on the device. While a step is under way the state
+    is not ``whole``.
+    """
+
+    def __init__(self, step: Step, spec: RunSpec, steps: int, device: torch.device):
+        self.take, self.spec, self.steps, self.device = step, spec, steps, device
+        self.total = torch.zeros(2, dtype=torch.float64, device=device)
+        self.losses = torch.zeros(steps, dtype=torch.float64, device=device)
+        self.epoch = self.step = self.images = self.seen = 0
+        self.curve: list[dict[str, float]] = []
+        self.whole, self.seconds, self.peak_memory_mb = True, 0.0, 0.0
+        self._clock = time.perf_counter()
+
+    @property
+    def done(self) -> int:
+        """Steps of the run that are finished."""
+        return self.epoch * self.steps + self.step
+
+    def add(self, images: Tensor, labels: Tensor) -> None:
+        """Take a step on a batch."""
+        self.whole = False
+        sums = self.take(images, labels)
+        self.total += sums
+        self.losses[self.step] = sums[0]
+        self.step += 1
+        self.images += len(labels)
+        self.whole = True
+
+    def end_epoch(self, rate: float) -> None:
+        """Put the epoch's means into the curve and begin the next one."""
+        loss, accuracy = (self.total / self.images).tolist()
+        self.curve.append({"epoch": self.epoch, "lr": rate, "loss": loss, "accuracy": 100 * accuracy})
+        self.seen += self.images
+        self.epoch, self.step, self.images = self.epoch + 1, 0, 0
+        self.total.zero_()
+        self.losses.zero_()
+
+    def spend(self) -> None:
+        """Bring ``seconds`` and ``peak_memory_mb`` up to now."""
+        now = time.perf_counter()
+        self.seconds, self._clock = self.seconds + now - self._clock, now
+        self.peak_memory_mb = max(self.peak_memory_mb, peak_memory_mb(self.device))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of a checkpoint, on the CPU."""
+        return self.take.tensors() | {"total": self.total.cpu()}
+
+    def numbers(self) -> dict[str, Any]:
+        """The rest of a checkpoint, as JSON."""
+        self.spend()
+        names = ("epoch", "step", "images", "seen", "curve", "seconds", "peak_memory_mb")
+        kept = {name: getattr(self, name) for name in names}
+        kept |= {"done": self.done, "steps": self.spec.epochs * self.steps}
+        return kept | {"micro_batch": self.take.micro_batch, "scaler": self.take.scaler.state_dict()}
+
+    def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        """Go on from ``tensors()`` and ``numbers()``."""
+        kept = {name: numbers[name] for name in ("epoch", "step", "images", "seen", "curve", "seconds", "peak_memory_mb")}
+        self.take.load(tensors, numbers["scaler"], numbers["micro_batch"])
+        self.__dict__.update(kept)
+        self.total.copy_(tensors["total"])
+        self._clock = time.perf_counter()
 
 
 def learning_rate(spec: RunSpec, epoch: int) -> float:
@@ -39,92 +112,81 @@ def learning_rate(spec: RunSpec, epoch: int) -> float:
     return 0.5 * spec.lr * (1 + math.cos(math.pi * epoch / spec.epochs))
 
 
-def make_optimizer(classifier: Classifier, spec: RunSpec) -> torch.optim.SGD:
-    """SGD with momentum and weight decay on everything that trains, biases and norms too, as the reference does."""
-    parameters = list(classifier.trainable().values())
-    # The fused step leaves it to the GPU to skip a step whose fp16 gradients overflowed; else the host waits every step.
-    fused = parameters[0].is_cuda
-    return torch.optim.SGD(parameters, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=fused)
-
-
-def train(classifier: Classifier, batches: Any, spec: RunSpec, counts: Tensor, progress: Progress | None = None) -> Training:
+def train(
+    classifier: Classifier,
+    batches: Any,
+    spec: RunSpec,
+    counts: Tensor,
+    progress: Progress | None = None,
+    keeper: Keeper | None = None,
+    world: World | None = None,
+) -> Training:
     """Train ``classifier`` in place.
 
     Args:
-        batches: yields (images (B, 3, R, R), labels (B,), indices) from ``epoch(e)``; its ``len`` is steps per epoch.
+        batches: yields (images (B, 3, R, R), labels (B,), indices) from ``epoch(e, first)``, from its step ``first`` on; its
+            ``len`` is steps per epoch.
         counts: training images per class (C,).
+        keeper: saves checkpoints, brings one back, and stops when asked to. world: the processes that train together.
 
     Raises:
-        PelError: the loss is not finite; names epoch, step and learning rate.
+        PelError: the loss is not finite (names epoch, step, learning rate and images), images cannot be read, or one image
+            does not fit into the device's memory.
+        Stopped: a signal asked for it.
     """
     device = next(classifier.parameters()).device
+    keeper, world = keeper or Keeper(), world or World()
     criterion = LOSSES[spec.loss](Prior(counts, spec.tau, spec.scale)).to(device)
-    optimizer = make_optimizer(classifier, spec)
-    scaler = torch.amp.GradScaler(device.type, enabled=spec.precision == "fp16")
+    step = Step(classifier, criterion, spec, device, world)
     progress = progress or Progress(spec.slug, spec.epochs * len(batches), quiet=True)
-    log, started, seen = Training(), time.perf_counter(), 0
+    step.say = progress.say
     reset_peak_memory(device)
-    for epoch in range(spec.epochs):
-        rate = optimizer.param_groups[0]["lr"] = learning_rate(spec, epoch)
-        total = torch.zeros(2, dtype=torch.float64, device=device)  # summed loss, correct images
-        images_seen = 0
-        for step, (images, labels, _) in enumerate(batches.epoch(epoch)):
-            total += optimize(classifier, criterion, optimizer, scaler, images, labels, spec)
-            images_seen += len(labels)
-            # Reading the loss waits for the GPU, so it is done at log steps only; on a CPU it costs nothing.
-            if device.type == "cpu" or step % progress.every == 0:
-                loss = _finite(total[0].item() / images_seen, spec, epoch, step, rate)
-                progress.step(epoch * len(batches) + step + 1, rate, loss)
-        loss, accuracy = (total / images_seen).tolist()
-        seen += images_seen
-        log.curve.append({"epoch": epoch, "lr": rate, "loss": _finite(loss, spec, epoch, step, rate), "accuracy": 100 * accuracy})
-        progress.epoch(log.curve[-1])
-    log.seconds = time.perf_counter() - started
-    log.images_per_second = seen / max(log.seconds, 1e-9)
-    log.peak_memory_mb = peak_memory_mb(device)
-    return log
+    state = State(step, spec, len(batches), device)
+    keeper.restore(state, progress)
+    try:
+        while state.epoch < spec.epochs:
+            step.rate = rate = learning_rate(spec, state.epoch)
+            for images, labels, _ in batches.epoch(state.epoch, state.step):
+                state.add(images, labels)
+                # Reading the loss waits for the GPU, so it is done at log steps only; on a CPU it costs nothing.
+                if device.type == "cpu" or (state.step - 1) % progress.every == 0:
+                    loss = _finite(state, batches, keeper)
+                    progress.step(state.done, rate, loss, epoch=state.epoch, epochs=spec.epochs)
+                keeper.step(state, progress)
+            _finite(state, batches, keeper)
+            state.end_epoch(rate)
+            progress.epoch(state.curve[-1])
+            keeper.epoch(state, progress, last=state.epoch == spec.epochs)
+    except DataError as error:
+        if keeper.requests.number:  # a scheduler signals a run's data workers too
+            keeper.stop(state, progress)
+        raise PelError(f"{error}; {_kept(keeper, keeper.save(state, progress))}") from None
+    state.spend()
+    rest = state.seconds, state.seen / max(state.seconds, 1e-9), state.peak_memory_mb, step.micro_batch
+    return Training(state.curve, *rest)
 
 
-def optimize(
-    classifier: Classifier,
-    criterion: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    images: Tensor,
-    labels: Tensor,
-    spec: RunSpec,
-) -> Tensor:
-    """One optimiser step on a batch, in micro-batches where ``spec.accumulate`` > 1.
+def _finite(state: State, batches: Any, keeper: Keeper) -> float:
+    """The epoch's mean loss so far.
 
-    Micro-batches weigh by their images, so that a left-over group at the end of an epoch counts fully. The reference always
-    divides by the number of micro-batches of a whole batch: ``accumulation="reference"`` does that too.
-
-    Returns:
-        (2,) float64 on the device: loss summed over images, correct images.
+    Raises:
+        PelError: it is not finite; names the first step whose loss was not.
     """
-    size = math.ceil(spec.batch_size / spec.accumulate)
-    dtype = PRECISIONS[spec.precision]
-    total = torch.zeros(2, dtype=torch.float64, device=images.device)
-    for chunk, target in zip(images.split(size), labels.split(size), strict=True):
-        share = 1 / math.ceil(spec.batch_size / size) if spec.accumulation == "reference" else len(target) / len(labels)
-        with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
-            logits = classifier(chunk)
-            loss = criterion(logits, target)
-        scaler.scale(loss * share).backward()
-        total += torch.stack([loss.detach().double() * len(target), (logits.detach().argmax(1) == target).sum().double()])
-    scaler.step(optimizer)
-    scaler.update()
-    optimizer.zero_grad(set_to_none=True)
-    return total
+    loss = state.total[0].item() / state.images
+    if math.isfinite(loss):
+        return loss
+    bad = (~state.losses.isfinite()).nonzero()
+    step = int(bad[0]) if len(bad) else state.step - 1
+    names = batches.names(state.epoch, step) if hasattr(batches, "names") else "unnamed images"
+    raise PelError(
+        f"{state.spec.slug}: the loss became {float(state.losses[step]):g} at step {step} of epoch {state.epoch} at learning "
+        f"rate {state.take.rate:g}, on {names}; no result was written (last good checkpoint: {keeper.last}). "
+        "Try a lower lr, or precision=bf16 or fp32"
+    )
 
 
-def _finite(loss: float, spec: RunSpec, epoch: int, step: int, rate: float) -> float:
-    if not math.isfinite(loss):
-        raise PelError(
-            f"{spec.slug}: the loss became {loss} by step {step} of epoch {epoch} at learning rate {rate:g}; "
-            "nothing was written. Try a lower lr, or precision=bf16 or fp32"
-        )
-    return loss
+def _kept(keeper: Keeper, saved: bool) -> str:
+    return f"the same command goes on after it is mended ({keeper.last})" if saved else f"last checkpoint: {keeper.last}"
 
 
 @torch.inference_mode()

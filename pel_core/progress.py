@@ -1,8 +1,9 @@
-"""Progress for people: a live bar where someone watches, plain lines in a log."""
+"""Progress for people: a live bar where someone watches, plain lines in a log; and for whoever else watches a run."""
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from tqdm import tqdm
 
@@ -12,19 +13,30 @@ class Progress:
 
     Args:
         name: the run's slug. total: optimiser steps in the whole run. quiet: report nothing.
+        every: steps between two reports on a GPU, where each waits for the device.
+        watchers: called at every report with step, steps, epoch, epochs, lr and loss (the epoch's mean so far).
     """
 
-    def __init__(self, name: str, total: int, quiet: bool = False, every: int = 10):
-        self.every, self.quiet = every, quiet
+    def __init__(
+        self,
+        name: str,
+        total: int,
+        quiet: bool = False,
+        every: int = 10,
+        watchers: Iterable[Callable[[Mapping[str, Any]], None]] = (),
+    ):
+        self.every, self.quiet, self.total, self.watchers = every, quiet, total, tuple(watchers)
         self.started = time.monotonic()
         live = not quiet and sys.stderr.isatty()
         self.bar = tqdm(total=total, desc=name, unit="step", dynamic_ncols=True) if live else None
 
-    def step(self, done: int, rate: float, loss: float) -> None:
-        """``done`` steps of the run are finished; the learning rate and the epoch's mean loss so far."""
+    def step(self, done: int, rate: float, loss: float, **more: Any) -> None:
+        """``done`` steps of the run are finished; the learning rate, the epoch's mean loss so far, and ``epoch``, ``epochs``."""
         if self.bar is not None:
             self.bar.set_postfix(loss=f"{loss:.3f}", lr=f"{rate:.2g}", refresh=False)
             self.bar.update(done - self.bar.n)
+        for watcher in self.watchers:
+            watcher({"step": done, "steps": self.total, "lr": rate, "loss": loss, **more})
 
     def epoch(self, record: Mapping[str, float]) -> None:
         """A finished epoch; its record has epoch, lr, loss, accuracy in percent."""
@@ -32,3 +44,10 @@ class Progress:
             spent = time.monotonic() - self.started
             text = "epoch {epoch:.0f}  loss {loss:.4f}  train accuracy {accuracy:.1f} %  lr {lr:.2e}".format(**record)
             print(f"{text}  {spent:.0f} s", file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """One line, above the bar if there is one."""
+        if self.bar is not None:
+            self.bar.write(text, file=sys.stderr)
+        elif not self.quiet:
+            print(text, file=sys.stderr, flush=True)

@@ -7,13 +7,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pel_core.batches import EvalBatches, RandomCrops, TrainBatches
+from pel_core.batches import EvalBatches, TrainBatches
 from pel_core.devices import environment, loader_workers, pick_device
 from pel_core.engine import peak_memory_mb, predict, reset_peak_memory, train
 from pel_core.errors import PelError
 from pel_core.files import require_writable, sha256, write_json
+from pel_core.loading import RandomCrops
 from pel_core.metrics import score
+from pel_core.model_card import card_metadata, write_card
 from pel_core.numerics import ENGINE
+from pel_core.outputs import write_outputs
 from pel_core.progress import Progress
 from pel_core.run_inputs import describe, load, load_trained
 from pel_core.spec import RunSpec
@@ -41,14 +44,16 @@ def train_run(slug: str, results: str | Path, device: str = "auto") -> None:
     )
     progress = Progress(slug, spec.epochs * len(batches))
     training = train(classifier, batches, spec, torch.as_tensor(data.train_counts), progress)
-    write_tensors(folder / "delta.safetensors", classifier.trainable_state(), {"slug": slug, "engine": str(ENGINE)})
-    record = describe(spec, data, info, classifier) | {"delta_sha256": sha256(folder / "delta.safetensors")}
+    record = describe(spec, data, info, classifier)
+    write_tensors(folder / "delta.safetensors", classifier.trainable_state(), card_metadata(record, data.class_names))
+    record |= {"delta_sha256": sha256(folder / "delta.safetensors")}
     record |= {"training": asdict(training), "environment": environment(target, started)}
     write_json(folder / "train.json", record)
+    write_card(folder, record)
 
 
 def evaluate_run(slug: str, results: str | Path, device: str = "auto", accept: bool = False) -> None:
-    """Evaluate a trained run (or zero-shot) and write ``logits.safetensors`` and ``metrics.json`` into its folder.
+    """Evaluate a trained run (or zero-shot) and write ``logits.safetensors``, the files of `outputs` and ``metrics.json``.
 
     ``accept`` takes a checkpoint of another engine, and its number into the result.
 
@@ -88,4 +93,7 @@ def evaluate_run(slug: str, results: str | Path, device: str = "auto", accept: b
         "evaluation": evaluation,
         "environment": environment(target, started),
     }
+    write_outputs(folder, spec, data, Path(results), logits.numpy())
     write_json(folder / "metrics.json", record)
+    if spec.trains and spec == spec.train:
+        write_card(folder, record)

@@ -107,10 +107,10 @@ def task(name: str, draw: int, ratio: int = 100) -> Task:
 class Watched(TrainBatches):
     """Training batches that call `after_first` when the second epoch begins."""
 
-    def epoch(self, epoch: int):
+    def epoch(self, epoch: int, first: int = 0):
         if epoch == 1:
             self.after_first()
-        return super().epoch(epoch)
+        return super().epoch(epoch, first)
 
 
 def measure(name: str, variant: str, seed: int, draw: int = 0, ratio: int = 100, columns: tuple = COLUMNS, **overrides) -> dict:

@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from pel_core.batches import EvalBatches, RandomCrops, TrainBatches
+from pel_core.batches import EvalBatches, TrainBatches
 from pel_core.datasets import Split
 from pel_core.errors import PelError
+from pel_core.loading import RandomCrops
 from pel_core.options import CHOICES
 from pel_core.seeds import generator
 

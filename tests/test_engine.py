@@ -103,10 +103,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(toy_results):
         def __len__(self):
             return 1
 
-        def epoch(self, epoch):
+        def epoch(self, epoch, first=0):
             yield torch.full((4, 3, 16, 16), float("nan")), torch.zeros(4, dtype=torch.long), np.arange(4)
 
-    with pytest.raises(PelError, match="the loss became nan by step 0 of epoch 0"):
+    with pytest.raises(PelError, match="the loss became nan at step 0 of epoch 0"):
         run(toy_results, batches=Broken())
 
 

@@ -39,9 +39,9 @@ class Steps:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield (images, labels, indices)."""
-        yield from self.batches
+        yield from self.batches[first:]
 
 
 class Subject:

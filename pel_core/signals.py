@@ -1,0 +1,53 @@
+"""Signals that ask a training to stop: a scheduler's warning or time limit, a person's Ctrl-C."""
+
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+from pel_core.errors import PelError
+
+ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class Stopped(PelError):
+    """A run that was asked to stop and did; ``status`` is the shell's 128 + signal, which Snakemake and schedulers retry."""
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.status = 128 + number
+
+
+class Requests:
+    """While entered, TERM, INT and USR1 only set ``number``, so that the step under way can end; a second INT interrupts at once.
+
+    Signals reach the main thread only: entered elsewhere, it changes nothing.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Requests":
+        try:
+            self._before = {number: signal.signal(number, self._note) for number in ASKING}
+        except ValueError:
+            self._before = {}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.number and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = self.number or number
+        name = signal.Signals(number).name
+        print(f"{name}: finishing the step, saving, then stopping", file=sys.stderr, flush=True)
+
+
+def exit_cleanly() -> None:
+    """Let TERM and USR1 unwind like an interruption, so that temporary files and leases are removed. Statuses 143 and 138."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
