@@ -16,6 +16,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ
 
 from pel_core.errors import PelError
 from pel_core.studies import load_settings
+from pel_core.results import OUTPUTS
 
 try:
     STUDY = load_settings(config)

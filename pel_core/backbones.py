@@ -120,3 +120,22 @@ def local_weights(given: str | None) -> Path | None:
     if given is None or str(given).startswith(HUB):
         return None
     return Path(str(given).removeprefix("local-dir:"))
+
+
+# The hub's repository of each backbone's weights, which open_clip and timm themselves would ask for.
+REPOSITORIES: dict[str, str] = {
+    "clip-b32": "timm/vit_base_patch32_clip_224.openai",
+    "clip-b16": "timm/vit_base_patch16_clip_224.openai",
+    "clip-l14": "timm/vit_large_patch14_clip_224.openai",
+    "clip-l14-336": "timm/vit_large_patch14_clip_336.openai",
+    "laion-b32": "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
+    "laion-b16": "laion/CLIP-ViT-B-16-laion2B-s34B-b88K",
+    "laion-l14": "laion/CLIP-ViT-L-14-laion2B-s32B-b82K",
+    "laion-h14": "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+    "datacomp-b32": "laion/CLIP-ViT-B-32-DataComp.XL-s13B-b90K",
+    "datacomp-b16": "laion/CLIP-ViT-B-16-DataComp.XL-s13B-b90K",
+    "datacomp-l14": "laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K",
+    "dfn-b16": "apple/DFN2B-CLIP-ViT-B-16",
+    "metaclip-b16": "timm/vit_base_patch16_clip_224.metaclip_400m",
+    **{name: f"timm/{entry.arch}" for name, entry in BACKBONES.items() if entry.source == "timm"},
+}

@@ -41,6 +41,8 @@ METRICS: dict[str, Metric] = {
     "ece": Metric("Expected calibration error (%)", "lower"),
     "nll": Metric("Negative log-likelihood", "lower"),
 }
+# What evaluation writes beside metrics.json for others to build on (docs/outputs.md).
+OUTPUTS = ("predictions.parquet", "confusion.csv", "classes.csv")
 # The parts of metrics.json a study may print from, as dotted paths, and what there is in each: parameters.head.
 SECTIONS: dict[str, tuple[str, ...]] = {
     "metrics": (*METRICS, "per_class"),

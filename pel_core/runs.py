@@ -36,20 +36,26 @@ def train_run(slug: str, results: str | Path, device: str = "auto") -> None:
         raise PelError(f"{slug} differs from its training run in evaluation only; train '{spec.train.slug}'")
     folder = Path(results) / "runs" / slug
     target, started = pick_device(device), time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    data, classifier, info = load(spec, Path(results), target, fresh=True)
-    require_writable(folder)
-    mean, std = spec.vit.mean, spec.vit.std
-    batches = TrainBatches(
-        data.train, spec, spec.pixels, mean, std, target, workers=loader_workers(data.train.images is None, target)
-    )
-    progress = Progress(slug, spec.epochs * len(batches))
-    training = train(classifier, batches, spec, torch.as_tensor(data.train_counts), progress)
-    record = describe(spec, data, info, classifier)
-    write_tensors(folder / "delta.safetensors", classifier.trainable_state(), card_metadata(record, data.class_names))
-    record |= {"delta_sha256": sha256(folder / "delta.safetensors")}
-    record |= {"training": asdict(training), "environment": environment(target, started)}
-    write_json(folder / "train.json", record)
-    write_card(folder, record)
+    with Lease(kept.with_name(f"{slug}.lease"), slug, str(target)) as lease:
+        data, classifier, info = load(spec, Path(results), target, fresh=True)
+        record = describe(spec, data, info, classifier)
+        if lease.waited and is_trained(spec, Path(results), record):
+            print("trained by the process that was waited for", file=sys.stderr)
+            return
+        require_writable(folder)
+        workers = loader_workers(data.train.images is None, target)
+        batches = TrainBatches(data.train, spec, spec.pixels, spec.vit.mean, spec.vit.std, target, workers=workers)
+        progress = Progress(slug, spec.epochs * len(batches), watchers=[lease.note])
+        with Requests() as requests:
+            keeper = Keeper(kept, identity(record), checkpoint_seconds, requests, lease.check)
+            training = train(classifier, batches, spec, torch.as_tensor(data.train_counts), progress, keeper)
+        lease.check()
+        write_tensors(folder / "delta.safetensors", classifier.trainable_state(), card_metadata(record, data.class_names))
+        record |= {"delta_sha256": sha256(folder / "delta.safetensors")}
+        resumed = {"resumed_at": keeper.resumed} if keeper.resumed else {}  # steps
+        record |= {"training": asdict(training), "environment": environment(target, started) | resumed}
+        write_json(folder / "train.json", record)
+        write_card(folder, record)
 
 
 def evaluate_run(slug: str, results: str | Path, device: str = "auto", accept: bool = False) -> None:

@@ -19,7 +19,8 @@ from pel_core.datasets import find_dataset, split_name
 from pel_core.errors import PelError, unknown
 from pel_core.files import read_json
 from pel_core.layout import Artefact, Stage
-from pel_core.results import complaint, metrics_file
+from pel_core.own_files import locate, require_same_source
+from pel_core.results import OUTPUTS, complaint, metrics_file
 from pel_core.roots import find_lists, given_root, tell_roots
 from pel_core.spec import ENGINE, RunSpec
 
@@ -97,9 +98,12 @@ class Study:
 
     def targets(self) -> list[str]:
         """Every file the study makes. The runs' results are named too, or Snakemake would not miss a deleted one."""
-        return [file for name in self.artefacts for file in self.files(name)] + [
-            str(metrics_file(self.results, slug)) for slug in self.specs
-        ]
+        made = [file for name in self.artefacts for file in self.files(name)]
+        for slug in self.specs:
+            folder = metrics_file(self.results, slug).parent
+            # An accepted result is older than some of its files; it stays as it is.
+            made += [f"{folder}/{file}" for file in ("metrics.json", *(() if self.accepted(slug) else OUTPUTS[:1]))]
+        return made
 
     def inputs(self, name: str) -> list[str]:
         """The files an artefact is drawn from."""

@@ -1,5 +1,6 @@
 """Tensor files: safetensors, written atomically, read with errors that name the file."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,9 +13,26 @@ from pel_core.files import replace_file
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write named tensors and text metadata."""
+    """Write named tensors and text metadata; the same content gives the same bytes."""
     with replace_file(path) as temporary:
         save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata=dict(metadata or {}))
+        if metadata:
+            _sort_metadata(temporary)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the metadata in the order of its keys: safetensors writes it in the order of a hash table, another in each process.
+
+    The file is 8 bytes of little-endian length, a JSON header padded with spaces, and the tensors.
+    """
+    with open(path, "rb+") as handle:
+        size = int.from_bytes(handle.read(8), "little")
+        header = json.loads(handle.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        content = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(content) <= size:  # an escape that JSON writers spell differently could make it longer: then it stays
+            handle.seek(8)
+            handle.write(content.ljust(size))
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

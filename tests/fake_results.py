@@ -12,7 +12,7 @@ from typing import Any
 
 from pel_core.datasets import split_name
 from pel_core.files import read_json, write_bytes, write_json
-from pel_core.results import METRICS
+from pel_core.results import METRICS, OUTPUTS
 from pel_core.spec import ENGINE, RunSpec
 
 CLASSES = {"cifar100": 100, "imagenet-lt": 1000, "places-lt": 365, "inat2018": 8142}
@@ -118,7 +118,8 @@ def main(words: list[str]) -> None:
         else:
             assert not spec.trains or read_json(f"{asked.results}/runs/{spec.train.slug}/train.json")
             write_json(f"{folder}/metrics.json", fake_record(spec))
-            write_bytes(f"{folder}/logits.safetensors", b"")
+            for file in ("logits.safetensors", *OUTPUTS):
+                write_bytes(f"{folder}/{file}", b"")
     elif command == "figure":
         for suffix in ("pdf", "svg", "png"):
             write_bytes(f"{asked.figures}/{rest[0]}.{suffix}", b"x")

@@ -251,6 +251,12 @@ def test_a_lost_run_is_made_again_alone(lab):
     assert lab.plan() == [f"evaluate {run}", "figure f1", "summary study-claims", "table t1", f"train {run}"]
 
 
+def test_lost_predictions_are_made_again_and_nothing_is_trained(lab):
+    run = "toy-ir20.toy.ssf-ln.s0"
+    (lab.work / f"results/runs/{run}/predictions.parquet").unlink()
+    assert lab.plan() == [f"evaluate {run}", "figure f1", "summary study-claims", "table t1"]
+
+
 @pytest.mark.parametrize(
     ("edit", "settings", "words"),
     [

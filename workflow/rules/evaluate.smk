@@ -13,6 +13,7 @@ rule evaluate:
     output:
         metrics=f"{RESULTS}/runs/{{run}}/metrics.json",
         logits=f"{RESULTS}/runs/{{run}}/logits.safetensors",
+        others=expand("{results}/runs/{{run}}/{file}", results=RESULTS, file=OUTPUTS),
     params:
         key=lambda wc: STUDY.evaluate_params(wc.run),
         # As `weights` in data.smk: a param computed from threads is not compared between calls.
