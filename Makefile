@@ -1,25 +1,34 @@
-# make study | plan | test | test-fast | lint | clean   (see README.md)
+# make study | plan | status | show | report | test | test-fast | lint | clean   (see README.md)
 PYTHON ?= python3
 BIN    := .venv/bin
 STUDY  ?= report
 CONFIG ?= demo
 SEEDS  ?=
 CORES  ?= $(shell getconf _NPROCESSORS_ONLN)
-# Jobs that may train at once. One where there is a GPU: Snakemake assigns no devices. On a CPU, one per core.
-GPUS   ?= $(if $(shell command -v nvidia-smi 2>/dev/null && nvidia-smi -L 2>/dev/null),1,$(CORES))
+# Jobs that may train at once. Unless given: what fits on the GPUs (each job takes a free one), without one a job per core.
+GPUS   ?=
+AT_ONCE = $(or $(GPUS),$$($(BIN)/python -m pel_core slots $(CORES) $(ARGS)))
+REPORT ?= report.html
 CHOICE := study=$(STUDY) config=$(CONFIG) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(DATA),root=$(DATA))
 ARGS   := --study $(STUDY) --config $(CONFIG) $(if $(SEEDS),--seeds $(SEEDS))
 
-.PHONY: study plan show setup test test-fast lint clean
+.PHONY: study plan status report show setup test test-fast lint clean
 
 study: setup  ## train and evaluate what is missing, then build every table and figure
 	$(BIN)/python -m pel_core plan $(ARGS)
-	$(BIN)/snakemake --cores $(CORES) --resources gpu=$(GPUS) $$(test -t 2 && echo --logger rich || echo --quiet rules reason host) \
+	$(BIN)/snakemake --cores $(CORES) --resources gpu=$(AT_ONCE) $$(test -t 2 && echo --logger rich || echo --quiet rules reason host) \
 	    --config $(CHOICE)
 	$(BIN)/python -m pel_core show $(ARGS)
 
 plan: setup  ## what would run, and what it would cost
 	$(BIN)/python -m pel_core plan $(ARGS)
+
+status: setup  ## what is done, running and failed, and how long the rest will take
+	$(BIN)/python -m pel_core status $(ARGS)
+
+report: setup  ## report.html: every table and figure with captions, and where each run comes from; runs what is missing
+	$(BIN)/snakemake provenance --cores $(CORES) --resources gpu=$(AT_ONCE) --quiet rules reason host --config $(CHOICE)
+	$(BIN)/snakemake provenance --report $(REPORT) --quiet all --config $(CHOICE)
 
 show: setup  ## the finished tables on screen
 	$(BIN)/python -m pel_core show $(ARGS)

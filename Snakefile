@@ -14,9 +14,10 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, str(workflow.basedir))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
 
+from pel_core import job_options
 from pel_core.errors import PelError
-from pel_core.studies import load_settings
 from pel_core.results import OUTPUTS
+from pel_core.studies import load_settings
 
 try:
     STUDY = load_settings(config)

@@ -66,6 +66,15 @@ def claims(arguments: Arguments) -> None:
     _write(study, study.summary("claims").name, claim_files(study))
 
 
+def provenance(arguments: Arguments) -> None:
+    """Say where each run comes from (code, data, weights, machine, times, numbers): csv, md."""
+    from pel_core.runs_table import runs_files
+
+    study = open_study(arguments)
+    for suffix, text in runs_files(study).items():
+        write_text(study.results / f"provenance.{suffix}", text)
+
+
 def plan(arguments: Arguments) -> None:
     """Say what is missing and what it will cost."""
     from pel_core.plan import plan as words
@@ -101,6 +110,7 @@ COMMANDS: tuple[tuple[Callable[[Arguments], None], tuple[str, ...]], ...] = (
     (figure, ("artefact",)),
     (compare, ()),
     (claims, ()),
+    (provenance, ()),
     (plan, ()),
     (status, ()),
     (slots, ("cores",)),

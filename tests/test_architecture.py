@@ -9,15 +9,15 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pel_core"
 ORDER = [
-    "errors", "numerics", "files", "seeds", "gpu_slots", "job_options", "hub",
+    "errors", "problems", "numerics", "files", "seeds", "gpu_slots", "job_options", "hub",
     "methods", "backbones", "demo.stand_ins",
-    "lists", "class_names", "published", "sampling", "roots", "datasets", "own_data", "image_folders", "image_tables", "own_files",
+    "lists", "naming", "published", "sampling", "roots", "datasets", "own_data", "image_folders", "image_tables", "own_files",
     "options", "spec", "results", "config", "layout", "artefacts", "provenance", "studies", "recipe_text", "plan", "status",
     "metrics", "tables", "compare", "claims", "runs_table", "figure_style", "figures", "figure_curve",
     "tensors", "devices",
     "vit", "deltas", "surgery", "state_names", "upstream", "weights",
     "transforms", "resample",
-    "cifar", "sources", "saved_datasets", "own_sources", "prepare",
+    "layouts", "data_check", "cifar", "sources", "saved_datasets", "own_sources", "prepare", "fetch", "figure_counts", "data_commands",
     "loading", "batches", "heads", "losses", "inits", "classifier", "figure_map",
     "signals", "progress", "world", "checkpoint", "lease", "step", "engine",
     "outputs", "model_card", "run_inputs", "runs", "predict",

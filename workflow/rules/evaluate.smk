@@ -18,6 +18,7 @@ rule evaluate:
         key=lambda wc: STUDY.evaluate_params(wc.run),
         # As `weights` in data.smk: a param computed from threads is not compared between calls.
         accept=lambda wc, threads: "--accept" if wc.run in STUDY.accept else "",
+        options=lambda wc, threads: job_options.evaluate_options(STUDY.config),
     log:
         f"{RESULTS}/logs/{{run}}.evaluate.log",
     threads: STUDY.resource("threads")
@@ -26,4 +27,5 @@ rule evaluate:
         mem_mb=lambda wc, attempt: STUDY.resource("mem_mb") * attempt,
         runtime=lambda wc, attempt: STUDY.resource("runtime") * attempt,
     shell:
-        "exec {PYTHON:q} -m pel_core evaluate {wildcards.run:q} --results {RESULTS:q} {params.accept} > {log:q} 2>&1"
+        "exec {PYTHON:q} -m pel_core evaluate {wildcards.run:q} --results {RESULTS:q} {params.accept}"
+        " {params.options} > {log:q} 2>&1"

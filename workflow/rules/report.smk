@@ -17,6 +17,7 @@ localrules:
     table,
     summary,
     figure,
+    runs,
 
 
 rule table:
@@ -84,3 +85,28 @@ rule figure:
         figure=names("bars", "curve", "map"),
     shell:
         "exec {PYTHON:q} -m pel_core figure {wildcards.figure:q} {ASK} > {log:q} 2>&1"
+
+
+rule runs:
+    # Not part of `all`: it is drawn anew whenever any run changes. `make report` asks for it.
+    input:
+        [str(STUDY.results / "runs" / slug / "metrics.json") for slug in STUDY.specs],
+    output:
+        csv=report(
+            f"{RESULTS}/provenance.csv",
+            caption="../report/runs.rst",
+            category="Runs",
+            labels={"table": "provenance"},
+        ),
+        md=f"{RESULTS}/provenance.md",
+    log:
+        f"{RESULTS}/logs/provenance.log",
+    shell:
+        "exec {PYTHON:q} -m pel_core provenance {ASK} > {log:q} 2>&1"
+
+
+rule provenance:
+    # Everything that the HTML report shows.
+    input:
+        STUDY.targets(),
+        rules.runs.output,

@@ -19,13 +19,16 @@ rule train:
         record=f"{RESULTS}/runs/{{run}}/train.json",
     params:
         key=lambda wc: STUDY.train_params(wc.run),
+        # As `weights` in data.smk: a param computed from threads is not compared between calls.
+        options=lambda wc, threads: job_options.train_options(STUDY.config),
     log:
         f"{RESULTS}/logs/{{run}}.train.log",
     threads: STUDY.resource("threads")
     resources:
-        gpu=1,
+        gpu=job_options.gpus(STUDY.config),
+        tasks=0, # one process starts the others: older SLURM plugins would start it once per GPU
         mem_mb=lambda wc, attempt: STUDY.resource("mem_mb") * attempt,
         runtime=lambda wc, attempt: STUDY.resource("runtime") * attempt,
     shell:
         # exec, so that a cluster's warning signal reaches the program itself.
-        "exec {PYTHON:q} -m pel_core train {wildcards.run:q} --results {RESULTS:q} > {log:q} 2>&1"
+        "exec {PYTHON:q} -m pel_core train {wildcards.run:q} --results {RESULTS:q} {params.options} > {log:q} 2>&1"
