@@ -24,6 +24,7 @@ from pel_core.roots import read_root
 from pel_core.sampling import long_tail_counts, long_tail_subset, shot_groups
 
 FORMAT = 1  # of a prepared folder
+OWN_KINDS = ("folders", "csv", "huggingface", "auto")  # of the user's own images, divided and sampled when they are prepared
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 NAME = re.compile(r"(?P<base>[a-z][a-z0-9_-]*?)(?:-ir(?P<ratio>[1-9]\d*(?:\.\d*[1-9])?))?")
 
@@ -32,7 +33,9 @@ NAME = re.compile(r"(?P<base>[a-z][a-z0-9_-]*?)(?:-ir(?P<ratio>[1-9]\d*(?:\.\d*[
 class LongTailed:
     """Where a data set comes from.
 
-    ``kind``: ``toy`` and ``rendered`` (made here), ``cifar`` (torchvision's archive) or ``lists`` (image files and list files).
+    ``kind``: ``toy`` and ``rendered`` (made here), ``cifar`` (torchvision's archive), ``lists`` (image files and list files), or
+    one of OWN_KINDS: ``folders`` (of class folders), ``csv``, ``huggingface`` (a directory that its library saved), ``auto``
+    (whichever of these ``root`` is).
     ``ratios``: the imbalance ratios there are; "any" samples one from a balanced pool; empty means that the set comes
     with one profile of its own. ``groups_from``: the ratio whose training counts say which classes are head, medium
     and tail, whatever ratio is trained on; None takes the counts trained on.
@@ -41,9 +44,13 @@ class LongTailed:
     For ``lists``: ``root`` is the image folder; ``train`` (which holds ``{ir}`` where there are several ratios), ``test``,
     ``val`` and ``names`` are files below it, or below its subfolder (or another folder, given in full) ``lists``. A ``names``
     file that ends in .json is iNaturalist's: labels in the lists are category ids, and become ranks of the sorted names.
+    For OWN_KINDS: ``root`` as above (``file`` is the table below it, for ``csv``); images come as they are found, and at each of
+    ``ratios`` as drawn from them by ``profile`` with ``sampling_seed`` (``largest``: images of the largest class, 0 for as many
+    as fit); ``test_fraction`` and ``val_fraction`` are held out with ``split_seed`` where there is no such split;
+    ``class_names`` maps a class's folder or label to its name, or is a file that does.
     """
 
-    kind: Literal["toy", "rendered", "cifar", "lists"]
+    kind: Literal["toy", "rendered", "cifar", "lists", "folders", "csv", "huggingface", "auto"]
     native_resolution: int | None = None
     ratios: tuple[float, ...] | Literal["any"] = ()
     groups_from: float | None = None
@@ -56,6 +63,17 @@ class LongTailed:
     val: str = ""
     names: str = ""
     names_format: str = "auto"
+    file: str = ""
+    image_column: str = ""
+    label_column: str = ""
+    split_column: str = ""
+    class_names: Mapping[Any, str] | str = ""
+    profile: str = ""
+    largest: int = 0
+    sampling_seed: int = 0
+    test_fraction: float = 0.0
+    val_fraction: float = 0.0
+    split_seed: int = 0
 
 
 def _stand_in(name: str) -> LongTailed:
@@ -115,8 +133,8 @@ def find_dataset(name: str, datasets: Mapping[str, LongTailed] = DATASETS) -> Lo
     if ratios == "any":
         _check_pool(name, datasets[base], ratio)
         return datasets[base]
-    known = ", ".join(f"{base}-ir{r:g}" for r in ratios)
-    if ratios and ratio not in ratios:
+    known = ", ".join([*([base] if datasets[base].kind in OWN_KINDS else []), *(f"{base}-ir{r:g}" for r in ratios)])
+    if ratios and ratio not in ratios and not (ratio is None and datasets[base].kind in OWN_KINDS):
         raise PelError(f"data set '{name}' does not exist; {base} comes as {known}")
     if not ratios and ratio is not None:
         raise PelError(f"data set '{name}' does not exist; {base} has one profile of its own, ask for '{base}'")
@@ -236,6 +254,8 @@ def _open_split(folder: Path, about: Mapping[str, Any], name: str) -> Split:
         if "paths" not in arrays:
             return Split(labels, images=np.load(folder / f"images-{name}.npy", mmap_mode="r", allow_pickle=False))
         relative = arrays["paths"].tobytes().decode().split("\n")
+    if about["kind"] == "huggingface":  # whose images were taken out of its tables, into this folder
+        return Split(labels, paths=[f"{folder}/images/{path}" for path in relative])
     root, moved = read_root(folder, about["name"])
     if moved:
         images = ImageList(f"{folder}/{name}.npz", relative, labels)

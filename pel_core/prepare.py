@@ -11,11 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from pel_core.datasets import FORMAT
+from pel_core.datasets import FORMAT, OWN_KINDS
 from pel_core.errors import unknown
 from pel_core.files import replace_file, write_json
+from pel_core.naming import naming_of, renamed
 from pel_core.numerics import ENGINE
 from pel_core.own_data import declared
+from pel_core.own_files import locate, write_source
+from pel_core.own_sources import own_content
+from pel_core.provenance import data_params
 from pel_core.roots import given_root, write_root
 from pel_core.sources import SOURCES
 
@@ -42,8 +46,15 @@ def prepare(base: str, out_dir: str | Path, config: Mapping[str, Any] | None = N
         raise unknown("image check", check_images, CHECKS)
     entry = datasets[base]
     out = Path(out_dir)
-    content = SOURCES[entry.kind](base, entry, config or {}, check_images)
+    if own := entry.kind in OWN_KINDS:
+        params, entry = data_params(base, datasets, config or {}), locate(base, entry)
+        content = own_content(base, entry, out, check_images)
+    else:
+        content = SOURCES[entry.kind](base, entry, config or {}, check_images)
+    names = renamed(base, content.class_names, naming_of(config, base), content.class_ids, content.folders)
     (out / "data.json").unlink(missing_ok=True)  # only now: a failed check leaves an earlier folder whole
+    if content.finish:
+        content.finish()
     for split, images in content.images.items():
         with replace_file(out / f"images-{split}.npy") as temporary:
             np.save(temporary, images)
@@ -59,12 +70,15 @@ def prepare(base: str, out_dir: str | Path, config: Mapping[str, Any] | None = N
         "native_resolution": entry.native_resolution,
         "ratios": entry.ratios if entry.ratios == "any" else list(entry.ratios),
         "groups_from": entry.groups_from,
-        "class_names": content.class_names,
+        "class_names": names,
         "train_counts": content.train_counts,
         "test_images": len(content.splits["test"]["labels"]),
         "files": {file: (out / file).stat().st_size for file in files},
         "digests": content.digests,
     }
+    if own:
+        write_root(out, entry.root)
+        write_source(out, entry.root, params)
     if entry.kind == "lists":
         write_root(out, given_root(base, entry, config or {}))
     write_json(out / "data.json", about)

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from pel_core.backbones import BACKBONES, local_weights
-from pel_core.datasets import FORMAT, LongTailed
+from pel_core.datasets import FORMAT, OWN_KINDS, LongTailed
 from pel_core.demo.stand_ins import STAND_INS
 from pel_core.errors import PelError, unknown
 from pel_core.numerics import ENGINE
+from pel_core.own_files import content_print, locate
 from pel_core.results import METRICS
 from pel_core.roots import find_lists
 from pel_core.spec import DEFAULTS, EVALUATION, RunSpec
@@ -73,6 +74,8 @@ def data_params(base: str, datasets: Mapping[str, LongTailed], config: Mapping[s
     source: Any = {}
     if entry.kind == "lists":
         source = {name: fingerprint(path) for name, path in find_lists(base, entry, config).items()}
+    if entry.kind in OWN_KINDS:
+        source = content_print(locate(base, entry))
     if entry.kind == "rendered":  # a change of the renderer itself raises the engine
         world = {key: value for key, value in asdict(STAND_INS[base]).items() if key != "recipe"}
         source = {"engine": ENGINE, "world": world}

@@ -15,7 +15,7 @@ from pel_core import provenance
 from pel_core.artefacts import make_artefacts, make_stage
 from pel_core.backbones import local_weights
 from pel_core.config import find, parse_seeds, read_config, read_study, shown
-from pel_core.datasets import find_dataset, split_name
+from pel_core.datasets import OWN_KINDS, find_dataset, split_name
 from pel_core.errors import PelError, unknown
 from pel_core.files import read_json
 from pel_core.layout import Artefact, Stage
@@ -24,7 +24,7 @@ from pel_core.results import OUTPUTS, complaint, metrics_file
 from pel_core.roots import find_lists, given_root, tell_roots
 from pel_core.spec import ENGINE, RunSpec
 
-SETTINGS = ("study", "config", "seeds", "results", "figures", "root", "weights")
+SETTINGS = ("study", "config", "seeds", "results", "figures", "root", "backbone", "weights")
 RESOURCES = {"threads": 1, "mem_mb": 4000, "runtime": 60}
 
 
@@ -192,7 +192,12 @@ class Study:
         listed = {base: entry for base, entry in sorted(entries.items()) if entry.kind == "lists"}
         for base, entry in listed.items():
             find_lists(base, entry, self.config)
-        tell_roots({base: given_root(base, entry, self.config) for base, entry in listed.items()})
+        roots = {base: given_root(base, entry, self.config) for base, entry in listed.items()}
+        for base, entry in sorted(entries.items()):
+            if entry.kind in OWN_KINDS:
+                roots[base] = locate(base, entry).root
+                require_same_source(self.results / "data" / base, base, roots[base], self.data_params(base))
+        tell_roots(roots)
 
     def delta(self, slug: str) -> str:
         """The trained parameters an evaluation reads; empty for zero-shot."""
@@ -233,7 +238,7 @@ def load(study: str | Path = "report", config: str | Path = "demo", **settings: 
     Args:
         study, config: names under ``workflow/config``, or paths.
         settings: ``seeds`` ("0,1", a list or one number), ``results``, ``figures`` (folders), ``root`` (PEL_DATA: where
-            images are looked for), ``weights`` (a local file for the configuration's backbone); None keeps the YAML's.
+            images are looked for), ``backbone``, ``weights`` (a local file for that backbone); None keeps the YAML's.
 
     Raises:
         PelError: one violation: which file, which key, what was found, what is allowed.
@@ -287,9 +292,11 @@ def _apply_settings(values: dict[str, Any], settings: Mapping[str, Any]) -> None
     given = {key: value for key, value in settings.items() if value is not None}
     if "seeds" in given:
         values["seeds"] = parse_seeds(given["seeds"])
-    if "root" in given:
+    if root := given.get("root") or os.environ.get("PEL_DATA"):
         # Data folders name it, and the jobs that read the images inherit it.
-        os.environ["PEL_DATA"] = os.path.abspath(os.path.expanduser(str(given["root"])))
+        os.environ["PEL_DATA"] = os.path.abspath(os.path.expanduser(str(root)))
+    if "backbone" in given:
+        values["backbone"] = str(given["backbone"])
     if "weights" in given:
         path = os.path.expandvars(os.path.expanduser(str(given["weights"])))
         values["weights"] = {**values.get("weights", {}), values["backbone"]: path}

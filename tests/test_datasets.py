@@ -160,7 +160,7 @@ USER = {"root": "images", "train": "train_{ir}.txt", "test": "test.txt", "names"
         ("mine", {"clases": 3}, "unknown key .*'clases'"),
         ("mine", {"root": None}, "root is None, expected text"),
         ("mine", {"root": ""}, "root is missing"),
-        ("mine", {"kind": "cifar"}, "expected 'lists'"),
+        ("mine", {"kind": "cifar"}, "unknown kind of data set 'mine'"),
         ("mine", {"ratios": []}, "needs? '{ir}'"),
         ("mine", {"train": "train.txt"}, "needs? '{ir}'"),
         ("mine", {"ratios": ["ten"]}, "ratio 'ten'"),
