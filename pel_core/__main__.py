@@ -1,10 +1,9 @@
 """``python -m pel_core``"""
 
-import signal
 import sys
 
 from pel_core.cli import main
+from pel_core.signals import exit_cleanly
 
-# A scheduler's SIGTERM unwinds like an interruption, so that temporary files are removed.
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+exit_cleanly()
 sys.exit(main())

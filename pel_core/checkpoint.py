@@ -8,6 +8,7 @@ running statistics, so that no generator's state is among them.
 import hashlib
 import json
 import math
+import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,6 +30,13 @@ FIRST_COST = 0.05  # seconds a save is taken to cost until one was measured
 def checkpoint_path(results: str | Path, slug: str) -> Path:
     """Where the checkpoint of a training run lies."""
     return Path(results) / "checkpoints" / f"{slug}.safetensors"
+
+
+def drop_checkpoint(results: str | Path, slug: str) -> None:
+    """Remove a run's checkpoint once its results are written, unless a process is training the run."""
+    path = checkpoint_path(results, slug)
+    if not path.with_name(f"{slug}.lease").exists():
+        path.unlink(missing_ok=True)
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -94,7 +102,7 @@ class Keeper:
         writes: bool = True,
     ):
         self.path = path if seconds else None
-        self.identity, self.seconds, self.holds, self.writes = {"format": FORMAT, **(identity or {})}, seconds, holds, writes
+        self.identity, self.seconds, self.holds, self.writes = {"format": FORMAT, **_plain(identity)}, seconds, holds, writes
         self.requests = requests or Requests()
         self.cost, self.at, self.last = FIRST_COST, time.monotonic(), "none was saved"
         self.resumed: list[int] = []
@@ -143,11 +151,11 @@ class Keeper:
             Stopped: always.
         """
         number, numbers = self.requests.number, state.numbers()
+        name, where = signal.Signals(number).name, f"{numbers['done']} of {numbers['steps']} (epoch {numbers['epoch']})"
         saved = self.save(state, progress)
         how = "saved" if saved else f"not saved; last checkpoint: {self.last}"
         raise Stopped(
-            f"stopped by signal {number} after step {numbers['done']} of {numbers['steps']} (epoch {numbers['epoch']}), {how}; "
-            "the same command goes on from there",
+            f"stopped by {name} after step {where}, {how}; the same command goes on from there",
             number,
         )
 
@@ -189,6 +197,11 @@ def differs(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         elif before != after:
             found.append(f"{key}: stored {_short(before)}, now {_short(after)}")
     return "; ".join(found)
+
+
+def _plain(identity: Mapping[str, Any] | None) -> dict[str, Any]:
+    """As it comes back from JSON: tuples are lists."""
+    return json.loads(json.dumps(identity or {}))
 
 
 def _short(value: Any) -> str:

@@ -45,7 +45,10 @@ def train(arguments: Arguments) -> None:
     from pel_core.devices import claim
     from pel_core.runs import train_run
 
-    train_run(arguments.run, arguments.results, claim(arguments.device, arguments.gpu_share)[0])
+    if not 0 <= arguments.checkpoint_seconds < float("inf"):
+        raise PelError(f"--checkpoint-seconds {arguments.checkpoint_seconds:g}: expected seconds, or 0 for no checkpoints")
+    device = claim(arguments.device, arguments.gpu_share)[0]
+    train_run(arguments.run, arguments.results, device, arguments.checkpoint_seconds)
 
 
 def evaluate(arguments: Arguments) -> None:
@@ -101,6 +104,9 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--device", default="auto", help="auto (a free GPU, locked; else the CPU), cpu, cuda or cuda:N")
         sub.add_argument("--gpu-share", type=float, default=1.0, help="the part of a GPU it needs, with --device auto (1)")
         sub.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's own choice)")
+        if function is train:
+            told = "seconds between two checkpoints within an epoch (300; 0: none)"
+            sub.add_argument("--checkpoint-seconds", type=float, default=300.0, metavar="SECONDS", help=told)
     sub.add_argument("--accept", action="store_true", help="take a checkpoint of another engine, and its number into the result")
     for function, positional in report.COMMANDS:
         report.add_options(sub := command(function, *positional))
@@ -110,12 +116,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one command; what a user can mend is one line on standard error and exit status 1, an interruption 130."""
+    """Run one command; what a user can mend is one line on standard error and exit status 1, an interruption 130.
+
+    A training that a signal stopped has 128 + its number, and has saved where it was.
+    """
     arguments = parser().parse_args(words)
     try:
         arguments.function(arguments)
     except PelError as error:
-        return _fail(str(error))
+        return _fail(str(error), getattr(error, "status", 1))
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise  # not about a file: a defect of ours

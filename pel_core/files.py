@@ -3,12 +3,16 @@
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pel_core.errors import PelError
+
+# Processes of several hosts may write into one folder, and their numbers may be equal.
+HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
 
 
 @contextmanager
@@ -17,7 +21,8 @@ def replace_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix is kept last: matplotlib, pandas and numpy choose their format by it.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{HOST}-{os.getpid()}{path.suffix}")
+    _sweep(path)
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())  # some libraries write files that only their owner can read
@@ -26,6 +31,25 @@ def replace_file(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what processes that were killed on this host left beside ``path``."""
+    head = f".{path.stem}.{HOST}-"
+    for name in os.listdir(path.parent):
+        pid = name.removeprefix(head).removesuffix(path.suffix)
+        if name == f"{head}{pid}{path.suffix}" and pid.isdigit() and not _runs(int(pid)):
+            path.with_name(name).unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _umask() -> int:

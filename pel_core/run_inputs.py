@@ -127,6 +127,22 @@ def load_trained(
     return stored
 
 
+def identity(record: dict[str, Any]) -> dict[str, Any]:
+    """What a training run is made of: a checkpoint that differs in it is of another run."""
+    kept = {key: record[key] for key in ("slug", "engine", "spec")} | {"descriptions": record.get("descriptions")}
+    return kept | {key: record[key]["sha256"] for key in ("data", "backbone")}
+
+
+def is_trained(spec: RunSpec, results: Path, record: dict[str, Any]) -> bool:
+    """Whether the run's folder holds a finished training of just this run."""
+    folder = results / "runs" / spec.slug
+    try:
+        stored = read_json(folder / "train.json", ("slug", "engine", "spec", "data", "backbone", "delta_sha256"))
+        return identity(stored) == identity(record) and sha256(folder / "delta.safetensors") == stored["delta_sha256"]
+    except (PelError, OSError):
+        return False
+
+
 def describe(spec: RunSpec, data: Prepared, info: dict[str, Any], classifier: Classifier) -> dict[str, Any]:
     """The part of a record that is known before anything is trained."""
     counts = np.asarray(data.train_counts)

@@ -1,5 +1,6 @@
 """A run from its name to its files: find the prepared inputs under the results folder, train, evaluate, write atomically."""
 
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -8,33 +9,39 @@ import numpy as np
 import torch
 
 from pel_core.batches import EvalBatches, TrainBatches
+from pel_core.checkpoint import Keeper, checkpoint_path, drop_checkpoint
 from pel_core.devices import environment, loader_workers, pick_device
 from pel_core.engine import peak_memory_mb, predict, reset_peak_memory, train
 from pel_core.errors import PelError
 from pel_core.files import require_writable, sha256, write_json
+from pel_core.lease import Lease
 from pel_core.loading import RandomCrops
 from pel_core.metrics import score
 from pel_core.model_card import card_metadata, write_card
 from pel_core.numerics import ENGINE
 from pel_core.outputs import write_outputs
 from pel_core.progress import Progress
-from pel_core.run_inputs import describe, load, load_trained
+from pel_core.run_inputs import describe, identity, is_trained, load, load_trained
+from pel_core.signals import Requests
 from pel_core.spec import RunSpec
 from pel_core.tensors import write_tensors
 
 
-def train_run(slug: str, results: str | Path, device: str = "auto") -> None:
-    """Train the run and write ``delta.safetensors`` and ``train.json`` into its folder.
+def train_run(slug: str, results: str | Path, device: str = "auto", checkpoint_seconds: float = 300.0) -> None:
+    """Train the run and write ``delta.safetensors`` and ``train.json`` into its folder; go on where a checkpoint is.
+
+    ``checkpoint_seconds`` lie between two checkpoints within an epoch; 0 keeps none.
 
     Raises:
         PelError: an evaluation-only slug, inputs that are missing or do not fit, a loss that is not finite.
+        Stopped: a signal asked for it; what was done is saved.
     """
     spec = RunSpec.parse(slug)
     if not spec.trains:
         raise PelError(f"{slug} trains nothing; evaluate it directly")
     if spec.train != spec:
         raise PelError(f"{slug} differs from its training run in evaluation only; train '{spec.train.slug}'")
-    folder = Path(results) / "runs" / slug
+    folder, kept = Path(results) / "runs" / slug, checkpoint_path(results, slug)
     target, started = pick_device(device), time.strftime("%Y-%m-%dT%H:%M:%S%z")
     with Lease(kept.with_name(f"{slug}.lease"), slug, str(target)) as lease:
         data, classifier, info = load(spec, Path(results), target, fresh=True)
@@ -101,5 +108,6 @@ def evaluate_run(slug: str, results: str | Path, device: str = "auto", accept: b
     }
     write_outputs(folder, spec, data, Path(results), logits.numpy())
     write_json(folder / "metrics.json", record)
+    drop_checkpoint(results, spec.train.slug)
     if spec.trains and spec == spec.train:
         write_card(folder, record)

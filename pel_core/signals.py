@@ -49,5 +49,10 @@ class Requests:
 
 def exit_cleanly() -> None:
     """Let TERM and USR1 unwind like an interruption, so that temporary files and leases are removed. Statuses 143 and 138."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        print(f"error: stopped by {signal.Signals(number).name}; nothing half-done was kept", file=sys.stderr, flush=True)
+        sys.exit(128 + number)
+
     for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+        signal.signal(number, leave)
