@@ -1,8 +1,11 @@
-"""torchvision's CIFAR-100 archive, unpacked: each file's MD5 is checked, then it is read by an unpickler that runs nothing."""
+"""CIFAR-100, unpacked or in its archive: each file's MD5 is checked, then it is read by an unpickler that runs nothing."""
 
 import codecs
 import hashlib
+import io
 import pickle
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,6 +13,8 @@ import numpy as np
 
 from pel_core.errors import PelError
 
+FOLDER, ARCHIVE = "cifar-100-python", "cifar-100-python.tar.gz"
+ARCHIVE_MD5 = "eb9058c3a382ffc7106e4002c42a8d85"
 CIFAR_MD5 = {
     "meta": "7973b15100ade9c7d40fb424638fde48",
     "train": "16019d7e3df5f24257cddd939b257f8d",
@@ -34,12 +39,71 @@ class _PlainUnpickler(pickle.Unpickler):
         return self.ADMITTED[module, name]
 
 
-def read_cifar(path: Path) -> dict[str, Any]:
-    """One file of torchvision's CIFAR-100 archive, unpickled only after its checksum holds."""
-    if not path.is_file():
-        raise PelError(f"{path} does not exist; expected the files {', '.join(CIFAR_MD5)} of cifar-100-python")
-    found = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-    if found != CIFAR_MD5[path.name]:
-        raise PelError(f"{path} has MD5 {found}, expected {CIFAR_MD5[path.name]}: it is damaged or not CIFAR-100; fetch it again")
+def read_cifar(content: bytes, name: str, source: str | Path) -> dict[str, Any]:
+    """One file of CIFAR-100, unpickled only after its checksum holds.
+
+    Args:
+        content: its bytes.
+        name: meta, train or test.
+        source: where they are from, for messages.
+
+    Raises:
+        PelError: another checksum, or a pickle that asks for more than arrays and plain values.
+    """
+    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if found != CIFAR_MD5[name]:
+        raise PelError(f"{source} has MD5 {found}, expected {CIFAR_MD5[name]}: it is damaged or not CIFAR-100; fetch it again")
+    return _PlainUnpickler(io.BytesIO(content), encoding="latin1").load()
+
+
+def find_cifar(folder: str | Path) -> Callable[[str], dict[str, Any]]:
+    """Find CIFAR-100 as an unpacked folder, or as torchvision's archive in that folder or beside it, which is not unpacked.
+
+    Returns:
+        A function from meta, train or test to the record of that file (see `read_cifar`).
+
+    Raises:
+        PelError: neither is there, or the archive is damaged.
+    """
+    folder = Path(folder)
+    for place in (folder, folder / FOLDER):
+        if any((place / name).is_file() for name in CIFAR_MD5):
+            return lambda name: _from_folder(place, name)
+    for archive in (folder / ARCHIVE, folder.parent / ARCHIVE):
+        if archive.is_file():
+            require_archive(archive)
+            return lambda name: _from_archive(archive, name)
+    lacking = f"expected the files {', '.join(CIFAR_MD5)} in it, or {ARCHIVE} in it or beside it"
+    raise PelError(f"image folder {folder} {'holds no CIFAR-100' if folder.is_dir() else 'does not exist'}; {lacking}")
+
+
+def require_archive(path: Path) -> None:
+    """See that an archive is whole, before anything of it is opened.
+
+    Raises:
+        PelError: its checksum is another one.
+    """
     with open(path, "rb") as handle:
-        return _PlainUnpickler(handle, encoding="latin1").load()
+        found = hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found != ARCHIVE_MD5:
+        raise PelError(
+            f"{path} has MD5 {found}, expected {ARCHIVE_MD5}: it is damaged or another archive; delete and fetch it again"
+        )
+
+
+def _from_folder(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / name
+    if not path.is_file():
+        raise PelError(f"{path} does not exist; expected the files {', '.join(CIFAR_MD5)} of {FOLDER}")
+    return read_cifar(path.read_bytes(), name, path)
+
+
+def _from_archive(archive: Path, name: str) -> dict[str, Any]:
+    with tarfile.open(archive) as members:
+        try:
+            handle = members.extractfile(f"{FOLDER}/{name}")
+        except KeyError:
+            handle = None
+        if handle is None:
+            raise PelError(f"{archive} holds no file {FOLDER}/{name}")
+        return read_cifar(handle.read(), name, f"{archive}:{name}")

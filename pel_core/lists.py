@@ -9,14 +9,16 @@ import os
 import posixpath
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pel_core.errors import PelError
+from pel_core.problems import Problems
 
 WNID = re.compile(r"n\d{8}\b")
 NAME_FORMATS = ("auto", "name", "id name")
@@ -24,15 +26,16 @@ NAME_FORMATS = ("auto", "name", "id name")
 
 @dataclass(frozen=True)
 class ImageList:
-    """A parsed list: ``paths`` relative to the root, in file order, and ``labels`` int64 (N,)."""
+    """A parsed list: ``paths`` relative to the root, in file order, ``labels`` int64 (N,), ``lines`` where some were left out."""
 
     source: str
     paths: list[str]
     labels: np.ndarray
+    lines: np.ndarray | None = None
 
     def where(self, position: int) -> str:
         """``file:line`` of an entry, for messages."""
-        return f"{self.source}:{position + 1}"
+        return f"{self.source}:{position + 1 if self.lines is None else self.lines[position]}"
 
 
 def read_lines(path: str | Path, what: str) -> list[str]:
@@ -56,15 +59,13 @@ def read_lines(path: str | Path, what: str) -> list[str]:
     return lines[:-1] if lines[-1] == "" else lines
 
 
-def read_image_list(path: str | Path, classes: int) -> ImageList:
+def read_image_list(path: str | Path, classes: int, problems: Problems | None = None) -> ImageList:
     """Read a list file.
 
     A line is a path relative to the image root, white space, and a label in 0..classes-1. The path may hold spaces: the
-    last token is the label. A million lines take about two seconds.
+    last token is the label. A million lines take a second or two.
 
-    Args:
-        path: the list file.
-        classes: number of class names.
+    ``classes`` is the number of class names; ``problems`` takes bad lines, which are left out (None stops at the first).
 
     Raises:
         PelError: naming file and line: a malformed line, a bad label, a path that leaves the root, a repeated path.
@@ -72,21 +73,34 @@ def read_image_list(path: str | Path, classes: int) -> ImageList:
     source = str(path)
     paths: list[str] = []
     labels = []
+    left_out = []
     lines = read_lines(path, "list file")
     for number, line in enumerate(lines, 1):
         parts = line.rsplit(None, 1)
-        if len(parts) != 2 or line[0].isspace() or "\0" in line or "\r" in line:
-            raise PelError(f"{source}:{number}: found {line!r}, expected 'path label'")
-        name, token = parts
-        if not (token.isascii() and token.isdigit() and len(token) < 10) or (label := int(token)) >= classes:
-            raise _bad_label(f"{source}:{number}", token, classes)
-        if name[0] == "/" or ("." in name and (".." in name or "./" in name)) or "//" in name:
-            name = _inside(f"{source}:{number}", name)
+        try:
+            if len(parts) != 2 or line[0].isspace() or "\0" in line or "\r" in line:
+                raise PelError(f"{source}:{number}: found {line!r}, expected 'path label'")
+            name, token = parts
+            if not (token.isascii() and token.isdigit() and len(token) < 10) or (label := int(token)) >= classes:
+                raise _bad_label(f"{source}:{number}", token, classes)
+            if name[0] == "/" or ("." in name and (".." in name or "./" in name)) or "//" in name:
+                name = _inside(f"{source}:{number}", name)
+        except PelError as error:
+            if problems is None:
+                raise
+            problems.add("bad lines in lists", error)
+            left_out.append(number - 1)
+            continue
         paths.append(name)
         labels.append(label)
+    numbers = np.delete(np.arange(1, len(lines) + 1), left_out) if left_out else None
+    images = ImageList(source, paths, np.array(labels, np.int64), numbers)
     if len(set(paths)) != len(paths):
-        raise _repeated(source, paths)
-    return ImageList(source, paths, np.array(labels, np.int64))
+        error = _repeated(images)
+        if problems is None:
+            raise error
+        problems.add("lists with repeated paths", error)
+    return images
 
 
 def _bad_label(where: str, token: str, classes: int) -> PelError:
@@ -107,12 +121,13 @@ def _inside(where: str, name: str) -> str:
     return posixpath.normpath(name)
 
 
-def _repeated(source: str, paths: list[str]) -> PelError:
+def _repeated(images: ImageList) -> PelError:
     seen: dict[str, int] = {}
-    for number, name in enumerate(paths, 1):
-        first = seen.setdefault(name, number)
-        if first != number:
-            return PelError(f"{source}:{number}: path {name!r} repeats line {first}; expected each image once")
+    for position, name in enumerate(images.paths):
+        first = seen.setdefault(name, position)
+        if first != position:
+            line = images.where(first).rpartition(":")[2]
+            return PelError(f"{images.where(position)}: path {name!r} repeats line {line}; expected each image once")
     raise AssertionError("no repeated path")
 
 
@@ -140,11 +155,32 @@ def require_disjoint(train: ImageList, other: ImageList) -> None:
         )
 
 
-def check_files(root: str | Path, images: ImageList, threads: int = 16) -> np.ndarray:
+FOUND_WRONG = {
+    "link": ("symbolic links that lead out of the image folder", "{where}: {name!r} is a symbolic link that leads out of {root}"),
+    "empty": ("empty files", "{where}: {path} is empty; expected an image"),
+    "folder": ("paths that are no file", "{where}: {path} is not a file; expected an image"),
+    "missing": ("missing files", "{where}: {path} cannot be used ({why})"),
+    "unusable": ("files that cannot be used", "{where}: {path} cannot be used ({why})"),
+}
+Wrong = tuple[int, str, str]  # position in the list, key of FOUND_WRONG, the system's word for it
+
+
+def check_files(
+    root: str | Path,
+    images: ImageList,
+    threads: int = 16,
+    problems: Problems | None = None,
+    advance: Callable[[int], Any] | None = None,
+) -> np.ndarray:
     """Check that every listed file exists inside the root.
 
+    Args:
+        threads: how many look at files at once; disks over a network answer slowly, and many at a time.
+        problems: takes what is wrong; None stops at the first.
+        advance: told the number of files looked at, now and then.
+
     Returns:
-        int64 (N,): file sizes in bytes.
+        int64 (N,): file sizes in bytes; 0 for a file that cannot be used.
 
     Raises:
         PelError: the root is no folder; a file is missing, empty, no file, or a symbolic link that leads out of the root.
@@ -155,28 +191,48 @@ def check_files(root: str | Path, images: ImageList, threads: int = 16) -> np.nd
     folders = {os.path.dirname(name) for name in images.paths}
     # A link may be anywhere on the way: folders are resolved once each, files only where they are links themselves.
     outside = {f for f in folders if not _within(real_root, os.path.join(real_root, f))}
+    sizes = np.zeros(len(images.paths), np.int64)
 
-    def size(position: int) -> int:
-        name = images.paths[position]
-        path = os.path.join(real_root, name)
-        try:
-            status = os.lstat(path)
-            link = stat.S_ISLNK(status.st_mode)
-            if os.path.dirname(name) in outside or (link and not _within(real_root, path)):
-                raise PelError(f"{images.where(position)}: {name!r} is a symbolic link that leads out of {root}")
-            status = os.stat(path) if link else status
-        except OSError as error:
-            raise PelError(f"{images.where(position)}: {os.path.join(root, name)} cannot be used ({error.strerror})") from None
-        if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
-            found = "is empty" if stat.S_ISREG(status.st_mode) else "is not a file"
-            raise PelError(f"{images.where(position)}: {os.path.join(root, name)} {found}; expected an image")
-        return status.st_size
+    def look(chunk: range) -> list[Wrong]:
+        wrong = []
+        for position in chunk:
+            sizes[position], key, why = _look(real_root, images.paths[position], outside)
+            wrong += [(position, key, why)] if key else []
+        return wrong
 
     # Chunks, since a future for each of half a million files would cost more than its stat.
     chunks = [range(start, min(start + 1024, len(images.paths))) for start in range(0, len(images.paths), 1024)]
     with ThreadPoolExecutor(threads) as pool:
-        sizes = [n for part in pool.map(lambda chunk: [size(i) for i in chunk], chunks) for n in part]
-    return np.array(sizes, np.int64)
+        for chunk, wrong in zip(chunks, pool.map(look, chunks), strict=True):
+            for position, key, why in wrong:
+                name, (kind, message) = images.paths[position], FOUND_WRONG[key]
+                path = os.path.join(root, name)
+                text = message.format(where=images.where(position), name=name, root=root, path=path, why=why)
+                if problems is None:
+                    pool.shutdown(cancel_futures=True)
+                    raise PelError(text)
+                problems.add(kind, text)
+            if advance:
+                advance(len(chunk))
+    return sizes
+
+
+def _look(real_root: str, name: str, outside: Container[str]) -> tuple[int, str, str]:
+    """Size of a file, and what is wrong with it: a key of FOUND_WRONG or nothing, and the system's word for it."""
+    path = os.path.join(real_root, name)
+    try:
+        status = os.lstat(path)
+        link = stat.S_ISLNK(status.st_mode)
+        if os.path.dirname(name) in outside or (link and not _within(real_root, path)):
+            return 0, "link", ""
+        status = os.stat(path) if link else status
+    except FileNotFoundError as error:
+        return 0, "missing", error.strerror
+    except OSError as error:
+        return 0, "unusable", error.strerror
+    if not stat.S_ISREG(status.st_mode):
+        return 0, "folder", ""
+    return status.st_size, "" if status.st_size else "empty", ""
 
 
 def digest(images: ImageList, sizes: np.ndarray) -> str:
@@ -200,18 +256,23 @@ def read_class_names(path: str | Path, names_format: str = "auto") -> list[str]:
     Raises:
         PelError: naming file and line: an empty line, or a line without a name after its identifier.
     """
+    return [name for _, name in read_identified_names(path, names_format)]
+
+
+def read_identified_names(path: str | Path, names_format: str = "auto") -> list[tuple[str | None, str]]:
+    """As `read_class_names`, each name with the identifier before it, or None where there is none."""
     if names_format not in NAME_FORMATS:
         raise PelError(f"names_format {names_format!r} is unknown; known: {', '.join(NAME_FORMATS)}")
     lines = read_lines(path, "class-names file")
     ids = names_format == "id name" or (names_format == "auto" and all(WNID.match(line) for line in lines))
     expected = "an identifier and a class name" if ids else "a class name"
-    names = []
+    names: list[tuple[str | None, str]] = []
     for number, line in enumerate(lines, 1):
         parts = line.split(None, 1) if ids else [line.strip()]
         name = parts[-1].strip() if len(parts) == (2 if ids else 1) else ""
         if not name:
             raise PelError(f"{path}:{number}: found {line!r}, expected {expected}")
-        names.append(name)
+        names.append((parts[0] if ids else None, name))
     return names
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from pel_core.errors import PelError
 from pel_core.files import read_json, write_json
+from pel_core.problems import Problems
 
 
 def given_root(base: str, entry: Any, config: Mapping[str, Any]) -> str:
@@ -56,25 +57,40 @@ def find_root(base: str, entry: Any, config: Mapping[str, Any]) -> str:
     return root
 
 
-def find_lists(base: str, entry: Any, config: Mapping[str, Any]) -> dict[str, Path]:
+def lists_folder(base: str, entry: Any, config: Mapping[str, Any]) -> Path:
+    """The folder of an entry's list files: the image folder or ``lists`` below it; ``lists: {BASE: FOLDER}`` says otherwise."""
+    given = str((config.get("lists") or {}).get(base) or entry.lists)
+    return Path(expand_root(given_root(base, entry, config)), expand_root(given) if given else "")
+
+
+def find_lists(base: str, entry: Any, config: Mapping[str, Any], problems: Problems | None = None) -> dict[str, Path]:
     """The list files of an entry of kind ``lists``, which exist, by the name that the entry gives them.
+
+    ``problems`` takes those that do not, which are left out; None stops at the first.
 
     Raises:
         PelError: the image folder or a list file does not exist.
     """
-    folder = Path(find_root(base, entry, config), expand_root(entry.lists) if entry.lists else "")
+    find_root(base, entry, config)
+    folder = lists_folder(base, entry, config)
     files = {name: folder / name for name in list_names(entry)}
-    for name, path in files.items():
-        if not path.is_file():
-            what = "class-names file" if name == entry.names else "list file"
-            raise PelError(f"data set '{base}': {what} {path} does not exist{_how_to_say(base, entry, config)}")
+    for name, path in list(files.items()):
+        if path.is_file():
+            continue
+        what = "class-names file" if name == entry.names else "list file"
+        text, hint = f"data set '{base}': {what} {path} does not exist", _how_to_say(base, entry, config).removeprefix("; ")
+        if problems is None:
+            raise PelError(f"{text}; {hint}")
+        problems.add("missing list files", text, hint)
+        del files[name]
     return files
 
 
 def _how_to_say(base: str, entry: Any, config: Mapping[str, Any]) -> str:
     if base not in (config.get("datasets") or {}):
         where = f"name it by 'roots: {{{base}: FOLDER}}' in the configuration, or the folder that holds '{entry.root}'"
-        return f"; {where} by --config root=FOLDER (or the environment variable PEL_DATA)"
+        fetch = f"`python -m pel_core data fetch {base}` gets what can be had, and says how to get the rest"
+        return f"; {where} by --config root=FOLDER (or the environment variable PEL_DATA); {fetch}"
     where = f"say where the images are by 'root' of 'datasets: {base}' in the configuration"
     return f"; {where}" + (", that is here by --config root=FOLDER (or PEL_DATA)" if "PEL_DATA" in entry.root else "")
 

@@ -1,33 +1,37 @@
 """SOURCES: where the images, labels and names of each kind of data set come from. Shapes: N images, H x W pixels, C classes."""
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pel_core import lists
-from pel_core.cifar import read_cifar
+from pel_core.cifar import find_cifar
+from pel_core.data_check import check_lists, decode_images
 from pel_core.datasets import LongTailed
 from pel_core.errors import PelError
-from pel_core.roots import find_lists, find_root, given_root
+from pel_core.problems import Problems
+from pel_core.roots import expand_root, given_root
 from pel_core.sampling import long_tail_counts
 from pel_core.seeds import generator
 
 
 @dataclass
 class Content:
-    """What a source yields. ``splits``: file name without suffix -> arrays to store; ``images``: the same for pixels."""
+    """What a source yields. ``splits``: file name without suffix -> arrays to store; ``images``: the same for pixels;
+    ``finish`` puts in place what is not in these, just before the folder is written. ``class_ids`` and ``folders``: an
+    identifier and the folder of the images of each class, where there are such."""
 
     class_names: list[str]
     train_counts: dict[str, list[int]]
     splits: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     images: dict[str, np.ndarray] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
+    finish: Callable[[], None] | None = None
+    class_ids: list[str] | None = None
+    folders: list[str] | None = None
 
     def add_images(self, split: str, images: np.ndarray, labels: np.ndarray) -> None:
         """Add a split held as pixels, uint8 (N, H, W, 3), with labels (N,)."""
@@ -43,68 +47,44 @@ class Content:
 
 
 def _from_lists(base: str, entry: LongTailed, config: Mapping[str, Any], check_images: str) -> Content:
-    files, root = find_lists(base, entry, config), find_root(base, entry, config)
-    new_labels = None
-    if entry.names.endswith(".json"):
-        names, new_labels = lists.read_categories(files[entry.names])
-    else:
-        names = lists.read_class_names(files[entry.names], entry.names_format)
-    content = Content(names, {})
-
-    def read(file: str, split: str) -> lists.ImageList:
-        images = lists.read_image_list(files[file], len(names))
-        if new_labels is not None:
-            images = lists.ImageList(images.source, images.paths, new_labels[images.labels])
-        content.add_files(split, images, lists.check_files(root, images))
-        _decode(root, images, check_images)
-        return images
-
-    others = {split: read(file, split) for split, file in (("test", entry.test), ("val", entry.val)) if file}
-    for other in others.values():
-        _note_absent(other, names)
-    for ratio in entry.ratios or ("",):
-        key = f"{ratio:g}" if ratio else ""
-        train = read(entry.train.replace("{ir}", key), f"train-ir{key}" if key else "train")
-        content.train_counts[key] = lists.require_every_class(train, names).tolist()
-        for other in others.values():
-            lists.require_disjoint(train, other)
+    problems = Problems()
+    checked = check_lists(base, entry, config, check_images, problems)
+    problems.require_none(base)
+    content = Content(checked.names, {}, class_ids=checked.ids, folders=checked.folders)
+    for note in checked.notes:
+        print(f"note: {note}")
+    for split, images in checked.images.items():
+        content.add_files(split, images, checked.sizes[split])
+        if split.startswith("train"):
+            counts = np.bincount(images.labels, minlength=len(checked.names))
+            content.train_counts[split.removeprefix("train").removeprefix("-ir")] = counts.tolist()
     return content
 
 
-def _note_absent(images: lists.ImageList, names: list[str]) -> None:
-    if absent := [name for name, count in zip(names, np.bincount(images.labels, minlength=len(names)), strict=True) if not count]:
-        shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
-        print(f"note: {images.source} has no image of {len(absent)} of {len(names)} classes ({shown}); they have no accuracy")
+def check_decoding(root: str, images: lists.ImageList, check: str) -> None:
+    """Decode none, a sample of 64 or all of the images.
 
-
-def _decode(root: str, images: lists.ImageList, check: str) -> None:
-    from pel_core.transforms import load_rgb
-
-    def decode(position: int) -> None:
-        try:
-            load_rgb(os.path.join(root, images.paths[position]))
-        except PelError as error:
-            raise PelError(f"{images.where(position)}: {error}") from None
-
-    count = {"none": 0, "sample": min(64, len(images.paths)), "all": len(images.paths)}[check]
-    positions = np.linspace(0, len(images.paths) - 1, count).astype(int).tolist()
-    # Threads do: Pillow lets go of the interpreter while it decodes. Blocks keep half a million futures from piling up.
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) as pool:
-        for start in range(0, count, 4096):
-            list(pool.map(decode, positions[start : start + 4096]))
+    Raises:
+        PelError: naming the first that cannot be decoded, and where it is listed.
+    """
+    problems = Problems()
+    decode_images(root, images, np.ones(len(images.paths)), check, problems)
+    if problems:
+        raise PelError(next(iter(problems.kinds.values())).examples[0])
 
 
 def _from_cifar(base: str, entry: LongTailed, config: Mapping[str, Any], check_images: str) -> Content:
     try:
-        folder = Path(find_root(base, entry, config))
+        read = find_cifar(expand_root(given_root(base, entry, config)))
     except PelError as error:
-        parent = Path(given_root(base, entry, config)).parent
-        fetch = f"python -c \"from torchvision.datasets import CIFAR100; CIFAR100('{parent}', download=True)\""
-        raise PelError(f"{error}. Fetch it once, with network, by {os.path.expandvars(fetch)}") from None
-    names = [str(name) for name in read_cifar(folder / "meta")["fine_label_names"]]
+        where = (
+            f"name its folder by 'roots: {{{base}: FOLDER}}' in the configuration, or the folder above by --config root=FOLDER"
+        )
+        raise PelError(f"data set '{base}': {error}; {where}; fetch it by `python -m pel_core data fetch {base}`") from None
+    names = [str(name) for name in read("meta")["fine_label_names"]]
     content = Content(names, {})
     for split in ("train", "test"):
-        record = read_cifar(folder / split)
+        record = read(split)
         images = np.asarray(record["data"], np.uint8).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         content.add_images(split, images, np.array(record["fine_labels"]))
     content.train_counts[""] = np.bincount(content.splits["train"]["labels"], minlength=len(names)).tolist()

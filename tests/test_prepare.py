@@ -131,7 +131,7 @@ def test_cifar(archive, tmp_path, monkeypatch):
 
 def test_cifar_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("PEL_DATA", str(tmp_path))
-    with pytest.raises(PelError, match=r"roots: \{cifar100: FOLDER\}.*download=True"):
+    with pytest.raises(PelError, match=r"roots: \{cifar100: FOLDER\}.*data fetch cifar100"):
         prepare("cifar100", tmp_path / "out")
     (tmp_path / "cifar-100-python").mkdir()
     with pytest.raises(PelError, match="expected the files meta, train, test"):
@@ -370,7 +370,10 @@ def test_inaturalist_labels_follow_the_sorted_names(tmp_path):
             Image.new("RGB", (4, 4)).save(root / f"{split}{label}.png")
     for split in ("train", "val"):
         (root / f"iNaturalist18_{split}.txt").write_text("".join(f"{split}{label}.png {label}\n" for label in range(3)))
-    prepare("inat2018", tmp_path / "out", {"roots": {"inat2018": str(root)}})
+    config = {"roots": {"inat2018": str(root)}}
+    with pytest.raises(PelError, match=r"categories\.json is not the published file: .*own_lists: \[inat2018\]"):
+        prepare("inat2018", tmp_path / "out", config)
+    prepare("inat2018", tmp_path / "out", config | {"own_lists": ["inat2018"]})
     data = open_prepared(tmp_path / "out", "inat2018")
     assert data.class_names == ["Abies alba", "Mus musculus", "Zea mays"]
     assert data.train.labels.tolist() == data.test.labels.tolist() == [2, 0, 1]
