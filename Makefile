@@ -1,16 +1,25 @@
 # make study | plan | status | show | report | test | test-fast | lint | clean   (see README.md)
 PYTHON ?= python3
 BIN    := .venv/bin
-STUDY  ?= report
-CONFIG ?= demo
+# make study DATA=path/to/images makes a table of them (docs/own-data.md), unless CONFIG says what the data are for.
+OWN    := $(if $(DATA),$(if $(filter undefined,$(origin CONFIG)),yes))
+STUDY  ?= $(if $(OWN),own-table,report)
+CONFIG ?= $(if $(OWN),own,demo)
 SEEDS  ?=
+FIGURES ?= $(if $(RESULTS),$(RESULTS)/figures)
 CORES  ?= $(shell getconf _NPROCESSORS_ONLN)
 # Jobs that may train at once. Unless given: what fits on the GPUs (each job takes a free one), without one a job per core.
 GPUS   ?=
 AT_ONCE = $(or $(GPUS),$$($(BIN)/python -m pel_core slots $(CORES) $(ARGS)))
 REPORT ?= report.html
-CHOICE := study=$(STUDY) config=$(CONFIG) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(DATA),root=$(DATA))
-ARGS   := --study $(STUDY) --config $(CONFIG) $(if $(SEEDS),--seeds $(SEEDS))
+# What may be said besides, to Snakemake and to the program; the path of the images goes through the environment, as it is.
+CHOICE := study=$(STUDY) config=$(CONFIG) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(BACKBONE),backbone=$(BACKBONE)) \
+    $(if $(WEIGHTS),weights='$(WEIGHTS)') $(if $(RESULTS),results='$(RESULTS)') $(if $(FIGURES),figures='$(FIGURES)')
+ARGS   := --study $(STUDY) --config $(CONFIG) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(BACKBONE),--backbone $(BACKBONE)) \
+    $(if $(RESULTS),--results '$(RESULTS)') $(if $(FIGURES),--figures '$(FIGURES)')
+ifneq ($(DATA),)
+export PEL_DATA := $(DATA)
+endif
 
 .PHONY: study plan status report show setup test test-fast lint clean
 

@@ -17,13 +17,14 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--study", default="report", help="a name under workflow/config or a path (report)")
     command.add_argument("--config", default="demo", help="a name under workflow/config or a path (demo)")
     command.add_argument("--seeds", help="instead of the config's, e.g. 0,1,2")
+    command.add_argument("--backbone", help="instead of the config's")
     command.add_argument("--results", help="the results folder, instead of the config's")
     command.add_argument("--figures", help="the figures folder, instead of the config's")
 
 
 def open_study(arguments: Arguments) -> Study:
     """The study that the options choose."""
-    chosen = {name: getattr(arguments, name) for name in ("seeds", "results", "figures")}
+    chosen = {name: getattr(arguments, name) for name in ("seeds", "backbone", "results", "figures")}
     return load(arguments.study, arguments.config, **chosen)
 
 
