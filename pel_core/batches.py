@@ -23,6 +23,7 @@ from pel_core.transforms import (
     resized,
     uniforms,
 )
+from pel_core.world import World
 
 
 class Augmentation(Protocol):
@@ -48,6 +49,7 @@ class TrainBatches:
         mean, std: of each channel, for pixels in 0..1.
         device: where batches go, and where an array of images is kept.
         workers: processes that decode image files; 0 decodes in this one. Has no effect on what comes out.
+        world: the processes that train together: this one's part of every batch comes out.
     """
 
     def __init__(
@@ -59,9 +61,10 @@ class TrainBatches:
         std: Sequence[float],
         device: torch.device | str,
         workers: int = 0,
+        world: World | None = None,
     ) -> None:
         self.split, self.spec, self.resolution, self.device = split, spec, resolution, torch.device(device)
-        self.images = len(split)
+        self.images, self.world = len(split), world or World()
         self.augmenter = Augmenter(spec.augment, spec.crop_min_scale, spec.epochs)
         self._mean, self._std = _channels(mean, self.device), _channels(std, self.device)
         self._labels = torch.from_numpy(np.asarray(split.labels, np.int64)).to(self.device)
@@ -77,7 +80,7 @@ class TrainBatches:
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
         """Yield (images float32 (B, 3, R, R), labels int64 (B,), indices int64 NumPy (B,)) over all images once, or from the
-        step ``first`` on.
+        step ``first`` on. Of several processes each gets images and labels of its part, which may be empty, and all indices.
 
         Raises:
             DataError: an image file cannot be decoded, or reading takes too long, or a worker died; files are named.
@@ -88,13 +91,19 @@ class TrainBatches:
         crops = self._device_crops(epoch, device_order, first) if arrays else self._file_crops(epoch, order, first)
         for step, pixels in enumerate(crops, first):
             batch = slice(step * self.spec.batch_size, (step + 1) * self.spec.batch_size)
-            yield normalise(pixels, self._mean, self._std), self._labels[device_order[batch]], order[batch]
+            yield normalise(pixels, self._mean, self._std), self._labels[device_order[self._part(step)]], order[batch]
 
     def names(self, epoch: int, step: int) -> str:
         """The first images of a batch in words: their files, or their numbers in the training split."""
         chosen = self._order(epoch)[step * self.spec.batch_size :][: self.spec.batch_size]
         names = [self.split.paths[i] if self.split.paths else f"number {i}" for i in chosen]
         return named(names, "training images")
+
+    def _part(self, step: int) -> slice:
+        """This process's images of a batch, as positions in the epoch's order."""
+        start = step * self.spec.batch_size
+        part = self.world.part(min(self.spec.batch_size, self.images - start))
+        return slice(start + part.start, start + part.stop)
 
     def _order(self, epoch: int) -> np.ndarray:
         return generator(self.spec.seed, "order", epoch).permutation(self.images)
@@ -104,13 +113,12 @@ class TrainBatches:
         u = uniforms(self.spec.seed, epoch, 0, self.images)
         # Sent once an epoch, so that no step waits for a copy.
         boxes, flips = (torch.from_numpy(x).to(self.device) for x in self.augmenter.boxes(u, height, width, epoch))
-        for start in range(first * self.spec.batch_size, self.images, self.spec.batch_size):
-            batch = slice(start, start + self.spec.batch_size)
+        for batch in map(self._part, range(first, len(self))):
             yield crop_resize(self._pixels[order[batch]], boxes[batch], flips[batch], self.resolution, self.spec.interpolation)
 
     def _file_crops(self, epoch: int, order: np.ndarray, first: int) -> Iterator[Tensor]:
-        size = self.spec.batch_size
-        self._keys[:] = [(epoch, start, order[start : start + size]) for start in range(first * size, self.images, size)]
+        parts = map(self._part, range(first, len(self)))
+        self._keys[:] = [(epoch, part.start, order[part]) for part in parts]
         for pixels in received(self._loader, self.device):
             yield pixels.permute(0, 3, 1, 2).float(memory_format=torch.contiguous_format)
 

@@ -106,6 +106,8 @@ class Keeper:
         self.requests = requests or Requests()
         self.cost, self.at, self.last = FIRST_COST, time.monotonic(), "none was saved"
         self.resumed: list[int] = []
+        # Of several processes that train together, so that all stop at the same step.
+        self.agree: Callable[[int], int] = lambda number: number
 
     def restore(self, state: Kept, progress: Progress) -> None:
         """Bring ``state`` to where the checkpoint is, if there is one of this run; else say why it is discarded."""
@@ -134,6 +136,7 @@ class Keeper:
         Raises:
             Stopped: a signal asked for it.
         """
+        self.requests.number = self.agree(self.requests.number)
         if self.requests.number:
             self.stop(state, progress)
         if time.monotonic() - self.at >= max(self.seconds, self.cost / SHARE):

@@ -61,14 +61,14 @@ class State:
         """Steps of the run that are finished."""
         return self.epoch * self.steps + self.step
 
-    def add(self, images: Tensor, labels: Tensor) -> None:
-        """Take a step on a batch."""
+    def add(self, images: Tensor, labels: Tensor, count: int) -> None:
+        """Take a step on a batch, or on this process's part of one of ``count`` images."""
         self.whole = False
-        sums = self.take(images, labels)
+        sums = self.take(images, labels, count)
         self.total += sums
         self.losses[self.step] = sums[0]
         self.step += 1
-        self.images += len(labels)
+        self.images += count
         self.whole = True
 
     def end_epoch(self, rate: float) -> None:
@@ -143,11 +143,13 @@ def train(
     reset_peak_memory(device)
     state = State(step, spec, len(batches), device)
     keeper.restore(state, progress)
+    world.same_start(classifier.trainable().values(), state.done)
+    keeper.agree = world.largest
     try:
         while state.epoch < spec.epochs:
             step.rate = rate = learning_rate(spec, state.epoch)
-            for images, labels, _ in batches.epoch(state.epoch, state.step):
-                state.add(images, labels)
+            for images, labels, indices in batches.epoch(state.epoch, state.step):
+                state.add(images, labels, len(indices))
                 # Reading the loss waits for the GPU, so it is done at log steps only; on a CPU it costs nothing.
                 if device.type == "cpu" or (state.step - 1) % progress.every == 0:
                     loss = _finite(state, batches, keeper)

@@ -7,7 +7,8 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +61,8 @@ class TrainReader(Dataset):
 
     def __getitem__(self, key: tuple[int, int, np.ndarray]) -> Tensor | str:
         epoch, start, indices = key
+        if not len(indices):  # fewer images than processes
+            return torch.empty(0, self.resolution, self.resolution, 3, dtype=torch.uint8)
         table = uniforms(self.seed, epoch, start, len(indices))
         try:
             images = (self._open(i) for i in indices)
@@ -143,9 +146,11 @@ def received(loader: DataLoader, device: torch.device) -> Iterator[Tensor]:
     items = iter(loader) if loader.num_workers else _watched(loader.dataset, keys, patience())
     for key in keys:
         try:
-            item = next(items)
+            with _deaths_noticed():
+                item = next(items)
         except RuntimeError as error:  # torch's own words for a dead worker and for its time-out
             what = str(error).splitlines()[0]
+            _end_workers(loader)
             paths = [loader.dataset.paths[i] for i in (key[-1] if isinstance(key, tuple) else key)]
             raise DataError(f"{what} while waiting for {named(paths, 'image files')}") from None
         if isinstance(item, str):  # A worker's error travels as text: raised there, it would come wrapped in a traceback.
@@ -157,6 +162,35 @@ def named(names: Sequence[str], what: str) -> str:
     """The first of many names in words."""
     rest = f", ... ({len(names)} {what})" if len(names) > 3 else f" ({what})"
     return ", ".join(map(str, names[:3])) + rest
+
+
+@contextmanager
+def _deaths_noticed() -> Iterator[None]:
+    """Let torch raise a worker's death in here, and nowhere else: amid a step it would leave half a step."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    if callable(handler := signal.getsignal(signal.SIGCHLD)):
+        _torch_handler[:] = [handler]
+    for known in _torch_handler:
+        signal.signal(signal.SIGCHLD, known)
+    try:
+        for known in _torch_handler:
+            known(signal.SIGCHLD, None)  # of one that died meanwhile
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+_torch_handler: list[Callable[..., Any]] = []  # set by torch once, with the first workers of the process
+
+
+def _end_workers(loader: DataLoader) -> None:
+    """After a failure: a worker that hangs would be waited for."""
+    for worker in getattr(loader._iterator, "_workers", []):
+        worker.kill()
+        worker.join(timeout=1)
+    loader._iterator = None
 
 
 def _watched(reader: Any, keys: Sequence[Any], seconds: float) -> Iterator[Any]:

@@ -54,8 +54,8 @@ class Step:
     def rate(self, value: float) -> None:
         self.optimizer.param_groups[0]["lr"] = value
 
-    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Take one step on images (B, 3, R, R) and labels (B,).
+    def __call__(self, images: Tensor, labels: Tensor, count: int) -> Tensor:
+        """Take one step on images (B, 3, R, R) and labels (B,), this process's part of a batch of ``count`` images.
 
         Returns:
             (2,) float64 on the device: loss summed over images, correct images.
@@ -63,7 +63,7 @@ class Step:
         Raises:
             PelError: not even one image fits into memory.
         """
-        while (total := self._fits(images, labels)) is None:
+        while (total := self._fits(images, labels, count)) is None:
             # Out of the handler: nothing holds the failed attempt's activations any more.
             self._halve(len(labels))
         self.world.sum_gradients(self.classifier.trainable().values())
@@ -72,13 +72,15 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)
         return self.world.sum(total)
 
-    def _fits(self, images: Tensor, labels: Tensor) -> Tensor | None:
+    def _fits(self, images: Tensor, labels: Tensor, count: int) -> Tensor | None:
         size = math.ceil(self.spec.batch_size / self.spec.accumulate)
         total = torch.zeros(2, dtype=torch.float64, device=images.device)
         groups = math.ceil(self.spec.batch_size / size)
+        if not len(labels):
+            return total  # fewer images than processes
         try:
             for chunk, target in zip(images.split(size), labels.split(size), strict=True):
-                share = 1 / groups if self.spec.accumulation == "reference" else len(target) / len(labels)
+                share = 1 / groups if self.spec.accumulation == "reference" else len(target) / count
                 total += self._backward(chunk, target, share)
         except OutOfMemory:
             return None

@@ -15,6 +15,13 @@ class World:
     rank = 0
     size = 1
 
+    def part(self, images: int) -> slice:
+        """This rank's part of a batch of so many images; it may be empty."""
+        return slice(0, images)
+
+    def same_start(self, parameters: Iterable[nn.Parameter], done: int) -> None:
+        """Make sure that all ranks start from the same parameters, with ``done`` steps behind them."""
+
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Add up every parameter's gradient over ranks, in place, once a step: after the micro-batches, before the update."""
 

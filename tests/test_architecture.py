@@ -14,14 +14,14 @@ ORDER = [
     "lists", "naming", "published", "sampling", "roots", "datasets", "own_data", "image_folders", "image_tables", "own_files",
     "options", "spec", "results", "config", "layout", "artefacts", "provenance", "studies", "recipe_text", "plan", "status",
     "metrics", "tables", "compare", "claims", "runs_table", "figure_style", "figures", "figure_curve",
-    "tensors", "devices",
+    "tensors", "devices", "world",
     "vit", "deltas", "surgery", "state_names", "upstream", "weights",
     "transforms", "resample",
-    "layouts", "data_check", "cifar", "sources", "saved_datasets", "own_sources", "prepare", "fetch", "figure_counts", "data_commands",
+    "layouts", "data_check", "cifar", "sources", "saved_datasets", "own_sources", "prepare", "fetch", "figure_counts", "describe", "data_commands",
     "loading", "batches", "heads", "losses", "inits", "classifier", "figure_map",
-    "signals", "progress", "world", "checkpoint", "lease", "step", "engine",
+    "signals", "progress", "checkpoint", "lease", "step", "distributed", "engine",
     "outputs", "model_card", "run_inputs", "runs", "predict",
-    "report", "conformance", "cli", "__main__",
+    "data_options", "report", "conformance", "cli", "__main__",
 ]  # fmt: skip
 
 
