@@ -59,6 +59,16 @@ def evaluate(arguments: Arguments) -> None:
 
     evaluate_run(arguments.run, arguments.results, claim(arguments.device, arguments.gpu_share)[0], arguments.accept)
 
+def predict(arguments: Arguments) -> None:
+    """Classify images of your own with a trained run."""
+    _threads(arguments.threads)
+    from pel_core.devices import claim
+    from pel_core.predict import predict_files
+
+    device = claim(arguments.device, 1.0)[0]
+    predict_files(arguments.run, arguments.images, arguments.results, arguments.out, arguments.top, device)
+
+
 
 def _threads(count: int) -> None:
     """Set before torch is imported: OpenMP reads it once."""
@@ -102,6 +112,14 @@ def parser() -> argparse.ArgumentParser:
         sub = command(function, "run")
         sub.add_argument("--results", default="results", type=Path)
         sub.add_argument("--device", default="auto", help="auto (a free GPU, locked; else the CPU), cpu, cuda or cuda:N")
+    sub = command(predict)
+    sub.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, 'patterns', or @FILE with a path a line")
+    sub.add_argument("--run", required=True, help="a run by name, or its folder")
+    sub.add_argument("--results", default="results", type=Path, help="the folder that holds it and its backbone (results)")
+    sub.add_argument("--out", type=Path, help="a .csv or .parquet file to write instead of printing a table")
+    sub.add_argument("--top", type=int, default=5, help="how many classes to tell of each image (5)")
+    sub.add_argument("--device", default="auto", help="auto (a free GPU, locked; else the CPU), cpu, cuda or cuda:N")
+    sub.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's own choice)")
         sub.add_argument("--gpu-share", type=float, default=1.0, help="the part of a GPU it needs, with --device auto (1)")
         sub.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's own choice)")
         if function is train:

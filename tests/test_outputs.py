@@ -136,32 +136,35 @@ def test_paths_are_below_the_image_folder(lists_results):
 LISTED = "mine.toy.zero-shot.s0"
 
 
-@pytest.fixture
-def lists_results(tmp_path):
-    """A data set of files, prepared and evaluated."""
+def listed(folder, *slugs):
+    """A data set "mine" of image files under ``folder``, prepared for the toy backbone, and runs on it; the results folder."""
     from PIL import Image
 
-    root, results = tmp_path / "images", tmp_path / "results"
+    root, results, random = folder / "images", folder / "results", np.random.default_rng(0)
     for index, name in enumerate(["train/a.png", "train/b.png", "test/ein Bild.png", "test/été 寺.png", "test/b.png"]):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (20 + index, 24), (40 * index, 90, 0)).save(root / name)
+        Image.fromarray(random.integers(0, 256, (24, 20 + index, 3), np.uint8)).save(root / name)
     (root / "train.txt").write_text("train/a.png 0\ntrain/b.png 1\n")
     (root / "test.txt").write_text("test/ein Bild.png 0\ntest/été 寺.png 1\ntest/b.png 1\n")
     (root / "names.txt").write_text("eins\nzwei\n")
-    config = tmp_path / "config.yaml"
     entry = {"root": str(root), "train": "train.txt", "test": "test.txt", "names": "names.txt"}
-    config.write_text(
-        json.dumps({"title": "T", "backbone": "toy", "seeds": [0], "data": {"x": "mine"}, "datasets": {"mine": entry}})
-    )
-    commands = [
+    config = {"title": "T", "backbone": "toy", "seeds": [0], "data": {"x": "mine"}, "datasets": {"mine": entry}}
+    (folder / "config.yaml").write_text(json.dumps(config))
+    made = [
         ["backbone", "toy", "--out", f"{results}/backbones/toy"],
-        ["data", "prepare", "mine", "--out", f"{results}/data/mine", "--config", str(config)],
+        ["data", "prepare", "mine", "--out", f"{results}/data/mine", "--config", f"{folder}/config.yaml"],
         ["text", "--backbone-dir", f"{results}/backbones/toy", "--data-dir", f"{results}/data/mine",
          "--out", f"{results}/text/toy/mine.default.safetensors"],
-        ["evaluate", LISTED, "--results", str(results)],
     ]  # fmt: skip
-    assert [main(words) for words in commands] == [0] * 4
+    for slug in slugs:
+        made += [[command, slug, "--results", str(results)] for command in ("train", "evaluate")["zero-shot" in slug :]]
+    assert [main(words) for words in made] == [0] * len(made)
     return results
+
+
+@pytest.fixture
+def lists_results(tmp_path):
+    return listed(tmp_path, LISTED)
 
 
 # The checkpoint and its card
