@@ -77,18 +77,26 @@ def find_cifar(folder: str | Path) -> Callable[[str], dict[str, Any]]:
     raise PelError(f"image folder {folder} {'holds no CIFAR-100' if folder.is_dir() else 'does not exist'}; {lacking}")
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether every file of CIFAR-100 lies in a folder, with its checksum."""
+    return all((folder / name).is_file() and _md5(folder / name) == wanted for name, wanted in CIFAR_MD5.items())
+
+
 def require_archive(path: Path) -> None:
     """See that an archive is whole, before anything of it is opened.
 
     Raises:
         PelError: its checksum is another one.
     """
-    with open(path, "rb") as handle:
-        found = hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if found != ARCHIVE_MD5:
+    if (found := _md5(path)) != ARCHIVE_MD5:
         raise PelError(
             f"{path} has MD5 {found}, expected {ARCHIVE_MD5}: it is damaged or another archive; delete and fetch it again"
         )
+
+
+def _md5(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _from_folder(folder: Path, name: str) -> dict[str, Any]:

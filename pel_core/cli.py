@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pel_core import report
+from pel_core.data_options import data_options
 from pel_core.errors import PelError
 
 Arguments = argparse.Namespace
@@ -31,12 +32,10 @@ def text(arguments: Arguments) -> None:
 
 
 def data(arguments: Arguments) -> None:
-    """Check or render a data set."""
-    from pel_core.config import find, load_yaml
-    from pel_core.prepare import prepare
+    """Fetch, check, describe or prepare a data set."""
+    from pel_core.data_commands import run
 
-    config = load_yaml(find(arguments.config)) if arguments.config else None
-    prepare(arguments.base, arguments.out, config, arguments.check_images)
+    run(arguments)
 
 
 def train(arguments: Arguments) -> None:
@@ -59,6 +58,7 @@ def evaluate(arguments: Arguments) -> None:
 
     evaluate_run(arguments.run, arguments.results, claim(arguments.device, arguments.gpu_share)[0], arguments.accept)
 
+
 def predict(arguments: Arguments) -> None:
     """Classify images of your own with a trained run."""
     _threads(arguments.threads)
@@ -67,7 +67,6 @@ def predict(arguments: Arguments) -> None:
 
     device = claim(arguments.device, 1.0)[0]
     predict_files(arguments.run, arguments.images, arguments.results, arguments.out, arguments.top, device)
-
 
 
 def _threads(count: int) -> None:
@@ -102,16 +101,17 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", required=True, type=Path)
     sub.add_argument("--weights", help="the weights the backbone was made from, as there")
     sub.add_argument("--cache-dir", help="where downloads are kept")
-    sub = command(data)
-    sub.add_argument("action", choices=("prepare",))
-    sub.add_argument("base", help="a data set's name without -irRATIO: every ratio is prepared")
-    sub.add_argument("--out", required=True, type=Path, help="folder to write")
-    sub.add_argument("--config", help="the study's configuration: data sets of your own and image folders")
-    sub.add_argument("--check-images", default="sample", choices=("none", "sample", "all"), help="how many files to decode")
+    data_options(command(data))
     for function in (train, evaluate):
         sub = command(function, "run")
         sub.add_argument("--results", default="results", type=Path)
         sub.add_argument("--device", default="auto", help="auto (a free GPU, locked; else the CPU), cpu, cuda or cuda:N")
+        sub.add_argument("--gpu-share", type=float, default=1.0, help="the part of a GPU it needs, with --device auto (1)")
+        sub.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's own choice)")
+        if function is train:
+            told = "seconds between two checkpoints within an epoch (300; 0: none)"
+            sub.add_argument("--checkpoint-seconds", type=float, default=300.0, metavar="SECONDS", help=told)
+    sub.add_argument("--accept", action="store_true", help="take a checkpoint of another engine, and its number into the result")
     sub = command(predict)
     sub.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, 'patterns', or @FILE with a path a line")
     sub.add_argument("--run", required=True, help="a run by name, or its folder")
@@ -120,12 +120,6 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--top", type=int, default=5, help="how many classes to tell of each image (5)")
     sub.add_argument("--device", default="auto", help="auto (a free GPU, locked; else the CPU), cpu, cuda or cuda:N")
     sub.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's own choice)")
-        sub.add_argument("--gpu-share", type=float, default=1.0, help="the part of a GPU it needs, with --device auto (1)")
-        sub.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's own choice)")
-        if function is train:
-            told = "seconds between two checkpoints within an epoch (300; 0: none)"
-            sub.add_argument("--checkpoint-seconds", type=float, default=300.0, metavar="SECONDS", help=told)
-    sub.add_argument("--accept", action="store_true", help="take a checkpoint of another engine, and its number into the result")
     for function, positional in report.COMMANDS:
         report.add_options(sub := command(function, *positional))
         if function is report.status:

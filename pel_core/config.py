@@ -17,6 +17,7 @@ from pel_core import job_options
 from pel_core.backbones import BACKBONES
 from pel_core.datasets import DATASETS
 from pel_core.errors import PelError, unknown
+from pel_core.naming import located
 from pel_core.spec import DEFAULTS
 
 WORKFLOW = Path(__file__).resolve().parent.parent / "workflow"
@@ -224,8 +225,10 @@ def read_config(path: Path) -> dict[str, Any]:
         values["weights"] = {name: os.path.expandvars(os.path.expanduser(file)) for name, file in values["weights"].items()}
     if "cache_dir" in values:
         values["cache_dir"] = os.path.expandvars(os.path.expanduser(values["cache_dir"]))
-    for key, known in (("roots", DATASETS), ("descriptions", {*DATASETS, *values.get("datasets", {})})):
+    every = {*DATASETS, *values.get("datasets", {})}
+    listed = (("roots", DATASETS), ("lists", DATASETS), ("own_lists", DATASETS), ("descriptions", every), ("naming", every))
+    for key, known in listed:
         for name in values.get(key, {}):
             if name not in known:
                 raise PelError(f"{shown(path)}: {key}: {unknown('data set', name, known, '(without -irRATIO)')}")
-    return values
+    return located(values, path)

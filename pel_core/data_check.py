@@ -156,6 +156,8 @@ def _check_files(
     if "missing files" in problems.kinds and problems.kinds["missing files"].count > before:
         missing = [images.paths[i] for i in np.flatnonzero(sizes == 0).tolist()]
         folders = sorted({os.path.dirname(path) for path in images.paths})
+        if base in PUBLISHED:
+            problems.kinds["missing files"].hint = f"`python -m pel_core data fetch {base}` says what to get and where to put it"
         for mistake in diagnose(base, root, missing, folders, entry.test):
             if mistake.seen not in str(problems.kinds.get(mistake.kind)):
                 problems.add(mistake.kind, mistake.seen, mistake.hint)

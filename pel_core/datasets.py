@@ -141,6 +141,18 @@ def find_dataset(name: str, datasets: Mapping[str, LongTailed] = DATASETS) -> Lo
     return datasets[base]
 
 
+def require_split(name: str, split: str, datasets: Mapping[str, LongTailed] = DATASETS) -> None:
+    """See that a data set has the split that is evaluated on. Of the user's own folders and tables it shows when they are read.
+
+    Raises:
+        PelError: it has none of this name.
+    """
+    entry = datasets[split_name(name)[0]]
+    if split == "val" and not entry.val and entry.kind not in OWN_KINDS:
+        have = sorted(base for base, other in datasets.items() if other.val)
+        raise PelError(f"split=val: data set '{name}' has no validation split" + (f"; {', '.join(have)} has" if have else ""))
+
+
 def _check_pool(name: str, entry: LongTailed, ratio: float | None) -> None:
     try:
         long_tail_counts(*entry.pool, ratio or 1) if entry.pool else None

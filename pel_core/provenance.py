@@ -15,6 +15,7 @@ from pel_core.backbones import BACKBONES, local_weights
 from pel_core.datasets import FORMAT, OWN_KINDS, LongTailed
 from pel_core.demo.stand_ins import STAND_INS
 from pel_core.errors import PelError, unknown
+from pel_core.naming import naming_of
 from pel_core.numerics import ENGINE
 from pel_core.own_files import content_print, locate
 from pel_core.results import METRICS
@@ -79,7 +80,15 @@ def data_params(base: str, datasets: Mapping[str, LongTailed], config: Mapping[s
     if entry.kind == "rendered":  # a change of the renderer itself raises the engine
         world = {key: value for key, value in asdict(STAND_INS[base]).items() if key != "recipe"}
         source = {"engine": ENGINE, "world": world}
-    return canonical({"format": FORMAT, "entry": plain, "source": source, **_later_engine()})
+    return canonical({"format": FORMAT, "entry": plain, "source": source, **_naming(base, config), **_later_engine()})
+
+
+def _naming(base: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a configuration says about class names, where it does, and the content of a names file of the user's own."""
+    options = _departing(naming_of(config, base))
+    if "file" in options:
+        options["file"] = fingerprint(options["file"])
+    return {"naming": options} if options else {}
 
 
 def _later_engine() -> dict[str, int]:

@@ -15,7 +15,7 @@ from pel_core import provenance
 from pel_core.artefacts import make_artefacts, make_stage
 from pel_core.backbones import local_weights
 from pel_core.config import find, parse_seeds, read_config, read_study, shown
-from pel_core.datasets import OWN_KINDS, find_dataset, split_name
+from pel_core.datasets import OWN_KINDS, find_dataset, require_split, split_name
 from pel_core.errors import PelError, unknown
 from pel_core.files import read_json
 from pel_core.layout import Artefact, Stage
@@ -189,6 +189,8 @@ class Study:
             if (local := local_weights(path)) and not local.exists():
                 raise PelError(f"{shown(self.config_path)}: weights of {name}: {path} does not exist")
         entries = {base: self.stage.datasets[base] for base in {split_name(spec.dataset)[0] for spec in self.specs.values()}}
+        for spec in self.specs.values():
+            require_split(spec.dataset, spec.split, entries)
         listed = {base: entry for base, entry in sorted(entries.items()) if entry.kind == "lists"}
         for base, entry in listed.items():
             find_lists(base, entry, self.config)
