@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import re
+import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +22,8 @@ def replace_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the target's folder; on success it is flushed to disk and renamed to ``path``."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix is kept last: matplotlib, pandas and numpy choose their format by it.
-    temporary = path.with_name(f".{path.stem}.{HOST}-{os.getpid()}{path.suffix}")
-    _sweep(path)
+    temporary = temporary_name(path)
+    sweep(path)
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())  # some libraries write files that only their owner can read
@@ -33,12 +34,16 @@ def replace_file(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _sweep(path: Path) -> None:
+def temporary_name(path: Path, mark: str = "") -> Path:
+    """Where this process writes what becomes ``path``. The suffix is kept last: libraries choose their format by it."""
+    return path.with_name(f".{path.stem}.{HOST}-{os.getpid()}{mark}{path.suffix}")
+
+
+def sweep(path: Path) -> None:
     """Remove what processes that were killed on this host left beside ``path``."""
-    head = f".{path.stem}.{HOST}-"
+    pattern = re.compile(re.escape(f".{path.stem}.{HOST}-") + r"(\d+)(-\w+)?" + re.escape(path.suffix))
     for name in os.listdir(path.parent):
-        pid = name.removeprefix(head).removesuffix(path.suffix)
-        if name == f"{head}{pid}{path.suffix}" and pid.isdigit() and not _runs(int(pid)):
+        if (match := pattern.fullmatch(name)) and not _runs(int(match[1])):
             path.with_name(name).unlink(missing_ok=True)
 
 
@@ -64,10 +69,13 @@ def require_writable(folder: str | Path) -> None:
     Raises:
         PelError: it cannot be made or written to.
     """
+    probe = Path(folder) / "probe"
     try:
-        with replace_file(Path(folder) / "probe") as temporary:
-            temporary.touch()
-        (Path(folder) / "probe").unlink()
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        sweep(probe)
+        temporary = temporary_name(probe, f"-{secrets.token_hex(4)}")  # many threads and jobs may look at once
+        temporary.write_bytes(b"probe")
+        temporary.unlink()
     except OSError as error:
         raise PelError(
             f"cannot write into {folder}: {error.strerror}; make it writable, or choose another results folder"

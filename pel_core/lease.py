@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pel_core.errors import PelError
-from pel_core.files import require_writable
+from pel_core.files import require_writable, sweep, temporary_name
 
 HEARTBEAT = 15.0  # seconds between renewals
 STALE = 120.0  # seconds after which a lease that is not renewed counts for nothing
@@ -54,6 +54,7 @@ class Lease:
 
     def __enter__(self) -> "Lease":
         require_writable(self.path.parent)
+        sweep(self.path)
         self._acquire()
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
@@ -135,7 +136,7 @@ class Lease:
 
     def _draft(self) -> Path:
         self.record["time"] = time.time()
-        draft = self.path.with_name(f".lease.{self.token}")
+        draft = temporary_name(self.path, f"-{self.token}")
         draft.write_text(json.dumps(self.record), encoding="utf-8")
         return draft
 

@@ -1,5 +1,6 @@
 """Progress for people: a live bar where someone watches, plain lines in a log; and for whoever else watches a run."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -43,11 +44,12 @@ class Progress:
         if not self.quiet and self.bar is None:
             spent = time.monotonic() - self.started
             text = "epoch {epoch:.0f}  loss {loss:.4f}  train accuracy {accuracy:.1f} %  lr {lr:.2e}".format(**record)
-            print(f"{text}  {spent:.0f} s", file=sys.stderr, flush=True)
+            self.say(f"{text}  {spent:.0f} s")
 
     def say(self, text: str) -> None:
-        """One line, above the bar if there is one."""
-        if self.bar is not None:
-            self.bar.write(text, file=sys.stderr)
-        elif not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+        """One line, above the bar if there is one. A log that cannot be written (a full disk) stops nothing."""
+        with contextlib.suppress(OSError):
+            if self.bar is not None:
+                self.bar.write(text, file=sys.stderr)
+            elif not self.quiet:
+                print(text, file=sys.stderr, flush=True)

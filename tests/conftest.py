@@ -36,3 +36,19 @@ def toy_results(tmp_path_factory) -> Path:
     words = ["--backbone-dir", f"{results}/backbones/toy", "--data-dir", f"{results}/data/toy"]
     assert main(["text", *words, "--out", f"{results}/text/toy/toy.default.safetensors"]) == 0
     return results
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A split of 40 image files of different sizes."""
+    import numpy as np
+    from PIL import Image
+
+    from pel_core.datasets import Split
+
+    draw = np.random.default_rng(0)
+    paths = []
+    for i in range(40):
+        paths.append(str(tmp_path / f"{i}.png"))
+        Image.fromarray(draw.integers(0, 255, (20 + i, 30, 3), np.uint8)).save(paths[-1])
+    return Split(np.arange(40) % 6, None, paths)

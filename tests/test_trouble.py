@@ -1,0 +1,196 @@
+"""Trouble in a training: too little memory, a loss that is not finite, images that cannot be read. What is said and kept."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from resuming import train_once
+from safetensors.torch import load_file
+
+from pel_core import checkpoint, loading
+from pel_core.batches import TrainBatches
+from pel_core.checkpoint import Keeper, read_checkpoint
+from pel_core.classifier import build
+from pel_core.cli import main
+from pel_core.datasets import open_prepared
+from pel_core.engine import train
+from pel_core.errors import PelError
+from pel_core.run_inputs import load
+from pel_core.spec import CHOICES, RunSpec
+from pel_core.step import MEANS, OutOfMemory, Step
+
+SLUG = "toy-ir20.toy.adaptformer@2:4+vpt-shallow.s1"
+
+
+def tight(monkeypatch, fits: int) -> None:
+    """A device that has memory for so many images at once."""
+    plain = Step._logits
+    direct = Step._direct
+
+    def checked(method):
+        def run(self, images, *rest):
+            if len(images) > fits:
+                raise OutOfMemory("CUDA out of memory (injected)")
+            return method(self, images, *rest)
+
+        return run
+
+    monkeypatch.setattr(Step, "_logits", checked(plain))
+    monkeypatch.setattr(Step, "_direct", checked(direct))
+
+
+@pytest.mark.parametrize("loss", CHOICES["loss"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_too_little_memory_keeps_the_numbers(toy_results, tmp_path, monkeypatch, loss, accumulate):
+    spec = RunSpec.make("toy-ir20", "toy", "adaptformer", 0, loss=loss, accumulate=accumulate, epochs=1)
+    plain, log = train_once(toy_results, spec)
+    tight(monkeypatch, 5)
+    path = tmp_path / "c.safetensors"
+    state, small = train_once(toy_results, spec, Keeper(path))
+    assert log.micro_batch == 128 // accumulate or log.micro_batch == spec.batch_size // accumulate
+    assert small.micro_batch <= 5 and read_checkpoint(path)[1]["state"]["micro_batch"] == small.micro_batch
+    for name in plain:
+        torch.testing.assert_close(state[name], plain[name], atol=2e-5, rtol=1e-4)
+    assert small.curve[0]["loss"] == pytest.approx(log.curve[0]["loss"], rel=1e-5)
+
+
+def test_parts_that_do_not_add_up_are_known(toy_results):
+    """The losses taken as a mean over images are one: else less memory would be another number."""
+    from pel_core.losses import LOSSES, Prior
+
+    logits, labels = torch.randn(12, 6, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 5
+    for name, kind in LOSSES.items():
+        loss = kind(Prior(torch.tensor([50, 20, 10, 5, 2, 1])))
+        parts = sum(loss(logits[i : i + 3], labels[i : i + 3]) for i in range(0, 12, 3)) / 4
+        assert torch.allclose(parts, loss(logits, labels), atol=1e-5) == (name in MEANS), name
+
+
+def test_one_image_that_does_not_fit_is_an_error(toy_results, monkeypatch, capsys):
+    tight(monkeypatch, 0)
+    assert main(["train", SLUG, "--results", str(toy_results)]) == 1
+    told = capsys.readouterr().err
+    assert "runs out of memory with one image at a time" in told and "going on with 1" in told
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_a_bad_loss_names_step_images_and_the_last_checkpoint(toy_results, tmp_path, poison, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SHARE", 1e9)
+    spec = RunSpec.make("toy-ir20", "toy", "adaptformer", 0)
+
+    class Poisoned:
+        def __init__(self, batches):
+            self.batches, self.names = batches, batches.names
+
+        def __len__(self):
+            return len(self.batches)
+
+        def epoch(self, epoch, first=0):
+            for step, (images, labels, indices) in enumerate(self.batches.epoch(epoch, first), first):
+                yield (images * poison if (epoch, step) == (1, 2) else images), labels, indices
+
+    path = tmp_path / "c.safetensors"
+    with pytest.raises(PelError) as error:
+        train_once(toy_results, spec, Keeper(path, seconds=1e-9), Poisoned)
+    words = str(error.value)
+    assert "the loss became nan at step 2 of epoch 1" in words and "number " in words and "training images" in words
+    assert f"last good checkpoint: {path}, epoch 1, step 2" in words
+    assert all(value.isfinite().all() for value in load_file(path).values())
+
+
+def test_the_first_bad_step_is_found_where_losses_are_read_seldom(toy_results, monkeypatch):
+    """As on a GPU: the loss is read at log steps only."""
+    from pel_core import engine
+
+    spec = RunSpec.make("toy", "toy", "lora", 0, epochs=1)
+    reads, plain = [0], engine._finite
+
+    def seldom(state, *rest):
+        reads[0] += 1
+        return 0.0 if reads[0] < 9 else plain(state, *rest)
+
+    class Poisoned(TrainBatches):
+        def epoch(self, epoch, first=0):
+            for step, (images, labels, indices) in enumerate(super().epoch(epoch, first)):
+                yield (images * float("nan") if step == 4 else images), labels, indices
+
+    monkeypatch.setattr(engine, "_finite", seldom)
+    data = open_prepared(toy_results / "data" / "toy", spec.dataset)
+    classifier = load(spec, toy_results, torch.device("cpu"), fresh=True)[1]
+    batches = Poisoned(data.train, spec, spec.pixels, spec.vit.mean, spec.vit.std, "cpu")
+    with pytest.raises(PelError, match="became nan at step 4 of epoch 0"):
+        train(classifier, batches, spec, torch.as_tensor(data.train_counts))
+
+
+def batches_of(files, workers=0):
+    spec = RunSpec.make("toy", "toy", "lora", 0, batch_size=8)
+    return TrainBatches(files, spec, 16, (0, 0, 0), (1, 1, 1), "cpu", workers=workers), spec
+
+
+def hang(path: str) -> None:
+    """A file whose reading never ends: nobody writes into the pipe."""
+    os.unlink(path)
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_system_that_hangs_is_named(files, monkeypatch, workers):
+    monkeypatch.setenv("PEL_READ_TIMEOUT", "0.5" if workers == 0 else "2")
+    batches, _ = batches_of(files, workers)
+    hang(files.paths[7])
+    with pytest.raises(loading.DataError) as error:
+        list(batches.epoch(0))
+    assert ("7.png took longer than 0.5 s" if workers == 0 else "timed out after 2") in str(error.value)
+    fd = os.open(files.paths[7], os.O_RDWR | os.O_NONBLOCK)  # lets the reader go
+    os.close(fd)
+
+
+def test_a_dead_worker_is_named(files):
+    batches, _ = batches_of(files, workers=1)
+    hang(files.paths[7])
+
+    def kill():
+        import multiprocessing
+
+        time.sleep(2)
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, signal.SIGKILL)
+
+    threading.Thread(target=kill).start()
+    with pytest.raises(
+        loading.DataError, match=r"(killed by signal|exited unexpectedly).*while waiting for .*\.png.*\(8 image files\)"
+    ):
+        list(batches.epoch(0))
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "inf", "nan"])
+def test_a_time_limit_that_is_none(files, monkeypatch, text):
+    monkeypatch.setenv("PEL_READ_TIMEOUT", text)
+    with pytest.raises(PelError, match="PEL_READ_TIMEOUT"):
+        list(batches_of(files)[0].epoch(0))
+
+
+def test_an_image_that_breaks_mid_run_costs_nothing_that_was_trained(files, toy_results, tmp_path):
+    batches, spec = batches_of(files)
+    Path(files.paths[11]).write_bytes(b"no image")
+    classifier = build(spec, *parts(toy_results, spec))
+    path = tmp_path / "c.safetensors"
+    with pytest.raises(PelError, match=r"11\.png cannot be decoded.*goes on after it is mended \(.*, epoch 0, step"):
+        train(classifier, batches, spec, torch.ones(6), keeper=Keeper(path))
+    assert read_checkpoint(path)[1]["state"]["step"] == [11 in indices for *_, indices in order_of(batches)].index(True)
+
+
+def parts(results, spec):
+    from pel_core.weights import load_vit
+
+    vit, text, _ = load_vit(results / "backbones" / "toy")
+    text |= load_file(results / "text" / "toy" / "toy.default.safetensors")
+    return vit, 6, text
+
+
+def order_of(batches):
+    order = batches._order(0)
+    return [(None, order[i : i + 8].tolist()) for i in range(0, 40, 8)]
