@@ -1,4 +1,4 @@
-# make study | plan | status | show | report | test | test-fast | lint | clean   (see README.md)
+# make study | plan | status | show | report | test | test-fast | test-cluster | lint | clean   (see README.md)
 PYTHON ?= python3
 BIN    := .venv/bin
 # make study DATA=path/to/images makes a table of them (docs/own-data.md), unless CONFIG says what the data are for.
@@ -21,7 +21,7 @@ ifneq ($(DATA),)
 export PEL_DATA := $(DATA)
 endif
 
-.PHONY: study plan status report show setup test test-fast lint clean
+.PHONY: study plan status report show setup test test-fast test-cluster lint clean
 
 study: setup  ## train and evaluate what is missing, then build every table and figure
 	$(BIN)/python -m pel_core plan $(ARGS)
@@ -48,6 +48,10 @@ test: setup lint  ## every test, the slow ones too
 test-fast: setup
 	$(BIN)/python -m pytest -q -m "not slow"
 
+test-cluster: .venv/cluster/installed  ## a real SLURM on this host: node failure, cancelling, time limit, preemption, requeueing
+	tests/cluster/install.sh
+	.venv/cluster/bin/python -m pytest -q -rs -s -m cluster tests/cluster
+
 lint: setup
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
@@ -59,6 +63,15 @@ setup: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+# The environment and the executor plugins, which are apart from it: with SLURM's, every call of snakemake asks the controller.
+.venv/cluster/installed: .venv/installed workflow/profiles/requirements.txt
+	$(BIN)/python -m venv --without-pip .venv/cluster
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	    > "$$(.venv/cluster/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
+	$(BIN)/pip --python .venv/cluster/bin/python install --quiet --disable-pip-version-check --no-deps \
+	    -r workflow/profiles/requirements.txt
 	touch $@
 
 clean:  ## remove results and figures (runs are lost; the environment stays)

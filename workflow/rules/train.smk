@@ -29,6 +29,9 @@ rule train:
         tasks=0, # one process starts the others: older SLURM plugins would start it once per GPU
         mem_mb=lambda wc, attempt: STUDY.resource("mem_mb") * attempt,
         runtime=lambda wc, attempt: STUDY.resource("runtime") * attempt,
+        # SLURM warns a training before its time ends: it saves, ends and is retried. TERM, since USR1 would end the Snakemake
+        # inside the job at once, and with it the training while it saves.
+        slurm_extra=lambda wc, attempt: f"--signal=TERM@{min(120, 12 * STUDY.resource('runtime') * attempt)}",
     shell:
         # exec, so that a cluster's warning signal reaches the program itself.
         "exec {PYTHON:q} -m pel_core train {wildcards.run:q} --results {RESULTS:q} {params.options} > {log:q} 2>&1"
