@@ -21,6 +21,7 @@ ASPECT = (3 / 4, 4 / 3)
 # Philox yields four numbers a counter step, so a row of the table starts at a whole step only if this divides by four.
 STEPS_PER_IMAGE = DRAWS // 4
 
+LARGEST = 2**26  # pixels of a resized test image, 200 MB; beyond that its crops are resized one by one
 
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 # How far the smallest area of LIFT+'s minimalist augmentation has moved to the whole image, at t of the training in 0..1.
@@ -157,23 +158,35 @@ def reduced(image: Image.Image, native: int | None) -> Image.Image:
 
 
 def load_rgb(path: str | Path, native: int | None = None) -> Image.Image:
-    """Decode an image file to 8-bit RGB and reduce it to ``native`` pixels; grey, palette, CMYK, transparent and 16-bit
-    images are converted.
+    """Decode an image file to 8-bit RGB and reduce it to ``native`` pixels.
+
+    Grey, palette, CMYK and 16-bit images are converted, transparency is dropped, of an animation the first frame is taken. As in
+    the reference (torchvision's ``ImageFolder``), EXIF orientation and colour profiles have no effect, nor has the suffix.
 
     Raises:
-        PelError: naming the path: the file is missing, damaged, or no image.
+        PelError: naming the path: the file is missing, damaged, no image, or has more pixels than PIL admits.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about palettes, EXIF and size: none changes the pixels
             with Image.open(path) as image:
-                if image.mode.startswith("I"):  # 16 bits a pixel: PIL would clip at 255 instead of scaling
-                    return reduced(Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB"), native)
+                if image.mode.startswith("I"):
+                    return reduced(_sixteen_bits(image).convert("RGB"), native)
                 if image.mode == "F":
                     raise ValueError("floating-point pixels, whose range is unknown")
                 return reduced(image.convert("RGB"), native)
+    except Image.DecompressionBombError as error:
+        raise PelError(f"image {path} cannot be decoded ({error}); scale it down or take it off the list") from None
     except Exception as error:  # damaged files make PIL's decoders raise nearly anything
         raise PelError(f"image {path} cannot be decoded ({error}); restore the file or take it off the list") from None
+
+
+def _sixteen_bits(image: Image.Image) -> Image.Image:
+    """A grey image of 16 bits a pixel in 8: PIL's own conversion would clip at 255 instead of scaling."""
+    pixels = np.asarray(image)
+    if pixels.min() < 0 or pixels.max() > 0xFFFF:
+        raise ValueError("32-bit pixels, whose range is unknown")
+    return Image.fromarray((pixels >> 8).astype(np.uint8))
 
 
 def train_crop(
@@ -190,7 +203,22 @@ def train_crop(
 def evaluation_crops(image: Image.Image, tte: str, resolution: int, expand: int, interpolation: str = "bilinear") -> np.ndarray:
     """The crops of one test image, uint8 (K, R, R, 3)."""
     height, width = resized(image.height, image.width, evaluation_size(tte, resolution, expand))
+    corners = crop_corners(tte, height, width, resolution)
+    if height * width > LARGEST:
+        return np.stack([_window(image, height, width, corner, resolution, interpolation) for corner in corners])
     pixels = np.asarray(image.resize((width, height), RESAMPLING[interpolation]))
     views = {False: pixels, True: pixels[:, ::-1]}
-    corners = crop_corners(tte, height, width, resolution)
     return np.stack([views[m][top : top + resolution, left : left + resolution] for top, left, m in corners])
+
+
+def _window(
+    image: Image.Image, height: int, width: int, corner: tuple[int, int, bool], resolution: int, interpolation: str
+) -> np.ndarray:
+    """One crop of the image resized to height x width, without resizing the rest: a strip of 1 x 5000 pixels would become one of
+    248 x 1,240,000. PIL reads the pixels around a box too, so that the crop is the same but for rounding."""
+    top, left, mirrored = corner
+    left = width - left - resolution if mirrored else left
+    down, right = image.height / height, image.width / width
+    box = (left * right, top * down, min((left + resolution) * right, image.width), min((top + resolution) * down, image.height))
+    crop = np.asarray(image.resize((resolution, resolution), RESAMPLING[interpolation], box=box))
+    return crop[:, ::-1] if mirrored else crop
