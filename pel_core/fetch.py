@@ -24,7 +24,7 @@ from pel_core.roots import expand_root, given_root, lists_folder
 
 CIFAR_ADDRESS = "https://www.cs.toronto.edu/~kriz"
 TRIES, SECONDS = 4, 30  # attempts of a download, each from where the last one stopped; and how long to wait for an answer
-BLOCK = 1 << 18
+BLOCK = 1 << 15
 
 BY_HAND = {
     "imagenet-lt": """\
