@@ -1,4 +1,4 @@
-# make study | plan | status | show | report | test | test-fast | test-cluster | lint | clean   (see README.md)
+# make study | plan | status | show | report | test | test-fast | test-cluster | bench | lint | clean   (see README.md)
 PYTHON ?= python3
 BIN    := .venv/bin
 # make study DATA=path/to/images makes a table of them (docs/own-data.md), unless CONFIG says what the data are for.
@@ -21,7 +21,7 @@ ifneq ($(DATA),)
 export PEL_DATA := $(DATA)
 endif
 
-.PHONY: study plan status report show setup test test-fast test-cluster lint clean
+.PHONY: study plan status report show setup test test-fast test-cluster bench lint clean
 
 study: setup  ## train and evaluate what is missing, then build every table and figure
 	$(BIN)/python -m pel_core plan $(ARGS)
@@ -51,6 +51,9 @@ test-fast: setup
 test-cluster: .venv/cluster/installed  ## a real SLURM on this host: node failure, cancelling, time limit, preemption, requeueing
 	tests/cluster/install.sh
 	.venv/cluster/bin/python -m pytest -q -rs -s -m cluster tests/cluster
+
+bench: setup  ## speed and memory on this machine, into docs/benchmarks; half an hour of all cores (BENCH=step: one part)
+	$(BIN)/python -m pel_core.bench $(BENCH)
 
 lint: setup
 	$(BIN)/ruff check --quiet .

@@ -22,7 +22,7 @@ ORDER = [
     "loading", "batches", "heads", "losses", "inits", "classifier", "figure_map",
     "signals", "progress", "checkpoint", "lease", "step", "distributed", "engine",
     "outputs", "model_card", "run_inputs", "runs", "predict",
-    "data_options", "report", "conformance", "cli", "__main__",
+    "data_options", "report", "conformance", "bench", "cli", "__main__",
 ]  # fmt: skip
 
 

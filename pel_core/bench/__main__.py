@@ -1,0 +1,78 @@
+"""``python -m pel_core.bench [step|input|evaluation|study|scaling|all] [--quick]``"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pel_core.errors import PelError
+from pel_core.files import write_json
+
+PARTS = {"step": "step", "input": "inputs", "evaluation": "evaluation", "scaling": "scaling", "study": "study"}
+FORMAT = 1
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure, write one JSON file for each part, draw the plots and fill in the tables of the README beside them."""
+    parser = argparse.ArgumentParser(prog="python -m pel_core.bench", description=main.__doc__)
+    parser.add_argument("part", nargs="?", default="all", choices=(*PARTS, "all", "draw"), help="draw: plots and tables alone")
+    parser.add_argument("--out", type=Path, help="folder to write (docs/benchmarks; with --quick results/benchmarks)")
+    parser.add_argument(
+        "--quick", action="store_true", help="the toy model and few images: shows that it works, says nothing of speed"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's own choice)")
+    arguments = parser.parse_args(words)
+    out = arguments.out or Path("results/benchmarks" if arguments.quick else "docs/benchmarks")
+    try:
+        for part in () if arguments.part == "draw" else PARTS if arguments.part == "all" else (arguments.part,):
+            path, record = measure(part, arguments.device, arguments.quick, arguments.threads)
+            write_json(out / path, record)
+        draw(out)
+    except PelError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def measure(part: str, device: str, quick: bool, threads: int) -> tuple[str, dict[str, Any]]:
+    """A part's file name and record."""
+    if threads:
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch is imported, and for processes that are started
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    import torch
+
+    from pel_core.bench.machine import Others, machine
+    from pel_core.bench.measure import rounded
+    from pel_core.devices import pick_device
+
+    torch.set_num_threads(threads or torch.get_num_threads())
+    target = pick_device(device)
+    about, others = machine(target), Others()
+    if about["busy"]:
+        print(
+            f"warning: load average {about['load'][0]} before the start: the machine is busy, its timings mean little",
+            file=sys.stderr,
+        )
+    found = import_module(f"pel_core.bench.{PARTS[part]}").run(
+        target, quick, about["flags"], lambda text: print(f"{part}: {text}", flush=True)
+    )
+    about["others"] = others.share()
+    record = {"format": FORMAT, "part": part, "quick": quick, "device": target.type, "machine": about, **found}
+    return f"{part}.{target.type}.json", rounded(record)
+
+
+def draw(out: Path) -> None:
+    """Plots and tables of every JSON file in a folder."""
+    from pel_core.bench.plots import draw_all
+    from pel_core.bench.readme import refresh
+
+    draw_all(out)
+    refresh(out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""What a number was measured on: machine, versions, commit, and how busy the machine was with other things."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pel_core.devices import environment
+
+# What decides how fast a CPU multiplies matrices in fp32 and in bf16.
+FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
+BUSY = 0.5  # processes per core that were running before: above it, timings mean little
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """CPU model, cores, flags, memory, load averages, versions and commit; the GPU where the device is one."""
+    about = _cpuinfo()
+    flags = set((about.get("flags") or about.get("Features") or "").split())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    found = {
+        "cpu": about.get("model name") or "unknown",
+        "cores": cores,
+        "flags": [flag for flag in FLAGS if flag in flags],
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "load": [round(value, 2) for value in os.getloadavg()],
+        "busy": os.getloadavg()[0] > BUSY * cores,
+    }
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        found |= {"gpu": properties.name, "gpu_memory_gb": round(properties.total_memory / 2**30, 1)}
+        found |= {"cuda": torch.version.cuda}
+    kept = environment(device, time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+    names = ("pel_core", "python", "torch", "numpy", "pillow", "threads", "commit", "started")
+    return found | {name: kept[name] for name in names}
+
+
+def _cpuinfo() -> dict[str, str]:
+    """The first processor's entry of /proc/cpuinfo; empty where there is none."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    except OSError:
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+class Others:
+    """The share of the machine's cores that other processes took, between making it and ``share()``; None if it is not known."""
+
+    def __init__(self) -> None:
+        self._busy, self._all = _ticks()
+        self._own = _own()
+
+    def share(self) -> float | None:
+        """In 0..1."""
+        busy, total = _ticks()
+        if total == self._all:
+            return None
+        own = (_own() - self._own) * os.sysconf("SC_CLK_TCK")
+        return round(max(0.0, busy - self._busy - own) / (total - self._all), 3)
+
+
+def _own() -> float:
+    return sum(os.times()[:4])  # this process and its ended children
+
+
+def _ticks() -> tuple[int, int]:
+    try:
+        values = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    except OSError:
+        return 0, 0
+    return sum(values) - values[3] - values[4], sum(values)  # idle, waiting for a disk

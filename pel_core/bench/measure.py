@@ -1,0 +1,97 @@
+"""Seconds, matrix operations and memory of a function, and the matrix speed that the machine has at most."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+Work = Callable[[], object]
+PEAK_SHAPES = {"cpu": ((3152, 768, 3072), (4096, 4096, 4096)), "cuda": ((25216, 768, 3072), (8192, 8192, 8192))}
+
+
+def seconds(work: Work, device: torch.device, times: int = 1) -> float:
+    """Seconds of one call, over ``times`` calls; on a GPU until it has finished."""
+    _wait(device)
+    clock = time.perf_counter()
+    for _ in range(times):
+        work()
+    _wait(device)
+    return (time.perf_counter() - clock) / times
+
+
+def alternate(
+    works: Mapping[str, Work], repeats: int, device: torch.device, times: int = 1, warm: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of each work, ``repeats`` of them, turn by turn: what else the machine does meets all of them alike."""
+    for work in works.values():
+        for _ in range(warm):
+            work()
+    rounds = [{name: seconds(work, device, times) for name, work in works.items()} for _ in range(repeats)]
+    return {name: [one[name] for one in rounds] for name in works}
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> dict[str, float]:
+    """How many times faster: the median of the rounds' ratios, with the smallest and the largest."""
+    each = [a / b for a, b in zip(slow, fast, strict=True)]
+    return {"median": statistics.median(each), "min": min(each), "max": max(each)}
+
+
+def matrix_peak(device: torch.device, dtype: torch.dtype, tries: int = 5, shapes: Sequence[tuple[int, ...]] = ()) -> float:
+    """The most GFLOP/s that a matrix product of this type reaches here: of a ViT-B's first MLP layer, and of a large square."""
+    best = 0.0
+    for m, k, n in shapes or PEAK_SHAPES[device.type]:
+        a, b = (torch.randn(size, device=device).to(dtype) for size in ((m, k), (n, k)))
+
+        def work(a: torch.Tensor = a, b: torch.Tensor = b) -> object:
+            return a @ b.T
+
+        work()
+        best = max(best, *(2e-9 * m * k * n / seconds(work, device) for _ in range(tries)))
+    return best
+
+
+def gflop(work: Work) -> float:
+    """GFLOP of the matrix products and convolutions in a call (a multiply-add counts two), attention's included."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # else a CPU's fused attention is not counted
+        work()
+    return counter.get_total_flops() / 1e9
+
+
+def peak_mb(work: Work, device: torch.device) -> float:
+    """The most memory in MB that a call holds above what was there before it: activations, gradients, work space."""
+    if device.type == "cuda":
+        _wait(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        _wait(device)
+        return (torch.cuda.max_memory_allocated(device) - before) / 1e6
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    held = most = 0
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()  # negative where memory is given back
+        most = max(most, held)
+    return most / 1e6
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def rounded(value: Any, digits: int = 5) -> Any:
+    """Numbers of a JSON value to so many significant digits: more is noise."""
+    if isinstance(value, float):
+        return float(f"{value:.{digits}g}")
+    if isinstance(value, Mapping):
+        return {key: rounded(item, digits) for key, item in value.items()}
+    return [rounded(item, digits) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,175 @@
+"""The tables of docs/benchmarks/README.md, made from the JSON files beside it: text between marks is replaced, the rest stays."""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pel_core.bench.plots import about
+from pel_core.bench.study import ABOUT
+from pel_core.files import read_json, write_text
+
+Record = Mapping[str, Any]
+NONE = "not measured"
+
+
+def refresh(folder: Path) -> None:
+    """Renew the tables of the folder's README; without one, write one that holds them alone."""
+    path = folder / "README.md"
+    text = path.read_text(encoding="utf-8") if path.is_file() else _empty()
+    for part, table in TABLES.items():
+        records = {
+            kind: read_json(folder / f"{part}.{kind}.json") for kind in KINDS if (folder / f"{part}.{kind}.json").is_file()
+        }
+        lines = [f"Measured on the {KINDS[kind]}: {about(record)}{_others(record)}." for kind, record in records.items()]
+        lines += [f"On the {KINDS[kind]}: {NONE}." for kind in KINDS if kind not in records]
+        made = table(records) if records else []
+        picture = [f"![{part}]({part}.{kind}.png)" for kind in records]
+        body = "\n".join([*(f"{line}  " for line in lines), "", *made, "", *picture])
+        pattern = re.compile(f"(<!-- {part} -->\n).*?(\n<!-- /{part} -->)", re.DOTALL)
+        text = pattern.sub(lambda match, body=body: match[1] + body.strip("\n") + match[2], text)
+    write_text(path, text)
+
+
+KINDS = {"cpu": "CPU", "cuda": "GPU"}
+
+
+def _empty() -> str:
+    blocks = [f"## {part.capitalize()}\n\n<!-- {part} -->\n\n<!-- /{part} -->\n" for part in TABLES]
+    return "\n".join(["# Benchmarks\n", *blocks])
+
+
+def _others(record: Record) -> str:
+    share = record["machine"].get("others")
+    return "" if share is None else f"; other processes took {share:.0%} of the cores meanwhile"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+
+
+def _range(value: Mapping[str, float]) -> str:
+    return f"{value['median']:.2f} ({value['min']:.2f} to {value['max']:.2f})"
+
+
+def step(records: Mapping[str, Record]) -> list[str]:
+    """A row for each method, precision and device, and one for each that was not measured."""
+    head = ["device, precision", "method", "baseline img/s", "ours img/s", "ratio (spread)", "baseline of peak", "ours of peak"]
+    head += ["ratio at the peak", "memory, of the baseline's", "bf16 weights: img/s, ratio"]
+    rows = []
+    for kind, record in records.items():
+        for row in record["rows"]:
+            speed, part, held = row["images_per_second"], row["peak_fraction"], "ours, bf16 weights"
+            more = f"{speed[held]:.2f}, {row['ratio'][held]['median']:.2f}" if held in speed else "-"
+            share = f"{row['memory_mb']['ours']:.0f} of {row['memory_mb']['baseline']:.0f} MB = {row['memory_ratio']['ours']:.0%}"
+            cells = [
+                f"{KINDS[kind]}, {row['precision']}",
+                f"`{row['method']}`",
+                f"{speed['baseline']:.2f}",
+                f"{speed['ours']:.2f}",
+            ]
+            cells += [
+                _range(row["ratio"]["ours"]),
+                f"{part['baseline']:.0%}",
+                f"{part['ours']:.0%}",
+                f"{row['ratio_at_peak']:.2f}",
+            ]
+            rows.append([*cells, share, more])
+    if "cuda" not in records:
+        rows.append(["GPU", "all", *[NONE] * (len(head) - 2)])
+    peaks = {
+        f"{KINDS[kind]}, {row['precision']}: {row['peak_gflops']:,.0f} GFLOP/s"
+        for kind, record in records.items()
+        for row in record["rows"]
+    }
+    errors = max(row["logit_error_fp32"] for record in records.values() for row in record["rows"])
+    lines = [f"Matrix peak measured in the same process: {'; '.join(sorted(peaks))}."]
+    lines += [
+        f"Before anything was timed, logits of baseline and ours were equal within {errors:.1g} (fp32, logits up to 25).",
+        "",
+    ]
+    return lines + _table(head, rows)
+
+
+def inputs(records: Mapping[str, Record]) -> list[str]:
+    """A row for each way, a column for each source and device."""
+    found: dict[str, dict[str, str]] = {}
+    for kind, record in records.items():
+        for row in record["rows"]:
+            speed = f"{row['images_per_second']:,.0f}" if "seconds" in row else row["why"]
+            found.setdefault(row["way"], {})[f"{row['source']} ({KINDS[kind]})"] = speed
+    if "cuda" not in records:
+        found["decode_jpeg on the GPU + v2"] = {}
+    sources = list(dict.fromkeys(source for cells in found.values() for source in cells))
+    sizes = {
+        f"{row['source']}: {row['jpeg_kb']:.0f} kB" for record in records.values() for row in record["rows"] if "jpeg_kb" in row
+    }
+    rows = [[way, *(cells.get(source, NONE if not cells else "-") for source in sources)] for way, cells in found.items()]
+    return [f"Images per second and core. Mean file sizes: {', '.join(sorted(sizes))}.", "", *_table(["way", *sources], rows)]
+
+
+def evaluation(records: Mapping[str, Record]) -> list[str]:
+    """Speed, then agreement."""
+    head = [
+        "device",
+        "model, precision",
+        "img/s (five crops each)",
+        "against baseline fp32",
+        "against baseline, same precision",
+        "of peak",
+    ]
+    rows, same = [], []
+    for kind, record in records.items():
+        for row in record["rows"]:
+            cells = [KINDS[kind], row["name"], f"{row['images_per_second']:.2f}", _range(row["ratio"])]
+            rows.append([*cells, _range(row["ratio_same_precision"]), f"{row['peak_fraction']:.0%}"])
+        for row in record["agreement"]:
+            cells = [KINDS[kind], row["precision"], f"{row['max_logit_difference']:.3g}", f"{row['top1_agreement']:.2%}"]
+            same.append([*cells, f"{row['accuracy']:.2f} of {row['images']} images"])
+    rows += [] if "cuda" in records else [["GPU", "all", *[NONE] * 4]]
+    about_data = next(iter(records.values()))["settings"]
+    words = (
+        f"Zero-shot of {about_data['agreement_backbone']} on {about_data['agreement_dataset']}, logits up to 100, against fp32:"
+    )
+    agree = _table(["device", "precision", "largest logit difference", "same top-1", "accuracy (%)"], same)
+    return [*_table(head, rows), "", words, "", *agree]
+
+
+def study(records: Mapping[str, Record]) -> list[str]:
+    """Core-seconds by phase."""
+    lines = []
+    for kind, record in records.items():
+        head = f"{record['settings']['study']}: {record['runs']} runs in {record['wall_seconds']:.0f} s"
+        head += f" on {record['settings']['cores']} cores"
+        lines += [f"{KINDS[kind]}, {head}; {record['cpu_seconds']:.0f} s of processor time.", ""]
+        rows = [[ABOUT[row["phase"]], f"{row['core_seconds']:.1f}", f"{row['share']:.1%}"] for row in record["rows"]]
+        lines += [*_table(["phase", "core-seconds", "share"], rows), ""]
+    return lines
+
+
+def scaling(records: Mapping[str, Record]) -> list[str]:
+    """Four small tables."""
+    lines = []
+    for kind, record in records.items():
+        for key, words in SCALING.items():
+            head = list(record[key][0])
+            rows = [
+                [f"{row[name]:,}" if isinstance(row[name], int) else f"{row[name]:.3g}" for name in head] for row in record[key]
+            ]
+            lines += [f"{KINDS[kind]}: {words}", "", *_table([name.replace("_", " ") for name in head], rows), ""]
+    return lines
+
+
+SCALING = {
+    "tables": "an epoch's order, random numbers and crop boxes, before its first step",
+    "trained": "an epoch of the demo's kind (batch 16, adaptformer, images held as an array)",
+    "classes": "a training step with the automatic bottleneck, and the score of 5,000 test images",
+    "runs": "planning, a process from start to end: `pel_core plan`, and a dry run of Snakemake",
+}
+TABLES: dict[str, Callable[[Mapping[str, Record]], list[str]]] = {
+    "step": step,
+    "input": inputs,
+    "evaluation": evaluation,
+    "study": study,
+    "scaling": scaling,
+}

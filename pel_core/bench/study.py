@@ -1,0 +1,107 @@
+"""The demo study end to end in a folder of its own: where the time of its processes goes."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pel_core.errors import PelError
+from pel_core.files import read_json, write_text
+
+ROOT = Path(__file__).resolve().parents[2]
+# Python imports a module of this name at every start: each process of the study leaves a line when it ends.
+TRACE = """
+import atexit, json, os, resource, sys, time
+START = time.time()
+def leave():
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    line = {"argv": sys.argv, "start": START, "end": time.time(), "cpu": used.ru_utime + used.ru_stime}
+    with open(os.path.join(os.environ["PEL_TRACE"], f"{os.getpid()}.json"), "w") as handle:
+        json.dump(line, handle)
+atexit.register(leave)
+"""
+QUICK = """
+title: A part of the demo
+roles: {cifar100: CIFAR100-LT}
+tables:
+  one:
+    title: Methods
+    where: {dataset: cifar100-ir100}
+    rows:
+      - {label: AdaptFormer, method: adaptformer}
+      - {label: Partial, method: "adaptformer@-6:"}
+      - {label: Zero-shot, method: zero-shot}
+    columns: [{label: Overall, value: overall}]
+figures:
+  bars: {kind: bars, title: Bars, where: {dataset: cifar100-ir100, value: overall}, bars: [{label: PEL, method: adaptformer}]}
+"""
+PHASES = {"train": "start-up", "evaluate": "start-up", "backbone": "preparation", "data": "preparation", "text": "preparation"}
+ABOUT = {
+    "training": "training loops",
+    "evaluation": "evaluation loops",
+    "start-up": "start-up, loading and writing of training and evaluation jobs",
+    "preparation": "backbone, data sets, class-text features",
+    "drawing": "tables, figures, summaries",
+    "snakemake": "Snakemake's own processor time",
+    "idle": "cores that waited",
+}
+
+
+def run(device: torch.device, quick: bool, flags: list[str], say: Callable[[str], None]) -> dict[str, Any]:
+    """Core-seconds of each phase; the whole is wall time x cores."""
+    cores = len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        words = [f"config={ROOT / 'workflow' / 'config' / 'demo.yaml'}"]
+        if quick:
+            write_text(folder / "quick.yaml", QUICK)
+            words += ["study=quick.yaml", "seeds=0"]
+        wall, cpu = _run(folder, cores, words)
+        rows, runs = split(folder, wall, cores)
+    for row in rows:
+        say(f"{row['phase']}: {row['core_seconds']:.1f} core-seconds, {row['share']:.1%}")
+    say(f"{runs} runs in {wall:.0f} s on {cores} cores; {cpu:.0f} s of processor time")
+    settings = {"study": "a part of the demo: three runs" if quick else "report on demo", "cores": cores}
+    return {"settings": settings, "runs": runs, "wall_seconds": wall, "cpu_seconds": cpu, "rows": rows}
+
+
+def _run(folder: Path, cores: int, words: list[str]) -> tuple[float, float]:
+    """Wall and processor seconds of the study, all its processes counted."""
+    write_text(folder / "trace" / "sitecustomize.py", TRACE)
+    paths = [str(folder / "trace"), os.environ.get("PYTHONPATH")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PEL_TRACE": str(folder / "trace")}
+    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", str(cores)]
+    command += ["--workflow-profile", str(ROOT / "workflow" / "profiles" / "default"), "--resources", f"gpu={cores}"]
+    before, clock = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = subprocess.run([*command, "--config", *words], cwd=folder, env=environment, capture_output=True, text=True)
+    wall, after = time.perf_counter() - clock, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise PelError(f"the study failed: {done.stderr.strip()[-500:]}")
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def split(folder: Path, wall: float, cores: int) -> tuple[list[dict[str, Any]], int]:
+    """The phases' core-seconds, from the processes' lines and the runs' records; and how many runs there were."""
+    spent = dict.fromkeys(ABOUT, 0.0)
+    for path in (folder / "trace").glob("*.json"):
+        line = json.loads(path.read_text())
+        if "snakemake" in line["argv"][0]:
+            spent["snakemake"] += line["cpu"]
+        elif "pel_core" in line["argv"][0]:
+            spent[PHASES.get(line["argv"][1], "drawing")] += line["end"] - line["start"]
+    runs = folder / "results" / "runs"
+    loops = {"training": runs.glob("*/train.json"), "evaluation": runs.glob("*/metrics.json")}
+    for phase, paths in loops.items():
+        spent[phase] = sum(read_json(path)[phase]["seconds"] for path in paths)
+        spent["start-up"] -= spent[phase]
+    spent["idle"] = max(0.0, wall * cores - sum(spent.values()))
+    rows = [{"phase": name, "core_seconds": value, "share": value / (wall * cores)} for name, value in spent.items()]
+    return rows, len(list(runs.glob("*/metrics.json")))
