@@ -73,7 +73,7 @@ def server():
 def make_archive(extra=()) -> tuple[bytes, dict[str, bytes]]:
     """A miniature of CIFAR's archive; ``extra`` are members of one's own, (TarInfo, bytes)."""
     random = np.random.default_rng(0)
-    labels = {"train": np.repeat(np.arange(3), 40), "test": np.repeat(np.arange(3), 2)}
+    labels = {"train": np.repeat(np.arange(3), 100), "test": np.repeat(np.arange(3), 2)}
     records = {"meta": {"fine_label_names": ["apple", "aquarium_fish", "baby"]}}
     for split, each in labels.items():
         pixels = random.integers(0, 256, (len(each), 3072)).astype(np.uint8)
@@ -119,10 +119,10 @@ def test_cifar_from_nothing_to_a_prepared_folder(server, archive, tmp_path, caps
     assert run(capsys, "fetch", "cifar100", "--mirror", server.address)[0] == 0
     assert sorted(file.name for file in root.iterdir()) == ["meta", "test", "train"]
     status, out, _ = run(capsys, "check", "cifar100")
-    assert status == 0 and "3 classes, 120 training images" in out and "nothing is wrong" in out
+    assert status == 0 and "3 classes, 300 training images" in out and "nothing is wrong" in out
     assert main(["data", "prepare", "cifar100", "--out", "prepared"]) == 0
     data = open_prepared(tmp_path / "prepared", "cifar100-ir4")
-    assert data.class_names == ["apple", "aquarium_fish", "baby"] and data.train_counts.tolist() == [40, 20, 10]
+    assert data.class_names == ["apple", "aquarium_fish", "baby"] and data.train_counts.tolist() == [100, 50, 25]
     asked = len(server.asked)
     status, out, _ = run(capsys, "fetch", "cifar100", "--mirror", server.address)
     assert status == 0 and "is there already" in out and len(server.asked) == asked
@@ -139,7 +139,7 @@ def test_a_local_archive_of_cifar(archive, tmp_path, where, capsys):
         assert run(capsys, "fetch", "cifar100", "--root", root / cifar.FOLDER)[0] == 0
         (root / cifar.ARCHIVE).unlink()
     assert main(["data", "prepare", "cifar100", "--root", str(root), "--out", str(tmp_path / "out")]) == 0
-    assert len(open_prepared(tmp_path / "out", "cifar100").train) == 120
+    assert len(open_prepared(tmp_path / "out", "cifar100").train) == 300
 
 
 def test_a_read_only_folder_with_an_archive_is_enough(archive, tmp_path):
