@@ -6,7 +6,7 @@ Torch-free and pandas-free, as all that Snakemake's planning imports.
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +178,18 @@ def sized(value: Any, size: str) -> Any:
     if isinstance(value, dict):
         return sized(value[size], size) if set(value) == set(SIZES) else {key: sized(item, size) for key, item in value.items()}
     return [sized(item, size) for item in value] if isinstance(value, list) else value
+
+
+def output_folder(name: str, values: Mapping[str, Any]) -> Path:
+    """The folder that a configuration calls ``results`` or ``figures``.
+
+    Raises:
+        PelError: a name that Snakemake's rules (braces) or a log (line breaks) could not carry.
+    """
+    text = values.get(name, name)
+    if bad := [letter for letter in text if letter in "{}" or not letter.isprintable()]:
+        raise PelError(f"{name}: the folder {text!r} holds {bad[0]!r}; choose a name without braces, line breaks and the like")
+    return Path(text)
 
 
 def read_study(path: Path, size: str = "full") -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 from pel_core import provenance
 from pel_core.artefacts import make_artefacts, make_stage
 from pel_core.backbones import local_weights
-from pel_core.config import find, parse_seeds, read_config, read_study, shown
+from pel_core.config import find, output_folder, parse_seeds, read_config, read_study, shown
 from pel_core.datasets import OWN_KINDS, find_dataset, require_split, split_name
 from pel_core.errors import PelError, unknown
 from pel_core.files import read_json
@@ -209,7 +209,7 @@ class Study:
     def weights_option(self, backbone: str) -> str:
         """The command-line options that say where a backbone's weights come from, as far as the configuration does."""
         values = {"weights": self.config.get("weights", {}).get(backbone), "cache-dir": self.config.get("cache_dir")}
-        return " ".join(f"--{name} {quote(value)}" for name, value in values.items() if value)
+        return " ".join(f"--{name}={quote(value)}" for name, value in values.items() if value)
 
     def descriptions(self, base: str, prompt: str) -> list[str]:
         """The file of sentences that describes a data set's classes, where the prompt needs one."""
@@ -259,7 +259,7 @@ def load(study: str | Path = "report", config: str | Path = "demo", **settings: 
         reported["path"] = study_path.parent / reported["file"]
     made = Study(
         title=content["title"], path=study_path, config_path=config_file, config=values, stage=stage,
-        results=Path(values.get("results", "results")), figures=Path(values.get("figures", "figures")),
+        results=output_folder("results", values), figures=output_folder("figures", values),
         artefacts=artefacts, left_out=left_out, reported=reported,
     )  # fmt: skip
     _check_accepted(made)

@@ -136,7 +136,7 @@ def observe(story: Story, slurm: Slurm) -> None:
     for slug in story.slugs.values():
         file = story.lab / "results" / "logs" / f"{slug}.train.log"
         text = file.read_text() if file.exists() else ""
-        story.lines.setdefault(slug, set()).update(re.findall(r"^.*(?:stopped by signal|resumed from).*$", text, flags=re.M))
+        story.lines.setdefault(slug, set()).update(re.findall(r"^.*(?:stopped by SIG|resumed from).*$", text, flags=re.M))
 
 
 def strike(fate: str, job, slurm: Slurm) -> None:
@@ -178,7 +178,7 @@ def test_every_fault_was_injected_and_survived(story, fate):
 
 def test_the_warning_came_before_the_time_limit_and_the_run_went_on_from_there(story):
     lines = story.lines[story.slugs["time limit"]]
-    assert any("stopped by signal 15" in line for line in lines), lines
+    assert any("stopped by SIGTERM" in line for line in lines), lines
     assert any("resumed from" in line for line in lines), lines
     assert "TIMEOUT" not in story.states[story.injected["time limit"]]
 

@@ -23,7 +23,7 @@ rule backbone:
         mem_mb=lambda wc, attempt: 6000 * attempt,
         runtime=lambda wc, attempt: 30 * attempt,
     shell:
-        "exec {PYTHON:q} -m pel_core backbone {wildcards.backbone:q} --out {RESULTS:q}/backbones/{wildcards.backbone:q}"
+        "exec {PYTHON:q} -m pel_core backbone {wildcards.backbone:q} --out={RESULTS:q}/backbones/{wildcards.backbone:q}"
         " {params.weights} > {log:q} 2>&1"
 
 
@@ -40,8 +40,8 @@ rule data:
         mem_mb=lambda wc, attempt: 4000 * attempt,
         runtime=lambda wc, attempt: 60 * attempt,
     shell:
-        "exec {PYTHON:q} -m pel_core data prepare {wildcards.base:q} --out {RESULTS:q}/data/{wildcards.base:q}"
-        " --config {STUDY.config_path:q} --check-images {params.check} > {log:q} 2>&1"
+        "exec {PYTHON:q} -m pel_core data prepare {wildcards.base:q} --out={RESULTS:q}/data/{wildcards.base:q}"
+        " --config={STUDY.config_path:q} --check-images {params.check} > {log:q} 2>&1"
 
 
 rule text:
@@ -53,7 +53,7 @@ rule text:
         f"{RESULTS}/text/{{backbone}}/{{base}}.{{prompt}}.safetensors",
     params:
         weights=lambda wc, threads: STUDY.weights_option(wc.backbone),
-        sentences=lambda wc, input, threads: " ".join(f"--descriptions {quote(str(file))}" for file in input.get("sentences", [])),
+        sentences=lambda wc, input, threads: " ".join(f"--descriptions={quote(str(file))}" for file in input.get("sentences", [])),
     log:
         f"{RESULTS}/logs/{{backbone}}.{{base}}.{{prompt}}.text.log",
     threads: 1
@@ -61,6 +61,6 @@ rule text:
         mem_mb=lambda wc, attempt: 6000 * attempt,
         runtime=lambda wc, attempt: 60 * attempt,
     shell:
-        "exec {PYTHON:q} -m pel_core text --backbone-dir {RESULTS:q}/backbones/{wildcards.backbone:q}"
-        " --data-dir {RESULTS:q}/data/{wildcards.base:q} --prompt {wildcards.prompt:q} --out {output:q} {params.weights}"
+        "exec {PYTHON:q} -m pel_core text --backbone-dir={RESULTS:q}/backbones/{wildcards.backbone:q}"
+        " --data-dir={RESULTS:q}/data/{wildcards.base:q} --prompt {wildcards.prompt:q} --out={output:q} {params.weights}"
         " {params.sentences} > {log:q} 2>&1"

@@ -27,5 +27,5 @@ rule evaluate:
         mem_mb=lambda wc, attempt: STUDY.resource("mem_mb") * attempt,
         runtime=lambda wc, attempt: STUDY.resource("runtime") * attempt,
     shell:
-        "exec {PYTHON:q} -m pel_core evaluate {wildcards.run:q} --results {RESULTS:q} {params.accept}"
+        "exec {PYTHON:q} -m pel_core evaluate {wildcards.run:q} --results={RESULTS:q} {params.accept}"
         " {params.options} > {log:q} 2>&1"

@@ -3,8 +3,8 @@
 report: "../report/workflow.rst"
 
 
-ASK = f"--study {quote(str(STUDY.path))} --config {quote(str(STUDY.config_path))} --results {quote(str(RESULTS))}"
-ASK += f" --figures {quote(str(FIGURES))} --seeds {','.join(map(str, STUDY.seeds))} --backbone {STUDY.stage.backbone}"
+ASK = f"--study={quote(str(STUDY.path))} --config={quote(str(STUDY.config_path))} --results={quote(str(RESULTS))}"
+ASK += f" --figures={quote(str(FIGURES))} --seeds {','.join(map(str, STUDY.seeds))} --backbone {STUDY.stage.backbone}"
 
 
 def names(*kinds):
