@@ -20,8 +20,10 @@ ROOT = Path(__file__).resolve().parents[2]
 # Python imports a module of this name at every start: each process of the study leaves a line when it ends.
 TRACE = """
 import atexit, json, os, resource, sys, time
-START = time.time()
+START, PID = time.time(), os.getpid()
 def leave():
+    if os.getpid() != PID:  # forked
+        return
     used = resource.getrusage(resource.RUSAGE_SELF)
     line = {"argv": sys.argv, "start": START, "end": time.time(), "cpu": used.ru_utime + used.ru_stime}
     with open(os.path.join(os.environ["PEL_TRACE"], f"{os.getpid()}.json"), "w") as handle:
@@ -95,6 +97,8 @@ def split(folder: Path, wall: float, cores: int) -> tuple[list[dict[str, Any]], 
         line = json.loads(path.read_text())
         if "snakemake" in line["argv"][0]:
             spent["snakemake"] += line["cpu"]
+        elif Path(line["argv"][0]).stem == "warm":  # imports once, and forks: its jobs have lines of their own
+            spent["start-up"] += line["cpu"]
         elif "pel_core" in line["argv"][0]:
             spent[PHASES.get(line["argv"][1], "drawing")] += line["end"] - line["start"]
     runs = folder / "results" / "runs"
