@@ -46,8 +46,15 @@ def train(arguments: Arguments) -> None:
 
     if not 0 <= arguments.checkpoint_seconds < float("inf"):
         raise PelError(f"--checkpoint-seconds {arguments.checkpoint_seconds:g}: expected seconds, or 0 for no checkpoints")
-    device = claim(arguments.device, arguments.gpu_share)[0]
-    train_run(arguments.run, arguments.results, device, arguments.checkpoint_seconds)
+    if arguments.gpus < 1:
+        raise PelError(f"--gpus {arguments.gpus}: expected 1 or more")
+    alone = "LOCAL_RANK" in os.environ or arguments.gpus == 1  # or one of torchrun's processes
+    devices = claim(arguments.device, arguments.gpu_share, 1 if alone else arguments.gpus)
+    if not alone:
+        from pel_core.distributed import launch
+
+        return launch(arguments.words, devices)
+    train_run(arguments.run, arguments.results, devices[0], arguments.checkpoint_seconds, _sinks(arguments))
 
 
 def evaluate(arguments: Arguments) -> None:
@@ -56,7 +63,8 @@ def evaluate(arguments: Arguments) -> None:
     from pel_core.devices import claim
     from pel_core.runs import evaluate_run
 
-    evaluate_run(arguments.run, arguments.results, claim(arguments.device, arguments.gpu_share)[0], arguments.accept)
+    device = claim(arguments.device, arguments.gpu_share)[0]
+    evaluate_run(arguments.run, arguments.results, device, arguments.accept, _sinks(arguments))
 
 
 def predict(arguments: Arguments) -> None:
@@ -67,6 +75,10 @@ def predict(arguments: Arguments) -> None:
 
     device = claim(arguments.device, 1.0)[0]
     predict_files(arguments.run, arguments.images, arguments.results, arguments.out, arguments.top, device)
+
+
+def _sinks(arguments: Arguments) -> dict[str, bool]:
+    return {"tensorboard": arguments.tensorboard, "wandb": arguments.wandb}
 
 
 def _threads(count: int) -> None:
@@ -108,7 +120,10 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--device", default="auto", help="auto (a free GPU, locked; else the CPU), cpu, cuda or cuda:N")
         sub.add_argument("--gpu-share", type=float, default=1.0, help="the part of a GPU it needs, with --device auto (1)")
         sub.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's own choice)")
+        sub.add_argument("--no-tensorboard", dest="tensorboard", action="store_false", help="write no TensorBoard events")
+        sub.add_argument("--wandb", action="store_true", help="report to Weights & Biases, which must be installed")
         if function is train:
+            sub.add_argument("--gpus", type=int, default=1, help="train data-parallel on so many GPUs (1)")
             told = "seconds between two checkpoints within an epoch (300; 0: none)"
             sub.add_argument("--checkpoint-seconds", type=float, default=300.0, metavar="SECONDS", help=told)
     sub.add_argument("--accept", action="store_true", help="take a checkpoint of another engine, and its number into the result")
@@ -133,6 +148,7 @@ def main(words: Sequence[str] | None = None) -> int:
     A training that a signal stopped has 128 + its number, and has saved where it was.
     """
     arguments = parser().parse_args(words)
+    arguments.words = list(sys.argv[1:] if words is None else words)
     try:
         arguments.function(arguments)
     except PelError as error:

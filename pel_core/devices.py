@@ -53,7 +53,8 @@ def claim(name: str, share: float = 1.0, count: int = 1) -> list[str]:
         chosen = list(range(visible))
     else:
         chosen = gpu_slots.take([device_key(index) for index in range(visible)], count, share)
-    torch.cuda.set_device(chosen[0])  # so that nothing is ever put onto another job's device
+    if count == 1:
+        torch.cuda.set_device(chosen[0])  # so that nothing is ever put onto another job's device
     return [f"cuda:{index}" for index in chosen]
 
 
@@ -62,9 +63,12 @@ def device_key(index: int) -> str:
     return str(getattr(torch.cuda.get_device_properties(index), "uuid", index))
 
 
-def loader_workers(files: bool, device: torch.device) -> int:
-    """Worker processes that decode image files: one per usable core, 8 at most; a CPU run keeps its cores for the network."""
-    return min(8, len(os.sched_getaffinity(0))) if files and device.type == "cuda" else 0
+def loader_workers(files: bool, device: torch.device, processes: int = 1) -> int:
+    """Worker processes that decode image files: one per usable core, 8 at most; a CPU run keeps its cores for the network.
+
+    ``processes`` that train together share the cores.
+    """
+    return max(1, min(8, len(os.sched_getaffinity(0)) // processes)) if files and device.type == "cuda" else 0
 
 
 def environment(device: torch.device, started: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import timedelta
@@ -87,6 +87,24 @@ class Ranks(World):
             ) from None
 
 
+class Led:
+    """The lease of a rank that rank 0 leads: it holds none, and asks nobody."""
+
+    waited = False
+
+    def __enter__(self) -> "Led":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def note(self, values: Mapping[str, Any]) -> None:
+        """Nobody asks this rank how far it is."""
+
+    def check(self) -> None:
+        """Rank 0 looks; if it stops, so does this rank."""
+
+
 def check(spec: RunSpec) -> None:
     """Refuse what several processes would compute differently from one.
 
@@ -103,18 +121,18 @@ def check(spec: RunSpec) -> None:
 
 
 @contextmanager
-def join(device: str) -> Iterator[World]:
+def join(spec: RunSpec, device: torch.device) -> Iterator[World]:
     """The processes that torchrun started with this one; one process alone where it did not.
 
-    Args:
-        device: as `pick_device` takes it: the CPU's processes speak gloo, a GPU's NCCL too.
+    Raises:
+        PelError: as `check`.
     """
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield World()
         return
+    check(spec)
     die_with_parent()
-    backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield Ranks()
     finally:

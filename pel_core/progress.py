@@ -15,7 +15,8 @@ class Progress:
     Args:
         name: the run's slug. total: optimiser steps in the whole run. quiet: report nothing.
         every: steps between two reports on a GPU, where each waits for the device.
-        watchers: called at every report with step, steps, epoch, epochs, lr and loss (the epoch's mean so far).
+        watchers: called at every report with step, steps, epoch, epochs, lr and loss (the epoch's mean so far), and with the
+            step and the time (unix seconds) at which this process began; at an epoch's end with epoch, lr, loss, accuracy.
     """
 
     def __init__(
@@ -27,7 +28,7 @@ class Progress:
         watchers: Iterable[Callable[[Mapping[str, Any]], None]] = (),
     ):
         self.every, self.quiet, self.total, self.watchers = every, quiet, total, tuple(watchers)
-        self.started = time.monotonic()
+        self.started, self.first = time.monotonic(), {}
         live = not quiet and sys.stderr.isatty()
         self.bar = tqdm(total=total, desc=name, unit="step", dynamic_ncols=True) if live else None
 
@@ -36,8 +37,9 @@ class Progress:
         if self.bar is not None:
             self.bar.set_postfix(loss=f"{loss:.3f}", lr=f"{rate:.2g}", refresh=False)
             self.bar.update(done - self.bar.n)
+        self.first = self.first or {"first_step": done - 1, "first_time": time.time()}
         for watcher in self.watchers:
-            watcher({"step": done, "steps": self.total, "lr": rate, "loss": loss, **more})
+            watcher({"step": done, "steps": self.total, "lr": rate, "loss": loss, **more, **self.first})
 
     def epoch(self, record: Mapping[str, float]) -> None:
         """A finished epoch; its record has epoch, lr, loss, accuracy in percent."""
@@ -45,6 +47,8 @@ class Progress:
             spent = time.monotonic() - self.started
             text = "epoch {epoch:.0f}  loss {loss:.4f}  train accuracy {accuracy:.1f} %  lr {lr:.2e}".format(**record)
             self.say(f"{text}  {spent:.0f} s")
+        for watcher in self.watchers:
+            watcher(record)
 
     def say(self, text: str) -> None:
         """One line, above the bar if there is one. A log that cannot be written (a full disk) stops nothing."""

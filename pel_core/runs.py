@@ -1,18 +1,24 @@
 """A run from its name to its files: find the prepared inputs under the results folder, train, evaluate, write atomically."""
 
+import math
 import sys
 import time
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from pel_core import distributed
 from pel_core.batches import EvalBatches, TrainBatches
 from pel_core.checkpoint import Keeper, checkpoint_path, drop_checkpoint
 from pel_core.devices import environment, loader_workers, pick_device
 from pel_core.engine import peak_memory_mb, predict, reset_peak_memory, train
 from pel_core.errors import PelError
+from pel_core.events import Course, evaluated
 from pel_core.files import require_writable, sha256, write_json
 from pel_core.lease import Lease
 from pel_core.loading import RandomCrops
@@ -25,12 +31,23 @@ from pel_core.run_inputs import describe, identity, is_trained, load, load_train
 from pel_core.signals import Requests
 from pel_core.spec import RunSpec
 from pel_core.tensors import write_tensors
+from pel_core.world import World
 
 
-def train_run(slug: str, results: str | Path, device: str = "auto", checkpoint_seconds: float = 300.0) -> None:
+def train_run(
+    slug: str,
+    results: str | Path,
+    device: str = "auto",
+    checkpoint_seconds: float = 300.0,
+    sinks: Mapping[str, bool] = {"tensorboard": True},
+) -> None:
     """Train the run and write ``delta.safetensors`` and ``train.json`` into its folder; go on where a checkpoint is.
 
-    ``checkpoint_seconds`` lie between two checkpoints within an epoch; 0 keeps none.
+    Where torchrun started this process, it trains with the others; rank 0 writes.
+
+    Args:
+        checkpoint_seconds: between two checkpoints within an epoch; 0 keeps none.
+        sinks: where its course goes: tensorboard, wandb.
 
     Raises:
         PelError: an evaluation-only slug, inputs that are missing or do not fit, a loss that is not finite.
@@ -43,32 +60,50 @@ def train_run(slug: str, results: str | Path, device: str = "auto", checkpoint_s
         raise PelError(f"{slug} differs from its training run in evaluation only; train '{spec.train.slug}'")
     folder, kept = Path(results) / "runs" / slug, checkpoint_path(results, slug)
     target, started = pick_device(device), time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    with Lease(kept.with_name(f"{slug}.lease"), slug, str(target)) as lease:
+    with distributed.join(spec, target) as world, _lease(world, kept.with_name(f"{slug}.lease"), slug, target) as lease:
         data, classifier, info = load(spec, Path(results), target, fresh=True)
         record = describe(spec, data, info, classifier)
-        if lease.waited and is_trained(spec, Path(results), record):
+        if world.largest(int(lease.waited and is_trained(spec, Path(results), record))):
             print("trained by the process that was waited for", file=sys.stderr)
             return
         require_writable(folder)
-        workers = loader_workers(data.train.images is None, target)
-        batches = TrainBatches(data.train, spec, spec.pixels, spec.vit.mean, spec.vit.std, target, workers=workers)
-        progress = Progress(slug, spec.epochs * len(batches), watchers=[lease.note])
-        with Requests() as requests:
-            keeper = Keeper(kept, identity(record), checkpoint_seconds, requests, lease.check)
-            training = train(classifier, batches, spec, torch.as_tensor(data.train_counts), progress, keeper)
+        workers = loader_workers(data.train.images is None, target, world.size)
+        kind = spec.pixels, spec.vit.mean, spec.vit.std, target, workers, world
+        batches, first = TrainBatches(data.train, spec, *kind), world.rank == 0
+        course = Course(Path(results), spec, len(batches), **(sinks if first else {"tensorboard": False}))
+        progress = Progress(slug, spec.epochs * len(batches), quiet=not first, watchers=[lease.note, course])
+        with Requests() as requests, closing(course):
+            keeper = Keeper(kept, identity(record), checkpoint_seconds, requests, lease.check, writes=first)
+            training = train(classifier, batches, spec, torch.as_tensor(data.train_counts), progress, keeper, world)
+        if not first:
+            return
         lease.check()
         write_tensors(folder / "delta.safetensors", classifier.trainable_state(), card_metadata(record, data.class_names))
         record |= {"delta_sha256": sha256(folder / "delta.safetensors")}
         resumed = {"resumed_at": keeper.resumed} if keeper.resumed else {}  # steps
-        record |= {"training": asdict(training), "environment": environment(target, started) | resumed}
+        several = {"processes": world.size} if world.size > 1 else {}
+        record |= {"training": asdict(training), "environment": environment(target, started) | resumed | several}
         write_json(folder / "train.json", record)
         write_card(folder, record)
 
 
-def evaluate_run(slug: str, results: str | Path, device: str = "auto", accept: bool = False) -> None:
+def _lease(world: World, path: Path, slug: str, device: torch.device) -> Any:
+    """Rank 0's right to train the run; the others follow it."""
+    return (
+        distributed.Led() if world.rank else Lease(path, slug, f"{device}, {world.size} GPUs" if world.size > 1 else str(device))
+    )
+
+
+def evaluate_run(
+    slug: str,
+    results: str | Path,
+    device: str = "auto",
+    accept: bool = False,
+    sinks: Mapping[str, bool] = {"tensorboard": True},
+) -> None:
     """Evaluate a trained run (or zero-shot) and write ``logits.safetensors``, the files of `outputs` and ``metrics.json``.
 
-    ``accept`` takes a checkpoint of another engine, and its number into the result.
+    ``accept`` takes a checkpoint of another engine, and its number into the result. ``sinks``: as for `train_run`.
 
     Raises:
         PelError: the trained run is missing, or was trained from another spec, data or weights.
@@ -108,6 +143,8 @@ def evaluate_run(slug: str, results: str | Path, device: str = "auto", accept: b
     }
     write_outputs(folder, spec, data, Path(results), logits.numpy())
     write_json(folder / "metrics.json", record)
+    curve = (stored["training"] or {}).get("curve", [])
+    evaluated(Path(results), spec, metrics, len(curve) * math.ceil(len(data.train) / spec.batch_size), **sinks)
     drop_checkpoint(results, spec.train.slug)
     if spec.trains and spec == spec.train:
         write_card(folder, record)

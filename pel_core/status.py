@@ -73,7 +73,7 @@ def alive(lease: Mapping[str, Any], now: float) -> bool:
 def progress(lease: Mapping[str, Any]) -> str:
     """Epoch, step, speed, loss, time left, device and since when, as far as the lease says."""
     step, steps, speed = lease.get("step"), lease.get("steps"), lease_speed(lease)
-    parts = [f"epoch {lease['epoch']} of {lease['epochs']}"] if "epoch" in lease and "epochs" in lease else []
+    parts = [f"epoch {lease['epoch'] + 1} of {lease['epochs']}"] if "epoch" in lease and "epochs" in lease else []
     parts += [f"step {step:,} of {steps:,}"] if steps else []
     parts += [f"{speed:.3g} steps/s, {spell((steps - step) / speed / 3600)} left"] if speed else []
     parts += [f"loss {lease['loss']:.3g}"] if isinstance(lease.get("loss"), int | float) else []
@@ -86,7 +86,9 @@ def progress(lease: Mapping[str, Any]) -> str:
 def lease_speed(lease: Mapping[str, Any]) -> float:
     """Optimiser steps per second since this process began; 0 where that is not known yet."""
     try:
-        seconds, steps = lease["time"] - lease["started"], lease["step"] - lease.get("first_step", 0)
+        # `first_time` is when training began, or began again: `started` counts loading too.
+        seconds = lease["time"] - lease.get("first_time", lease["started"])
+        steps = lease["step"] - lease.get("first_step", 0)
         return max(0.0, steps / seconds) if lease["steps"] and seconds > 0 else 0.0
     except (KeyError, TypeError):
         return 0.0

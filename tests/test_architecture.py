@@ -20,9 +20,9 @@ ORDER = [
     "layouts", "data_check", "cifar", "sources", "saved_datasets", "own_sources", "prepare",
     "fetch", "figure_counts", "describe", "data_commands",
     "loading", "batches", "heads", "losses", "inits", "classifier", "figure_map",
-    "signals", "progress", "checkpoint", "lease", "step", "distributed", "engine",
+    "signals", "progress", "events", "checkpoint", "lease", "step", "distributed", "engine",
     "outputs", "model_card", "run_inputs", "runs", "predict",
-    "data_options", "report", "conformance", "bench", "cli", "__main__",
+    "data_options", "report", "conformance", "bench", "cli", "warm", "__main__",
 ]  # fmt: skip
 
 

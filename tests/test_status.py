@@ -79,7 +79,7 @@ def test_the_words(study):
     text = status(study)
     assert "12 runs: 1 done, 2 running, 1 failed, 8 missing" in text
     assert "t1  1 of 12 runs" in text
-    assert f"{RUN}  epoch 3 of 10, step 400 of 1,000, 4 steps/s, 2 minutes left, loss 1.23, on cuda:1 of" in text
+    assert f"{RUN}  epoch 4 of 10, step 400 of 1,000, 4 steps/s, 2 minutes left, loss 1.23, on cuda:1 of" in text
     assert f"{OTHER}  error: disk full  (results/logs/{OTHER}.evaluate.log" in text
     assert f"{ZERO}.tte=none" not in text
     assert [f"{ZERO}.tte=none", "missing"] in [line.split() for line in status(study, every=True).splitlines()]
