@@ -250,7 +250,7 @@ def unlike(checked: Checked, facts: Published) -> list[str]:
             off = np.flatnonzero(counts != facts.each[split])
             found += [f"{split}: {len(off)} classes have not {facts.each[split]} images"] if len(off) else []
         elif split == "train":
-            groups, profile = shot_groups(counts), (int(counts.max(initial=0)), int(counts.min(initial=0)))
+            groups, profile = shot_groups(counts), (int(counts.max()), int(counts.min()))
             sizes = tuple(groups.count(group) for group in ("head", "med", "tail"))
             if profile != facts.profile:
                 found.append(f"train: {profile[0]:,} to {profile[1]:,} images a class, published: {facts.profile[0]:,} to "

@@ -1,0 +1,372 @@
+"""``data check``: what is wrong is found at once and by kind, and the mistakes that people make are called by their names."""
+
+import json
+import os
+import re
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from real_trees import TREES, draw, imagenet, inaturalist, places, publish
+
+from pel_core.cli import main
+from pel_core.data_check import check_lists, unlike
+from pel_core.datasets import DATASETS
+from pel_core.errors import PelError
+from pel_core.prepare import prepare
+from pel_core.problems import Problems
+from pel_core.published import PUBLISHED, blob_id
+
+
+def check(capsys, base, root, *words) -> tuple[int, str, str]:
+    status = main(["data", "check", base, "--root", str(root), *words])
+    out = capsys.readouterr()
+    return status, out.out, out.err
+
+
+@pytest.fixture
+def tree(request, tmp_path, monkeypatch):
+    """A published tree, by the name of its data set."""
+    made = TREES[request.param](tmp_path / "tree", side=16)
+    publish(monkeypatch, made)
+    return made
+
+
+every = pytest.mark.parametrize("tree", TREES, indirect=True)
+of_imagenet = pytest.mark.parametrize("tree", ["imagenet-lt"], indirect=True)
+of_places = pytest.mark.parametrize("tree", ["places-lt"], indirect=True)
+of_inaturalist = pytest.mark.parametrize("tree", ["inat2018"], indirect=True)
+
+
+@every
+def test_nothing_is_wrong(tree, tmp_path, capsys):
+    status, out, error = check(capsys, tree.base, tree.root, "--check-images", "all")
+    assert (status, error) == (0, "") and f"{tree.base}: nothing is wrong" in out
+    assert "train: 45 images, 4 classes, 24 to 3 each; head 0, medium 1, tail 3" in out
+    prepare(tree.base, tmp_path / "out", {"roots": {tree.base: str(tree.root)}})
+
+
+def test_everything_that_is_wrong_is_told_by_kind(tmp_path, monkeypatch, capsys):
+    tree = places(tmp_path / "tree", side=8)
+    paths = tree.paths("train")
+    for path in paths[:5]:
+        path.unlink()
+    paths[5].write_bytes(b"")
+    paths[6].write_bytes(paths[7].read_bytes()[:100])
+    paths[8].unlink()
+    paths[8].symlink_to("/etc/hostname")
+    paths[9].unlink()
+    paths[9].mkdir()
+    with open(tree.root / tree.lists["val"], "a") as handle:
+        handle.write("no label\n../outside.jpg 1\n/absolute.jpg 1\ntrain/airfield/x.jpg 9\n")
+    publish(monkeypatch, tree)
+    status, out, error = check(capsys, "places-lt", tree.root, "--check-images", "all")
+    kinds = dict(reversed(pair) for pair in re.findall(r"^  (\d+) x (.*)$", out, re.M))
+    assert kinds == {
+        "bad lines in lists": "4", "missing files": "5", "empty files": "1", "images that cannot be decoded": "1",
+        "symbolic links that lead out of the image folder": "1", "paths that are no file": "1",
+    }  # fmt: skip
+    assert f"{tree.lists['train']}:1: {paths[0]} cannot be used (No such file" in out
+    assert out.count("cannot be used") == 3  # examples, not all five
+    assert status == 1 and error.startswith("error: data set 'places-lt': 4 x bad lines") and error.count("\n") == 1
+    with pytest.raises(PelError, match=r"val\.txt:9: .*5 x missing files.*see `python -m pel_core data check places-lt`"):
+        prepare("places-lt", tmp_path / "out", {"roots": {"places-lt": str(tree.root)}})
+    assert not (tmp_path / "out").exists()
+
+
+@every
+def test_a_list_that_is_cut_off(tree, tmp_path, capsys):
+    path = tree.root / tree.lists["train"]
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-3]))
+    status, out, _ = check(capsys, tree.base, tree.root)
+    assert status == 1 and "1 x lists that are not the published ones" in out
+    assert "42 lines, expected 45" in out and "perhaps a download that was cut off" in out
+    assert "classes without a training image" in out and "published: 24 to 3" in out
+    with pytest.raises(PelError, match=rf"is not the published file.*own_lists: \[{tree.base}\]"):
+        prepare(tree.base, tmp_path / "out", {"roots": {tree.base: str(tree.root)}})
+
+
+@of_places
+def test_line_ends_of_windows_are_the_same_list(tree, capsys):
+    for name in tree.lists.values():
+        path = tree.root / name
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert check(capsys, "places-lt", tree.root)[0] == 0
+
+
+@of_imagenet
+def test_numbers_that_differ(tree, capsys):
+    """How a list differs from the published one is told in numbers: classes, images a class, head to tail."""
+    (tree.root / "classnames.txt").write_text("n01440764 tench\nn03773504 missile\nn04008634 missile\n")
+    status, out, _ = check(capsys, "imagenet-lt", tree.root)
+    assert status == 1 and "3 classes, published: 4" in out and "label 3 has no class name" in out
+    problems = Problems()
+    checked = check_lists("imagenet-lt", DATASETS["imagenet-lt"], tree.config, "none", problems)
+    assert unlike(checked, PUBLISHED["imagenet-lt"]) == [
+        "3 classes, published: 4",
+        "train: 24 to 6 images a class, published: 24 to 3",
+        "train: head, medium, tail classes (0, 1, 2), published: (0, 1, 3)",
+    ]
+
+
+# Mistakes by name
+
+
+@of_imagenet
+def test_imagenet_of_another_year(tree, capsys):
+    for path in tree.paths("test"):
+        path.rename(path.with_name(path.name.replace("2012", "2010")))
+    (tree.root / "train/n04355933").rename(tree.root / "train/n02342885")
+    status, out, _ = check(capsys, "imagenet-lt", tree.root)
+    assert status == 1 and "ImageNet of another year" in out and "which is of ILSVRC 2010" in out
+    assert "train lacks 1 of 4 class folders (n04355933, ...) and has 4" in out
+
+
+@of_imagenet
+def test_imagenet_as_its_archives(tree, capsys):
+    for path in (tree.root / "train").iterdir():
+        os.system(f"rm -r '{path}'")
+        tarfile.open(f"{path}.tar", "w").close()
+    status, out, _ = check(capsys, "imagenet-lt", tree.root)
+    assert status == 1 and "archives that may not be unpacked" in out and "n01440764.tar and 3 more" in out
+
+
+@of_places
+@pytest.mark.parametrize(
+    "folder, kind",
+    [
+        ("data_large", "Places in high resolution"), ("val_large", "Places in high resolution"),
+        ("data_256", "Places without the easy directory structure"), ("data_challenge", "Places365-Challenge"),
+    ],
+)  # fmt: skip
+def test_another_variant_of_places(tree, folder, kind, capsys):
+    (tree.root / "train").rename(tree.root / folder)
+    status, out, _ = check(capsys, "places-lt", tree.root)
+    assert status == 1 and kind in out and "Small images (256 * 256) with easy directory structure" in out
+
+
+def test_places_in_high_resolution_under_the_right_names(tmp_path, monkeypatch, capsys):
+    tree = places(tmp_path / "tree", side=300)
+    publish(monkeypatch, tree)
+    status, out, _ = check(capsys, "places-lt", tree.root)
+    assert status == 1 and "x images larger than 256 pixels" in out and "is 300 x 300" in out and "high-resolution" in out
+    with pytest.raises(PelError, match=r"is 300 x 300; this is the high-resolution variant"):
+        prepare("places-lt", tmp_path / "out", {"roots": {"places-lt": str(tree.root)}})
+
+
+@of_places
+def test_validation_images_of_places_that_are_not_split(tree, capsys):
+    for path in tree.paths("test"):
+        path.rename(tree.root / "val" / path.name)
+    status, out, _ = check(capsys, "places-lt", tree.root)
+    assert status == 1 and "folders 'val' that are not split into class folders" in out and "Places_LT_test.txt" in out
+
+
+@of_inaturalist
+@pytest.mark.parametrize("folder", ["train_val2017", "train_val2019", "2021_train", "train_mini"])
+def test_inaturalist_of_another_year(tree, folder, capsys):
+    (tree.root / "train_val2018").rename(tree.root / folder)
+    status, out, _ = check(capsys, "inat2018", tree.root)
+    assert status == 1 and "iNaturalist of another year" in out and folder in out
+
+
+@of_inaturalist
+def test_inaturalist_without_its_outer_folder(tree, capsys):
+    for path in (tree.root / "train_val2018").iterdir():
+        path.rename(tree.root / path.name)
+    status, out, _ = check(capsys, "inat2018", tree.root)
+    assert status == 1 and "folders one level too high" in out
+
+
+@of_places
+def test_images_one_folder_deeper(tree, capsys):
+    (tree.root / "places365_standard").mkdir()
+    for split in ("train", "val"):
+        (tree.root / split).rename(tree.root / "places365_standard" / split)
+    status, out, _ = check(capsys, "places-lt", tree.root)
+    assert status == 1 and f"name {tree.root}/places365_standard as the data set's folder" in out
+
+
+@every
+def test_permuted_class_names(tree, capsys, tmp_path, monkeypatch):
+    name = "categories.json" if tree.base == "inat2018" else "classnames.txt"
+    path = tree.root / name
+    if tree.base == "inat2018":  # ids that the folders are not called by
+        for file in tree.lists.values():
+            text = (tree.root / file).read_text()
+            (tree.root / file).write_text(re.sub(r" (\d)$", lambda m: f" {(int(m[1]) + 1) % 4}", text, flags=re.M))
+    else:
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(lines[1:] + lines[:1]))
+    publish(monkeypatch, tree)
+    status, out, _ = check(capsys, tree.base, tree.root)
+    assert status == 1 and "labels that do not fit the class names" in out and "row i of the names must be label i" in out
+    with pytest.raises(PelError, match="which the class names call"):
+        prepare(tree.base, tmp_path / "out", tree.config)  # also where the lists are one's own
+
+
+def test_labels_of_ones_own_may_differ_from_folders(tmp_path, capsys):
+    """Noisy labels are a subject of research; a note says so."""
+    tree = imagenet(tmp_path / "tree", side=8)
+    path = tree.root / tree.lists["train"]
+    path.write_text(path.read_text().replace("n04355933_2.JPEG 3", "n04355933_2.JPEG 0"))
+    entry = {"root": str(tree.root), "names": "classnames.txt", "names_format": "id name"}
+    entry |= {split: tree.lists[split] for split in ("train", "val", "test")}
+    (tmp_path / "config.yaml").write_text(json.dumps({"datasets": {"noisy": entry}}))
+    assert main(["data", "check", "noisy", "--config", str(tmp_path / "config.yaml")]) == 0
+    assert "note: " in (out := capsys.readouterr().out) and "images in folder n04355933 have label 0" in out
+
+
+def test_the_published_places_names_are_wrong_for_five_classes(shared, tmp_path, capsys):
+    """A mistake of the published files, which the check knows and lets pass: the reference has it too."""
+    with tarfile.open(shared / "data" / "lt-splits.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    root = tmp_path / "lt-splits/Places_LT"
+    problems = Problems()
+    config = {"roots": {"places-lt": str(root)}}
+    checked = check_lists("places-lt", DATASETS["places-lt"], config, "none", problems, files=False)
+    assert not problems and checked.ids == checked.names
+    wrong = {i: folder for i, (name, folder) in enumerate(zip(checked.ids, checked.folders, strict=True)) if name != folder}
+    assert wrong == PUBLISHED["places-lt"].swapped and sorted(wrong.values()) == sorted(checked.names[i] for i in wrong)
+
+
+@pytest.mark.slow
+def test_the_whole_of_places(shared, tmp_path, capsys):
+    """106,300 files under the real lists pass as the published data set, in seconds."""
+    with tarfile.open(shared / "data" / "lt-splits.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    root = tmp_path / "lt-splits/Places_LT"
+    lines = [line for split in ("train", "val", "test") for line in (root / f"Places_LT_{split}.txt").read_text().splitlines()]
+    for folder in {os.path.dirname(line) for line in lines}:
+        (root / folder).mkdir(parents=True)
+    for number, line in enumerate(lines):
+        if number % 60_000 == 0:  # links that one file may have
+            draw(source := tmp_path / f"{number}.jpg", 0, 0, 256)
+        os.link(source, root / line.split()[0])
+    status, out, _ = check(capsys, "places-lt", root)
+    assert status == 0 and "head 131, medium 163, tail 71" in out
+    os.unlink(root / "train/airfield/00004851.jpg")
+    status, out, _ = check(capsys, "places-lt", root, "--check-images", "none")
+    assert status == 1 and "1 x missing files" in out and "Places_LT_train.txt:1:" in out
+
+
+# Trees that bite
+
+
+@of_imagenet
+def test_links_that_go_in_circles(tree, tmp_path, capsys):
+    first = tree.paths("train")[0]
+    first.unlink()
+    first.symlink_to(first.name)
+    folder = tree.paths("test")[0].parent
+    os.system(f"rm -r '{folder}'")
+    folder.symlink_to(f"../val/{folder.name}")
+    status, out, _ = check(capsys, "imagenet-lt", tree.root)
+    assert status == 1 and out.count("Too many levels of symbolic links") >= 2 and "3 x files that cannot be used" in out
+    with pytest.raises(PelError, match="Too many levels of symbolic links"):
+        prepare("imagenet-lt", tmp_path / "out", {"roots": {"imagenet-lt": str(tree.root)}})
+
+
+def test_names_in_other_scripts(tmp_path, capsys):
+    """Folders, files and class names in any script, through the same commands."""
+    names = ["青蛙", "лягушка", "βάτραχος", "frosch 🐸"]
+    entries = {"train": [], "test": []}
+    for label, name in enumerate(names):
+        for split, count in (("train", 5 - label), ("test", 1)):
+            for i in range(count):
+                path = f"{split}/{name}/картинка {i}.png"
+                draw(tmp_path / "tree" / path, label, i, 8)
+                entries[split].append(f"{path} {label}\n")
+    for split, lines in entries.items():
+        (tmp_path / f"tree/{split}.txt").write_text("".join(lines), encoding="utf-8")
+    (tmp_path / "tree/names.txt").write_text("\n".join(names), encoding="utf-8")
+    entry = {"root": str(tmp_path / "tree"), "train": "train.txt", "test": "test.txt", "names": "names.txt"}
+    config = tmp_path / "настройки.yaml"
+    config.write_text(json.dumps({"datasets": {"frogs": entry}}, ensure_ascii=False), encoding="utf-8")
+    assert main(["data", "check", "frogs", "--config", str(config), "--check-images", "all"]) == 0
+    assert main(["data", "prepare", "frogs", "--config", str(config), "--out", str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out/data.json").read_text(encoding="utf-8"))["class_names"] == names
+
+
+@of_places
+def test_a_disk_that_can_only_be_read(tree, tmp_path, capsys, monkeypatch):
+    """Images and lists are only read; where the results would go is one clear error, and so is a download's folder."""
+    before = {path: path.stat().st_mtime_ns for path in tree.root.rglob("*")}
+    assert check(capsys, "places-lt", tree.root)[0] == 0
+    assert main(["data", "prepare", "places-lt", "--root", str(tree.root), "--out", str(tmp_path / "out")]) == 0
+    assert {path: path.stat().st_mtime_ns for path in tree.root.rglob("*")} == before
+    place = "/proc/pel" if os.path.isdir("/proc") else "/dev/null/pel"  # nobody can write there, root neither
+    capsys.readouterr()
+    assert main(["data", "prepare", "places-lt", "--root", str(tree.root), "--out", place]) == 1
+    assert place in (error := capsys.readouterr().err) and error.count("\n") == 1
+    assert main(["data", "fetch", "places-lt", "--root", place]) == 1
+    assert f"cannot write into {place}" in capsys.readouterr().err
+
+
+@of_places
+def test_lists_in_a_folder_of_their_own(tree, tmp_path, capsys, monkeypatch):
+    """For images on a disk that one cannot write to."""
+    (tmp_path / "lists").mkdir()
+    for name in (*tree.lists.values(), "classnames.txt"):
+        (tree.root / name).rename(tmp_path / "lists" / name)
+    (tmp_path / "config.yaml").write_text(json.dumps({"lists": {"places-lt": str(tmp_path / "lists")}}))
+    assert check(capsys, "places-lt", tree.root)[0] == 1
+    assert check(capsys, "places-lt", tree.root, "--config", str(tmp_path / "config.yaml"))[0] == 0
+
+
+def test_no_folder_at_all(tmp_path, capsys):
+    status, _, error = check(capsys, "imagenet-lt", tmp_path / "nowhere")
+    assert status == 1 and "nowhere does not exist" in error and "data fetch imagenet-lt" in error
+    (tmp_path / "empty").mkdir()
+    status, out, _ = check(capsys, "imagenet-lt", tmp_path / "empty")
+    assert status == 1 and "4 x missing list files" in out
+
+
+def test_a_truncated_image_is_found_by_decoding(tmp_path, capsys, monkeypatch):
+    tree = inaturalist(tmp_path / "tree")
+    publish(monkeypatch, tree)
+    path = tree.paths("val")[-1]
+    path.write_bytes(path.read_bytes()[:-50])
+    assert check(capsys, "inat2018", tree.root, "--check-images", "none")[0] == 0
+    status, out, _ = check(capsys, "inat2018", tree.root, "--check-images", "all")
+    assert status == 1 and "1 x images that cannot be decoded" in out and f"{tree.lists['val']}:8:" in out
+
+
+def test_other_kinds_are_checked_too(tmp_path, capsys):
+    assert main(["data", "check", "toy"]) == 0
+    assert "6 classes, 720 training images" in capsys.readouterr().out
+    assert main(["data", "check", "toy-ir20"]) == 0
+    assert main(["data", "check", "toi"]) == 1
+    assert "Did you mean 'toy'?" in capsys.readouterr().err
+    assert main(["data", "prepare", "toy"]) == 1
+    assert "needs --out" in capsys.readouterr().err
+
+
+def test_blob_ids_are_those_of_git(tmp_path):
+    (tmp_path / "a").write_bytes(b"what is up, doc?")
+    assert blob_id(tmp_path / "a") == "bd9dbf5aae1a3862dd1526723246b20206e5fc37"
+
+
+def test_describe_draws_without_images(tmp_path, capsys, monkeypatch):
+    tree = places(tmp_path / "tree", side=8)
+    os.system(f"rm -r '{tree.root}/train' '{tree.root}/val'")
+    publish(monkeypatch, tree)
+    assert main(["data", "describe", "places-lt", "--root", str(tree.root), "--out", str(tmp_path / "figures")]) == 0
+    out = capsys.readouterr().out
+    assert "places-lt: 45 training images, 4 classes, 24 to 3 each; head 0, medium 1, tail 3" in out
+    assert "places-lt test: 8 images" in out and "places-lt val: 8 images" in out
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        f"places-lt-classes.{suffix}" for suffix in ("pdf", "svg", "png")
+    }
+    with Image.open(tmp_path / "figures/places-lt-classes.png") as image:
+        assert np.asarray(image.convert("L")).std() > 5
+
+
+@pytest.mark.parametrize("base, lines", [("cifar100-ir50", 4), ("toy", 3), ("demo-inat", 1)])
+def test_describe_what_is_sampled_or_made(base, lines, tmp_path, capsys):
+    assert main(["data", "describe", base, "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert out.count("training images") == lines
+    if base.startswith("cifar"):
+        assert "cifar100-ir100: 10,847 training images, 100 classes, 500 to 5 each; head 35, medium 35, tail 30" in out
