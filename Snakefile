@@ -14,7 +14,7 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, str(workflow.basedir))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
 
-from pel_core import job_options
+from pel_core import job_options, warm
 from pel_core.errors import PelError
 from pel_core.results import OUTPUTS
 from pel_core.studies import load_settings
@@ -32,6 +32,12 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
+
+
+onstart:
+    # Small jobs on this machine's CPU share what they import; a cluster's nodes cannot.
+    if workflow.is_main_process and workflow.local_exec:
+        warm.offer(workflow.snakemake_tmp_dir)
 
 
 rule all:
