@@ -84,12 +84,19 @@ def names_file(entry: LongTailed) -> str:
     return path
 
 
-def content_print(entry: LongTailed) -> dict[str, str]:
+def content_print(base: str, entry: LongTailed) -> dict[str, str]:
     """What the data of a located entry are known by, wherever they lie: paths and sizes of images, or the bytes of their table.
 
     Raises:
-        PelError: something cannot be read.
+        PelError: something cannot be read; the message names the data set ``base``.
     """
+    try:
+        return _prints(entry)
+    except PelError as error:
+        raise PelError(f"data set '{base}': {error}") from None
+
+
+def _prints(entry: LongTailed) -> dict[str, str]:
     if entry.kind == "csv":
         prints = {"table": sha256(table_path(entry))}
     elif entry.kind == "folders":

@@ -76,7 +76,7 @@ def data_params(base: str, datasets: Mapping[str, LongTailed], config: Mapping[s
     if entry.kind == "lists":
         source = {name: fingerprint(path) for name, path in find_lists(base, entry, config).items()}
     if entry.kind in OWN_KINDS:
-        source = content_print(locate(base, entry))
+        source = content_print(base, locate(base, entry))
     if entry.kind == "rendered":  # a change of the renderer itself raises the engine
         world = {key: value for key, value in asdict(STAND_INS[base]).items() if key != "recipe"}
         source = {"engine": ENGINE, "world": world}
