@@ -26,7 +26,8 @@ def pins() -> dict[str, str]:
 
 
 def test_every_declared_dependency_is_locked_within_its_range():
-    declared = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
+    extras = PROJECT["optional-dependencies"]
+    declared = PROJECT["dependencies"] + extras["test"] + extras["hf"]
     for requirement in map(Requirement, declared):
         version = LOCK[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version, prereleases=True), f"{requirement} but locked {version}"
