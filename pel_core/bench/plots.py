@@ -83,7 +83,8 @@ def inputs(record: Record) -> Figure:
     """Images per second and core of each way."""
     rows = [row for row in record["rows"] if "seconds" in row]
     figure, (axes,) = _axes(PAGE, 0.8 + 0.17 * len(rows))
-    axes.barh(range(len(rows)), [row["images_per_second"] for row in rows], color=COLOURS[0])
+    bars = axes.barh(range(len(rows)), [row["images_per_second"] for row in rows], color=COLOURS[0])
+    axes.bar_label(bars, fmt="{:,.0f}", fontsize=5.5, padding=2)
     axes.set_yticks(range(len(rows)), [f"{row['way']}, {row['source']}" for row in rows])
     axes.set_xscale("log")
     axes.invert_yaxis()
