@@ -12,6 +12,7 @@ from pathlib import Path
 from pel_core import report
 from pel_core.data_options import data_options
 from pel_core.errors import PelError
+from pel_core.signals import leaving
 
 Arguments = argparse.Namespace
 
@@ -159,6 +160,10 @@ def main(words: Sequence[str] | None = None) -> int:
         if error.filename is None and error.errno is None:
             raise  # not about a file: a defect of ours
         return _fail(f"{error.strerror or error}: {error.filename or 'while reading or writing'}")
+    except Exception:
+        if not leaving:
+            raise
+        return 128 + leaving[0]
     except KeyboardInterrupt:
         return _fail("interrupted; nothing half-done was kept", 130)
     return 0

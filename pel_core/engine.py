@@ -158,6 +158,8 @@ def train(
             _finite(state, batches, keeper)
             state.end_epoch(rate)
             progress.epoch(state.curve[-1])
+            if state.epoch == spec.epochs:
+                _whole(classifier, spec, keeper)
             keeper.epoch(state, progress, last=state.epoch == spec.epochs)
     except DataError as error:
         if keeper.requests.number:  # a scheduler signals a run's data workers too
@@ -185,6 +187,19 @@ def _finite(state: State, batches: Any, keeper: Keeper) -> float:
         f"rate {state.take.rate:g}, on {names}; no result was written (last good checkpoint: {keeper.last}). "
         "Try a lower lr, or precision=bf16 or fp32"
     )
+
+
+def _whole(classifier: Classifier, spec: RunSpec, keeper: Keeper) -> None:
+    """The last step's update, which no later loss would show.
+
+    Raises:
+        PelError: a trained parameter is not finite.
+    """
+    if bad := [name for name, value in classifier.trainable().items() if not bool(value.isfinite().all())]:
+        raise PelError(
+            f"{spec.slug}: {bad[0]} is not finite after the last step ({len(bad)} such parameters); no result was written "
+            f"(last good checkpoint: {keeper.last}). Try a lower lr, or precision=bf16 or fp32"
+        )
 
 
 def _kept(keeper: Keeper, saved: bool) -> str:

@@ -47,10 +47,14 @@ class Requests:
         print(f"{name}: finishing the step, saving, then stopping", file=sys.stderr, flush=True)
 
 
+leaving: list[int] = []  # signals that `exit_cleanly` has met: what goes wrong after one, in a library's own clean-up, is no error
+
+
 def exit_cleanly() -> None:
     """Let TERM and USR1 unwind like an interruption, so that temporary files and leases are removed. Statuses 143 and 138."""
 
     def leave(number: int, frame: FrameType | None) -> None:
+        leaving.append(number)
         print(f"error: stopped by {signal.Signals(number).name}; nothing half-done was kept", file=sys.stderr, flush=True)
         sys.exit(128 + number)
 

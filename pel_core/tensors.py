@@ -13,9 +13,16 @@ from pel_core.files import replace_file
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write named tensors and text metadata; the same content gives the same bytes."""
+    """Write named tensors and text metadata; the same content gives the same bytes.
+
+    Raises:
+        PelError: the file cannot be written.
+    """
     with replace_file(path) as temporary:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata=dict(metadata or {}))
+        try:
+            save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata=dict(metadata or {}))
+        except SafetensorError as error:  # a full disk, for one
+            raise PelError(f"{path} cannot be written ({error})") from None
         if metadata:
             _sort_metadata(temporary)
 

@@ -1,0 +1,384 @@
+"""Faults at random points: kill, TERM, full disk, torn file, NaN, missing node, in training, evaluation, drawing and caches.
+
+    python tests/fault_injection.py --faults 240 --seed 7           # prints each fault that was not survived, then the table
+    python tests/fault_injection.py --write docs/reliability.md     # and puts the table there
+
+A process that has torch imported forks a child for each fault. The child runs the command under a profiler that counts calls
+and strikes at the chosen one: half of them anywhere, half beside a call that touches files. Then the command is started again,
+and what it leaves is compared with what an undisturbed one left.
+"""
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch
+from worlds import AGGREGATE, CACHE, SLUG, STAGES, World, different
+
+from pel_core import checkpoint, lease
+from pel_core.checkpoint import checkpoint_path, read_checkpoint
+from pel_core.cli import main
+from pel_core.signals import exit_cleanly
+from pel_core.step import Step
+
+KINDS = ("kill -9", "TERM", "disk full", "torn file", "NaN", "missing node")
+FILES = {"replace", "fsync", "link", "unlink", "open", "write", "serialize_file", "close", "chmod", "mkdir", "rename", "savez"}
+WORDS = {"HEARTBEAT": 0.05, "STALE": 0.4, "POLL": 0.02, "SETTLE": 0.05}
+PRELOADED = ("torch._dynamo", "pyarrow.parquet", "matplotlib.pyplot", "scipy.stats")
+PRELOADED += tuple(f"pel_core.{name}" for name in ("runs", "outputs", "tables", "claims", "figures", "prepare", "weights"))
+POISONS = ("images", "weights", "momentum", "loss")
+
+
+@dataclass
+class End:
+    """How a child ended: its status (negative: a signal, None: stopped) and what it printed."""
+
+    status: int | None
+    told: str
+    child: "Child | None" = None
+
+    @property
+    def clear(self) -> bool:
+        """No traceback, and an error in words where there is one."""
+        return "Traceback" not in self.told and (self.status != 1 or "error: " in self.told)
+
+
+class Child:
+    """One forked run of a command."""
+
+    def __init__(self, words: list[str], prepare: Callable[[], None] = lambda: None):
+        ours, theirs = os.pipe()
+        sys.stdout.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(ours)
+            os.dup2(theirs, 1)
+            os.dup2(theirs, 2)
+            sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", buffering=1, closefd=False)
+            os._exit(_child(words, prepare))
+        os.close(theirs)
+        self.pipe, self.told = ours, b""
+
+    def wait(self, seconds: float = 60.0) -> End:
+        """Until it ends or stops; killed when that takes too long."""
+        deadline, done = time.monotonic() + seconds, 0
+        os.set_blocking(self.pipe, False)
+        while not done and time.monotonic() < deadline:
+            self._read()
+            done, status = os.waitpid(self.pid, os.WNOHANG | os.WUNTRACED)
+            if not done:
+                time.sleep(0.002)
+        if not done:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            return End(-99, self._text() + " hung")
+        self._read()
+        if os.WIFSTOPPED(status):
+            return End(None, self._text())
+        os.close(self.pipe)
+        return End(os.waitstatus_to_exitcode(status), self._text())
+
+    def _read(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while part := os.read(self.pipe, 1 << 16):
+                self.told += part
+
+    def _text(self) -> str:
+        return self.told.decode(errors="replace")
+
+
+def _child(words: list[str], prepare: Callable[[], None]) -> int:
+    """The body of a child: as ``python -m pel_core`` does it, without a new interpreter."""
+    try:
+        exit_cleanly()
+        prepare()
+        status = main(words)
+    except SystemExit as leaving:
+        status = leaving.code if isinstance(leaving.code, int) else 1
+    except BaseException:
+        import traceback
+
+        sys.setprofile(None)
+        traceback.print_exc()
+        status = 70
+    sys.setprofile(None)
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return status
+
+
+def strike_at(point: int, strike: Callable[[], None]) -> Callable[[], None]:
+    """Call ``strike`` at the given call of the main thread."""
+
+    def prepare() -> None:
+        count = 0
+
+        def profile(frame, event, argument):
+            nonlocal count
+            count += 1
+            if count == point:
+                sys.setprofile(None)
+                strike()
+
+        sys.setprofile(profile)
+
+    return prepare
+
+
+def count_calls(words: list[str]) -> tuple[int, list[int]]:
+    """How many calls a command makes, and which of them touch files."""
+    with tempfile.NamedTemporaryFile("r") as told:
+
+        def prepare() -> None:
+            count, touching = 0, []
+
+            def profile(frame, event, argument):
+                nonlocal count
+                count += 1
+                if event == "c_call" and argument.__name__ in FILES and len(touching) < 4000:
+                    touching.append(count)
+
+            def leave(self, *rest) -> None:
+                sys.setprofile(None)
+                Path(told.name).write_text(json.dumps([count, touching]))
+
+            # The child ends by os._exit, so that its last act is told here.
+            global main
+            plain = main
+
+            def counted(words):
+                sys.setprofile(profile)
+                status = plain(words)
+                leave(None)
+                return status
+
+            main = counted
+
+        end = Child(words, prepare).wait()
+        assert end.status == 0, end.told
+        return tuple(json.loads(Path(told.name).read_text()))
+
+
+def full_disk(draw: random.Random) -> Callable[[], None]:
+    """No file may grow beyond a few bytes from now on; or flushing to disk fails."""
+    size, flush = draw.choice([0, draw.randrange(1, 4000), draw.randrange(1, 60000)]), draw.random() < 0.3
+
+    def strike() -> None:
+        if flush:
+
+            def fail(handle):
+                raise OSError(28, "No space left on device")
+
+            os.fsync = fail
+        else:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    return strike
+
+
+def poison(how: str, step: int) -> Callable[[], None]:
+    """Put a NaN into a training at a step of this life."""
+
+    def prepare() -> None:
+        plain, count = Step.__call__, 0
+
+        def call(self, images, labels, *rest):
+            nonlocal count
+            count += 1
+            if count != step:
+                return plain(self, images, labels, *rest)
+            if how == "images":
+                return plain(self, images * float("nan"), labels, *rest)
+            if how == "weights":
+                with torch.no_grad():
+                    next(iter(self.classifier.trainable().values())).view(-1)[0] = float("nan")
+            sums = plain(self, images, labels, *rest)
+            if how == "momentum":
+                with torch.no_grad():
+                    next(iter(self.classifier.trainable().values())).view(-1)[-1] = float("inf")
+            return sums * float("inf") if how == "loss" else sums
+
+        Step.__call__ = call
+
+    return prepare
+
+
+class Harness:
+    """Injects faults into the stages of a toy study and keeps the score."""
+
+    def __init__(self, folder: Path, seed: int):
+        torch.set_num_threads(1)
+        for name in PRELOADED:  # once, not in every child
+            importlib.import_module(name)
+        for name, value in WORDS.items():
+            setattr(lease, name, value)
+        checkpoint.SHARE = 1e9  # save after every step, so that many faults fall into a save
+        self.folder, self.draw = folder, random.Random(seed)
+        self.base = World.make(folder / "base", lambda words: Child(words).wait(120))
+        self.calls: dict[str, tuple[int, list[int]]] = {}
+        self.score = {kind: Counter() for kind in KINDS}
+        self.failures: list[str] = []
+
+    def point(self, stage: str) -> int:
+        """A random call of a stage's command."""
+        if stage not in self.calls:
+            world = self.base.copy(self.folder / "count", stage)
+            self.calls[stage] = count_calls(world.words(stage))
+            shutil.rmtree(world.folder)
+        calls, touching = self.calls[stage]
+        near = self.draw.choice(touching) + self.draw.randrange(-2, 4)
+        return max(1, min(near if self.draw.random() < 0.5 else self.draw.randrange(1, calls), int(0.99 * calls)))
+
+    def inject(self, kind: str, stage: str) -> None:
+        """One fault, the next start, and the comparison."""
+        world = self.base.copy(self.folder / "world", stage)
+        score, words = self.score[kind], world.words(stage)
+        state = self.draw.getstate()[1][0]
+        end, note = self._strike(kind, stage, world, words)
+        struck = note != "missed"
+        again = Child(words).wait() if note != "again" else end
+        if end.status is None:  # the process of the lost node comes back
+            os.kill(end.child.pid, signal.SIGCONT)
+            back = end.child.wait()
+            end = End(back.status, end.told + back.told)
+        survived = end.clear and again.status == 0 and again.clear
+        unequal = different(self.base, world, stage)
+        if struck:
+            score.update(injected=1, survived=survived, equal=survived and not unequal)
+            score[stage.split()[0]] += 1
+        if struck and (not survived or unequal):
+            self.failures.append(
+                f"{kind} in {stage} ({state}, {note}): {end.status} {again.status} {unequal}\n{end.told}\n{again.told}"
+            )
+        shutil.rmtree(world.folder)
+
+    def _strike(self, kind: str, stage: str, world: World, words: list[str]) -> tuple[End, str]:
+        draw, me = self.draw, os.getpid
+        if kind == "NaN":
+            how, step = draw.choice(POISONS), draw.randrange(1, 17)
+            end = Child(words, poison(how, step)).wait()
+            bad = end.status != 1 or "not finite" not in end.told and "the loss became" not in end.told
+            path = checkpoint_path(world.results, SLUG)
+            if path.exists() and not all(value.isfinite().all() for value in read_checkpoint(path)[0].values()):
+                bad = True
+            return (End(70, f"Traceback: poison was not told: {end.told}") if bad else end), f"{how} at step {step}"
+        point = self.point(stage)
+        if kind == "torn file":
+            return self._tear(stage, world, words, point)
+        strikes = {
+            "kill -9": lambda: os.kill(me(), signal.SIGKILL),
+            "TERM": lambda: os.kill(me(), signal.SIGTERM),
+            "disk full": full_disk(draw),
+        }
+        if kind == "missing node":
+            number = draw.choice([signal.SIGKILL, signal.SIGSTOP])
+            child = Child(words, strike_at(point, lambda: os.kill(me(), number)))
+            end = child.wait()
+            end.child = child
+            if number == signal.SIGKILL:
+                world.move_lease()
+            missed = end.status is not None and end.status >= 0
+            return end, "missed" if missed else f"{signal.Signals(number).name} at call {point}"
+        end = Child(words, strike_at(point, strikes[kind])).wait()
+        expected = {"kill -9": (-9,), "TERM": (143, 0), "disk full": (0, 1)}[kind]
+        if end.status not in expected:
+            end = End(end.status, f"Traceback: status {end.status}\n{end.told}")
+        return end, f"call {point}"
+
+    def _tear(self, stage: str, world: World, words: list[str], point: int) -> tuple[End, str]:
+        """Cut off a file that a killed command left, or a finished one's; what reads it next must name it, or need not read it."""
+        killed = self.draw.random() < 0.5
+        prepare = strike_at(point, lambda: os.kill(os.getpid(), signal.SIGKILL)) if killed else (lambda: None)
+        end = Child(words, prepare).wait()
+        own = world.own_files(stage)
+        if not own:
+            return end, "missed"
+        path = self.draw.choice(own)
+        content = path.read_bytes()
+        path.write_bytes(content[: self.draw.randrange(len(content))] if content else b"\0")
+        note = f"tore {path.relative_to(world.folder)}"
+        if not killed and (reader := world.reader(stage)):
+            told = Child(reader).wait()
+            named = path.name in told.told or path.parent.name in told.told
+            if not told.clear or (told.status != 0 and not named):
+                return End(70, f"Traceback: {note}, told {told.told}"), note
+        return end, note
+
+
+PLAN = {  # of each kind: how often each stage comes
+    "NaN": ("train",),
+    "missing node": ("train", "train", "train", "evaluate", "cache", "aggregate"),
+}
+
+
+def run(folder: Path, faults: int, seed: int) -> Harness:
+    """Inject at least ``faults``, equally many of each kind, and no fewer than 30 of each where 180 or more are asked for."""
+    harness, each = Harness(folder, seed), -(-faults // len(KINDS))
+    for kind in KINDS:
+        stages, turn = PLAN.get(kind, ("train", "evaluate", "aggregate", "cache")), 0
+        while harness.score[kind]["injected"] < each and turn < 3 * each:
+            stage = stages[turn % len(stages)]
+            names = {"aggregate": (*AGGREGATE, "table", "claims"), "cache": CACHE}.get(stage, (stage,))
+            harness.inject(kind, f"{stage} {harness.draw.choice(names)}" if stage in ("aggregate", "cache") else stage)
+            turn += 1
+    return harness
+
+
+def table(harness: Harness) -> str:
+    """The score in Markdown."""
+    lines = ["| Fault | Injected | in training | evaluation | tables, figures | caches | Survived | Results equal |"]
+    lines.append("|---|" + "---:|" * 7)
+    total = Counter()
+    for kind, score in [*harness.score.items(), ("all", total)]:
+        counts = (score[key] for key in ("injected", "train", "evaluate", "aggregate", "cache", "survived", "equal"))
+        lines.append(f"| {kind} | " + " | ".join(map(str, counts)) + " |")
+        total.update(score)
+    return "\n".join(lines)
+
+
+def quick_folder() -> str | None:
+    """A folder in memory if there is one: thousands of flushes to a disk take minutes."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+def main_program() -> int:
+    """From the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--faults", type=int, default=216)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--write", type=Path, help="a document with the marks <!-- faults --> and <!-- /faults -->")
+    arguments = parser.parse_args()
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(dir=quick_folder()) as folder:
+        harness = run(Path(folder), arguments.faults, arguments.seed)
+    print("\n\n".join(harness.failures))
+    print(table(harness))
+    print(f"seed {arguments.seed}, {time.monotonic() - started:.0f} s")
+    if arguments.write:
+        text = arguments.write.read_text()
+        made = f"<!-- faults -->\nSeed {arguments.seed}:\n\n{table(harness)}\n<!-- /faults -->"
+        arguments.write.write_text(re.sub(r"<!-- faults -->.*<!-- /faults -->", lambda _: made, text, flags=re.S))
+    return bool(harness.failures)
+
+
+if __name__ == "__main__":
+    sys.exit(main_program())
