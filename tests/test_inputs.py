@@ -103,7 +103,16 @@ def test_weights_may_lie_at_home(files, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "w.pt").write_bytes(b"")
     for study in (files(config=f"{CONFIG}weights: {{toy: ~/w.pt}}\n"), files(weights="~/w.pt")):
-        assert study.weights_option("toy") == f"--weights {tmp_path}/w.pt"
+        assert study.weights_option("toy") == f"--weights={tmp_path}/w.pt"
+
+
+def test_weights_may_be_a_folder_or_on_the_hub(files, tmp_path):
+    places = f"{{toy: 'hf-hub:someone/model@main', clip-b16: 'local-dir:{tmp_path}'}}"
+    study = files(config=f"{CONFIG}weights: {places}\ncache_dir: /scratch/a b\n")
+    assert study.weights_option("toy") == "--weights=hf-hub:someone/model@main --cache-dir='/scratch/a b'"
+    assert study.weights_option("clip-b16") == f"--weights=local-dir:{tmp_path} --cache-dir='/scratch/a b'"
+    with pytest.raises(PelError, match="weights of toy: local-dir:no/folder does not exist"):
+        files(config=f"{CONFIG}weights: {{toy: 'local-dir:no/folder'}}\n")
 
 
 def test_missing_images_and_lists_are_named_before_anything_is_planned(files, tmp_path):

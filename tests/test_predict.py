@@ -93,6 +93,16 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_told(results, images, tmp_
     assert not (tmp_path / "none.csv").exists()
 
 
+def test_workers_change_nothing(results, images, tmp_path, capsys, monkeypatch):
+    (tmp_path / "bad.png").write_bytes(b"text")
+    words = (tmp_path, images, "--run", SLUG, "--results", results)
+    predict(*words, status=1)
+    expected = capsys.readouterr()
+    monkeypatch.setattr("pel_core.predict.loader_workers", lambda *_: 2)
+    predict(*words, status=1)
+    assert capsys.readouterr() == expected and expected.out.count("\n") == 3 and "bad.png" in expected.err
+
+
 def test_names_in_any_script(results, images, tmp_path, capsys):
     folder = tmp_path / "new"
     folder.mkdir()
