@@ -6,7 +6,7 @@ Torch-free and pandas-free, as all that Snakemake's planning imports.
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -180,16 +180,16 @@ def sized(value: Any, size: str) -> Any:
     return [sized(item, size) for item in value] if isinstance(value, list) else value
 
 
-def output_folder(name: str, values: Mapping[str, Any]) -> Path:
-    """The folder that a configuration calls ``results`` or ``figures``.
+def carried(name: str, path: str | Path) -> str:
+    """A path that becomes a rule's input or output, as text.
 
     Raises:
-        PelError: a name that Snakemake's rules (braces) or a log (line breaks) could not carry.
+        PelError: a name that Snakemake's rules (braces) or a log (line breaks) could not carry; ``name`` is its key.
     """
-    text = values.get(name, name)
+    text = str(path)
     if bad := [letter for letter in text if letter in "{}" or not letter.isprintable()]:
-        raise PelError(f"{name}: the folder {text!r} holds {bad[0]!r}; choose a name without braces, line breaks and the like")
-    return Path(text)
+        raise PelError(f"{name}: the path {text!r} holds {bad[0]!r}; choose a name without braces, line breaks and the like")
+    return text
 
 
 def read_study(path: Path, size: str = "full") -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 from pel_core import provenance
 from pel_core.artefacts import make_artefacts, make_stage
 from pel_core.backbones import local_weights
-from pel_core.config import find, output_folder, parse_seeds, read_config, read_study, shown
+from pel_core.config import carried, find, parse_seeds, read_config, read_study, shown
 from pel_core.datasets import OWN_KINDS, find_dataset, require_split, split_name
 from pel_core.errors import PelError, unknown
 from pel_core.files import read_json
@@ -219,7 +219,7 @@ class Study:
         if not file:
             hint = f"descriptions: {{{base}: FILE.json}}"
             raise PelError(f"{shown(self.config_path)}: the prompt 'descriptions' needs sentences for the classes: {hint}")
-        return [str(self.config_path.parent / Path(file).expanduser())]
+        return [carried("descriptions", self.config_path.parent / Path(file).expanduser())]
 
     def _sentences(self, slug: str) -> list[str]:
         spec = self.spec(slug)
@@ -259,7 +259,8 @@ def load(study: str | Path = "report", config: str | Path = "demo", **settings: 
         reported["path"] = study_path.parent / reported["file"]
     made = Study(
         title=content["title"], path=study_path, config_path=config_file, config=values, stage=stage,
-        results=output_folder("results", values), figures=output_folder("figures", values),
+        results=Path(carried("results", values.get("results", "results"))),
+        figures=Path(carried("figures", values.get("figures", "figures"))),
         artefacts=artefacts, left_out=left_out, reported=reported,
     )  # fmt: skip
     _check_accepted(made)
@@ -285,6 +286,7 @@ def load_settings(settings: Mapping[str, Any]) -> Study:
     for key in settings:
         if key not in SETTINGS:
             raise unknown("setting of --config:", key, SETTINGS, "Other values belong into a configuration file.")
+    carried("working folder", Path.cwd())  # Snakemake's own records lie there
     study = load(**settings)
     study.check_sources()
     return study
