@@ -25,11 +25,14 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's own choice)")
+    parser.add_argument(
+        "--patience", type=float, default=0, help="seconds of a part to wait for a quiet machine, and to measure again otherwise"
+    )
     arguments = parser.parse_args(words)
     out = arguments.out or Path("results/benchmarks" if arguments.quick else "docs/benchmarks")
     try:
         for part in () if arguments.part == "draw" else PARTS if arguments.part == "all" else (arguments.part,):
-            path, record = measure(part, arguments.device, arguments.quick, arguments.threads)
+            path, record = measure(part, arguments.device, arguments.quick, arguments.threads, arguments.patience)
             write_json(out / path, record)
         draw(out)
     except PelError as error:
@@ -38,29 +41,27 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(part: str, device: str, quick: bool, threads: int) -> tuple[str, dict[str, Any]]:
+def measure(part: str, device: str, quick: bool, threads: int, patience: float = 0) -> tuple[str, dict[str, Any]]:
     """A part's file name and record."""
     if threads:
         os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch is imported, and for processes that are started
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     import torch
 
-    from pel_core.bench.machine import Others, machine
+    from pel_core.bench.machine import Bench, machine
     from pel_core.bench.measure import rounded
     from pel_core.devices import pick_device
 
     torch.set_num_threads(threads or torch.get_num_threads())
     target = pick_device(device)
-    about, others = machine(target), Others()
+    about = machine(target)
     if about["busy"]:
         print(
-            f"warning: load average {about['load'][0]} before the start: the machine is busy, its timings mean little",
+            f"warning: load average {about['load'][0]} before the start: the machine is busy; --patience 600 waits for quiet",
             file=sys.stderr,
         )
-    found = import_module(f"pel_core.bench.{PARTS[part]}").run(
-        target, quick, about["flags"], lambda text: print(f"{part}: {text}", flush=True)
-    )
-    about["others"] = others.share()
+    bench = Bench(target, quick, about["flags"], lambda text: print(f"{part}: {text}", flush=True), patience)
+    found = import_module(f"pel_core.bench.{PARTS[part]}").run(bench)
     record = {"format": FORMAT, "part": part, "quick": quick, "device": target.type, "machine": about, **found}
     return f"{part}.{target.type}.json", rounded(record)
 

@@ -2,7 +2,6 @@
 
 import statistics
 import tempfile
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pel_core.batches import EvalBatches
+from pel_core.bench.machine import Bench
 from pel_core.bench.measure import alternate, gflop, matrix_peak, ratio
 from pel_core.bench.models import make_pair, require_equal
 from pel_core.classifier import Classifier
@@ -25,12 +25,13 @@ CLASSES, CROPS = 100, 5
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
 
-def run(device: torch.device, quick: bool, flags: list[str], say: Callable[[str], None]) -> dict[str, Any]:
+def run(bench: Bench) -> dict[str, Any]:
     """Speed of a ViT-B/16 with random weights, and differences on the demo's images with weights that were trained."""
+    device, quick, say = bench.device, bench.quick, bench.say
     backbone, images, repeats = ("toy", 2, 2) if quick else ("clip-b16", 4, 3)
     if device.type == "cuda" and not quick:
         images, repeats = 64, 5
-    rows = speeds(backbone, images, repeats, device, quick)
+    rows, others = bench.quietly(lambda: speeds(backbone, images, repeats, device, quick))
     for row in rows:
         part = f"{row['ratio']['median']:.2f}x the baseline in fp32, {row['peak_fraction']:.0%} of the matrix peak"
         say(f"{row['name']}: {row['images_per_second']:.2f} images/s, {part}")
@@ -40,7 +41,7 @@ def run(device: torch.device, quick: bool, flags: list[str], say: Callable[[str]
         say(f"{row['precision']}: logits differ by {row['max_logit_difference']:.3g}, {row['top1_agreement']:.2%} decide alike")
     settings = {"backbone": backbone, "images": images, "crops": CROPS, "repeats": repeats, "method": "adaptformer"}
     settings |= {"agreement_dataset": dataset, "agreement_backbone": model}
-    return {"settings": settings, "rows": rows, "agreement": differences}
+    return {"settings": settings, "others": others, "rows": rows, "agreement": differences}
 
 
 def _predict(classifier: Classifier, crops: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -17,6 +17,7 @@ from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms.v2 import functional as v2
 
+from pel_core.bench.machine import Bench
 from pel_core.bench.measure import alternate
 from pel_core.resample import crop_resize
 from pel_core.seeds import generator
@@ -142,8 +143,9 @@ OF_CACHE: dict[str, Callable[..., Any]] = {
 }
 
 
-def run(device: torch.device, quick: bool, flags: list[str], say: Callable[[str], None]) -> dict[str, Any]:
+def run(bench: Bench) -> dict[str, Any]:
     """A row for each way and size; all on one core."""
+    device, quick = bench.device, bench.quick
     count, repeats = (4, 2) if quick else (64, 5)
     rows: list[dict[str, Any]] = []
     threads = torch.get_num_threads()
@@ -152,17 +154,22 @@ def run(device: torch.device, quick: bool, flags: list[str], say: Callable[[str]
         with tempfile.TemporaryDirectory() as folder:
             for width, height in SIZES[:1] if quick else SIZES:
                 paths = make_files(Path(folder), count, width, height)
-                rows += _of_files(paths, f"{width}x{height} JPEG", repeats)
+                rows += _quietly(bench, partial(_of_files, paths, f"{width}x{height} JPEG", repeats))
                 if device.type == "cuda":
                     rows.append(_on_cuda(paths, f"{width}x{height} JPEG", repeats, device))
-            rows += _of_cache(paths, Path(folder), repeats)
-        rows.append(_cifar(device, count, repeats))
+            rows += _quietly(bench, partial(_of_cache, paths, Path(folder), repeats))
+        rows += _quietly(bench, lambda: [_cifar(device, count, repeats)])
     finally:
         torch.set_num_threads(threads)
     for row in rows:
         speed = row.get("images_per_second")
-        say(f"{row['way']}, {row['source']}: " + (f"{speed:,.0f} images/s" if speed else f"not measured ({row['why']})"))
+        bench.say(f"{row['way']}, {row['source']}: " + (f"{speed:,.0f} images/s" if speed else f"not measured ({row['why']})"))
     return {"settings": {"images": count, "repeats": repeats, "resolution": R, "jpeg_quality": QUALITY}, "rows": rows}
+
+
+def _quietly(bench: Bench, work: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    rows, others = bench.quietly(work)
+    return [row | {"others": others} for row in rows]
 
 
 def _of_files(paths: list[Path], source: str, repeats: int) -> list[dict[str, Any]]:

@@ -1,9 +1,11 @@
-"""What a number was measured on: machine, versions, commit, and how busy the machine was with other things."""
+"""What a number was measured on: machine, versions, commit; and how busy the machine was with other things meanwhile."""
 
 import os
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -12,6 +14,10 @@ from pel_core.devices import environment
 # What decides how fast a CPU multiplies matrices in fp32 and in bf16.
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
 BUSY = 0.5  # processes per core that were running before: above it, timings mean little
+DISTURBED = 0.1  # share of the cores that others took meanwhile: above it, a measurement is worth another try
+GLANCE = 2.0  # seconds in which it is seen whether others are at work
+
+Found = TypeVar("Found")
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -59,6 +65,40 @@ class Others:
             return None
         own = (_own() - self._own) * os.sysconf("SC_CLK_TCK")
         return round(max(0.0, busy - self._busy - own) / (total - self._all), 3)
+
+
+@dataclass
+class Bench:
+    """How to measure: where, how much, which CPU flags there are, how to report, and for how many seconds of a part to wait for,
+    and to repeat what was not measured on, a quiet machine."""
+
+    device: torch.device
+    quick: bool
+    flags: list[str]
+    say: Callable[[str], None] = print
+    patience: float = 0.0
+    start: float = field(default_factory=time.monotonic)
+
+    def quietly(self, work: Callable[[], Found]) -> tuple[Found, float | None]:
+        """What ``work`` returns and the share of the cores that others took meanwhile: the least disturbed of its tries."""
+        best: tuple[Found, float | None] | None = None
+        while best is None or ((best[1] or 0) > DISTURBED and self._patient()):
+            while self._patient() and _glance() > DISTURBED:
+                pass
+            others, found = Others(), work()
+            share = others.share()
+            if best is None or (share or 0) < (best[1] or 0):
+                best = found, share
+        return best
+
+    def _patient(self) -> bool:
+        return time.monotonic() < self.start + self.patience
+
+
+def _glance() -> float:
+    others = Others()
+    time.sleep(GLANCE)
+    return others.share() or 0.0
 
 
 def _own() -> float:

@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pel_core.bench.machine import DISTURBED
 from pel_core.errors import PelError
 from pel_core.figure_style import COLOURS, COLUMN, PAGE, footer, plt, style
 from pel_core.files import read_json, replace_file
@@ -40,9 +41,20 @@ def about(record: Record) -> str:
     found = record["machine"]
     where = found.get("gpu") or f"{found['cpu']}, {found['cores']} cores, {', '.join(found['flags']) or 'no known flags'}"
     quick = "QUICK: says nothing of speed. " if record["quick"] and record["part"] != "study" else ""
-    load = f"load {found['load'][0]} at the start" + (" (BUSY)" if found["busy"] else "")
+    share = others(record)
+    load = f"load {found['load'][0]} before" if share is None else f"others took {share:.0%} of the cores at most"
+    load += " (BUSY)" if (found["busy"] if share is None else share > DISTURBED) else ""
     commit = (found["commit"] or "unknown")[:9] + ("+" if (found["commit"] or "").endswith("+") else "")
     return f"{quick}{where}; torch {found['torch']}; {load}; commit {commit}; {found['started'][:10]}"
+
+
+def others(record: Record) -> float | None:
+    """The largest share of the cores that others took while something was measured; None where it is not known."""
+    whole = record.get("others")
+    shares = (
+        list(whole.values()) if isinstance(whole, Mapping) else [whole, *(row.get("others") for row in record.get("rows", ()))]
+    )
+    return max((share for share in shares if share is not None), default=None)
 
 
 def _axes(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:

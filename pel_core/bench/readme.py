@@ -21,7 +21,7 @@ def refresh(folder: Path) -> None:
         records = {
             kind: read_json(folder / f"{part}.{kind}.json") for kind in KINDS if (folder / f"{part}.{kind}.json").is_file()
         }
-        lines = [f"Measured on the {KINDS[kind]}: {about(record)}{_others(record)}." for kind, record in records.items()]
+        lines = [f"Measured on the {KINDS[kind]}: {about(record)}." for kind, record in records.items()]
         lines += [f"On the {KINDS[kind]}: {NONE}." for kind in KINDS if kind not in records]
         made = table(records) if records else []
         picture = [f"![{part}]({part}.{kind}.png)" for kind in records]
@@ -37,11 +37,6 @@ KINDS = {"cpu": "CPU", "cuda": "GPU"}
 def _empty() -> str:
     blocks = [f"## {part.capitalize()}\n\n<!-- {part} -->\n\n<!-- /{part} -->\n" for part in TABLES]
     return "\n".join(["# Benchmarks\n", *blocks])
-
-
-def _others(record: Record) -> str:
-    share = record["machine"].get("others")
-    return "" if share is None else f"; other processes took {share:.0%} of the cores meanwhile"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:

@@ -6,7 +6,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from pel_core.batches import TrainBatches
+from pel_core.bench.machine import Bench
 from pel_core.bench.measure import alternate, seconds
 from pel_core.bench.models import make_ours, make_step, make_tower
 from pel_core.bench.study import ROOT
@@ -33,16 +33,19 @@ RUNS = (10, 100, 500, 2_000)
 ROWS = ("adaptformer", "ln+adaptformer", "ssf-attn", "ssf-ln", "ssf-mlp", "lora", "adapter", "bias", "ln", "vpt-deep")
 
 
-def run(device: torch.device, quick: bool, flags: list[str], say: Callable[[str], None]) -> dict[str, Any]:
+def run(bench: Bench) -> dict[str, Any]:
     """Rows of four kinds: an epoch's table, its training, a step and a score by classes, a plan by runs."""
+    device, quick = bench.device, bench.quick
     tables = [_table(count) for count in (TABLES[:1] if quick else TABLES)]
-    trained = [_trained(count, "toy" if quick else "clip-mini", device) for count in ((64,) if quick else TRAINED)]
-    classes = _classes(CLASSES[:1] if quick else CLASSES, quick, device)
-    runs = [_planned(count) for count in (RUNS[:1] if quick else RUNS)]
+    sizes = (64,) if quick else TRAINED
+    trained, of_trained = bench.quietly(lambda: [_trained(count, "toy" if quick else "clip-mini", device) for count in sizes])
+    classes, of_classes = bench.quietly(lambda: _classes(CLASSES[:1] if quick else CLASSES, quick, device))
+    runs, of_runs = bench.quietly(lambda: [_planned(count) for count in (RUNS[:1] if quick else RUNS)])
     for row in (*tables, *trained, *classes, *runs):
-        say(", ".join(f"{key} {value:,.4g}" for key, value in row.items()))
+        bench.say(", ".join(f"{key} {value:,.4g}" for key, value in row.items()))
     settings = {"methods": len(ROWS), "trained_backbone": "toy" if quick else "clip-mini", "quick": quick}
-    return {"settings": settings, "tables": tables, "trained": trained, "classes": classes, "runs": runs}
+    others = {"trained": of_trained, "classes": of_classes, "runs": of_runs}
+    return {"settings": settings, "others": others, "tables": tables, "trained": trained, "classes": classes, "runs": runs}
 
 
 def _table(images: int) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """The training step of each method against the baseline: images per second, fraction of the matrix peak, memory."""
 
 import statistics
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
+from pel_core.bench.machine import Bench
 from pel_core.bench.measure import alternate, gflop, matrix_peak, peak_mb, ratio
 from pel_core.bench.models import in_bf16, make_pair, make_step, require_equal
 from pel_core.seeds import torch_generator
@@ -30,8 +31,9 @@ def cases(layers: int, device: torch.device, flags: list[str], quick: bool) -> l
     return [pair for pair in pairs if pair[0] in names[:3:2]] if quick else pairs
 
 
-def run(device: torch.device, quick: bool, flags: list[str], say: Callable[[str], None]) -> dict[str, Any]:
+def run(bench: Bench) -> dict[str, Any]:
     """Settings and a row for each method and precision."""
+    device, quick, flags = bench.device, bench.quick, bench.flags
     backbone, batch, repeats, times = ("toy", 4, 2, 1) if quick else ("clip-b16", 16, 3, 1)
     if device.type == "cuda" and not quick:
         batch, repeats, times = 128, 5, 10
@@ -40,8 +42,10 @@ def run(device: torch.device, quick: bool, flags: list[str], say: Callable[[str]
     for method, precision in cases(layers, device, flags, quick):
         # Where bf16 is emulated one turn says as much as three.
         turns = 1 if precision == "bf16" and device.type == "cpu" and not set(flags) & set(FAST_BF16) and not quick else repeats
-        rows.append(measure(backbone, method, precision, batch, turns, times, device, quick))
-        say(spell(rows[-1]))
+        case = partial(measure, backbone, method, precision, batch, turns, times, device, quick)
+        row, others = bench.quietly(case)
+        rows.append({**row, "others": others})
+        bench.say(spell(rows[-1]))
     for row in rows:  # the best of all tries: the machine may have been busy at one of them
         of_precision = [other["peak_gflops"] for other in rows if other["precision"] == row["precision"]]
         _put_peak(row, max(of_precision))

@@ -7,12 +7,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from pel_core.bench.machine import Bench
 from pel_core.errors import PelError
 from pel_core.files import read_json, write_text
 
@@ -57,8 +55,17 @@ ABOUT = {
 }
 
 
-def run(device: torch.device, quick: bool, flags: list[str], say: Callable[[str], None]) -> dict[str, Any]:
+def run(bench: Bench) -> dict[str, Any]:
     """Core-seconds of each phase; the whole is wall time x cores."""
+    found, others = bench.quietly(lambda: _measure(bench.quick))
+    for row in found["rows"]:
+        bench.say(f"{row['phase']}: {row['core_seconds']:.1f} core-seconds, {row['share']:.1%}")
+    wall, cpu, cores = found["wall_seconds"], found["cpu_seconds"], found["settings"]["cores"]
+    bench.say(f"{found['runs']} runs in {wall:.0f} s on {cores} cores; {cpu:.0f} s of processor time")
+    return {"others": others, **found}
+
+
+def _measure(quick: bool) -> dict[str, Any]:
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -68,9 +75,6 @@ def run(device: torch.device, quick: bool, flags: list[str], say: Callable[[str]
             words += ["study=quick.yaml", "seeds=0"]
         wall, cpu = _run(folder, cores, words)
         rows, runs = split(folder, wall, cores)
-    for row in rows:
-        say(f"{row['phase']}: {row['core_seconds']:.1f} core-seconds, {row['share']:.1%}")
-    say(f"{runs} runs in {wall:.0f} s on {cores} cores; {cpu:.0f} s of processor time")
     settings = {"study": "a part of the demo: three runs" if quick else "report on demo", "cores": cores}
     return {"settings": settings, "runs": runs, "wall_seconds": wall, "cpu_seconds": cpu, "rows": rows}
 
