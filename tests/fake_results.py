@@ -98,7 +98,7 @@ def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("words", nargs="+")
     parser.add_argument("--accept", action="store_true")
-    options = "check-images out config weights backbone-dir data-dir prompt results study figures seeds"
+    options = "check-images out config weights backbone-dir data-dir prompt descriptions results study figures seeds"
     for option in options.split():
         parser.add_argument(f"--{option}")
     asked = parser.parse_args(words)

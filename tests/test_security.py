@@ -143,7 +143,7 @@ def test_folders_that_a_rule_cannot_carry_are_refused(tmp_path, name, text):
 def test_so_is_a_working_folder(tmp_path, monkeypatch):
     (tmp_path / BRACES).mkdir()
     monkeypatch.chdir(tmp_path / BRACES)
-    with pytest.raises(PelError, match="working folder: the path .* without braces"):
+    with pytest.raises(PelError, match=r"working folder: the path .* without braces"):
         load_settings({})
 
 
