@@ -22,6 +22,10 @@ CIFAR_MD5 = {
 }
 
 
+class Absent(PelError):
+    """CIFAR-100 is not where it should be."""
+
+
 class _PlainUnpickler(pickle.Unpickler):
     """Admits NumPy arrays and plain values: a pickle that names anything else is refused, not run."""
 
@@ -63,7 +67,8 @@ def find_cifar(folder: str | Path) -> Callable[[str], dict[str, Any]]:
         A function from meta, train or test to the record of that file (see `read_cifar`).
 
     Raises:
-        PelError: neither is there, or the archive is damaged.
+        Absent: neither is there.
+        PelError: the archive is damaged.
     """
     folder = Path(folder)
     for place in (folder, folder / FOLDER):
@@ -74,7 +79,7 @@ def find_cifar(folder: str | Path) -> Callable[[str], dict[str, Any]]:
             require_archive(archive)
             return lambda name: _from_archive(archive, name)
     lacking = f"expected the files {', '.join(CIFAR_MD5)} in it, or {ARCHIVE} in it or beside it"
-    raise PelError(f"image folder {folder} {'holds no CIFAR-100' if folder.is_dir() else 'does not exist'}; {lacking}")
+    raise Absent(f"image folder {folder} {'holds no CIFAR-100' if folder.is_dir() else 'does not exist'}; {lacking}")
 
 
 def is_whole(folder: Path) -> bool:

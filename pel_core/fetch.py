@@ -6,6 +6,7 @@ an interruption. Nothing has its final name, or is unpacked, before its checksum
 
 import sys
 import tarfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ from pel_core.published import ADDRESS, PUBLISHED, difference
 from pel_core.roots import expand_root, given_root, lists_folder
 
 CIFAR_ADDRESS = "https://www.cs.toronto.edu/~kriz"
-TRIES, SECONDS = 4, 30  # attempts of a download, each from where the last one stopped; and how long to wait for an answer
+TRIES, PAUSE = 4, 2.0  # attempts of a download, each from where the last one stopped, and seconds between two
+PATIENCE = 10, 60  # seconds for a connection, and for the next bytes
 BLOCK = 1 << 15
 
 BY_HAND = {
@@ -75,7 +77,7 @@ def fetch(base: str, entry: LongTailed, config: Mapping[str, Any], mirror: str =
     """
     root = Path(expand_root(given_root(base, entry, config)))
     if entry.kind == "cifar":
-        _fetch_cifar(root, mirror)
+        fetch_cifar(root, mirror)
     elif base in PUBLISHED:
         folder = lists_folder(base, entry, config)
         require_writable(folder)
@@ -94,8 +96,12 @@ def _usual(base: str, entry: LongTailed) -> Path:
     return usual if usual.exists() else Path("/")
 
 
-def _fetch_cifar(root: Path, mirror: str) -> None:
-    """The archive beside the folder that it unpacks to."""
+def fetch_cifar(root: Path, mirror: str = "") -> None:
+    """Get CIFAR-100's archive, beside the folder ``root`` that it is unpacked to; where all is there, do nothing.
+
+    Raises:
+        PelError: as of `fetch`.
+    """
     if cifar.is_whole(root):
         print(f"{root} is there already")
         return
@@ -160,6 +166,7 @@ def download(wanted: Download) -> None:
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
             if attempt == TRIES - 1:
                 raise PelError(_not_had(wanted, part, type(error).__name__)) from None
+            time.sleep(PAUSE)
         except requests.RequestException as error:
             raise PelError(_not_had(wanted, part, str(error))) from None
     if wrong := wanted.wrong(part):
@@ -180,7 +187,7 @@ def _continue(address: str, part: Path) -> None:
     there = part.stat().st_size if part.exists() else 0
     # identity: the length of a compressed answer says nothing about the file
     headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={there}-"} if there else {})}
-    with requests.get(address, headers=headers, stream=True, timeout=SECONDS) as answer:
+    with requests.get(address, headers=headers, stream=True, timeout=PATIENCE) as answer:
         if answer.status_code == 416:  # nothing is lacking, or the part is not of this file: the checksum tells
             if answer.headers.get("Content-Range", "").rpartition("/")[2] == str(there):
                 return

@@ -3,12 +3,13 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pel_core import lists
-from pel_core.cifar import find_cifar
+from pel_core.cifar import Absent, find_cifar
 from pel_core.data_check import check_lists, decode_images
 from pel_core.datasets import LongTailed
 from pel_core.errors import PelError
@@ -74,13 +75,11 @@ def check_decoding(root: str, images: lists.ImageList, check: str) -> None:
 
 
 def _from_cifar(base: str, entry: LongTailed, config: Mapping[str, Any], check_images: str) -> Content:
+    root = Path(expand_root(given_root(base, entry, config)))
     try:
-        read = find_cifar(expand_root(given_root(base, entry, config)))
-    except PelError as error:
-        where = (
-            f"name its folder by 'roots: {{{base}: FOLDER}}' in the configuration, or the folder above by --config root=FOLDER"
-        )
-        raise PelError(f"data set '{base}': {error}; {where}; fetch it by `python -m pel_core data fetch {base}`") from None
+        read = find_cifar(root)
+    except Absent as error:
+        read = _fetched_cifar(base, root, error)
     names = [str(name) for name in read("meta")["fine_label_names"]]
     content = Content(names, {})
     for split in ("train", "test"):
@@ -89,6 +88,18 @@ def _from_cifar(base: str, entry: LongTailed, config: Mapping[str, Any], check_i
         content.add_images(split, images, np.array(record["fine_labels"]))
     content.train_counts[""] = np.bincount(content.splits["train"]["labels"], minlength=len(names)).tolist()
     return content
+
+
+def _fetched_cifar(base: str, root: Path, absent: PelError) -> Callable[[str], dict[str, Any]]:
+    from pel_core.fetch import fetch_cifar
+
+    try:
+        fetch_cifar(root)
+    except PelError as error:
+        where = f"'roots: {{{base}: FOLDER}}' in the configuration names its folder, --config root=FOLDER the folder above"
+        by_hand = f"where there is a network, `python -m pel_core data fetch {base}` gets it"
+        raise PelError(f"data set '{base}': {absent}; {where}; {by_hand} ({error})") from None
+    return find_cifar(root)
 
 
 def _from_stand_in(base: str, entry: LongTailed, config: Mapping[str, Any], check_images: str) -> Content:

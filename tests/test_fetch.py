@@ -60,7 +60,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server():
+def server(monkeypatch):
+    monkeypatch.setattr(fetch, "PAUSE", 0)
     server = Server()
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
@@ -243,6 +244,18 @@ def test_an_archive_cannot_leave_its_folder(server, archive, tmp_path, capsys, e
     else:
         assert status == 1 and "cannot be unpacked" in error
     assert not list(tmp_path.glob("**/evil")) or (root / "evil").exists()
+
+
+def test_preparing_cifar_fetches_it(server, archive, tmp_path, monkeypatch, capsys):
+    """What CONFIG=cifar needs comes by itself; without a network, how to get it is said, and nothing is left."""
+    root = tmp_path / "data" / cifar.FOLDER
+    monkeypatch.setattr(fetch, "CIFAR_ADDRESS", server.address)
+    status, _, error = run(capsys, "prepare", "cifar100", "--root", root, "--out", tmp_path / "out")
+    assert status == 1 and "where there is a network, `python -m pel_core data fetch cifar100` gets it" in error
+    archive()
+    assert run(capsys, "prepare", "cifar100", "--root", root, "--out", tmp_path / "out")[0] == 0
+    assert len(open_prepared(tmp_path / "out", "cifar100").train) == 300
+    assert sorted(file.name for file in root.iterdir()) == ["meta", "test", "train"]
 
 
 # Lists

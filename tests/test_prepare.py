@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pel_core import cifar
+from pel_core import cifar, fetch
 from pel_core.datasets import DATASETS, open_prepared
 from pel_core.demo.stand_ins import STAND_INS
 from pel_core.errors import PelError
@@ -131,6 +131,8 @@ def test_cifar(archive, tmp_path, monkeypatch):
 
 def test_cifar_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("PEL_DATA", str(tmp_path))
+    monkeypatch.setattr(fetch, "CIFAR_ADDRESS", "http://127.0.0.1:9")
+    monkeypatch.setattr(fetch, "PAUSE", 0)
     with pytest.raises(PelError, match=r"roots: \{cifar100: FOLDER\}.*data fetch cifar100"):
         prepare("cifar100", tmp_path / "out")
     (tmp_path / "cifar-100-python").mkdir()
