@@ -15,6 +15,7 @@ import numpy as np
 from pel_core import lists
 from pel_core.config import load_yaml
 from pel_core.datasets import LongTailed
+from pel_core.duplicate_images import duplicate_notes
 from pel_core.errors import PelError, unknown
 from pel_core.image_folders import Catalogue, Placed, read_folders
 from pel_core.image_tables import read_table
@@ -73,9 +74,11 @@ def _content(entry: LongTailed, found: Catalogue, check_images: str) -> Content:
     names = class_names(entry, found)
     splits = divide(entry, found)
     content = Content(names, {})
+    sizes = {split: lists.check_files(found.root, images) for split, images in splits.items()}
     for split, images in splits.items():
-        content.add_files(split, images, lists.check_files(found.root, images))
+        content.add_files(split, images, sizes[split])
         check_decoding(found.root, images, check_images)
+    found.notes += duplicate_notes(found.root, splits, sizes, check_images)
     train = splits["train"]
     pool = np.bincount(train.labels, minlength=len(names))
     content.train_counts[""] = pool.tolist()
@@ -201,7 +204,7 @@ def _mapping(entry: LongTailed) -> dict[str, str]:
 
 def _tell(found: Catalogue, names: list[str], splits: dict[str, Placed], content: Content) -> None:
     """Say what was found, left out and done, for the log."""
-    sizes = ", ".join(f"{len(images.paths):,} {split}" for split, images in splits.items())
+    sizes = ", ".join(f"{len(splits[split].paths):,} {split}" for split in ("train", "test", "val") if split in splits)
     pool = content.train_counts[""]
     print(f"found: {len(names)} classes; images: {sizes}; {max(pool)} to {min(pool)} training images a class")
     for key, counts in content.train_counts.items():

@@ -137,7 +137,7 @@ def _announce(root: str, tables: dict[str, Any], out: Path) -> str:
     images = sum(len(table) for table in tables.values())
     out.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(out).free
-    text = f"{images:,} images (about {size / 1e6:,.0f} MB) are taken out of {root} into {out.parent / 'images'}"
+    text = f"{images:,} images (about {max(1, round(size / 1e6)):,} MB) are taken out of {root} into {out.parent / 'images'}"
     if free < 1.1 * size:
         raise PelError(f"{text}, but {free / 1e6:,.0f} MB are free there; choose another results folder")
     print(f"note: {text}", flush=True)

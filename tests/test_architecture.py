@@ -62,6 +62,6 @@ def test_planning_imports_neither_torch_nor_pandas():
 
 
 def test_training_imports_none_of_the_slow_libraries():
-    slow = ("open_clip", "timm", "torchvision", "pandas", "matplotlib")
+    slow = ("open_clip", "timm", "torchvision", "pandas", "matplotlib", "pyarrow")
     code = f"import sys, pel_core.runs; print([m for m in {slow} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

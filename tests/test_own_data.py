@@ -127,6 +127,24 @@ def test_what_is_left_out_is_said(tree, capsys):
         assert words in told
 
 
+@pytest.mark.parametrize(
+    "copy, words", [("red_deer/copy.png", "in one class"), ("Зубр/copy.png", "in two classes"), (None, "in two splits")]
+)
+def test_images_that_are_there_twice_are_told(tmp_path, copy, words, capsys):
+    root = fill(tmp_path / "root/train")
+    fill(tmp_path / "root/test", dict.fromkeys(CLASSES, 1))  # the same images as the first of each class
+    if copy:
+        for seed, path in enumerate(sorted((tmp_path / "root/test").rglob("*.png"))):
+            draw(path, 70 + seed)
+        draw(root / copy, 0)
+    make(tmp_path / "root")
+    told = capsys.readouterr().out
+    assert f"{1 if copy else 3} images are there twice {words}" in told
+    make(tmp_path / "root", tmp_path / "quick")
+    prepare("mine", tmp_path / "none", {"datasets": {"mine": {"kind": "folders", "root": str(tmp_path / "root")}}}, "none")
+    assert "twice" not in capsys.readouterr().out.split("found:")[-1]
+
+
 def test_class_names_are_mapped(tree):
     assert make(tree, class_names={"Зубр": "European bison"}).class_names[2] == "European bison"
     (tree / "names.yaml").write_text("red_deer: stag\n")
