@@ -27,6 +27,8 @@ rule backbone:
         " {params.weights} > {log:q} 2>&1"
 
 
+# The check that every training job of a data set depends on, done once: lists, labels, every file (docs/data.md). What it finds wrong
+# stands in its log; `python -m pel_core data check` tells all of it. It copies no image.
 rule data:
     output:
         f"{RESULTS}/data/{{base}}/data.json",
