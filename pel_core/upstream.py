@@ -45,7 +45,8 @@ def load_open_clip(name: str, weights: str | None = None, cache_dir: str | None 
     act = type(model.visual.transformer.resblocks[0].mlp.gelu).__name__
     if (act == "QuickGELU") != entry.quick_gelu:
         raise PelError(f"{name}: open_clip built {act}, expected {'QuickGELU' if entry.quick_gelu else 'GELU'}")
-    return model.eval(), {"tag": entry.tag or path.name, "file": path.name, "sha256": digest, **origin(path)}
+    tag = path.name if weights else entry.tag or path.name  # whoever brings a file may bring any
+    return model.eval(), {"tag": tag, "file": path.name, "sha256": digest, **origin(path)}
 
 
 def load_timm(name: str, weights: str | None = None, cache_dir: str | None = None) -> tuple[nn.Module, dict[str, str]]:
@@ -65,7 +66,7 @@ def load_timm(name: str, weights: str | None = None, cache_dir: str | None = Non
         model.load_state_dict({key: value for key, value in state.items() if not key.startswith(("head.", "fc_norm."))})
     except RuntimeError as error:
         raise _other(path, entry, error) from None
-    return model.eval(), {"tag": entry.arch, "file": path.name, "sha256": digest, **origin(path)}
+    return model.eval(), {"tag": path.name if weights else entry.arch, "file": path.name, "sha256": digest, **origin(path)}
 
 
 def find_weights(name: str, weights: str | None = None, cache_dir: str | None = None) -> Path:

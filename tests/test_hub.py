@@ -78,7 +78,7 @@ def test_a_hub_name_is_read_from_the_cache(small, no_network, monkeypatch, tmp_p
     vit, _, info = load_vit(tmp_path / "out")
     assert torch.equal(vit.cls, small["visual.class_embedding"])
     assert info["source"] == {
-        "tag": "none", "file": name, "sha256": sha256(source), "hub": "someone/small-clip", "revision": COMMIT,
+        "tag": name, "file": name, "sha256": sha256(source), "hub": "someone/small-clip", "revision": COMMIT,
     }  # fmt: skip
 
 
