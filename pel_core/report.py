@@ -68,12 +68,24 @@ def claims(arguments: Arguments) -> None:
 
 
 def provenance(arguments: Arguments) -> None:
-    """Say where each run comes from (code, data, weights, machine, times, numbers): csv, md."""
+    """Say where each run comes from (code, data, weights, machine, times, numbers): csv, md, html."""
+    from pel_core.pages import html_page
     from pel_core.runs_table import runs_files
 
     study = open_study(arguments)
-    for suffix, text in runs_files(study).items():
+    files = runs_files(study)
+    for suffix, text in (files | {"html": html_page(files["md"], "Runs")}).items():
         write_text(study.results / f"provenance.{suffix}", text)
+
+
+def page(arguments: Arguments) -> None:
+    """Turn a finished table into a page of the HTML report."""
+    from pel_core.pages import html_page
+
+    study = open_study(arguments)
+    _require(study, arguments.artefact, "table", "compare", "claims")
+    markdown = Path(study.files(arguments.artefact)[1]).read_text(encoding="utf-8")
+    write_text(study.results / "report" / f"{arguments.artefact}.html", html_page(markdown, arguments.artefact))
 
 
 def plan(arguments: Arguments) -> None:
@@ -112,6 +124,7 @@ COMMANDS: tuple[tuple[Callable[[Arguments], None], tuple[str, ...]], ...] = (
     (compare, ()),
     (claims, ()),
     (provenance, ()),
+    (page, ("artefact",)),
     (plan, ()),
     (status, ()),
     (slots, ("cores",)),

@@ -178,8 +178,9 @@ def _artefacts(study: Study, done: set[str]) -> list[str]:
     lines = []
     for name, artefact in study.artefacts.items():
         runs, files = artefact.specs, [Path(file) for file in study.files(name)]
+        there = f"{sum(slug in done for slug in runs):,} of {count_of(len(runs), 'run')}" if runs else "needs no run"
         drawn = ", drawn" if all(file.is_file() for file in files) else ""
-        lines.append(f"  {name:{width}}  {sum(slug in done for slug in runs):,} of {count_of(len(runs), 'run')}{drawn}")
+        lines.append(f"  {name:{width}}  {there}{drawn}")
     return lines
 
 

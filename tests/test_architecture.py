@@ -13,7 +13,7 @@ ORDER = [
     "methods", "backbones", "demo.stand_ins",
     "lists", "naming", "published", "sampling", "roots", "datasets", "own_data", "image_folders", "image_tables", "own_files",
     "options", "spec", "results", "config", "layout", "artefacts", "provenance", "studies", "recipe_text", "plan", "status",
-    "metrics", "tables", "compare", "claims", "runs_table", "figure_style", "figures", "figure_curve",
+    "metrics", "tables", "compare", "claims", "runs_table", "pages", "figure_style", "figures", "figure_curve",
     "tensors", "devices", "world",
     "vit", "deltas", "surgery", "state_names", "upstream", "weights",
     "transforms", "resample",

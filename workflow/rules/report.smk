@@ -18,6 +18,7 @@ localrules:
     summary,
     figure,
     runs,
+    page,
 
 
 rule table:
@@ -28,7 +29,7 @@ rule table:
             f"{RESULTS}/tables/{{table}}.csv",
             caption="../report/table.rst",
             category="Tables",
-            labels={"table": "{table}"},
+            labels={"table": "{table}", "as": "spreadsheet"},
         ),
         md=f"{RESULTS}/tables/{{table}}.md",
         tex=f"{RESULTS}/tables/{{table}}.tex",
@@ -51,7 +52,7 @@ rule summary:
             f"{RESULTS}/tables/{{summary}}.csv",
             caption="../report/summary.rst",
             category="Tables",
-            labels={"table": "{summary}"},
+            labels={"table": "{summary}", "as": "spreadsheet"},
         ),
         md=f"{RESULTS}/tables/{{summary}}.md",
     params:
@@ -96,13 +97,38 @@ rule runs:
             f"{RESULTS}/provenance.csv",
             caption="../report/runs.rst",
             category="Runs",
-            labels={"table": "provenance"},
+            labels={"table": "runs", "as": "spreadsheet"},
         ),
         md=f"{RESULTS}/provenance.md",
+        html=report(
+            f"{RESULTS}/provenance.html",
+            caption="../report/runs.rst",
+            category="Runs",
+            labels={"table": "runs", "as": "page"},
+        ),
     log:
         f"{RESULTS}/logs/provenance.log",
     shell:
         "exec {PYTHON:q} -m pel_core provenance {ASK} > {log:q} 2>&1"
+
+
+rule page:
+    # The HTML report shows pages in place; a CSV file is only offered for download.
+    input:
+        f"{RESULTS}/tables/{{page}}.md",
+    output:
+        report(
+            f"{RESULTS}/report/{{page}}.html",
+            caption="../report/page.rst",
+            category="Tables",
+            labels={"table": "{page}", "as": "page"},
+        ),
+    log:
+        f"{RESULTS}/logs/{{page}}.page.log",
+    wildcard_constraints:
+        page=names("table", "compare", "claims"),
+    shell:
+        "exec {PYTHON:q} -m pel_core page {wildcards.page:q} {ASK} > {log:q} 2>&1"
 
 
 rule provenance:
@@ -110,3 +136,4 @@ rule provenance:
     input:
         STUDY.targets(),
         rules.runs.output,
+        [f"{RESULTS}/report/{name}.html" for name, made in STUDY.artefacts.items() if made.kind in ("table", "compare", "claims")],

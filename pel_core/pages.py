@@ -1,0 +1,21 @@
+"""A table's Markdown as a page of the HTML report. Markdown-it renders it; raw HTML in a name stays text. Torch-free."""
+
+from html import escape
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 1.5rem; color: #222; }
+table { border-collapse: collapse; margin: 1rem 0; }
+th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap; }
+th { border-bottom: 2px solid #555; position: sticky; top: 0; background: #fff; }
+tr:hover td { background: #f3f6fa; }
+blockquote { margin: 0; padding: .2rem .8rem; border-left: 4px solid #c33; }
+"""
+
+
+def html_page(markdown: str, title: str) -> str:
+    """A page of its own: no script, nothing loaded from anywhere."""
+    from markdown_it import MarkdownIt
+
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
+    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
+    return f"<!doctype html><html><head>{head}</head><body>{body}</body></html>\n"
