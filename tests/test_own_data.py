@@ -600,8 +600,9 @@ def test_the_shipped_study_on_a_folder(tree, tmp_path, plain):
 
 
 @pytest.mark.parametrize("study", ["losses", "components", "inits", "epochs", "tte"])
-def test_the_ablations_run_on_ones_own_images(study):
-    made = load(study, "own")
+@pytest.mark.parametrize("config", ["own", "own-mini"])
+def test_the_ablations_run_on_ones_own_images(study, config):
+    made = load(study, config)
     assert made.specs and {spec.dataset for spec in made.specs.values()} == {"mine"}
 
 
@@ -641,4 +642,5 @@ def test_a_makefile_that_asks_for_the_right_study():
     assert told("DATA=/some where/it's")["study=own-table"] == told("DATA=x")["config=own"] == 1
     assert told("DATA=x", "CONFIG=images")["study=report"] == told("DATA=x", "CONFIG=images")["config=images"] == 1
     assert told()["config=demo"] == told()["study=report"] == 1
-    assert told("DATA=x", "STUDY=losses", "BACKBONE=clip-mini")["backbone=clip-mini"] == 1
+    mini = told("DATA=x", "STUDY=losses", "BACKBONE=clip-mini")
+    assert mini["backbone=clip-mini"] == mini["config=own-mini"] == mini["study=losses"] == 1
