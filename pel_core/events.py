@@ -47,7 +47,9 @@ class TensorBoard:
             for old in folder.glob(f"events.*.{kind}"):
                 old.unlink(missing_ok=True)
         # Written in this thread: the library's own writer thread would die of a full disk, and the training wait for it for ever.
-        self._writer, self._flushed = EventsWriter(str(folder / "events"), f".{kind}"), time.monotonic()
+        # The library names files by the second: what is resumed within it needs a name of its own.
+        self._writer = EventsWriter(str(folder / "events"), f".from{first}.{kind}" if first else f".{kind}")
+        self._flushed = time.monotonic()
         if first:
             self._add(first + 1, session_log=SessionLog(status=SessionLog.START))
 
@@ -128,8 +130,10 @@ class Course:
         if not self._begun:
             self._begun = True
             if self.tensorboard:
+                # A run that was stopped between an epoch's last step and its end begins with that end.
+                first = values.get("first_step", (values["epoch"] + 1) * self.steps)
                 with told("TensorBoard events"):
-                    self.sinks.append(TensorBoard(self.folder / "tensorboard" / self.spec.slug, "train", values["first_step"]))
+                    self.sinks.append(TensorBoard(self.folder / "tensorboard" / self.spec.slug, "train", first))
         if "accuracy" in values:  # an epoch's end
             step, names = (values["epoch"] + 1) * self.steps, {"loss": "epoch/loss", "accuracy": "epoch/accuracy"}
         elif values["step"] - self._last >= EVERY:

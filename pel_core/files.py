@@ -30,6 +30,10 @@ def replace_file(path: str | Path) -> Iterator[Path]:
         with open(temporary, "rb+") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # writing and flushing do not say what
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -74,8 +78,10 @@ def require_writable(folder: str | Path) -> None:
         probe.parent.mkdir(parents=True, exist_ok=True)
         sweep(probe)
         temporary = temporary_name(probe, f"-{secrets.token_hex(4)}")  # many threads and jobs may look at once
-        temporary.write_bytes(b"probe")
-        temporary.unlink()
+        try:
+            temporary.write_bytes(b"probe")
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise PelError(
             f"cannot write into {folder}: {error.strerror}; make it writable, or choose another results folder"

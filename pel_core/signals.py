@@ -47,7 +47,8 @@ class Requests:
         print(f"{name}: finishing the step, saving, then stopping", file=sys.stderr, flush=True)
 
 
-leaving: list[int] = []  # signals that `exit_cleanly` has met: what goes wrong after one, in a library's own clean-up, is no error
+# Signals that `exit_cleanly` has met: what goes wrong after one, in a library's own clean-up, is no error.
+leaving: list[int] = []
 
 
 def exit_cleanly() -> None:

@@ -9,217 +9,31 @@ and what it leaves is compared with what an undisturbed one left.
 """
 
 import argparse
-import contextlib
+import gc
 import importlib
-import json
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
 import torch
-from worlds import AGGREGATE, CACHE, SLUG, STAGES, World, different
+from forks import Child, End, count_calls, full_disk, poison, strike_at
+from worlds import AGGREGATE, CACHE, SLUG, World, different
 
 from pel_core import checkpoint, lease
 from pel_core.checkpoint import checkpoint_path, read_checkpoint
-from pel_core.cli import main
-from pel_core.signals import exit_cleanly
-from pel_core.step import Step
 
 KINDS = ("kill -9", "TERM", "disk full", "torn file", "NaN", "missing node")
-FILES = {"replace", "fsync", "link", "unlink", "open", "write", "serialize_file", "close", "chmod", "mkdir", "rename", "savez"}
 WORDS = {"HEARTBEAT": 0.05, "STALE": 0.4, "POLL": 0.02, "SETTLE": 0.05}
 PRELOADED = ("torch._dynamo", "pyarrow.parquet", "matplotlib.pyplot", "scipy.stats")
 PRELOADED += tuple(f"pel_core.{name}" for name in ("runs", "outputs", "tables", "claims", "figures", "prepare", "weights"))
 POISONS = ("images", "weights", "momentum", "loss")
-
-
-@dataclass
-class End:
-    """How a child ended: its status (negative: a signal, None: stopped) and what it printed."""
-
-    status: int | None
-    told: str
-    child: "Child | None" = None
-
-    @property
-    def clear(self) -> bool:
-        """No traceback, and an error in words where there is one."""
-        return "Traceback" not in self.told and (self.status != 1 or "error: " in self.told)
-
-
-class Child:
-    """One forked run of a command."""
-
-    def __init__(self, words: list[str], prepare: Callable[[], None] = lambda: None):
-        ours, theirs = os.pipe()
-        sys.stdout.flush()
-        self.pid = os.fork()
-        if self.pid == 0:
-            os.close(ours)
-            os.dup2(theirs, 1)
-            os.dup2(theirs, 2)
-            sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", buffering=1, closefd=False)
-            os._exit(_child(words, prepare))
-        os.close(theirs)
-        self.pipe, self.told = ours, b""
-
-    def wait(self, seconds: float = 60.0) -> End:
-        """Until it ends or stops; killed when that takes too long."""
-        deadline, done = time.monotonic() + seconds, 0
-        os.set_blocking(self.pipe, False)
-        while not done and time.monotonic() < deadline:
-            self._read()
-            done, status = os.waitpid(self.pid, os.WNOHANG | os.WUNTRACED)
-            if not done:
-                time.sleep(0.002)
-        if not done:
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
-            return End(-99, self._text() + " hung")
-        self._read()
-        if os.WIFSTOPPED(status):
-            return End(None, self._text())
-        os.close(self.pipe)
-        return End(os.waitstatus_to_exitcode(status), self._text())
-
-    def _read(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while part := os.read(self.pipe, 1 << 16):
-                self.told += part
-
-    def _text(self) -> str:
-        return self.told.decode(errors="replace")
-
-
-def _child(words: list[str], prepare: Callable[[], None]) -> int:
-    """The body of a child: as ``python -m pel_core`` does it, without a new interpreter."""
-    try:
-        exit_cleanly()
-        prepare()
-        status = main(words)
-    except SystemExit as leaving:
-        status = leaving.code if isinstance(leaving.code, int) else 1
-    except BaseException:
-        import traceback
-
-        sys.setprofile(None)
-        traceback.print_exc()
-        status = 70
-    sys.setprofile(None)
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    return status
-
-
-def strike_at(point: int, strike: Callable[[], None]) -> Callable[[], None]:
-    """Call ``strike`` at the given call of the main thread."""
-
-    def prepare() -> None:
-        count = 0
-
-        def profile(frame, event, argument):
-            nonlocal count
-            count += 1
-            if count == point:
-                sys.setprofile(None)
-                strike()
-
-        sys.setprofile(profile)
-
-    return prepare
-
-
-def count_calls(words: list[str]) -> tuple[int, list[int]]:
-    """How many calls a command makes, and which of them touch files."""
-    with tempfile.NamedTemporaryFile("r") as told:
-
-        def prepare() -> None:
-            count, touching = 0, []
-
-            def profile(frame, event, argument):
-                nonlocal count
-                count += 1
-                if event == "c_call" and argument.__name__ in FILES and len(touching) < 4000:
-                    touching.append(count)
-
-            def leave(self, *rest) -> None:
-                sys.setprofile(None)
-                Path(told.name).write_text(json.dumps([count, touching]))
-
-            # The child ends by os._exit, so that its last act is told here.
-            global main
-            plain = main
-
-            def counted(words):
-                sys.setprofile(profile)
-                status = plain(words)
-                leave(None)
-                return status
-
-            main = counted
-
-        end = Child(words, prepare).wait()
-        assert end.status == 0, end.told
-        return tuple(json.loads(Path(told.name).read_text()))
-
-
-def full_disk(draw: random.Random) -> Callable[[], None]:
-    """No file may grow beyond a few bytes from now on; or flushing to disk fails."""
-    size, flush = draw.choice([0, draw.randrange(1, 4000), draw.randrange(1, 60000)]), draw.random() < 0.3
-
-    def strike() -> None:
-        if flush:
-
-            def fail(handle):
-                raise OSError(28, "No space left on device")
-
-            os.fsync = fail
-        else:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-
-    return strike
-
-
-def poison(how: str, step: int) -> Callable[[], None]:
-    """Put a NaN into a training at a step of this life."""
-
-    def prepare() -> None:
-        plain, count = Step.__call__, 0
-
-        def call(self, images, labels, *rest):
-            nonlocal count
-            count += 1
-            if count != step:
-                return plain(self, images, labels, *rest)
-            if how == "images":
-                return plain(self, images * float("nan"), labels, *rest)
-            if how == "weights":
-                with torch.no_grad():
-                    next(iter(self.classifier.trainable().values())).view(-1)[0] = float("nan")
-            sums = plain(self, images, labels, *rest)
-            if how == "momentum":
-                with torch.no_grad():
-                    next(iter(self.classifier.trainable().values())).view(-1)[-1] = float("inf")
-            return sums * float("inf") if how == "loss" else sums
-
-        Step.__call__ = call
-
-    return prepare
 
 
 class Harness:
@@ -229,6 +43,8 @@ class Harness:
         torch.set_num_threads(1)
         for name in PRELOADED:  # once, not in every child
             importlib.import_module(name)
+        gc.collect()
+        gc.freeze()  # children's collections would copy every page
         for name, value in WORDS.items():
             setattr(lease, name, value)
         checkpoint.SHARE = 1e9  # save after every step, so that many faults fall into a save
@@ -252,10 +68,9 @@ class Harness:
         """One fault, the next start, and the comparison."""
         world = self.base.copy(self.folder / "world", stage)
         score, words = self.score[kind], world.words(stage)
-        state = self.draw.getstate()[1][0]
         end, note = self._strike(kind, stage, world, words)
         struck = note != "missed"
-        again = Child(words).wait() if note != "again" else end
+        again = Child(words).wait()
         if end.status is None:  # the process of the lost node comes back
             os.kill(end.child.pid, signal.SIGCONT)
             back = end.child.wait()
@@ -266,9 +81,8 @@ class Harness:
             score.update(injected=1, survived=survived, equal=survived and not unequal)
             score[stage.split()[0]] += 1
         if struck and (not survived or unequal):
-            self.failures.append(
-                f"{kind} in {stage} ({state}, {note}): {end.status} {again.status} {unequal}\n{end.told}\n{again.told}"
-            )
+            what = f"{kind} in {stage} ({note}): {end.status} {again.status} {unequal}"
+            self.failures.append(f"{what}\n{end.told}\n{again.told}")
         shutil.rmtree(world.folder)
 
     def _strike(self, kind: str, stage: str, world: World, words: list[str]) -> tuple[End, str]:
@@ -276,7 +90,7 @@ class Harness:
         if kind == "NaN":
             how, step = draw.choice(POISONS), draw.randrange(1, 17)
             end = Child(words, poison(how, step)).wait()
-            bad = end.status != 1 or "not finite" not in end.told and "the loss became" not in end.told
+            bad = end.status != 1 or not ("not finite" in end.told or "the loss became" in end.told)
             path = checkpoint_path(world.results, SLUG)
             if path.exists() and not all(value.isfinite().all() for value in read_checkpoint(path)[0].values()):
                 bad = True
@@ -305,7 +119,7 @@ class Harness:
         return end, f"call {point}"
 
     def _tear(self, stage: str, world: World, words: list[str], point: int) -> tuple[End, str]:
-        """Cut off a file that a killed command left, or a finished one's; what reads it next must name it, or need not read it."""
+        """Cut off a file that a killed or a finished command left; what reads it next must name it, or need not read it."""
         killed = self.draw.random() < 0.5
         prepare = strike_at(point, lambda: os.kill(os.getpid(), signal.SIGKILL)) if killed else (lambda: None)
         end = Child(words, prepare).wait()
@@ -363,7 +177,7 @@ def quick_folder() -> str | None:
 def main_program() -> int:
     """From the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--faults", type=int, default=216)
+    parser.add_argument("--faults", type=int, default=204)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", type=Path, help="a document with the marks <!-- faults --> and <!-- /faults -->")
     arguments = parser.parse_args()
@@ -381,4 +195,6 @@ def main_program() -> int:
 
 
 if __name__ == "__main__":
+    if os.environ.get("OMP_NUM_THREADS") != "1":  # a process with threads is not forked safely
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {"OMP_NUM_THREADS": "1"})
     sys.exit(main_program())

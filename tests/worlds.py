@@ -28,7 +28,8 @@ claims:
     statement: Adapters help
     source: here
     parts:
-      - {a: {method: "adaptformer@2:4+vpt-shallow"}, b: {method: head-only}, over: [{dataset: small-ir20}], value: overall, expect: higher}
+      - {a: {method: "adaptformer@2:4+vpt-shallow"}, b: {method: head-only}, over: [{dataset: small-ir20}],
+         value: overall, expect: higher}
 """
 CONFIG = """
 title: Toy
@@ -96,7 +97,7 @@ class World:
                                                                "confusion.csv", "classes.csv")],
             "table": [r / "tables" / f"one.{suffix}" for suffix in ("csv", "md", "tex")],
             "figure": [self.folder / "figures"],
-            "claims": [r / "tables" / f"claims.{suffix}" for suffix in ("csv", "md")],
+            "claims": [r / "tables" / f"study-claims.{suffix}" for suffix in ("csv", "md")],
             "data": [r / "data" / "toy"],
             "backbone": [r / "backbones" / "toy"],
             "text": [r / "text" / "toy"],
