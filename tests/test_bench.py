@@ -2,13 +2,16 @@
 
 import json
 import math
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
 
 from pel_core.bench import machine
 from pel_core.bench.__main__ import main
-from pel_core.bench.measure import alternate, gflop, peak_mb, ratio
+from pel_core.bench.measure import alternate, gflop, peak_mb, processor_time, ratio, seconds, use_clock
 from pel_core.bench.models import make_pair, require_equal
 from pel_core.bench.step import cases, methods
 from pel_core.bench.study import ABOUT, split
@@ -31,7 +34,7 @@ def test_a_quick_benchmark_writes_its_record_plot_and_tables(part, tmp_path):
     record = read_json(tmp_path / f"{part}.cpu.json")
     key, names = KEYS[part]
     assert record["quick"] is True
-    assert record["machine"].keys() >= {"cpu", "cores", "flags", "load", "busy", "torch", "commit"}
+    assert record["machine"].keys() >= {"clock", "cpu", "cores", "flags", "load", "busy", "torch", "commit"}
     assert record[key]
     assert all(names <= row.keys() for row in record[key])
     assert all(math.isfinite(number) and number >= 0 for number in numbers(record[key]))
@@ -145,3 +148,16 @@ def test_a_quick_study_is_run_and_split(tmp_path):
     record = read_json(tmp_path / "study.cpu.json")
     assert record["runs"] == 3
     assert all(row["core_seconds"] > 0 for row in record["rows"] if row["phase"] != "idle")
+
+
+def test_processor_time_does_not_count_waiting():
+    begun = processor_time()
+    use_clock("processor")
+    try:
+        assert seconds(lambda: time.sleep(0.2), CPU) < 0.1
+        child = [sys.executable, "-c", "sum(range(10**6))"]
+        assert seconds(lambda: subprocess.run(child, check=True), CPU) > 0.005  # children that ended count
+    finally:
+        use_clock("wall")
+    assert seconds(lambda: time.sleep(0.05), CPU) >= 0.05
+    assert processor_time() > begun

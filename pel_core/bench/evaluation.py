@@ -13,6 +13,7 @@ from pel_core.batches import EvalBatches
 from pel_core.bench.machine import Bench
 from pel_core.bench.measure import alternate, gflop, matrix_peak, ratio
 from pel_core.bench.models import make_pair, require_equal
+from pel_core.bench.step import emulated
 from pel_core.classifier import Classifier
 from pel_core.engine import predict
 from pel_core.prepare import prepare
@@ -31,6 +32,8 @@ def run(bench: Bench) -> dict[str, Any]:
     backbone, images, repeats = ("toy", 2, 2) if quick else ("clip-b16", 4, 3)
     if device.type == "cuda" and not quick:
         images, repeats = 64, 5
+    elif emulated(device, bench.flags) and not quick:
+        images, repeats = 2, 2  # bf16 takes minutes
     rows, others = bench.quietly(lambda: speeds(backbone, images, repeats, device, quick))
     for row in rows:
         part = f"{row['ratio']['median']:.2f}x the baseline in fp32, {row['peak_fraction']:.0%} of the matrix peak"

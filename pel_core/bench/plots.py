@@ -43,7 +43,10 @@ def about(record: Record) -> str:
     quick = "QUICK: says nothing of speed. " if record["quick"] and record["part"] != "study" else ""
     share = others(record)
     load = f"load {found['load'][0]} before" if share is None else f"others took {share:.0%} of the cores at most"
-    load += " (BUSY)" if (found["busy"] if share is None else share > DISTURBED) else ""
+    busy = found["busy"] if share is None else share > DISTURBED
+    if found["clock"] == "processor" and record["part"] != "study":
+        load, busy = f"processor time of one thread ({load})", False
+    load += " (BUSY)" if busy else ""
     commit = (found["commit"] or "unknown")[:9] + ("+" if (found["commit"] or "").endswith("+") else "")
     return f"{quick}{where}; torch {found['torch']}; {load}; commit {commit}; {found['started'][:10]}"
 

@@ -23,10 +23,15 @@ def methods(layers: int) -> list[str]:
     return ["adaptformer", last, f"vpt-shallow+{last}", "ln+adaptformer", "ssf-attn", "ssf-ln", "ssf-mlp", "head-only"]
 
 
+def emulated(device: torch.device, flags: list[str]) -> bool:
+    """Whether bf16 is fp32 in disguise here."""
+    return device.type == "cpu" and not set(flags) & set(FAST_BF16)
+
+
 def cases(layers: int, device: torch.device, flags: list[str], quick: bool) -> list[tuple[str, str]]:
     """(method, precision) pairs to measure."""
     names = methods(layers)
-    reduced = names if device.type == "cuda" or set(flags) & set(FAST_BF16) else names[:1]
+    reduced = names[:1] if emulated(device, flags) else names
     pairs = [(name, "fp32") for name in names] + [(name, "bf16") for name in reduced]
     return [pair for pair in pairs if pair[0] in names[:3:2]] if quick else pairs
 
@@ -40,9 +45,10 @@ def run(bench: Bench) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     layers = RunSpec.make("cifar100-ir100", backbone, "head-only", 0, init="random").vit.layers
     for method, precision in cases(layers, device, flags, quick):
-        # Where bf16 is emulated one turn says as much as three.
-        turns = 1 if precision == "bf16" and device.type == "cpu" and not set(flags) & set(FAST_BF16) and not quick else repeats
-        case = partial(measure, backbone, method, precision, batch, turns, times, device, quick)
+        # Where bf16 is emulated it takes minutes, and a turn of few images says as much as three of many.
+        slow = precision == "bf16" and emulated(device, flags) and not quick
+        size, turns = (batch // 4, 1) if slow else (batch, repeats)
+        case = partial(measure, backbone, method, precision, size, turns, times, device, quick)
         row, others = bench.quietly(case)
         rows.append({**row, "others": others})
         bench.say(spell(rows[-1]))
@@ -72,9 +78,7 @@ def measure(
     works = {name: (lambda step=step: step(images, labels)) for name, step in steps.items()}
     dtype = PRECISIONS[precision] or torch.float32
     peak = matrix_peak(device, dtype, shapes=((64, 64, 64),) if quick else ())
-    # The memory run is each step's warm-up too: momentum is there afterwards.
-    for work in works.values():
-        work()
+    # The memory run is each step's warm-up too; momentum is there since the operations were counted.
     memory = {name: peak_mb(work, device) for name, work in works.items()}
     taken = alternate(works, repeats, device, times, warm=0)
     row = {
