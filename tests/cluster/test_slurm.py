@@ -19,11 +19,11 @@ pytestmark = pytest.mark.cluster
 
 # What happens to which method's run, and how many seconds of undisturbed training it gets to happen in.
 FATES = {
-    "time limit": ("adaptformer", 45),
-    "cancelled": ("ssf-ln", 12),
-    "node failed": ("ln", 12),
-    "requeued": ("bias", 12),
-    "preempted": ("adapter", 12),
+    "time limit": ("adaptformer", 40),
+    "cancelled": ("ssf-ln", 8),
+    "node failed": ("ln", 8),
+    "requeued": ("bias", 8),
+    "preempted": ("adapter", 8),
 }
 STUDY = """
 title: Cluster
