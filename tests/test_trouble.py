@@ -1,5 +1,6 @@
 """Trouble in a training: too little memory, a loss that is not finite, images that cannot be read. What is said and kept."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -153,16 +154,13 @@ def test_a_dead_worker_is_named(files):
     hang(files.paths[7])
 
     def kill():
-        import multiprocessing
-
         time.sleep(2)
         for child in multiprocessing.active_children():
             os.kill(child.pid, signal.SIGKILL)
 
     threading.Thread(target=kill).start()
-    with pytest.raises(
-        loading.DataError, match=r"(killed by signal|exited unexpectedly).*while waiting for .*\.png.*\(8 image files\)"
-    ):
+    died = r"(killed by signal|exited unexpectedly).*while waiting for .*\.png.*\(8 image files\)"
+    with pytest.raises(loading.DataError, match=died):
         list(batches.epoch(0))
 
 
@@ -194,3 +192,14 @@ def parts(results, spec):
 def order_of(batches):
     order = batches._order(0)
     return [(None, order[i : i + 8].tolist()) for i in range(0, 40, 8)]
+
+
+def test_a_signal_to_a_worker_leaves_the_run_time_to_save(files):
+    """A scheduler signals every process of a job; a worker that died at once would break the step under way."""
+    batches, _ = batches_of(files, workers=1)
+    steps = batches.epoch(0)
+    next(steps)
+    for child in multiprocessing.active_children():
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            os.kill(child.pid, number)
+    assert 1 + len(list(steps)) == len(batches)
