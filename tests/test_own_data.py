@@ -15,7 +15,7 @@ from PIL import Image
 from pel_core.datasets import find_dataset, open_prepared
 from pel_core.errors import PelError
 from pel_core.image_folders import Walk, class_order
-from pel_core.own_data import declared
+from pel_core.own_data import KEYS, LISTS, declared
 from pel_core.own_files import locate
 from pel_core.prepare import prepare
 from pel_core.sampling import (
@@ -599,7 +599,7 @@ def test_the_shipped_study_on_a_folder(tree, tmp_path, plain):
         load_settings({**settings, "backbone": "clip-b61"})
 
 
-@pytest.mark.parametrize("study", ["losses", "components", "inits", "epochs", "tte"])
+@pytest.mark.parametrize("study", ["losses", "components", "epochs", "tte", "classifiers"])
 @pytest.mark.parametrize("config", ["own", "own-mini"])
 def test_the_ablations_run_on_ones_own_images(study, config):
     made = load(study, config)
@@ -644,3 +644,14 @@ def test_a_makefile_that_asks_for_the_right_study():
     assert told()["config=demo"] == told()["study=report"] == 1
     mini = told("DATA=x", "STUDY=losses", "BACKBONE=clip-mini")
     assert mini["backbone=clip-mini"] == mini["config=own-mini"] == mini["study=losses"] == 1
+
+
+def test_the_configurations_in_the_docs_are_possible(tmp_path):
+    text = (Path(__file__).parents[1] / "docs/own-data.md").read_text(encoding="utf-8")
+    examples = [part.split("```")[0] for part in text.split("```yaml\n")[1:]]
+    assert len(examples) == 2
+    for example, study in zip(examples, ("own-table", "report")):
+        (tmp_path / "my.yaml").write_text(example)
+        assert load(study, tmp_path / "my.yaml").specs
+    for key in {key for kind in KEYS.values() for key in kind} - {*LISTS}:
+        assert f"`{key}`" in text, f"docs/own-data.md does not say what {key} is"
