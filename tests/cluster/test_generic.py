@@ -53,7 +53,15 @@ def test_a_study_through_a_stand_in_for_pbs(tmp_path):
     environment["PATH"] = f"{programs}{os.pathsep}{environment['PATH']}"
     profile = ROOT / "workflow" / "profiles" / "generic"
     command = [sys.executable, "-m", "snakemake", "-s", str(code / "Snakefile"), "--workflow-profile", str(profile)]
-    command += ["--latency-wait", "5", "--config", "study=study.yaml", "config=config.yaml"]
+    command += [
+        "--latency-wait",
+        "5",
+        "--seconds-between-status-checks",
+        "1",
+        "--config",
+        "study=study.yaml",
+        "config=config.yaml",
+    ]
     done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (work / "results/tables/one.csv").is_file()
