@@ -655,3 +655,58 @@ def test_the_configurations_in_the_docs_are_possible(tmp_path):
         assert load(study, tmp_path / "my.yaml").specs
     for key in {key for kind in KEYS.values() for key in kind} - {*LISTS}:
         assert f"`{key}`" in text, f"docs/own-data.md does not say what {key} is"
+
+
+STUDY = """
+title: Small
+roles: {own: Mine}
+tables:
+  small:
+    title: "{own}"
+    where: {dataset: own, method: adaptformer}
+    rows: [{label: As found, dataset: own}, {label: Drawn, dataset: own-ir2}]
+    columns: [{label: Overall, value: overall}, {label: Head, value: head}, {label: Tail, value: tail}]
+"""
+CONFIG = """
+title: Toy
+backbone: toy
+seeds: [0]
+data: {own: mine}
+datasets:
+  mine: {kind: auto, root: $PEL_DATA, profile: step, ratios: [2]}
+recipe: {epochs: 1, precision: fp32}
+resources: {threads: 1, mem_mb: 1000, runtime: 5}
+"""
+
+
+@pytest.mark.slow
+def test_from_a_table_of_images_to_a_table_of_numbers(tree, tmp_path):
+    """As a person runs it: a name with a space, quotes and a semicolon, labels in another script, then images that moved."""
+    import subprocess
+    import sys
+
+    rows = [[str(path.relative_to(tree)), path.parent.name] for path in sorted(tree.rglob("*.png"))]
+    write(tree / "my; labels.csv", [["path", "label"], *rows])
+    (tmp_path / "study.yaml").write_text(STUDY)
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "-m", "snakemake", "-s", str(root / "Snakefile"), "--cores", "2", "--resources", "gpu=2"]
+    command += [
+        "--workflow-profile",
+        str(root / "workflow/profiles/default"),
+        "--config",
+        "study=study.yaml",
+        "config=config.yaml",
+    ]
+
+    def snakemake(data: Path, *words: str) -> str:
+        environment = {**os.environ, "PEL_DATA": os.path.relpath(data, tmp_path)}
+        done = subprocess.run([*command, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    snakemake(tree / "my; labels.csv")
+    text = (tmp_path / "results/tables/small.md").read_text()
+    assert "As found" in text and "–" in text and "Head: none, no class is in this group (more than 100 training images)" in text
+    moved = tree.rename(tmp_path / "it's moved")
+    assert "Nothing to be done" in snakemake(moved / "my; labels.csv", "-n")
