@@ -220,5 +220,5 @@ def _channels(values: Sequence[float], device: torch.device) -> Tensor:
 
 
 def _owned(images: np.ndarray) -> np.ndarray:
-    """The pixels in memory of their own: a read-only map may not become a tensor."""
-    return np.array(images, np.uint8, order="C")
+    """The pixels as torch takes them: those of a file's map stay where they are, read-only ones are copied."""
+    return np.require(images, np.uint8, ("C_CONTIGUOUS", "WRITEABLE"))

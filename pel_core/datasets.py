@@ -264,7 +264,8 @@ def _open_split(folder: Path, about: Mapping[str, Any], name: str) -> Split:
     with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
         labels = arrays["labels"]
         if "paths" not in arrays:
-            return Split(labels, images=np.load(folder / f"images-{name}.npy", mmap_mode="r", allow_pickle=False))
+            # Mapped copy-on-write: jobs of one machine share the pages, and torch takes the array as it is.
+            return Split(labels, images=np.load(folder / f"images-{name}.npy", mmap_mode="c", allow_pickle=False))
         relative = arrays["paths"].tobytes().decode().split("\n")
     if about["kind"] == "huggingface":  # whose images were taken out of its tables, into this folder
         return Split(labels, paths=[f"{folder}/images/{path}" for path in relative])

@@ -123,7 +123,7 @@ class Course:
 
     def __init__(self, folder: Path, spec: RunSpec, steps: int, tensorboard: bool = True, wandb: bool = False):
         self.folder, self.spec, self.steps, self.tensorboard = folder, spec, steps, tensorboard
-        self.sinks: list[Sink] = [WandB(folder / "wandb", spec)] if wandb else []
+        self.sinks: list[Sink] = [WandB(folder, spec)] if wandb else []
         self._begun, self._last = False, -EVERY
 
     def __call__(self, values: Mapping[str, Any]) -> None:
@@ -178,7 +178,7 @@ def evaluated(
             writer.hyperparameters(spec.to_json(), values, step)
             writer.close()
     if wandb:
-        run = WandB(folder / "wandb", spec)
+        run = WandB(folder, spec)
         with suppress(OSError):
             run.point(step, values)
         run.close()
