@@ -133,9 +133,3 @@ def _lock(handle: int, byte: int) -> bool:
     except (BlockingIOError, PermissionError):
         return False
     return True
-
-
-def keep_across_exec() -> None:
-    """Let the locks pass to the program that this process is about to become."""
-    for handle in _held:
-        os.set_inheritable(handle, True)

@@ -12,7 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pel_core import devices, gpu_slots
+from pel_core import devices, gpu_slots, job_options
+from pel_core.cli import main, parser
 from pel_core.errors import PelError
 
 # Takes its devices, says which and when, holds them until told to end, says when again.
@@ -135,20 +136,6 @@ def test_the_same_device_by_another_position(tmp_path, jobs):
     assert waits(jobs(tmp_path, "GPU-b"))
 
 
-def test_locks_pass_to_the_program_a_process_becomes(tmp_path, jobs):
-    code = (
-        "import os, sys; from pathlib import Path; from pel_core import gpu_slots\n"
-        f"gpu_slots.take(['a'], folder=Path({str(tmp_path)!r})); gpu_slots.keep_across_exec()\n"
-        "os.execv(sys.executable, [sys.executable, '-c', 'import time; print(1, flush=True); time.sleep(60)'])"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout.readline()
-        second = jobs(tmp_path, "a")
-        assert waits(second)
-        holder.kill()
-    assert chosen(second) == [0]
-
-
 def test_more_devices_than_there_are(tmp_path):
     with pytest.raises(PelError, match="2 GPUs were asked for, 1 can be seen"):
         gpu_slots.take(["a"], 2, folder=tmp_path)
@@ -249,3 +236,59 @@ def test_an_allocation_that_is_too_small(cuda, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     with pytest.raises(PelError, match="2 GPUs were asked for, 1 can be seen"):
         devices.claim("auto", count=2)
+
+
+@pytest.mark.parametrize(
+    ("config", "train", "evaluate"),
+    [
+        ({}, "", ""),
+        ({"resources": {"threads": 2}, "tensorboard": True, "wandb": False}, "", ""),
+        ({"resources": {"gpu_share": 0.25}}, "--gpu-share 0.25", "--gpu-share 0.25"),
+        ({"resources": {"gpus": 2}}, "--gpus 2", ""),
+        ({"tensorboard": False, "wandb": True}, "--no-tensorboard --wandb", "--no-tensorboard --wandb"),
+    ],
+)
+def test_what_a_configuration_tells_its_jobs(config, train, evaluate):
+    assert job_options.train_options(config) == train and job_options.evaluate_options(config) == evaluate
+    parser().parse_args(["train", "x", *train.split()])
+    parser().parse_args(["evaluate", "x", *evaluate.split()])
+
+
+@pytest.mark.parametrize(
+    ("listed", "visible", "share", "jobs"),
+    [
+        ("", None, 1.0, 6),  # no GPU: a job per core
+        ("GPU 0: A (UUID: GPU-1)\nGPU 1: A (UUID: GPU-2)\n", None, 1.0, 2),
+        ("GPU 0: A (UUID: GPU-1)\nGPU 1: A (UUID: GPU-2)\n", None, 0.25, 8),
+        ("GPU 0: A (UUID: GPU-1)\nGPU 1: A (UUID: GPU-2)\n", "1", 0.5, 2),
+        ("GPU 0: A (UUID: GPU-1)\n", "", 1.0, 6),
+        ("GPU 0: A (UUID: GPU-1)\n  MIG 1g Device 0: (UUID: MIG-1)\n  MIG 1g Device 1: (UUID: MIG-2)\n", None, 1.0, 2),
+    ],
+)
+def test_jobs_that_may_train_at_once(tmp_path, monkeypatch, capsys, listed, visible, share, jobs):
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\nprintf '{listed}'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    config = tmp_path / "config.yaml"
+    config.write_text(f"title: T\nbackbone: toy\nseeds: [0]\ndata: {{a: toy}}\nresources: {{gpu_share: {share}}}\n")
+    assert main(["slots", "6", "--config", str(config)]) == 0
+    assert capsys.readouterr().out.strip() == str(jobs)
+
+
+@pytest.mark.parametrize(
+    ("resources", "words"),
+    [
+        ("{gpus: 2, gpu_share: 0.5}", "give one of the two"),
+        ("{gpu_share: 1.5}", "at most 1"),
+        ("{gpu_share: 0}", "more than 0"),
+        ("{gpus: 0}", "at least 1"),
+    ],
+)
+def test_resources_that_cannot_be(tmp_path, capsys, resources, words):
+    config = tmp_path / "config.yaml"
+    config.write_text(f"title: T\nbackbone: toy\nseeds: [0]\ndata: {{a: toy}}\nresources: {resources}\n")
+    assert main(["slots", "6", "--config", str(config)]) == 1
+    assert words in capsys.readouterr().err
