@@ -8,6 +8,7 @@ import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from pel_core import lists
 from pel_core.config import load_yaml
 from pel_core.datasets import LongTailed
 from pel_core.duplicate_images import duplicate_notes
-from pel_core.errors import PelError, unknown
+from pel_core.errors import PelError
 from pel_core.image_folders import Catalogue, Placed, read_folders
 from pel_core.image_tables import read_table
 from pel_core.own_files import names_file, table_path
@@ -163,7 +164,8 @@ def class_names(entry: LongTailed, found: Catalogue) -> list[str]:
     form = {unicodedata.normalize("NFC", key): key for key in found.keys}
     for key in given:
         if unicodedata.normalize("NFC", key) not in form:
-            raise unknown("class in class_names:", key, found.keys)
+            near = get_close_matches(key, found.keys, n=1) or found.keys[:1]
+            raise PelError(f"class_names: '{key}' is none of the {len(found.keys)} classes; expected names such as '{near[0]}'")
     given = {unicodedata.normalize("NFC", key): name for key, name in given.items()}
     names = [clean(given.get(unicodedata.normalize("NFC", key)) or key.replace("_", " ")) for key in found.keys]
     if blank := [key for key, name in zip(found.keys, names, strict=True) if not name]:

@@ -284,7 +284,7 @@ def test_entries_are_checked_before_anything_is_read(change, message):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"class_names": {"red_der": "x"}}, "Did you mean 'red_deer'"),
+        ({"class_names": {"red_der": "x"}}, "'red_der' is none of the 3 classes; .*'red_deer'"),
         ({"class_names": "no.yaml"}, "class_names: .*no.yaml does not exist"),
         ({"profile": "exponential", "ratios": [50]}, r"ratio 50 leaves .*pool: 6 images of 'red_deer' down to 2 of"),
         ({"profile": "step", "ratios": [2], "largest": 500}, "largest is 500, but ratio 2 allows"),
