@@ -100,7 +100,7 @@ def check_lists(
             images = ImageList(images.source, images.paths, labels[images.labels], images.lines)
         checked.images[split] = images
         if files:
-            checked.sizes[split] = _check_files(base, root, entry, checked, split, problems, bar)
+            checked.sizes[split] = _check_files(base, root, str(found.get(entry.test, "")), checked, split, problems, bar)
             largest = facts.largest_side if facts else None
             decode_images(root, images, checked.sizes[split], check_images, problems, largest, bar)
     # A published list says what is published: numbers are compared where a list is another one, to say how it differs.
@@ -131,7 +131,7 @@ def _check_label_order(
     id_of = {i: key for key, i in row.items()}
     pairs: dict[tuple[str, int], int] = {}
     for position, (path, label) in enumerate(zip(images.paths, images.labels.tolist(), strict=True)):
-        pairs.setdefault((path[: path.rfind("/")].rpartition("/")[2], label), position)
+        pairs.setdefault((_folder(path), label), position)
     allowed = PUBLISHED[base].swapped if base in PUBLISHED else {}
     for (folder, label), position in pairs.items():
         if folder == id_of[label] or allowed.get(label) == folder:
@@ -147,9 +147,7 @@ def _check_label_order(
             return
 
 
-def _check_files(
-    base: str, root: str, entry: LongTailed, checked: Checked, split: str, problems: Problems, bar: Any
-) -> np.ndarray:
+def _check_files(base: str, root: str, test_list: str, checked: Checked, split: str, problems: Problems, bar: Any) -> np.ndarray:
     images = checked.images[split]
     before = problems.kinds["missing files"].count if "missing files" in problems.kinds else 0
     sizes = lists.check_files(root, images, problems=problems, advance=bar and bar(f"{split}: files", len(images.paths)))
@@ -158,7 +156,7 @@ def _check_files(
         folders = sorted({os.path.dirname(path) for path in images.paths})
         if base in PUBLISHED:
             problems.kinds["missing files"].hint = f"`python -m pel_core data fetch {base}` says what to get and where to put it"
-        for mistake in diagnose(base, root, missing, folders, entry.test):
+        for mistake in diagnose(base, root, missing, folders, test_list):
             if mistake.seen not in str(problems.kinds.get(mistake.kind)):
                 problems.add(mistake.kind, mistake.seen, mistake.hint)
     return sizes
@@ -225,10 +223,15 @@ def _check_classes(checked: Checked, facts: Published | None, problems: Problems
             problems.add("numbers that are not the published ones", text)
 
 
+def _folder(path: str) -> str:
+    """The name of the folder that a file lies in."""
+    return path.rpartition("/")[0].rpartition("/")[2]
+
+
 def _folders(images: ImageList, classes: int) -> list[str] | None:
     found: list[set[str]] = [set() for _ in range(classes)]
     for path, label in zip(images.paths, images.labels.tolist(), strict=True):
-        found[label].add(path[: path.rfind("/")].rpartition("/")[2])
+        found[label].add(_folder(path))
     return [next(iter(each)) for each in found] if all(len(each) == 1 for each in found) else None
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import requests
@@ -34,7 +35,7 @@ The images of ImageNet are not free to pass on: register at https://image-net.or
   ILSVRC2012_img_train.tar  "Training images (Task 1 & 2)", 138 GB, MD5 1d675b47d978889d74fa0da5fadfb00e
   ILSVRC2012_img_val.tar    "Validation images (all tasks)", 6.3 GB, MD5 29b22e2961454d5413ddabcf34fc5622
 Put them into {root} and unpack them there (training images into a folder for each class, validation images by the test list):
-  cd {root}
+  cd {quoted}
   mkdir -p train val && tar -xf ILSVRC2012_img_train.tar -C train && tar -xf ILSVRC2012_img_val.tar -C val
   for tar in train/*.tar; do mkdir -p "${{tar%.tar}}"; tar -xf "$tar" -C "${{tar%.tar}}" && rm "$tar"; done
   {split_val}
@@ -44,14 +45,14 @@ The images are those of Places365-Standard, "Small images (256 * 256) with easy 
 http://places2.csail.mit.edu/download.html (not the high-resolution images, and not the small ones without that structure):
   places365standard_easyformat.tar, from http://data.csail.mit.edu/places/places365/places365standard_easyformat.tar
 Unpack it so that its folders train and val lie in {root}:
-  tar -xf places365standard_easyformat.tar -C {root} --strip-components=1
+  tar -xf places365standard_easyformat.tar -C {quoted} --strip-components=1
 That makes {root}/train/airfield/00000001.jpg, ... and {root}/val/airfield/Places365_val_00000435.jpg, ...""",
     "inat2018": """\
 The images are those of iNaturalist *2018*, training and validation together, from https://github.com/visipedia/inat_comp/tree/master/2018:
   train_val2018.tar.gz, 120 GB, MD5 b1c6952ce38f31868cc50ea72d066cc3,
   from https://ml-inat-competition-datasets.s3.amazonaws.com/2018/train_val2018.tar.gz
 Unpack it in {root}:
-  tar -xzf train_val2018.tar.gz -C {root}
+  tar -xzf train_val2018.tar.gz -C {quoted}
 That makes {root}/train_val2018/Plantae/7291/..., in folders that are called as the categories' ids.""",
 }
 
@@ -79,15 +80,28 @@ def fetch(base: str, entry: LongTailed, config: Mapping[str, Any], mirror: str =
     if entry.kind == "cifar":
         fetch_cifar(root, mirror)
     elif base in PUBLISHED:
-        folder = lists_folder(base, entry, config)
-        require_writable(folder)
-        for name, known in PUBLISHED[base].files.items():
-            address = f"{mirror.rstrip('/') or f'{ADDRESS}/{PUBLISHED[base].folder}'}/{name}"
-            download(Download(address, folder / name, lambda path, known=known: difference(path, known)))
-        print(BY_HAND[base].format(root=root, split_val=SPLIT_VAL.partition("`")[2].rstrip("`").format(list=folder / entry.test)))
+        _fetch_lists(base, entry, lists_folder(base, entry, config), root, mirror)
     else:
         raise PelError(f"data set '{base}' has nothing to download: its images are made here, or are yours")
     print(f"Then: python -m pel_core data check {base}" + (f" --root {root}" if not root.samefile(_usual(base, entry)) else ""))
+
+
+def _fetch_lists(base: str, entry: LongTailed, folder: Path, root: Path, mirror: str) -> None:
+    """Every list that can be had; how to get the images is told in any case."""
+    require_writable(folder)
+    failed = []
+    for name, known in PUBLISHED[base].files.items():
+        address = f"{mirror.rstrip('/') or f'{ADDRESS}/{PUBLISHED[base].folder}'}/{name}"
+        try:
+            download(Download(address, folder / name, lambda path, known=known: difference(path, known)))
+        except PelError as error:
+            failed.append(error)
+    split_val = SPLIT_VAL.format(list=quote(str((folder / entry.test).absolute())))
+    print(BY_HAND[base].format(root=root.absolute(), quoted=quote(str(root.absolute())), split_val=split_val))
+    sys.stdout.flush()
+    if failed:
+        more = f" (and {len(failed) - 1} more of {len(PUBLISHED[base].files)} list files)" if len(failed) > 1 else ""
+        raise PelError(f"{failed[0]}{more}")
 
 
 def _usual(base: str, entry: LongTailed) -> Path:
@@ -164,7 +178,7 @@ def download(wanted: Download) -> None:
             _continue(wanted.address, part)
             break
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-            if attempt == TRIES - 1:
+            if attempt == TRIES - 1 or not part.exists():  # where nothing ever came, waiting is for nothing
                 raise PelError(_not_had(wanted, part, type(error).__name__)) from None
             time.sleep(PAUSE)
         except requests.RequestException as error:
@@ -192,7 +206,7 @@ def _continue(address: str, part: Path) -> None:
             if answer.headers.get("Content-Range", "").rpartition("/")[2] == str(there):
                 return
             part.unlink()
-            raise requests.ConnectionError
+            return _continue(address, part)
         answer.raise_for_status()
         if answer.status_code != 206 or not answer.headers.get("Content-Range", "").startswith(f"bytes {there}-"):
             there = 0

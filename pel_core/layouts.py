@@ -6,13 +6,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 SAMPLE = 200  # missing files looked at
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
-SPLIT_VAL = (
-    "sort them by the test list, in the image folder: `cut -d' ' -f1 {list} | while read -r path; do "
-    'mkdir -p "$(dirname "$path")"; mv "val/$(basename "$path")" "$path"; done`'
-)
+# A shell line for the image folder: moves val/NAME to where the list has it.
+SPLIT_VAL = """cut -d' ' -f1 {list} | while read -r path; do mkdir -p "${{path%/*}}"; mv "val/${{path##*/}}" "$path"; done"""
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ def diagnose(base: str, root: str, missing: Sequence[str], folders: Sequence[str
         root: the image folder.
         missing: paths that are not there, relative to the root.
         folders: every class folder that the lists name, relative to the root.
-        test_list: the name of the test list, for what to do.
+        test_list: the path of the test list, for what to do.
     """
     step = max(1, len(missing) // SAMPLE)
     sample = list(missing[::step])
@@ -69,7 +68,8 @@ def _flat(root: str, sample: Sequence[str], test_list: str) -> Iterator[Mistake]
         parts = path.split("/")
         if len(parts) == 3 and os.path.isfile(os.path.join(root, parts[0], parts[2])):
             seen = f"{os.path.join(root, parts[0], parts[2])} lies there, the list has {path}"
-            hint = SPLIT_VAL.format(list=test_list or "TEST_LIST")
+            command = SPLIT_VAL.format(list=quote(os.path.abspath(test_list)) if test_list else "TEST_LIST")
+            hint = f"sort them by the test list, in the image folder: `{command}`"
             yield Mistake(f"folders '{parts[0]}' that are not split into class folders", seen, hint)
             return
 

@@ -4,10 +4,12 @@ import hashlib
 import io
 import os
 import pickle
+import shutil
 import subprocess
 import tarfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -283,7 +285,8 @@ def test_a_list_that_changed_is_refused(server, tmp_path, capsys, monkeypatch):
     publish(monkeypatch, tree)
     server.files = {name: (tree.root / name).read_bytes() for name in ("classnames.txt", *tree.lists.values())}
     server.files["Places_LT_val.txt"] = server.files["Places_LT_val.txt"].replace(b" 1\n", b" 2\n")
-    status, _, error = run(capsys, "fetch", "places-lt", "--root", tmp_path / "new", "--mirror", server.address)
+    status, out, error = run(capsys, "fetch", "places-lt", "--root", tmp_path / "new", "--mirror", server.address)
+    assert "easy directory" in out  # how to get the images is told all the same
     assert status == 1 and "Places_LT_val.txt" in error and "is deleted; nothing of it was used" in error
     assert "Places_LT_val.txt" not in os.listdir(tmp_path / "new")
 
@@ -299,6 +302,40 @@ def test_validation_images_are_sorted_by_the_command_that_is_told(tmp_path, caps
     command = out.split("in the image folder: `")[1].split("`")[0]
     subprocess.run(["bash", "-c", command], cwd=tree.root, check=True)
     assert run(capsys, "check", "imagenet-lt", "--root", tree.root)[0] == 0
+
+
+def pack(archive: Path, paths: list[Path], name) -> None:
+    with tarfile.open(archive, "w:gz" if archive.suffix == ".gz" else "w") as packed:
+        for path in paths:
+            packed.add(path, name(path))
+            path.unlink()
+
+
+@pytest.mark.parametrize("base", TREES)
+def test_the_archives_unpack_as_it_is_told(base, server, tmp_path, capsys, monkeypatch):
+    """The shell lines that fetch prints, word for word, on archives of the published form."""
+    tree = TREES[base](tmp_path / "my tree", side=8)
+    publish(monkeypatch, tree)
+    root = tree.root
+    files = sorted(path for folder in ("train", "val", "train_val2018") for path in (root / folder).rglob("*") if path.is_file())
+    if base == "imagenet-lt":
+        for folder in sorted((root / "train").iterdir()):
+            pack(root / f"{folder.name}.tar", sorted(folder.iterdir()), lambda path: path.name)
+        pack(root / "ILSVRC2012_img_train.tar", sorted(root.glob("n*.tar")), lambda path: path.name)
+        pack(root / "ILSVRC2012_img_val.tar", sorted((root / "val").rglob("*.JPEG")), lambda path: path.name)
+    elif base == "places-lt":
+        pack(tmp_path / "places365standard_easyformat.tar", files, lambda path: f"places365_standard/{path.relative_to(root)}")
+    else:
+        pack(tmp_path / "train_val2018.tar.gz", files, lambda path: str(path.relative_to(root)))
+    for folder in ("train", "val", "train_val2018"):
+        shutil.rmtree(root / folder, ignore_errors=True)
+    assert run(capsys, "check", base, "--root", root)[0] == 1
+    status, out, _ = run(capsys, "fetch", base, "--root", root, "--mirror", server.address)
+    lines = [line for line in out.splitlines() if line.startswith(("  cd", "  mkdir", "  for", "  cut", "  tar"))]
+    subprocess.run(["bash", "-ec", "\n".join(lines)], cwd=tmp_path, check=True)
+    assert status == 0 and all(path.is_file() for path in files)
+    status, out, _ = run(capsys, "check", base, "--root", root, "--check-images", "all")
+    assert status == 0, out
 
 
 def test_places_lists_are_those_that_are_known(shared, server, tmp_path, capsys):
