@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--patience", type=float, default=0, help="seconds of a part to wait for a quiet machine, and to measure again otherwise"
     )
+    parser.add_argument("--batch", type=int, default=0, help="images of a training step (16, on a GPU 128)")
     parser.add_argument(
         "--clock",
         default="wall",
@@ -40,9 +42,7 @@ def main(words: Sequence[str] | None = None) -> int:
     out = arguments.out or Path("results/benchmarks" if arguments.quick else "docs/benchmarks")
     try:
         for part in () if arguments.part == "draw" else PARTS if arguments.part == "all" else (arguments.part,):
-            path, record = measure(
-                part, arguments.device, arguments.quick, arguments.threads, arguments.patience, arguments.clock
-            )
+            path, record = measure(part, arguments)
             write_json(out / path, record)
         draw(out)
     except PelError as error:
@@ -51,10 +51,9 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(
-    part: str, device: str, quick: bool, threads: int, patience: float = 0, clock: str = "wall"
-) -> tuple[str, dict[str, Any]]:
+def measure(part: str, arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """A part's file name and record."""
+    threads = arguments.threads
     if threads:
         os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch is imported, and for processes that are started
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
@@ -65,17 +64,18 @@ def measure(
     from pel_core.devices import pick_device
 
     torch.set_num_threads(threads or torch.get_num_threads())
-    target = pick_device(device)
-    use_clock(clock)
-    about = machine(target) | {"clock": clock}
-    if about["busy"] and clock == "wall":
+    target = pick_device(arguments.device)
+    use_clock(arguments.clock)
+    about = machine(target) | {"clock": arguments.clock}
+    if about["busy"] and arguments.clock == "wall":
         print(
             f"warning: load average {about['load'][0]} before the start: the machine is busy; see --patience and --clock",
             file=sys.stderr,
         )
-    bench = Bench(target, quick, about["flags"], lambda text: print(f"{part}: {text}", flush=True), patience)
+    say = partial(print, f"{part}:", flush=True)
+    bench = Bench(target, arguments.quick, about["flags"], say, arguments.patience, arguments.batch)
     found = import_module(f"pel_core.bench.{PARTS[part]}").run(bench)
-    record = {"format": FORMAT, "part": part, "quick": quick, "device": target.type, "machine": about, **found}
+    record = {"format": FORMAT, "part": part, "quick": arguments.quick, "device": target.type, "machine": about, **found}
     return f"{part}.{target.type}.json", rounded(record)
 
 

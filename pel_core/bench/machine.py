@@ -77,6 +77,7 @@ class Bench:
     flags: list[str]
     say: Callable[[str], None] = print
     patience: float = 0.0
+    batch: int = 0  # of the training step; 0: by device
     start: float = field(default_factory=time.monotonic)
 
     def quietly(self, work: Callable[[], Found]) -> tuple[Found, float | None]:

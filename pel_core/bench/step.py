@@ -42,16 +42,21 @@ def run(bench: Bench) -> dict[str, Any]:
     backbone, batch, repeats, times = ("toy", 4, 2, 1) if quick else ("clip-b16", 16, 3, 1)
     if device.type == "cuda" and not quick:
         batch, repeats, times = 128, 5, 10
+    batch = bench.batch or batch
     rows: list[dict[str, Any]] = []
     layers = RunSpec.make("cifar100-ir100", backbone, "head-only", 0, init="random").vit.layers
-    for method, precision in cases(layers, device, flags, quick):
-        # Where bf16 is emulated it takes minutes, and a turn of few images says as much as three of many.
-        slow = precision == "bf16" and emulated(device, flags) and not quick
-        size, turns = (batch // 4, 1) if slow else (batch, repeats)
-        case = partial(measure, backbone, method, precision, size, turns, times, device, quick)
-        row, others = bench.quietly(case)
-        rows.append({**row, "others": others})
-        bench.say(spell(rows[-1]))
+    try:
+        for method, precision in cases(layers, device, flags, quick):
+            # Where bf16 is emulated it takes minutes, and a turn of few images says as much as three of many.
+            slow = precision == "bf16" and emulated(device, flags) and not quick
+            size, turns = (max(1, batch // 4), 1) if slow else (batch, repeats)
+            row, others = bench.quietly(partial(measure, backbone, method, precision, size, turns, times, device, quick))
+            rows.append({**row, "others": others})
+            bench.say(spell(rows[-1]))
+    except KeyboardInterrupt:
+        if not rows:
+            raise
+        bench.say("interrupted: what was measured so far is kept")
     for row in rows:  # the best of all tries: the machine may have been busy at one of them
         of_precision = [other["peak_gflops"] for other in rows if other["precision"] == row["precision"]]
         _put_peak(row, max(of_precision))
