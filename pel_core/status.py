@@ -3,34 +3,36 @@
 import json
 import os
 import re
-import socket
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pel_core.config import shown
+from pel_core.lease import STALE, dead
 from pel_core.plan import PARALLEL, count_of, rates, spell, work
 from pel_core.spec import RunSpec
 from pel_core.studies import Study
 
-STALE = 120  # seconds without a sign of life
 TAIL = 4096  # bytes of a log that are looked at
 LISTED = 10  # runs of a kind that are listed, unless all are asked for
+STOPPED = "error: stopped by "  # a signal asked for it, and what was done is saved
 # What the last line of a log says when its job did not end well; a traceback's says anything.
 ENDS = re.compile(r"(error: |Killed|Terminated|Aborted|Segmentation fault|.*(DUE TO TIME LIMIT|oom.kill|out of memory))", re.I)
 
 
 @dataclass
 class Found:
-    """The runs of a study by what they are; a mapping's value is what is told beside the name."""
+    """The runs of a study by what they are; a mapping's value is the job behind it (several evaluations share a training) and
+    what is told of that."""
 
     done: list[str] = field(default_factory=list)
-    running: dict[str, str] = field(default_factory=dict)
-    stopped: dict[str, str] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    unusable: dict[str, str] = field(default_factory=dict)
+    running: dict[str, tuple[str, str]] = field(default_factory=dict)
+    stopped: dict[str, tuple[str, str]] = field(default_factory=dict)
+    failed: dict[str, tuple[str, str]] = field(default_factory=dict)
+    unusable: dict[str, tuple[str, str]] = field(default_factory=dict)
     trained: list[str] = field(default_factory=list)  # only to be evaluated
     missing: list[str] = field(default_factory=list)
 
@@ -39,7 +41,7 @@ class Found:
         plain = {"done": self.done, "trained, to be evaluated": self.trained, "missing": self.missing}
         told = {"running": self.running, "stopped": self.stopped, "failed": self.failed, "cannot be used": self.unusable}
         states = {slug: state for state, slugs in plain.items() for slug in slugs}
-        return states | {slug: f"{state}: {text}" for state, runs in told.items() for slug, text in runs.items()}
+        return states | {slug: state for state, runs in told.items() for slug in runs}
 
 
 def read_leases(results: Path) -> dict[str, dict[str, Any]]:
@@ -57,17 +59,7 @@ def read_leases(results: Path) -> dict[str, dict[str, Any]]:
 
 def alive(lease: Mapping[str, Any], now: float) -> bool:
     """Whether the process behind a lease still runs, as far as can be told from here."""
-    if now - lease["time"] > STALE:
-        return False
-    if lease.get("host") != socket.gethostname() or not isinstance(lease.get("pid"), int):
-        return True
-    try:
-        os.kill(lease["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+    return now - lease["time"] <= STALE and not dead(lease)
 
 
 def progress(lease: Mapping[str, Any]) -> str:
@@ -125,13 +117,13 @@ def look(study: Study, now: float) -> tuple[Found, dict[str, dict[str, Any]]]:
         if state == "done":
             found.done.append(slug)
         elif of in live:
-            found.running[slug] = ("" if of == slug else f"trains as {of}: ") + progress(live[of])
+            found.running[slug] = of, progress(live[of])
         elif told := _failure(study, slug, of):
-            found.failed[slug] = told
+            (found.stopped if told[1].startswith(STOPPED) else found.failed)[slug] = told
         elif of in leases:
-            found.stopped[slug] = f"last sign of life {clock(leases[of]['time'])}, {progress(leases[of])}"
+            found.stopped[slug] = of, f"last sign of life {clock(leases[of]['time'])}, {progress(leases[of])}"
         elif state != "missing":
-            found.unusable[slug] = state
+            found.unusable[slug] = slug, state
         elif of and Path(study.delta(slug)).is_file():
             found.trained.append(slug)
         else:
@@ -140,13 +132,14 @@ def look(study: Study, now: float) -> tuple[Found, dict[str, dict[str, Any]]]:
     return found, {slug: lease for slug, lease in live.items() if slug in trains}
 
 
-def _failure(study: Study, slug: str, of: str) -> str:
+def _failure(study: Study, slug: str, of: str) -> tuple[str, str] | None:
+    """The job of a run that failed last, and its last line."""
     jobs = [("evaluate", slug, "metrics.json")] + ([("train", of, "train.json")] if of else [])
     for job, run, output in jobs:
         log = study.results / "logs" / f"{run}.{job}.log"
         if line := last_line(log, study.results / "runs" / run / output):
-            return f"{line}  ({shown(log)}, {clock(log.stat().st_mtime)})"
-    return ""
+            return run, f"{line}  ({shown(log)}, {clock(log.stat().st_mtime)})"
+    return None
 
 
 def status(study: Study, every: bool = False, now: float | None = None) -> str:
@@ -161,14 +154,14 @@ def status(study: Study, every: bool = False, now: float | None = None) -> str:
         f"{len(states):,} runs: {', '.join(told)}",
         *_artefacts(study, set(found.done)),
         *_section("Running", found.running, every),
-        *_section("Stopped without a word; the next start takes them up where they were", found.stopped, every),
+        *_section("Stopped; the next start takes them up where they were saved", found.stopped, every),
         *_section("Failed", found.failed, every),
         *_section("Cannot be used", found.unusable, every),
         *_rest(study, [study.specs[slug] for slug in states if slug not in set(found.done)], live),
     ]
     if every:
         width = max(map(len, states), default=0)
-        lines += ["Every run:", *(f"  {slug:{width}}  {states[slug].split(':')[0]}" for slug in study.specs)]
+        lines += ["Every run:", *(f"  {slug:{width}}  {states[slug]}" for slug in study.specs)]
     return "\n".join(lines)
 
 
@@ -184,12 +177,14 @@ def _artefacts(study: Study, done: set[str]) -> list[str]:
     return lines
 
 
-def _section(title: str, runs: Mapping[str, str], every: bool) -> list[str]:
+def _section(title: str, runs: Mapping[str, tuple[str, str]], every: bool) -> list[str]:
     if not runs:
         return []
-    chosen = list(runs.items())[: None if every else LISTED]
-    more = [f"  ... and {len(runs) - len(chosen):,} more (--all lists them)"] if len(runs) > len(chosen) else []
-    return [f"{title}:", *(f"  {slug}  {text}" for slug, text in chosen), *more]
+    jobs = Counter(job for job, _ in runs.values())
+    texts = {job: text + (f"  [{count} runs wait for it]" if (count := jobs[job]) > 1 else "") for job, text in runs.values()}
+    chosen = list(texts.items())[: None if every else LISTED]
+    more = [f"  ... and {len(texts) - len(chosen):,} more (--all lists them)"] if len(texts) > len(chosen) else []
+    return [f"{title}:", *(f"  {job}  {text}" for job, text in chosen), *more]
 
 
 def _rest(study: Study, unfinished: Iterable[RunSpec], live: Mapping[str, Mapping[str, Any]]) -> list[str]:

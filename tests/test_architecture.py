@@ -12,7 +12,7 @@ ORDER = [
     "errors", "problems", "numerics", "files", "seeds", "gpu_slots", "job_options", "hub",
     "methods", "backbones", "demo.stand_ins",
     "lists", "naming", "published", "sampling", "roots", "datasets", "own_data", "image_folders", "image_tables", "own_files",
-    "options", "spec", "results", "config", "layout", "artefacts", "provenance", "studies", "recipe_text", "plan", "status",
+    "options", "spec", "results", "config", "layout", "artefacts", "provenance", "studies", "recipe_text", "plan", "lease", "status",
     "metrics", "tables", "compare", "claims", "runs_table", "pages", "figure_style", "figures", "figure_curve",
     "tensors", "devices", "world",
     "vit", "deltas", "surgery", "state_names", "upstream", "weights",
@@ -20,7 +20,7 @@ ORDER = [
     "layouts", "data_check", "cifar", "fetch", "sources", "saved_datasets", "duplicate_images", "own_sources", "prepare",
     "figure_counts", "describe", "data_commands",
     "loading", "batches", "heads", "losses", "inits", "classifier", "figure_map",
-    "signals", "progress", "events", "checkpoint", "lease", "step", "distributed", "engine",
+    "signals", "progress", "events", "checkpoint", "step", "distributed", "engine",
     "outputs", "model_card", "run_inputs", "runs", "predict",
     "data_options", "report", "conformance", "bench", "cli", "warm", "__main__",
 ]  # fmt: skip

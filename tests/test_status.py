@@ -105,7 +105,7 @@ def test_a_lease_lives_as_long_as_its_process_says_so(values, expected):
 def test_a_stale_lease_is_told_as_stopped(study):
     lease(study, RUN, age=600)
     found, live = look(study, time.time())
-    assert not live and "last sign of life" in found.stopped[RUN]
+    assert not live and "last sign of life" in found.stopped[RUN][1]
     assert "2 stopped" in status(study)
 
 
@@ -148,6 +148,17 @@ def test_a_torn_lease_says_nothing(study, content):
     assert "12 missing" in status(study)
 
 
+def test_a_run_that_was_asked_to_stop_did_not_fail(study):
+    log(
+        study,
+        RUN,
+        "train",
+        "error: stopped by SIGTERM after step 7 of 16 (epoch 0), saved; the same command goes on from there\n",
+    )
+    text = status(study)
+    assert "2 stopped" in text and "failed" not in text and text.count("step 7 of 16") == 1 and "[2 runs wait for it]" in text
+
+
 def test_speed_is_of_this_process(study):
     assert lease_speed(lease(study, RUN, first_step=300)) == pytest.approx(1.0, rel=0.01)
     assert lease_speed({"time": 1.0}) == 0
@@ -156,7 +167,7 @@ def test_speed_is_of_this_process(study):
 def test_many_failures_are_told_shortly(study):
     for slug in study.specs:
         log(study, slug, "evaluate", "error: no space left\n")
-    assert "and 2 more (--all lists them)" in status(study)
+    assert "and 2 more (--all lists them)" in status(study)  # of twelve evaluations
     assert "more (" not in status(study, every=True)
 
 
