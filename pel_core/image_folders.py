@@ -65,6 +65,8 @@ def check_path(path: str) -> None:
     """
     if "\n" in path or "\0" in path:
         raise PelError(f"the name {path!r} holds a line break; rename it (names of classes and files must be one line)")
+    if path.isascii():
+        return
     try:
         path.encode()
     except UnicodeEncodeError:

@@ -122,6 +122,8 @@ def _inside(where: str, text: str, root: str, real_root: str) -> str:
     """A path relative to the root; one that is given in full may lie below it."""
     name = text.strip()
     check_path(name)
+    if name and name[0] != "/" and "./" not in name and "//" not in name and ".." not in name:
+        return name.rstrip("/")  # nearly every one; the rest is for those with dots and slashes
     if os.path.isabs(name):
         below = next((os.path.relpath(name, folder) for folder in (root, real_root) if name.startswith(f"{folder}/")), "..")
         name = below

@@ -71,6 +71,7 @@ def _tables(root: str) -> dict[str, Any]:
         loaded = library.load_from_disk(root)
     except Exception as error:  # a damaged directory makes it raise nearly anything
         raise PelError(f"{root} cannot be read as a Hugging Face directory ({' '.join(str(error).split())})") from None
+    loaded = loaded.with_format(None)  # plain values, whatever it was saved as
     if not isinstance(loaded, dict):
         return {"train": loaded}
     tables: dict[str, Any] = {}
@@ -88,7 +89,9 @@ def _tables(root: str) -> dict[str, Any]:
 
 
 def _image_column(root: str, table: Any, asked: str) -> str:
-    images = [name for name, kind in table.features.items() if type(kind).__name__ == "Image" or str(kind) == "Value('binary')"]
+    images = [
+        name for name, kind in table.features.items() if "Image" in type(kind).__name__ or getattr(kind, "dtype", "") == "binary"
+    ]
     if asked and asked not in table.features:
         raise unknown(f"image_column of {root}:", asked, table.features)
     if asked and asked not in images:

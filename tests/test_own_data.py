@@ -518,10 +518,12 @@ def saved(tmp_path_factory):
     kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["sea_lion", "orca", "seal"])})
     table = datasets.Dataset.from_dict({"image": images, "label": labels}, features=kinds)
     test = datasets.Dataset.from_dict({"image": [str(folder / "photo.jpg")] * 2, "label": [0, 1]}, features=kinds)
-    datasets.DatasetDict({"train": table, "test": test, "extra": test}).save_to_disk(folder / "dict")
+    datasets.DatasetDict({"train": table, "test": test, "extra": test}).with_format("numpy").save_to_disk(folder / "dict")
     plain = datasets.Dataset.from_dict({"picture": images, "id": list(range(10)), "label": [f"kind {x}" for x in labels]})
     plain.cast_column("picture", datasets.Image()).shuffle(seed=0).save_to_disk(folder / "one")
     datasets.Dataset.from_dict({"image": images[:2], "label": [0, -1]}, features=kinds).save_to_disk(folder / "unlabelled")
+    raw = {"content": [Path(path).read_bytes() for path in images], "labels": labels}
+    datasets.Dataset.from_dict(raw).save_to_disk(folder / "raw")
     datasets.Dataset.from_dict({"text": ["x"], "label": [1]}).save_to_disk(folder / "text")
     return folder
 
@@ -539,6 +541,11 @@ def test_a_saved_dictionary(saved, tmp_path, capsys):
     assert not (tmp_path / "out/.images-new").exists()
     (tmp_path / "out").rename(tmp_path / "moved")
     assert Path(open_prepared(tmp_path / "moved", "mine").train.paths[0]).is_file()
+
+
+def test_bytes_and_numbers_in_a_saved_table(saved, tmp_path):
+    data = make(saved / "raw", tmp_path / "out")
+    assert data.class_names == ["0", "1"] and Path(data.train.paths[0]).suffix == ".png"
 
 
 def test_a_saved_table_is_divided(saved, tmp_path):
