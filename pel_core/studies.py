@@ -84,7 +84,9 @@ class Study:
         Raises:
             PelError: it is no run, or of an undeclared data set.
         """
-        spec = self.specs.get(slug) or RunSpec.parse(slug)
+        if slug in self.specs:
+            return self.specs[slug]
+        spec = RunSpec.parse(slug)
         find_dataset(spec.dataset, self.stage.datasets)
         return spec
 
@@ -177,7 +179,7 @@ class Study:
 
     def accepted(self, slug: str) -> bool:
         """Whether a run's result is of another engine and accepted by name: it stays, whatever is prepared anew."""
-        return any(self._engine(slug, file) != ENGINE for file in ("train.json", "metrics.json"))
+        return slug in self.accept and any(self._engine(slug, file) != ENGINE for file in ("train.json", "metrics.json"))
 
     def check_sources(self) -> None:
         """See that what the preparation reads is there (weights that are named, image folders, list files), and tell jobs where.
