@@ -62,8 +62,7 @@ def speeds(backbone: str, images: int, repeats: int, device: torch.device, quick
     cases = {f"{name}, {word}": (model, dtype) for word, dtype in PRECISIONS.items() for name, model in pair.items()}
     works = {name: (lambda case=case: _predict(case[0], crops, case[1])) for name, case in cases.items()}
     taken = alternate(works, repeats, device)
-    shapes = ((64, 64, 64),) if quick else ()
-    peaks = {word: matrix_peak(device, dtype or torch.float32, shapes=shapes) for word, dtype in PRECISIONS.items()}
+    peaks = {word: matrix_peak(device, dtype or torch.float32, quick) for word, dtype in PRECISIONS.items()}
     with torch.no_grad():  # in training mode, for the CPU's fused block of open_clip's attention is not counted
         work = {name: CROPS * gflop(lambda model=model: model.train()(crops[0, :1])) for name, model in pair.items()}
     rows = []

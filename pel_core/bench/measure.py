@@ -5,6 +5,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -61,22 +62,32 @@ def ratio(slow: Sequence[float], fast: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(each), "min": min(each), "max": max(each)}
 
 
-def matrix_peak(device: torch.device, dtype: torch.dtype, tries: int = 5, shapes: Sequence[tuple[int, ...]] = ()) -> float:
+def matrix_peak(device: torch.device, dtype: torch.dtype, quick: bool = False) -> float:
     """The most GFLOP/s that a matrix product of this type reaches here: of a ViT-B's first MLP layer, and of a large square.
 
     On a CPU also as a 1 x 1 convolution: that is oneDNN's product, where torch's own may be another library's that is slow here.
     """
-    best = 0.0
-    for m, k, n in shapes or PEAK_SHAPES[device.type]:
-        a, b = (torch.randn(size, device=device).to(dtype) for size in ((m, k), (n, k)))
-        works: list[Work] = [lambda a=a, b=b: a @ b.T]
-        if device.type == "cpu":
-            image = a.T.reshape(1, k, m, 1).contiguous(memory_format=torch.channels_last)
-            works.append(lambda image=image, b=b: F.conv2d(image, b[:, :, None, None]))
-        for work in works:
-            work()
-            best = max(best, *(2e-9 * m * k * n / seconds(work, device) for _ in range(tries)))
-    return best
+    if quick:
+        return _product(device, dtype, (64, 64, 64))
+    layer, square = PEAK_SHAPES[device.type]
+    return max(_product(device, dtype, layer), _square(device, dtype, square))
+
+
+@cache  # it takes seconds; the layer's is measured anew beside each model
+def _square(device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int]) -> float:
+    return _product(device, dtype, shape, tries=3)
+
+
+def _product(device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int], tries: int = 5) -> float:
+    m, k, n = shape
+    a, b = (torch.randn(size, device=device).to(dtype) for size in ((m, k), (n, k)))
+    works: list[Work] = [lambda: a @ b.T]
+    if device.type == "cpu":
+        image = a.T.reshape(1, k, m, 1).contiguous(memory_format=torch.channels_last)
+        works.append(lambda: F.conv2d(image, b[:, :, None, None]))
+    for work in works:
+        work()
+    return max(2e-9 * m * k * n / seconds(work, device) for work in works for _ in range(tries))
 
 
 def gflop(work: Work) -> float:

@@ -82,7 +82,7 @@ def measure(
     operations = {name: gflop(lambda step=step: step(images[:1], labels[:1])) for name, step in steps.items()}
     works = {name: (lambda step=step: step(images, labels)) for name, step in steps.items()}
     dtype = PRECISIONS[precision] or torch.float32
-    peak = matrix_peak(device, dtype, shapes=((64, 64, 64),) if quick else ())
+    peak = matrix_peak(device, dtype, quick)
     # The memory run is each step's warm-up too; momentum is there since the operations were counted.
     memory = {name: peak_mb(work, device) for name, work in works.items()}
     taken = alternate(works, repeats, device, times, warm=0)
@@ -98,7 +98,7 @@ def measure(
         "memory_mb": memory,
         "memory_ratio": {name: value / memory["baseline"] for name, value in memory.items() if name != "baseline"},
     }
-    _put_peak(row, max(peak, matrix_peak(device, dtype, shapes=((64, 64, 64),) if quick else ())))
+    _put_peak(row, max(peak, matrix_peak(device, dtype, quick)))
     return row
 
 
