@@ -4,6 +4,7 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in subprocesses
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,19 @@ def files(tmp_path):
         paths.append(str(tmp_path / f"{i}.png"))
         Image.fromarray(draw.integers(0, 255, (20 + i, 30, 3), np.uint8)).save(paths[-1])
     return Split(np.arange(40) % 6, None, paths)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A server of files on this machine (see file_server.py); downloads wait for nothing between two attempts."""
+    from file_server import Server
+
+    from pel_core import fetch
+
+    monkeypatch.setattr(fetch, "PAUSE", 0)
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from real_trees import COUNTS, TREES, imagenet, inaturalist, publish
 from safetensors.numpy import load_file
-from test_fetch import server  # noqa: F401  (a fixture)
 
 from pel_core.cli import main
 from pel_core.datasets import DATASETS, require_split
@@ -24,7 +23,7 @@ def call(*words) -> None:
 
 
 @pytest.mark.parametrize("base", TREES)
-def test_from_lists_to_a_result(base, server, toy_results, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_from_lists_to_a_result(base, server, toy_results, tmp_path, monkeypatch, capsys):
     """fetch, check, describe, prepare, text, train, evaluate; where there is a validation split, on it too."""
     tree = TREES[base](tmp_path / "data" / DATASETS[base].root, side=24)
     publish(monkeypatch, tree)
