@@ -30,9 +30,14 @@ def replace_file(path: str | Path) -> Iterator[Path]:
         with open(temporary, "rb+") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        if error.filename is None and error.errno is not None:  # writing and flushing do not say what
-            error.filename = str(path)
+    except OSError as error:  # writing and flushing do not say what
+        if error.errno is None:  # nor does numpy say why
+            raise PelError(f"{path} cannot be written ({error}); is the disk full?") from None
+        error.filename = error.filename or str(path)
+        raise
+    except Exception as error:  # a library that stumbles over a full disk in its own clean-up
+        if isinstance(error.__context__, OSError) and not isinstance(error, PelError):
+            raise PelError(f"{path} cannot be written ({error.__context__})") from None
         raise
     finally:
         temporary.unlink(missing_ok=True)
