@@ -15,6 +15,7 @@ sys.path.insert(0, str(workflow.basedir))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
 
 from pel_core import job_options, warm
+from pel_core.config import submittable
 from pel_core.errors import PelError
 from pel_core.results import OUTPUTS
 from pel_core.studies import load_settings
@@ -38,6 +39,11 @@ onstart:
     # Small jobs on this machine's CPU share what they import; a cluster's nodes cannot.
     if workflow.is_main_process and workflow.local_exec:
         warm.offer(workflow.snakemake_tmp_dir)
+    elif workflow.is_main_process:
+        try:
+            submittable([*config.values(), workflow.basedir, os.getcwd()])
+        except PelError as error:
+            raise WorkflowError(str(error)) from None
 
 
 rule all:

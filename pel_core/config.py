@@ -192,6 +192,20 @@ def carried(name: str, path: str | Path) -> str:
     return text
 
 
+def submittable(words: Iterable[object]) -> None:
+    """Refuse words that a cluster's shell would take for more: executor plugins put Snakemake's own command line, ``--config``
+    and paths, between double quotes.
+
+    Raises:
+        PelError: naming the word.
+    """
+    for word in map(str, words):
+        if bad := [letter for letter in word if letter in '$`"\\' or not letter.isprintable()]:
+            raise PelError(
+                f"{word!r} holds {bad[0]!r}, which a cluster's shell would read as a command; rename it, or say it in a file"
+            )
+
+
 def read_study(path: Path, size: str = "full") -> dict[str, Any]:
     """A study file at a configuration's size, validated.
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from pel_core.cli import main
-from pel_core.config import load_yaml, read_config, read_study
+from pel_core.config import load_yaml, read_config, read_study, submittable
 from pel_core.errors import PelError
 from pel_core.spec import RunSpec
 from pel_core.studies import load, load_settings
@@ -138,6 +138,13 @@ def test_folders_that_a_rule_cannot_carry_are_refused(tmp_path, name, text):
     (tmp_path / "config.yaml").write_text(dump())
     with pytest.raises(PelError, match=f"{name}: the path .* without braces, line breaks"):
         load(tmp_path / "study.yaml", tmp_path / "config.yaml", **{name: text})
+
+
+@pytest.mark.parametrize("letter", ["$", "`", '"', "\\", "\n"])
+def test_a_clusters_command_line_carries_no_substitution(letter):
+    submittable(["results of mine; 'x' & (y)", ["a"], 3])
+    with pytest.raises(PelError, match="a cluster's shell would read as a command"):
+        submittable(["fine", f"a{letter}b"])
 
 
 def test_so_is_a_working_folder(tmp_path, monkeypatch):

@@ -69,3 +69,11 @@ def test_a_study_through_a_stand_in_for_pbs(tmp_path):
     assert len(asked) == 4  # backbone, data, text, evaluate; the table is drawn here
     assert sum(":ngpus=1" in line for line in asked) == 1
     assert all("-q gpu" in line for line in asked)
+    (work / "$(touch pwned).yaml").write_text((work / "config.yaml").read_text())
+    refused = subprocess.run(
+        [*command[:-1], "config=$(touch pwned).yaml", "results=other"], cwd=work, env=environment, capture_output=True, text=True
+    )
+    assert refused.returncode != 0
+    assert "a cluster's shell would read as a command" in refused.stdout + refused.stderr
+    assert len((state / "asked").read_text().splitlines()) == 4
+    assert not list(tmp_path.rglob("pwned"))
