@@ -8,6 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,10 +22,12 @@ from pel_core.loading import DataError
 from pel_core.losses import LOSSES, Prior
 from pel_core.progress import Progress
 from pel_core.spec import RunSpec
-from pel_core.step import Step
+from pel_core.step import PRECISIONS, Step
 from pel_core.world import World
 
 AT_ONCE = 640  # images in one forward pass of an evaluation: 64 of ten crops
+# What a reduced precision may change in an evaluation: a logit, as a part of the largest one; the images that change class.
+EVALUATION_TOLERANCE = {"bf16": (0.01, 0.02), "fp16": (0.002, 0.01)}
 
 
 @dataclass
@@ -208,26 +211,45 @@ def _kept(keeper: Keeper, saved: bool) -> str:
 
 @torch.inference_mode()
 def predict(
-    classifier: Classifier, batches: Iterable[tuple[Tensor, Tensor]], on_batch: Callable[[int], None] = lambda n: None
+    classifier: torch.nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    on_batch: Callable[[int], None] = lambda n: None,
+    precision: str = "fp32",
 ) -> Tensor:
     """Test-time ensembling: the mean logit over an image's crops, in fp32 as in the reference.
+
+    ``precision`` is that of the backbone: the head, the mean and all that follows are in fp32.
 
     The mean logit and the mean log-probability (the report's equation 1) differ by a constant per image, the mean
     log-partition, so they rank the classes alike and have the same softmax.
 
     Args:
+        classifier: or a ViT, whose features come in the place of logits.
         batches: yields (crops (B, K, 3, R, R), labels (B,)).
 
     Returns:
         Logits (images, C) on the CPU, in the order of ``batches``.
     """
+    known = isinstance(classifier, Classifier)
+    body, head = (classifier.vit, classifier.head) if known else (classifier, torch.nn.Identity())
     logits = []
     for crops, _ in batches:
         # Many random crops of an image go through in parts, so that memory does not grow with their number.
-        parts = [classifier(part).float() for part in crops.flatten(0, 1).split(AT_ONCE)]
+        parts = []
+        for part in crops.flatten(0, 1).split(AT_ONCE):
+            with reduced(precision, crops.device):
+                features = body(part)
+            parts.append(head(features.float()).float())
         logits.append(torch.cat(parts).unflatten(0, crops.shape[:2]).mean(1).cpu())
         on_batch(len(crops))
     return torch.cat(logits)
+
+
+def reduced(precision: str, device: torch.device) -> AbstractContextManager:
+    """Autocast to a reduced precision. Not weights held in it: trained parameters are fp32, and a cast costs little beside the
+    hundreds of crops that each forward pass takes."""
+    dtype = PRECISIONS[precision]
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
 def reset_peak_memory(device: torch.device) -> None:

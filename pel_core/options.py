@@ -20,6 +20,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("fp16", "bf16", "fp32"),
     "tte": ("fivecrop", "tencrop", "randaug", "none"),
     "split": ("test", "val"),
+    "eval_precision": ("fp32", "bf16", "fp16"),
 }
 # Fields that are a number or one of these words.
 WORDS: dict[str, tuple[tuple[Any, ...], type]] = {
@@ -30,7 +31,7 @@ WORDS: dict[str, tuple[tuple[Any, ...], type]] = {
     "mask_ratio": (("auto",), float),
     "mask_seed": (("run",), int),
 }
-EVALUATION = ("tte", "expand", "crops", "split")
+EVALUATION = ("tte", "expand", "crops", "split", "eval_precision")
 VIEWS = {"fivecrop": 5, "tencrop": 10, "none": 1}
 IMAGE_INITS = tuple(name for name in CHOICES["init"] if name not in ("text", "random"))
 

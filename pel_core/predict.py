@@ -229,7 +229,9 @@ def classify(
         if not kept:
             continue
         pixels = crops.to(device).permute(0, 1, 4, 2, 3).float(memory_format=torch.contiguous_format)
-        classes, probabilities = top_classes(predict(classifier, [(normalise(pixels, mean, std), Tensor())]).numpy(), top)
+        batch = [(normalise(pixels, mean, std), Tensor())]
+        logits = predict(classifier, batch, precision=spec.eval_precision)
+        classes, probabilities = top_classes(logits.numpy(), top)
         for index, row, values in zip(kept, classes.tolist(), probabilities.tolist(), strict=True):
             yield Prediction(printable(paths[index]), row, [names[i] for i in row], values)
 

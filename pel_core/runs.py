@@ -124,12 +124,13 @@ def evaluate_run(
     )  # fmt: skip
     reset_peak_memory(target)
     clock = time.perf_counter()
-    logits = predict(classifier, batches)
+    logits = predict(classifier, batches, precision=spec.eval_precision)
     seconds = time.perf_counter() - clock
     write_tensors(folder / "logits.safetensors", {"logits": logits, "labels": torch.as_tensor(np.asarray(split.labels))})
     evaluation = {
         "tte": spec.tte,
         "crops": batches.crops,
+        "precision": spec.eval_precision,
         "seconds": seconds,
         "images_per_second": len(logits) / seconds,
         "peak_memory_mb": peak_memory_mb(target),

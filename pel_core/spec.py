@@ -17,7 +17,7 @@ from pel_core.methods import METHODS, READS, Part, format_method, parse_method, 
 from pel_core.numerics import ENGINE as ENGINE
 from pel_core.options import CHOICES, EVALUATION, IMAGE_INITS, VIEWS, convert, fixed_by, recipe, spell
 
-# Fields that only training reads; precision too, since evaluation is in fp32.
+# Fields that only training reads; precision too: evaluation has its own.
 TRAINING = (
     "lr", "momentum", "weight_decay", "batch_size", "accumulate", "accumulation", "loss", "tau", "head", "scale", "init",
     "augment", "precision",
@@ -41,7 +41,7 @@ class RunSpec:
     fraction of sparse fine-tuning, ``"auto"`` the reference's rule; ``mask_seed`` draws its masks: 0 as the reference does
     in every run, or ``"run"``, the run's own seed. ``crop_min_scale`` is the smallest area of a training crop, where an
     ``mda`` schedule starts. ``expand`` is how many pixels test-time ensembling enlarges the image before cropping,
-    ``crops`` the number of random crops of ``tte="randaug"``.
+    ``crops`` the number of random crops of ``tte="randaug"``; ``precision`` is training's, ``eval_precision`` evaluation's.
     """
 
     dataset: str
@@ -77,6 +77,7 @@ class RunSpec:
     expand: int = 24
     crops: int = 10
     split: str = "test"
+    eval_precision: str = "fp32"
 
     @classmethod
     def make(
@@ -161,6 +162,11 @@ class RunSpec:
     def views(self) -> int:
         """How many crops of a test image are evaluated."""
         return VIEWS.get(self.tte, self.crops)
+
+    @property
+    def untouched(self) -> int:
+        """How many of the first blocks neither train nor have anything attached; all where the features stay as they are."""
+        return min((part.start for part in self.parts if part.blocks), default=self.vit.layers)
 
     @property
     def vit(self) -> Backbone:

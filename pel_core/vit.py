@@ -114,9 +114,23 @@ class ViT(nn.Module):
         self.norm = nn.LayerNorm(width, eps)
 
     def forward(self, images: Tensor) -> Tensor:
+        return self.rest(self.prefix(images))
+
+    def prefix(self, images: Tensor, depth: int = 0) -> Tensor:
+        """What enters block ``depth``: tokens (B, N, D); with all blocks the features (B, D) themselves."""
         x_BND = self.embed(images).flatten(2).transpose(1, 2)
         cls_B1D = self.cls.to(x_BND.dtype).expand(len(x_BND), 1, -1)
         x_BND = self.norm_pre(torch.cat([cls_B1D, x_BND], 1) + self.pos.to(x_BND.dtype))
-        for block in self.blocks[:-1]:
+        if depth == self.layers:
+            return self.rest(x_BND)
+        for block in self.blocks[:depth]:
+            x_BND = block(x_BND)
+        return x_BND
+
+    def rest(self, x_BND: Tensor, depth: int = 0) -> Tensor:
+        """Features (B, D) from what ``prefix`` gave at the same ``depth``."""
+        if depth == self.layers:
+            return x_BND
+        for block in self.blocks[depth:-1]:
             x_BND = block(x_BND)
         return self.norm(self.blocks[-1](x_BND, read=1)[:, 0])
