@@ -33,6 +33,14 @@ def test_every_declared_dependency_is_locked_within_its_range():
         assert requirement.specifier.contains(version, prereleases=True), f"{requirement} but locked {version}"
 
 
+def test_the_executor_plugins_are_pinned_apart_from_the_base_environment():
+    lines = (ROOT / "workflow/profiles/requirements.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if line and line[0] != "#")
+    for requirement in map(Requirement, PROJECT["optional-dependencies"]["slurm"] + PROJECT["optional-dependencies"]["generic"]):
+        assert requirement.specifier.contains(pinned[requirement.name])
+    assert not {canonicalize_name(name) for name in pinned} & LOCK.keys()  # with SLURM's, every call asks the controller
+
+
 def test_environment_yml_has_the_same_pins():
     declared = {canonicalize_name(Requirement(text).name) for text in PROJECT["dependencies"]}
     assert declared <= pins().keys()

@@ -291,6 +291,15 @@ def test_a_cluster_is_told_what_every_gpu_job_needs(lab):
         declared = re.search(r"^ +resources: (.*)$", job, flags=re.M)[1]
         for name in ("gpu=1", "mem_mb=", "runtime="):
             assert name in declared, job
+        # The warning before the time limit: TERM, which Snakemake inside the job waits out; to the step, not the batch shell.
+        assert ("slurm_extra=--signal=TERM@120" in declared) == job.startswith("rule train:"), job
+
+
+def test_several_gpus_and_curves_change_no_number(lab):
+    lab.edit("config.yaml", "title: Toy", "title: Toy\nresources: {gpus: 2}\ntensorboard: false")
+    assert lab.plan() == []
+    told = lab.snakemake("-n", "-p", "--forcerun", "train").stdout
+    assert told.count("gpu=2, tasks=0") == 4 and told.count("--gpus 2 --no-tensorboard") == 4
 
 
 def test_every_profile_is_sound():
