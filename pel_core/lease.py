@@ -79,7 +79,12 @@ class Lease:
             PelError: another process has taken the run over.
         """
         if not self._lost:
-            found = _read(self.path)
+            try:
+                found = _parsed(self.path.read_text(encoding="utf-8"))
+            except FileNotFoundError:
+                found = {}
+            except OSError:  # a file system that is away for a moment: whether it can be written to is seen by writing
+                return
             if found.get("token") != self.token:
                 self._lost = _who(found) if found else "no one: the lease is gone, the run may have been finished by another"
         if self._lost:
@@ -197,8 +202,15 @@ def _born(pid: int) -> str | None:
 def _read(path: Path) -> dict[str, Any]:
     """A lease; empty where there is none or it cannot be read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return _parsed(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return {}
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
 

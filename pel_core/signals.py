@@ -1,5 +1,7 @@
 """Signals that ask a training to stop: a scheduler's warning or time limit, a person's Ctrl-C."""
 
+import contextlib
+import os
 import signal
 import sys
 from types import FrameType
@@ -44,7 +46,7 @@ class Requests:
             raise KeyboardInterrupt
         self.number = self.number or number
         name = signal.Signals(number).name
-        print(f"{name}: finishing the step, saving, then stopping", file=sys.stderr, flush=True)
+        _tell(f"{name}: finishing the step, saving, then stopping")
 
 
 # Signals that `exit_cleanly` has met: what goes wrong after one, in a library's own clean-up, is no error.
@@ -56,8 +58,14 @@ def exit_cleanly() -> None:
 
     def leave(number: int, frame: FrameType | None) -> None:
         leaving.append(number)
-        print(f"error: stopped by {signal.Signals(number).name}; nothing half-done was kept", file=sys.stderr, flush=True)
+        _tell(f"error: stopped by {signal.Signals(number).name}; nothing half-done was kept")
         sys.exit(128 + number)
 
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, leave)
+
+
+def _tell(text: str) -> None:
+    """Past ``sys.stderr``: a signal may come while that is being written to, which Python refuses to do twice at once."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{text}\n".encode())

@@ -126,3 +126,12 @@ def test_a_run_trained_meanwhile_is_not_trained_again(toy_results, tmp_path, qui
     monkeypatch.setattr(Step, "__call__", lambda *_: pytest.fail("it trained again"))
     assert main(["train", SLUG, "--results", str(world)]) == 0
     assert "trained by the process that was waited for" in capsys.readouterr().err
+
+
+def test_a_file_system_that_is_away_for_a_moment_costs_no_lease(tmp_path, quick, monkeypatch):
+    with Lease(tmp_path / "s.lease", "s") as mine:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_text", lambda *_, **__: (_ for _ in ()).throw(OSError(116, "Stale file handle")))
+            mine.check()
+            time.sleep(0.2)
+        mine.check()
