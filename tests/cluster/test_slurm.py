@@ -20,10 +20,10 @@ pytestmark = pytest.mark.cluster
 # What happens to which method's run, and how many seconds of undisturbed training it gets to happen in.
 FATES = {
     "time limit": ("adaptformer", 40),
-    "cancelled": ("ssf-ln", 8),
-    "node failed": ("ln", 8),
-    "requeued": ("bias", 8),
-    "preempted": ("adapter", 8),
+    "cancelled": ("ssf-ln", 10),
+    "node failed": ("ln", 10),
+    "requeued": ("bias", 10),
+    "preempted": ("adapter", 10),
 }
 STUDY = """
 title: Cluster
@@ -100,7 +100,7 @@ def story(slurm, tmp_path_factory) -> Story:
     undisturbed = subprocess.Popen(snakemake("--cores", "1", "--resources", "gpu=1", "--quiet", "all"), cwd=reference)
     try:
         run_disturbed(story, slurm)
-        assert undisturbed.wait(timeout=300) == 0
+        assert undisturbed.wait(timeout=600) == 0
     finally:
         undisturbed.kill()
     report(story)
@@ -113,7 +113,7 @@ def run_disturbed(story: Story, slurm: Slurm) -> None:
     with open(log, "w") as out:
         process = subprocess.Popen(on_slurm(), cwd=story.lab, env=slurm.env, stdout=out, stderr=subprocess.STDOUT)
         try:
-            while process.poll() is None and time.monotonic() - began < 480:
+            while process.poll() is None and time.monotonic() - began < 900:
                 observe(story, slurm)
                 time.sleep(0.5)
         finally:
