@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,9 @@ import numpy as np
 from pel_core.data_check import check_lists, describe_split
 from pel_core.datasets import LongTailed
 from pel_core.demo.stand_ins import STAND_INS
-from pel_core.errors import PelError
 from pel_core.figure_counts import save_counts
 from pel_core.files import read_json
+from pel_core.prepare import prepare
 from pel_core.problems import Problems
 from pel_core.sampling import long_tail_counts, shot_groups
 
@@ -22,7 +23,7 @@ def describe(base: str, entry: LongTailed, config: Mapping[str, Any], folder: Pa
     """Print the numbers and draw ``BASE-classes`` as pdf, svg and png into ``folder``. Image files need not be there.
 
     Raises:
-        PelError: the lists or the class names cannot be read, or a data set of one's own has not been prepared.
+        PelError: the lists, the class names or the images of one's own cannot be read.
     """
     counts, lines = class_counts(base, entry, config)
     reference = reference_counts(base, entry, counts)
@@ -59,10 +60,15 @@ def class_counts(base: str, entry: LongTailed, config: Mapping[str, Any]) -> tup
             if split.startswith("train")
         }
         return counts, lines
-    path = Path(config.get("results", "results"), "data", base, "data.json")
-    if not path.is_file():
-        raise PelError(f"data set '{base}' is described from {path}, which is not there: prepare it first")
-    return {f"{base}-ir{key}" if key else base: np.array(each) for key, each in read_json(path)["train_counts"].items()}, []
+    return _own_counts(base, config), []
+
+
+def _own_counts(base: str, config: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Those of a data set of one's own, read anew: a prepared folder may be of other images."""
+    with TemporaryDirectory() as folder:
+        prepare(base, folder, config, "none")
+        counts = read_json(Path(folder, "data.json"))["train_counts"]
+    return {f"{base}-ir{key}" if key else base: np.array(each) for key, each in counts.items()}
 
 
 def numbers(name: str, counts: np.ndarray, reference: np.ndarray) -> str:

@@ -1,5 +1,5 @@
 """Mistakes that people make with the published data sets, recognised by what lies on disk: another year or variant, validation
-images that are not in class folders, archives that are not unpacked, a root one folder too high. Torch-free."""
+images that are not in class folders, archives that are not unpacked, a root one folder too high or too deep. Torch-free."""
 
 import os
 import re
@@ -53,6 +53,9 @@ def _nested(root: str, sample: Sequence[str]) -> Iterator[Mistake]:
         found = os.path.join(root, inner)
         if any(os.path.exists(os.path.join(found, path)) for path in sample):
             yield Mistake("images one folder deeper", f"{found} holds listed files", f"name {found} as the data set's folder")
+    above = os.path.dirname(os.path.abspath(root))
+    if any(os.path.exists(os.path.join(above, path)) for path in sample):
+        yield Mistake("images one folder higher", f"{above} holds listed files", f"name {above} as the data set's folder")
 
 
 def _archives(root: str) -> Iterator[Mistake]:

@@ -105,7 +105,7 @@ def difference(path: str | Path, known: ListFile) -> str:
     if known.lines:
         with open(path, "rb") as handle:
             lines = sum(block.count(b"\n") for block in iter(lambda: handle.read(1 << 20), b""))
-        text += f"; {lines:,} lines, expected {known.lines:,}"
+        text += f"; {lines:,} lines, expected {known.lines:,}" if lines != known.lines else "; as many lines, other content"
     if known.size is not None and size < known.size:
         text += f"; {size:,} of {known.size:,} bytes, perhaps a download that was cut off"
     return text

@@ -15,6 +15,8 @@ from pel_core.errors import PelError
 from pel_core.files import read_json, write_json
 from pel_core.problems import Problems
 
+SAID = "make study DATA=FOLDER, snakemake's --config root=FOLDER or the environment variable PEL_DATA"
+
 
 def given_root(base: str, entry: Any, config: Mapping[str, Any]) -> str:
     """The image folder of ``lists`` and ``cifar``, as the user gave it; a variable in it stays a variable.
@@ -51,7 +53,8 @@ def find_root(base: str, entry: Any, config: Mapping[str, Any]) -> str:
     try:
         root = expand_root(given_root(base, entry, config))
         if not os.path.isdir(root):
-            raise PelError(f"image folder {root} does not exist")
+            what = "is a file, expected a folder" if os.path.exists(root) else "does not exist"
+            raise PelError(f"image folder {root} {what}")
     except PelError as error:
         raise PelError(f"data set '{base}': {error}{_how_to_say(base, entry, config)}") from None
     return root
@@ -90,9 +93,9 @@ def _how_to_say(base: str, entry: Any, config: Mapping[str, Any]) -> str:
     if base not in (config.get("datasets") or {}):
         where = f"name it by 'roots: {{{base}: FOLDER}}' in the configuration, or the folder that holds '{entry.root}'"
         fetch = f"`python -m pel_core data fetch {base}` gets what can be had, and says how to get the rest"
-        return f"; {where} by --config root=FOLDER (or the environment variable PEL_DATA); {fetch}"
+        return f"; {where} by {SAID}; {fetch}"
     where = f"say where the images are by 'root' of 'datasets: {base}' in the configuration"
-    return f"; {where}" + (", that is here by --config root=FOLDER (or PEL_DATA)" if "PEL_DATA" in entry.root else "")
+    return f"; {where}" + (f", that is here by {SAID}" if "PEL_DATA" in entry.root else "")
 
 
 def write_root(folder: str | Path, root: str) -> None:

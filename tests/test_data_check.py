@@ -186,6 +186,23 @@ def test_images_one_folder_deeper(tree, capsys):
     assert status == 1 and f"name {tree.root}/places365_standard as the data set's folder" in out
 
 
+@of_places
+def test_a_root_that_is_one_folder_too_deep_or_a_file(tree, tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text(f"roots: {{places-lt: {tree.root}/train}}\nlists: {{places-lt: {tree.root}}}\n")
+    assert main(["data", "check", "places-lt", "--config", str(tmp_path / "c.yaml")]) == 1
+    assert f"name {tree.root} as the data set's folder" in capsys.readouterr().out
+    status, _, error = check(capsys, "places-lt", tree.root / "classnames.txt")
+    assert status == 1 and "classnames.txt is a file, expected a folder" in error and "make study DATA=FOLDER" in error
+
+
+@of_places
+def test_a_list_of_the_right_length_with_other_lines(tree, capsys):
+    path = tree.root / tree.lists["train"]
+    path.write_text("".join(sorted(path.read_text().splitlines(keepends=True), reverse=True)))
+    status, out, _ = check(capsys, "places-lt", tree.root)
+    assert status == 1 and "as many lines, other content" in out
+
+
 @every
 def test_permuted_class_names(tree, capsys, tmp_path, monkeypatch):
     name = "categories.json" if tree.base == "inat2018" else "classnames.txt"

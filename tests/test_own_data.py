@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from own_trees import draw, fill, write
 
+from pel_core.cli import main
 from pel_core.errors import PelError
 from pel_core.own_data import KEYS, LISTS
 from pel_core.prepare import prepare
@@ -49,6 +50,19 @@ def test_the_shipped_study_on_a_folder(tree, tmp_path, plain):
 def test_the_ablations_run_on_ones_own_images(study, config):
     made = load(study, config)
     assert made.specs and {spec.dataset for spec in made.specs.values()} == {"mine"}
+
+
+def test_describe_reads_the_images_that_are_named(tmp_path, capsys, monkeypatch):
+    """And not what an earlier study of other images left in results/."""
+    monkeypatch.chdir(tmp_path)
+    for classes in ({"a": 5, "b": 25}, {"a": 10, "b": 5, "c": 5}):
+        root = str(fill(tmp_path / f"{len(classes)}", classes))
+        assert main(["data", "describe", "mine", "--config", "own", "--root", root, "--out", "figures"]) == 0
+        total, most = sum(classes.values()) * 4 // 5, max(classes.values()) * 4 // 5
+        assert f"mine: {total} training images, {len(classes)} classes, {most} to 4 each" in capsys.readouterr().out
+    assert Path("figures/mine-classes.pdf").is_file() and not Path("results").exists()
+    assert main(["data", "describe", "mine", "--config", "own", "--root", "nowhere"]) == 1
+    assert "nowhere does not exist" in capsys.readouterr().err
 
 
 def test_without_data_the_error_says_how(plain):
