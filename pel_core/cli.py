@@ -55,7 +55,8 @@ def train(arguments: Arguments) -> None:
         from pel_core.distributed import launch
 
         return launch(arguments.words, devices)
-    train_run(arguments.run, arguments.results, devices[0], arguments.checkpoint_seconds, _sinks(arguments))
+    options = arguments.checkpoint_seconds, _sinks(arguments), _cache(arguments)
+    train_run(arguments.run, arguments.results, devices[0], *options)
 
 
 def evaluate(arguments: Arguments) -> None:
@@ -65,7 +66,7 @@ def evaluate(arguments: Arguments) -> None:
     from pel_core.runs import evaluate_run
 
     device = claim(arguments.device, arguments.gpu_share)[0]
-    evaluate_run(arguments.run, arguments.results, device, arguments.accept, _sinks(arguments))
+    evaluate_run(arguments.run, arguments.results, device, arguments.accept, _sinks(arguments), _cache(arguments))
 
 
 def predict(arguments: Arguments) -> None:
@@ -80,6 +81,12 @@ def predict(arguments: Arguments) -> None:
 
 def _sinks(arguments: Arguments) -> dict[str, bool]:
     return {"tensorboard": arguments.tensorboard, "wandb": arguments.wandb}
+
+
+def _cache(arguments: Arguments) -> float:
+    if not 0 <= arguments.prefix_cache_gb < float("inf"):
+        raise PelError(f"--prefix-cache-gb {arguments.prefix_cache_gb:g}: expected GB, or 0 for no cache")
+    return arguments.prefix_cache_gb
 
 
 def _threads(count: int) -> None:
@@ -125,6 +132,8 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's own choice)")
         sub.add_argument("--no-tensorboard", dest="tensorboard", action="store_false", help="write no TensorBoard events")
         sub.add_argument("--wandb", action="store_true", help="report to Weights & Biases, which must be installed")
+        told = "GB that what runs share of an evaluation may take under the results (4; 0: keep nothing)"
+        sub.add_argument("--prefix-cache-gb", type=float, default=4.0, metavar="GB", help=told)
         if function is train:
             sub.add_argument("--gpus", type=int, default=1, help="train data-parallel on so many GPUs (1)")
             told = "seconds between two checkpoints within an epoch (300; 0: none)"

@@ -42,7 +42,8 @@ def evaluate_options(config: Config) -> str:
     """What the evaluation command is told besides its run; it needs one GPU at most."""
     part = f"--gpu-share {share(config):g}" if share(config) < 1 else ""
     quiet = "" if config.get("tensorboard", True) else "--no-tensorboard"
-    return " ".join(filter(None, [part, quiet, "--wandb" if config.get("wandb", False) else ""]))
+    kept = f"--prefix-cache-gb {config['prefix_cache_gb']:g}" if "prefix_cache_gb" in config else ""
+    return " ".join(filter(None, [part, quiet, "--wandb" if config.get("wandb", False) else "", kept]))
 
 
 def slots(config: Config, cores: int) -> int:

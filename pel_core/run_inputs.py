@@ -1,6 +1,7 @@
 """What a run starts from, found under the results folder and checked: prepared data, backbone, class-text features, and for an
 evaluation the trained parameters."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,11 @@ from pel_core.batches import EvalBatches
 from pel_core.classifier import Classifier, adapter_dim, build
 from pel_core.datasets import DATASETS, Prepared, Split, open_prepared, split_name
 from pel_core.devices import loader_workers
-from pel_core.engine import predict
 from pel_core.errors import PelError, unknown
 from pel_core.files import read_json, sha256
 from pel_core.inits import INITS, images_for
 from pel_core.numerics import ENGINE, check_engine
+from pel_core.prefix_cache import PrefixCache
 from pel_core.spec import RunSpec, differences
 from pel_core.tensors import read_tensors
 from pel_core.transforms import reduced
@@ -27,7 +28,9 @@ from pel_core.vit import ViT
 from pel_core.weights import load_vit
 
 
-def load(spec: RunSpec, results: Path, device: torch.device, fresh: bool = False) -> tuple[Prepared, Classifier, dict[str, Any]]:
+def load(
+    spec: RunSpec, results: Path, device: torch.device, fresh: bool = False, prefix_cache_gb: float = 0.0
+) -> tuple[Prepared, Classifier, dict[str, Any]]:
     """The prepared data, the untrained classifier on ``device`` and backbone.json of a run.
 
     ``fresh`` starts the head as the spec says, also where that takes a look at the training images; a run that loads a
@@ -47,7 +50,9 @@ def load(spec: RunSpec, results: Path, device: torch.device, fresh: bool = False
         path = results / "text" / spec.backbone / f"{base}.{spec.prompt}.safetensors"
         features, info["descriptions"] = load_text(path, data, info)
         text |= features
-    rows = image_rows(spec, vit.to(device), data, device) if fresh and spec.init in INITS else None
+    rows = None
+    if fresh and spec.init in INITS:
+        rows = image_rows(spec, vit.to(device), data, device, PrefixCache(results, prefix_cache_gb), info["sha256"])
     classifier = build(spec, vit.to(device), len(data.class_names), text, rows).to(device)
     return data, classifier, info
 
@@ -65,8 +70,12 @@ def at_native(data: Prepared, native: int | None) -> Prepared:
     return replace(data, train=reduce(data.train), test=reduce(data.test), val=reduce(data.val))
 
 
-def image_rows(spec: RunSpec, vit: ViT, data: Prepared, device: torch.device) -> Tensor:
+def image_rows(
+    spec: RunSpec, vit: ViT, data: Prepared, device: torch.device, cache: PrefixCache | None = None, backbone: str = ""
+) -> Tensor:
     """Head rows (C, D) from the untuned features of training images: resized to the network's side and cropped at the centre.
+
+    ``cache`` keeps the features for other runs, with the SHA-256 of the ``backbone``.
 
     Raises:
         PelError: a class without an image.
@@ -83,8 +92,14 @@ def image_rows(spec: RunSpec, vit: ViT, data: Prepared, device: torch.device) ->
     )
     # On the CPU sums have one order; only the probe's many products are worth the device.
     where = device if spec.init == "linear-probe" else torch.device("cpu")
-    features, labels = predict(vit, batches).to(where), torch.as_tensor(np.asarray(split.labels, np.int64)).to(where)
+    about = {"backbone": backbone, "data": data.sha256, "native": spec.native, "positions": _digest(chosen)}
+    features = (cache or PrefixCache(".", 0)).predict(vit, batches, vit.layers, about).to(where)
+    labels = torch.as_tensor(np.asarray(split.labels, np.int64)).to(where)
     return INITS[spec.init](features, labels, len(data.class_names))
+
+
+def _digest(positions: np.ndarray) -> str:
+    return hashlib.sha256(positions.astype("<i8").tobytes()).hexdigest()
 
 
 def load_text(path: Path, data: Prepared, info: dict[str, Any]) -> tuple[dict[str, Tensor], str | None]:
@@ -141,6 +156,12 @@ def is_trained(spec: RunSpec, results: Path, record: dict[str, Any]) -> bool:
         return identity(stored) == identity(record) and sha256(folder / "delta.safetensors") == stored["delta_sha256"]
     except (PelError, OSError):
         return False
+
+
+def test_images(spec: RunSpec, results: Path, info: dict[str, Any]) -> dict[str, Any]:
+    """What identifies a run's backbone and the images it is evaluated on, for the prefix cache: not the imbalance ratio."""
+    digests = read_json(results / "data" / split_name(spec.dataset)[0] / "data.json", ("digests",))["digests"]
+    return {"backbone": info["sha256"], "images": digests[spec.split], "native": spec.native}
 
 
 def describe(spec: RunSpec, data: Prepared, info: dict[str, Any], classifier: Classifier) -> dict[str, Any]:

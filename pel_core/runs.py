@@ -16,7 +16,7 @@ from pel_core import distributed
 from pel_core.batches import EvalBatches, TrainBatches
 from pel_core.checkpoint import Keeper, checkpoint_path, drop_checkpoint
 from pel_core.devices import environment, loader_workers, pick_device
-from pel_core.engine import peak_memory_mb, predict, reset_peak_memory, train
+from pel_core.engine import peak_memory_mb, reset_peak_memory, train
 from pel_core.errors import PelError
 from pel_core.events import Course, evaluated
 from pel_core.files import require_writable, sha256, write_json
@@ -26,8 +26,9 @@ from pel_core.metrics import score
 from pel_core.model_card import card_metadata, write_card
 from pel_core.numerics import ENGINE
 from pel_core.outputs import write_outputs
+from pel_core.prefix_cache import GIGABYTES, PrefixCache
 from pel_core.progress import Progress
-from pel_core.run_inputs import describe, identity, is_trained, load, load_trained
+from pel_core.run_inputs import describe, identity, is_trained, load, load_trained, test_images
 from pel_core.signals import Requests
 from pel_core.spec import RunSpec
 from pel_core.tensors import write_tensors
@@ -40,6 +41,7 @@ def train_run(
     device: str = "auto",
     checkpoint_seconds: float = 300.0,
     sinks: Mapping[str, bool] = {"tensorboard": True},
+    prefix_cache_gb: float = GIGABYTES,
 ) -> None:
     """Train the run and write ``delta.safetensors`` and ``train.json`` into its folder; go on where a checkpoint is.
 
@@ -48,6 +50,7 @@ def train_run(
     Args:
         checkpoint_seconds: between two checkpoints within an epoch; 0 keeps none.
         sinks: where its course goes: tensorboard, wandb.
+        prefix_cache_gb: what features that runs share may take, for a head that starts from images.
 
     Raises:
         PelError: an evaluation-only slug, inputs that are missing or do not fit, a loss that is not finite.
@@ -61,7 +64,7 @@ def train_run(
     folder, kept = Path(results) / "runs" / slug, checkpoint_path(results, slug)
     target, started = pick_device(device), time.strftime("%Y-%m-%dT%H:%M:%S%z")
     with distributed.join(spec, target) as world, _lease(world, kept.with_name(f"{slug}.lease"), slug, target) as lease:
-        data, classifier, info = load(spec, Path(results), target, fresh=True)
+        data, classifier, info = load(spec, Path(results), target, fresh=True, prefix_cache_gb=prefix_cache_gb)
         record = describe(spec, data, info, classifier)
         if world.largest(int(lease.waited and is_trained(spec, Path(results), record))):
             print("trained by the process that was waited for", file=sys.stderr)
@@ -100,10 +103,12 @@ def evaluate_run(
     device: str = "auto",
     accept: bool = False,
     sinks: Mapping[str, bool] = {"tensorboard": True},
+    prefix_cache_gb: float = GIGABYTES,
 ) -> None:
     """Evaluate a trained run (or zero-shot) and write ``logits.safetensors``, the files of `outputs` and ``metrics.json``.
 
-    ``accept`` takes a checkpoint of another engine, and its number into the result. ``sinks``: as for `train_run`.
+    ``accept`` takes a checkpoint of another engine, and its number into the result. ``sinks``: as for `train_run`;
+    ``prefix_cache_gb`` is what evaluations may keep for each other (`prefix_cache`), 0 nothing.
 
     Raises:
         PelError: the trained run is missing, or was trained from another spec, data or weights.
@@ -124,7 +129,9 @@ def evaluate_run(
     )  # fmt: skip
     reset_peak_memory(target)
     clock = time.perf_counter()
-    logits = predict(classifier, batches, precision=spec.eval_precision)
+    cache = PrefixCache(results, prefix_cache_gb)
+    images = test_images(spec, Path(results), info)
+    logits = cache.predict(classifier, batches, spec.untouched, images, spec.eval_precision)
     seconds = time.perf_counter() - clock
     write_tensors(folder / "logits.safetensors", {"logits": logits, "labels": torch.as_tensor(np.asarray(split.labels))})
     evaluation = {
@@ -140,7 +147,7 @@ def evaluate_run(
         "metrics": metrics,
         "training": stored["training"],
         "evaluation": evaluation,
-        "environment": environment(target, started),
+        "environment": environment(target, started) | {"blocks_from_cache": cache.used},
     }
     write_outputs(folder, spec, data, Path(results), logits.numpy())
     write_json(folder / "metrics.json", record)

@@ -20,7 +20,7 @@ ORDER = [
     "layouts", "data_check", "cifar", "fetch", "sources", "saved_datasets", "duplicate_images", "own_sources", "prepare",
     "figure_counts", "describe", "data_commands",
     "loading", "batches", "heads", "losses", "inits", "classifier", "figure_map",
-    "signals", "progress", "events", "checkpoint", "step", "distributed", "engine",
+    "signals", "progress", "events", "checkpoint", "step", "distributed", "engine", "prefix_cache",
     "outputs", "model_card", "run_inputs", "runs", "predict",
     "data_options", "report", "conformance", "bench", "cli", "warm", "__main__",
 ]  # fmt: skip
