@@ -202,7 +202,7 @@ class Writer:
             self.stream.write(self.digest.digest())
             self.stream.close()
             os.replace(self.temporary, self.path)
-            _say(f"{self.path} written, {self.path.stat().st_size / 1e6:.3g} MB")
+            print(f"prefix cache: {self.path} written, {self.path.stat().st_size / 1e6:.3g} MB")
 
     def _try(self, work: Callable[[], None]) -> None:
         if not self.failed:
