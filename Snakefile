@@ -6,6 +6,7 @@
 
 import os
 import sys
+import time
 from shlex import quote
 
 from snakemake.exceptions import WorkflowError
@@ -17,6 +18,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ
 from pel_core import job_options, warm
 from pel_core.config import submittable
 from pel_core.errors import PelError
+from pel_core.failures import failures
 from pel_core.results import OUTPUTS
 from pel_core.studies import load_settings
 
@@ -26,6 +28,7 @@ except PelError as error:
     raise WorkflowError(str(error)) from None
 
 
+STARTED = time.time()
 PYTHON, RESULTS, FIGURES = sys.executable, STUDY.results, STUDY.figures
 
 
@@ -44,6 +47,12 @@ onstart:
             submittable([*config.values(), workflow.basedir, os.getcwd()])
         except PelError as error:
             raise WorkflowError(str(error)) from None
+
+
+onerror:
+    # Once more at the end: `--quiet rules` shows no log of a failed job, and among the output of many jobs it is hard to find.
+    if workflow.is_main_process:
+        print("", *failures(STUDY.results / "logs", STARTED), sep="\n", file=sys.stderr)
 
 
 rule all:

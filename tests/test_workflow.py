@@ -275,6 +275,16 @@ def test_a_slip_is_one_clear_error_before_anything_is_planned(lab, edit, setting
 
 
 @pytest.mark.slow
+def test_why_jobs_failed_is_told_once_at_the_end(lab):
+    """Also under `--quiet rules`, as make calls it, which hides what Snakemake shows of a job that failed."""
+    (lab.code / "pel_core/__main__.py").write_text("raise SystemExit('error: the cheese is out')\n")
+    for ratio in (10, 20):
+        shutil.rmtree(lab.work / f"results/runs/toy-ir{ratio}.toy.ssf-ln.s0")
+    done = lab.snakemake("--cores", "2", "--resources", "gpu=2", "--quiet", "rules", "reason", "host", "--keep-going")
+    assert done.returncode != 0 and (done.stdout + done.stderr).count("the cheese is out") == 1
+    assert "error: the cheese is out  (results/logs/toy-ir" in done.stderr and "train.log and 1 more)" in done.stderr
+
+
 def test_an_undeclared_run_is_refused_by_name(lab):
     done = lab.snakemake("-n", "results/runs/toy-ir20.toy.adaptfomer.s0/metrics.json")
     assert done.returncode != 0
