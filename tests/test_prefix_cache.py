@@ -4,13 +4,16 @@ import os
 import shutil
 from dataclasses import replace
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from pel_core import job_options
 from pel_core.batches import EvalBatches
 from pel_core.cli import main
+from pel_core.config import schema
 from pel_core.engine import predict
 from pel_core.files import read_json
 from pel_core.methods import METHODS
@@ -20,6 +23,7 @@ from pel_core.run_inputs import image_rows, load
 from pel_core.spec import RunSpec
 from pel_core.vit import ViT
 
+LIMITS = [({}, ""), ({"prefix_cache_gb": 0}, "--prefix-cache-gb 0"), ({"prefix_cache_gb": 2.5}, "--prefix-cache-gb 2.5")]
 RANGED = [name for name, method in METHODS.items() if method.blocks == "any"]
 
 
@@ -188,6 +192,26 @@ def test_the_limit(toy_results, tmp_path, capsys, gigabytes, told):
     assert torch.equal(through(PrefixCache(tmp_path, gigabytes), *made), predict(made[2], made[1]))
     assert capsys.readouterr().err.count("prefix cache:") == told
     assert len(list((tmp_path).rglob("*.npy"))) == (gigabytes == 4)
+
+
+def test_processes_that_make_one_at_once(toy_results, tmp_path):
+    """Each has its own temporary file; the last one's stays, and all results are right."""
+    made = run(toy_results, "adaptformer@2:")
+    plain, children = predict(made[2], made[1]), []
+    for _ in range(4):
+        if not (child := os.fork()):
+            os._exit(not torch.equal(through(PrefixCache(tmp_path), *made), plain))
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+    (entry,) = (tmp_path / "prefixes").iterdir()
+    cache = PrefixCache(tmp_path)
+    assert entry.suffix == ".npy" and torch.equal(through(cache, *made), plain) and cache.used == 2
+
+
+@pytest.mark.parametrize(("config", "option"), LIMITS)
+def test_a_configuration_s_limit_reaches_the_jobs(config, option):
+    jsonschema.validate(config.get("prefix_cache_gb", 0), schema("config")["properties"]["prefix_cache_gb"])
+    assert job_options.evaluate_options(config) == job_options.train_options(config) == option
 
 
 def test_the_rule_of_what_pays(monkeypatch):
