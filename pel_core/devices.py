@@ -71,13 +71,18 @@ def loader_workers(files: bool, device: torch.device, processes: int = 1) -> int
     return max(1, min(8, len(os.sched_getaffinity(0)) // processes)) if files and device.type == "cuda" else 0
 
 
+def device_name(device: torch.device) -> str:
+    """A device in words: its kind and model."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return f"{device.type}: {name}"
+
+
 def environment(device: torch.device, started: str) -> dict[str, Any]:
     """Versions, device and commit of a run."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     versions = {"pel_core": __version__, "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     where: dict[str, Any] = {
         "platform": platform.platform(),
-        "device": f"{device.type}: {name}",
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
     }
     if device.type == "cuda":

@@ -1,98 +1,16 @@
 """What a study will run and what that costs, before anything starts. Torch-free."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pel_core.config import shown
-from pel_core.datasets import DATASETS, split_name
-from pel_core.demo.stand_ins import STAND_INS
-from pel_core.errors import PelError
-from pel_core.files import read_json
-from pel_core.options import VIEWS
-from pel_core.sampling import long_tail_counts
+from pel_core.cost import REACHED, SHEETS, Work, measured, on_paper, work
 from pel_core.spec import RunSpec
 from pel_core.studies import Study
 
-# Images of the public data sets (training, test), for a plan made before they are prepared.
-PUBLIC = {"imagenet-lt": (115_846, 50_000), "places-lt": (62_500, 36_500), "inat2018": (437_513, 24_426)}
-CIFAR_TEST = 10_000
-SPEEDS = (100, 100_000)  # GFLOP/s that a CPU core and a GPU may reach here
 PARALLEL = "Runs are independent: N CPU cores, or N GPUs of a cluster, take about an Nth of the time."
-
-
-@dataclass(frozen=True)
-class Work:
-    """Images a run passes through the network in training (epochs counted) and evaluation (crops counted), and its GFLOP."""
-
-    train: int
-    evaluate: int
-    gflop: float
-
-
-def forward_gflop(spec: RunSpec) -> float:
-    """GFLOP of one image through the frozen ViT (a multiply-add counts two); ViT-B/16 at 224: 35."""
-    vit = spec.vit
-    patches = (spec.pixels // vit.patch) ** 2
-    tokens = patches + 1
-    block = 24 * tokens * vit.width**2 + 4 * tokens**2 * vit.width
-    return (vit.layers * block + 2 * patches * 3 * vit.patch**2 * vit.width) / 1e9
-
-
-def data_size(study: Study, name: str) -> tuple[int, int] | None:
-    """Training and test images of a data set: as prepared, else as declared; None where neither is known."""
-    base, ratio = split_name(name)
-    path = study.results / "data" / base / "data.json"
-    if path.is_file():
-        about = read_json(path)
-        counts = about["train_counts"]
-        if about["ratios"] != "any":
-            return sum(counts.get(f"{ratio:g}" if ratio else "", [])), about["test_images"]
-        return _pool(len(counts[""]), counts[""][0], ratio), about["test_images"]
-    if base in STAND_INS:
-        world = STAND_INS[base]
-        counts = world.train_counts(None if world.profile else ratio or 1)
-        return sum(counts), world.test_per_class * len(world.classes)
-    if base == "cifar100":
-        return _pool(*DATASETS[base].pool, ratio), CIFAR_TEST
-    return PUBLIC.get(base)
-
-
-def _views(spec: Mapping[str, Any]) -> int:
-    return VIEWS.get(spec["tte"]) or int(spec.get("crops", 1))
-
-
-def _pool(classes: int, largest: int, ratio: float | None) -> int:
-    return int(long_tail_counts(classes, largest, ratio or 1).sum())
-
-
-def work(study: Study, spec: RunSpec) -> Work | None:
-    """What a run costs; None where the size of its data is not known yet. A training step costs two forward passes."""
-    size = data_size(study, spec.dataset)
-    if size is None:
-        return None
-    train, test = spec.epochs * size[0] * spec.trains, _views(spec.to_json()) * size[1]
-    return Work(train, test, (2 * train + test) * forward_gflop(spec))
-
-
-def rates(study: Study, backbone: str) -> tuple[float, float] | None:
-    """Seconds per image in training and evaluation, measured: of the finished runs with this backbone under results."""
-    spent = {"training": [0.0, 0], "evaluation": [0.0, 0]}
-    for path in sorted((study.results / "runs").glob(f"*.{backbone}.*/metrics.json")):
-        try:
-            record = read_json(path)
-            spec, data = record["spec"], record["data"]
-            images = {"training": spec["epochs"] * data["train_images"], "evaluation": _views(spec) * data["test_images"]}
-            for kind, count in images.items():
-                spent[kind][0] += record[kind]["seconds"]
-                spent[kind][1] += count
-        except (PelError, KeyError, TypeError):
-            continue  # of another program or version: its speed says nothing
-    if not all(count for _, count in spent.values()):
-        return None
-    return spent["training"][0] / spent["training"][1], spent["evaluation"][0] / spent["evaluation"][1]
+LARGE = 1e7  # GFLOP from which a GPU is worth a word
 
 
 def plan(study: Study) -> str:
@@ -127,36 +45,51 @@ def _trained(study: Study, spec: RunSpec) -> bool:
 
 
 def _cost(study: Study, to_train: list[RunSpec], missing: list[RunSpec]) -> list[str]:
-    costs = [(spec, work(study, spec)) for spec in missing]
-    trained = [(spec, work(study, spec)) for spec in to_train]
-    unknown = dict.fromkeys(spec.dataset for spec, cost in costs if cost is None)
+    costs = {spec: work(study, spec) for spec in missing}
+    unknown = dict.fromkeys(spec.dataset for spec, cost in costs.items() if cost is None)
     reason = "are not counted: their sizes are not known before they are prepared."
     lines = [f"Images and time of {', '.join(unknown)} {reason}"] if unknown else []
-    if not any(cost for _, cost in costs):
+    known = {spec: cost for spec, cost in costs.items() if cost}
+    if not known:
         return lines
-    lines.append(f"Images: {_sum(trained, 'train'):,} to train on, {_sum(costs, 'evaluate'):,} to evaluate (crops counted).")
-    hours, unmeasured = 0.0, []
-    for backbone, count in Counter(spec.backbone for spec in missing).items():
-        of = [pair for pair in trained if pair[0].backbone == backbone], [pair for pair in costs if pair[0].backbone == backbone]
-        rate = rates(study, backbone)
-        if not any(cost for _, cost in of[1]):
-            continue  # of unknown sizes only, which is said above
-        if rate is None:
-            gflop = 2 * sum(cost.train * forward_gflop(spec) for spec, cost in of[0] if cost)
-            gflop += sum(cost.evaluate * forward_gflop(spec) for spec, cost in of[1] if cost)
-            times = [f"{spell(gflop / speed / 3600)} at {speed / 1e3:g} TFLOP/s" for speed in SPEEDS]
-            unmeasured.append(f"{count_of(count, 'run')} on {backbone}: about {_tflop(gflop)}, {', '.join(times)}")
+    trained = {spec: known[spec] for spec in to_train if spec in known}
+    images = sum(cost.train for cost in trained.values()), sum(cost.evaluate for cost in known.values())
+    lines.append(f"Images: {images[0]:,} to train on, {images[1]:,} to evaluate (crops counted).")
+    lines.append(f"Disk: about {_bytes(sum(cost.disk for cost in known.values()))} of results.")
+    return lines + _time(study, trained, known)
+
+
+def _time(study: Study, trained: Mapping[RunSpec, Work], known: Mapping[RunSpec, Work]) -> list[str]:
+    hours, sources, untimed = 0.0, {}, []
+    for backbone, count in Counter(spec.backbone for spec in known).items():
+        train = sum(cost.train_gflop for spec, cost in trained.items() if spec.backbone == backbone)
+        evaluate = sum(cost.evaluate_gflop for spec, cost in known.items() if spec.backbone == backbone)
+        if speed := measured(study, backbone):
+            hours += speed.hours(train, evaluate)
+            sources[speed.source] = None
         else:
-            hours += (rate[0] * _sum(of[0], "train") + rate[1] * _sum(of[1], "evaluate")) / 3600
+            untimed.append(f"{count_of(count, 'run')} on {backbone}: about {_tflop(train + evaluate)}")
+    lines = []
     if hours:
-        lines.append(f"Time, at the rate measured in finished runs: about {spell(hours)} on one device. {PARALLEL}")
-    if unmeasured:
-        lines.append(f"No run has been timed yet, so hours are not known. {'; '.join(unmeasured)}. {PARALLEL}")
+        lines.append(f"Time, at the speed {' and '.join(sources)}: about {spell(hours)} on one device. {PARALLEL}")
+    if untimed:
+        how = "`make plan` measures a GPU in seconds, or a CPU that trains in fp32"
+        lines.append(f"No run has been timed here yet, so hours are not known ({how}). {'; '.join(untimed)}.")
+    total = sum(cost.train_gflop for cost in trained.values()) + sum(cost.evaluate_gflop for cost in known.values())
+    if total >= LARGE:
+        lines.append(_paper(trained, known))
     return lines
 
 
-def _sum(pairs: Iterable[tuple[RunSpec, Any]], name: str) -> int:
-    return sum(getattr(cost, name) for _, cost in pairs if cost)
+def _paper(trained: Mapping[RunSpec, Work], known: Mapping[RunSpec, Work]) -> str:
+    """Hours on GPUs that were not measured, as their data sheets have it."""
+    train, evaluate = Counter(), Counter()
+    for spec, cost in trained.items():
+        train[spec.precision] += cost.train_gflop
+    for spec, cost in known.items():
+        evaluate[spec.eval_precision] += cost.evaluate_gflop
+    hours = "; ".join(f"one {name}: {spell(on_paper(name, train, evaluate))}" for name in SHEETS)
+    return f"On paper, not measured, at {REACHED:.0%} of the data sheet's speed and with images that arrive in time: {hours}."
 
 
 def spell(hours: float) -> str:
@@ -173,3 +106,7 @@ def count_of(number: int, word: str) -> str:
 
 def _tflop(gflop: float) -> str:
     return f"{gflop / 1e3:,.0f} TFLOP" if gflop >= 1e3 else f"{gflop:.2g} GFLOP"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(count / 1e6, 0.1):.1f} MB"

@@ -95,6 +95,19 @@ def plan(arguments: Arguments) -> None:
     print(words(open_study(arguments)))
 
 
+def calibrate(arguments: Arguments) -> None:
+    """Measure how fast this machine is with the study's backbones, where no finished run says so: seconds each."""
+    from pel_core.cost import measured
+
+    study = open_study(arguments)
+    specs = {spec.backbone: spec for spec in study.specs.values() if spec.trains}
+    for backbone, spec in specs.items():
+        if measured(study, backbone) is None:
+            from pel_core.calibrate import calibrate as measure
+
+            print(measure(spec, study.results, study.resource("threads")))
+
+
 def status(arguments: Arguments) -> None:
     """Say what is done, running, failed and missing, and how long the rest will take."""
     from pel_core.status import status as words
@@ -126,6 +139,7 @@ COMMANDS: tuple[tuple[Callable[[Arguments], None], tuple[str, ...]], ...] = (
     (provenance, ()),
     (page, ("artefact",)),
     (plan, ()),
+    (calibrate, ()),
     (status, ()),
     (slots, ("cores",)),
     (show, ()),

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pel_core.config import shown
+from pel_core.cost import measured, work
 from pel_core.lease import STALE, dead
-from pel_core.plan import PARALLEL, count_of, rates, spell, work
+from pel_core.plan import PARALLEL, count_of, spell
 from pel_core.spec import RunSpec
 from pel_core.studies import Study
 
@@ -193,21 +194,22 @@ def _rest(study: Study, unfinished: Iterable[RunSpec], live: Mapping[str, Mappin
     if not unfinished:
         return []
     to_train = {spec.train.slug: spec for spec in unfinished if spec.trains and not Path(study.delta(spec.slug)).is_file()}
-    measured = {name: rates(study, name) for name in {spec.backbone for spec in unfinished}}
-    seconds, untimed = 0.0, []
+    speeds = {name: measured(study, name) for name in {spec.backbone for spec in unfinished}}
+    hours, untimed = 0.0, []
     for spec in unfinished:
-        cost, rate = work(study, spec), measured[spec.backbone]
-        if cost is None or rate is None:
+        cost, speed = work(study, spec), speeds[spec.backbone]
+        if cost is None or speed is None:
             untimed.append(spec.slug)
             continue
-        seconds += rate[1] * cost.evaluate
+        training = 0.0
         if to_train.get(spec.train.slug) is spec:  # once, whoever shares the training
             lease = live.get(spec.train.slug, {})
-            seconds += rate[0] * cost.train * (1 - lease.get("step", 0) / max(lease.get("steps") or 1, 1))
+            training = cost.train_gflop * (1 - lease.get("step", 0) / max(lease.get("steps") or 1, 1))
+        hours += speed.hours(training, cost.evaluate_gflop)
     lines = []
-    if seconds:
-        now = f", {spell(seconds / 3600 / len(live))} while {len(live)} train at once" if len(live) > 1 else ""
-        lines.append(f"Rest: about {spell(seconds / 3600)} on one device{now}. {PARALLEL}")
+    if hours:
+        now = f", {spell(hours / len(live))} while {len(live)} train at once" if len(live) > 1 else ""
+        lines.append(f"Rest: about {spell(hours)} on one device{now}. {PARALLEL}")
     if untimed:
         lines.append(f"Rest of {count_of(len(untimed), 'run')}: not known, as none like them has been timed yet.")
     return lines

@@ -13,7 +13,7 @@ ORDER = [
     "methods", "backbones", "demo.stand_ins",
     "lists", "naming", "published", "sampling", "roots", "datasets", "own_data", "image_folders", "image_tables", "own_files",
     "options", "spec", "results", "config", "layout", "artefacts", "provenance", "studies", "recipe_text",
-    "plan", "lease", "status", "failures",
+    "cost", "plan", "lease", "status", "failures",
     "metrics", "tables", "compare", "claims", "runs_table", "pages", "figure_style", "figures", "figure_curve",
     "tensors", "devices", "world",
     "vit", "deltas", "surgery", "state_names", "upstream", "weights",
@@ -23,7 +23,7 @@ ORDER = [
     "loading", "batches", "heads", "losses", "inits", "classifier", "figure_map",
     "signals", "progress", "events", "checkpoint", "step", "distributed", "engine", "prefix_cache",
     "outputs", "model_card", "run_inputs", "runs", "predict",
-    "data_options", "report", "conformance", "bench", "cli", "warm", "__main__",
+    "calibrate", "data_options", "report", "conformance", "bench", "cli", "warm", "__main__",
 ]  # fmt: skip
 
 
