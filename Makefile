@@ -19,6 +19,8 @@ ARGS   := --study $(STUDY) --config $(CONFIG) $(if $(SEEDS),--seeds $(SEEDS)) $(
     $(if $(RESULTS),--results '$(RESULTS)') $(if $(FIGURES),--figures '$(FIGURES)')
 ifneq ($(DATA),)
 export PEL_DATA := $(DATA)
+else ifeq ($(origin DATA),command line)
+$(error DATA is empty: say where your images are (DATA=path/to/images), or leave it out for the demo)
 endif
 
 .PHONY: study plan status report show setup test test-fast test-cluster bench lint clean

@@ -74,9 +74,10 @@ def check(base: str, entry: LongTailed, config: Mapping[str, Any], check_images:
         _check_lists(base, entry, config, check_images, problems)
     else:
         try:
-            _check_other(base, entry, config, check_images)
+            _check_other(base, entry, config, check_images, problems)
         except PelError as error:
-            problems.add("problems", error)
+            if not problems:
+                problems.add("problems", error)
     if problems:
         print("\n".join(["wrong:", *(f"  {line}" for line in problems.lines())]))
         sys.stdout.flush()
@@ -93,15 +94,15 @@ def _check_lists(base: str, entry: LongTailed, config: Mapping[str, Any], check_
         print(f"  note: {note}")
 
 
-def _check_other(base: str, entry: LongTailed, config: Mapping[str, Any], check_images: str) -> None:
-    """A source without a check of its own is read: it stops at the first thing that is wrong."""
+def _check_other(base: str, entry: LongTailed, config: Mapping[str, Any], check_images: str, problems: Problems) -> None:
+    """A source without a check of its own is read: it stops at the first thing that is wrong, but looks at all files."""
     if entry.kind in OWN_KINDS:
         from tempfile import TemporaryDirectory
 
         from pel_core.prepare import prepare
 
         with TemporaryDirectory() as folder:
-            prepare(base, folder, config, check_images)
+            prepare(base, folder, config, check_images, problems)
         return
     from pel_core.sources import SOURCES
 

@@ -15,4 +15,6 @@ def unknown(kind: str, asked: object, known: Iterable[str], hint: str = "") -> P
     message = f"unknown {kind} '{asked}'; known: {', '.join(names) or 'none'}"
     if near:
         message += f". Did you mean '{near[0]}'?"
+    elif hint and hint[0] not in "(.;":
+        message += "."
     return PelError(f"{message} {hint}".rstrip())

@@ -168,7 +168,8 @@ def read_folders(root: str) -> Catalogue:
     full = [name for name, images in top.items() if images]
     divided = {name: SPLITS[name.lower()] for name in full if name.lower() in SPLITS}
     if "train" not in divided.values() or (len(divided) < 2 and len(full) > 1):
-        classes = _classes(root, full, top, notes, loose)
+        tables = [entry.path for entry in files if entry.name.lower().endswith((".csv", ".tsv"))]
+        classes = _classes(root, full, top, notes, loose, tables)
         order = class_order(classes)
         return Catalogue(root, order, {"train": _images(root, classes, order)}, [*notes, *walk.left_out()])
     if other := [f"{name}/ ({len(top[name])} images)" for name in full if name not in divided]:
@@ -191,10 +192,13 @@ def read_folders(root: str) -> Catalogue:
     return Catalogue(root, order, made, [*notes, *walk.left_out()])
 
 
-def _classes(root: str, full: list[str], top: dict[str, Images], notes: list[str], loose: int) -> dict[str, Images]:
+def _classes(
+    root: str, full: list[str], top: dict[str, Images], notes: list[str], loose: int, tables: list[str]
+) -> dict[str, Images]:
     if len(full) < 2:
         found = f"one folder with images ('{full[0]}')" if full else f"{loose} images" if loose else "no images"
         inside = f"; if '{full[0]}' holds the class folders, give {os.path.join(root, full[0])}" if full else ""
+        inside += f"; if {tables[0]} is the table of these images, give that" if tables else ""
         raise PelError(f"{root} holds {found} and no folder for each class; expected CLASS/image.jpg for at least two{inside}")
     _note_empty([name for name in top if not top[name]], root, notes)
     return {name: top[name] for name in full}

@@ -15,15 +15,17 @@ import numpy as np
 
 from pel_core import lists
 from pel_core.config import load_yaml
+from pel_core.data_check import decode_images
 from pel_core.datasets import LongTailed
 from pel_core.duplicate_images import duplicate_notes
 from pel_core.errors import PelError
 from pel_core.image_folders import Catalogue, Placed, read_folders
 from pel_core.image_tables import read_table
 from pel_core.own_files import names_file, table_path
+from pel_core.problems import Problems
 from pel_core.sampling import held_out, largest_fitting, profile_counts, profile_subset
 from pel_core.saved_datasets import read_saved, replace_images
-from pel_core.sources import Content, check_decoding
+from pel_core.sources import Content
 
 TEST_FRACTION = 0.2  # held out where a data set has neither a test nor a validation split, unless the entry says otherwise
 
@@ -47,10 +49,11 @@ OWN_SOURCES: dict[str, Callable[[LongTailed, Path], Catalogue]] = {
 }
 
 
-def own_content(base: str, entry: LongTailed, out: Path, check_images: str) -> Content:
+def own_content(base: str, entry: LongTailed, out: Path, check_images: str, problems: Problems | None = None) -> Content:
     """What a located entry of the user's own comes to (``own_files.locate``).
 
     Where images have to be taken out of tables, they are written beside the folder's own and put in place by ``finish``.
+    ``problems`` takes every file that cannot be used, by kind.
 
     Raises:
         PelError: nothing to train or test on, a profile that the images do not allow, names that fit no class, or files that
@@ -60,7 +63,7 @@ def own_content(base: str, entry: LongTailed, out: Path, check_images: str) -> C
     shutil.rmtree(new, ignore_errors=True)
     try:
         found = OWN_SOURCES[entry.kind](entry, new)
-        content = _content(entry, found, check_images)
+        content = _content(entry, found, check_images, Problems() if problems is None else problems)
     except PelError as error:
         shutil.rmtree(new, ignore_errors=True)
         raise PelError(f"data set '{base}': {error}") from None
@@ -69,16 +72,17 @@ def own_content(base: str, entry: LongTailed, out: Path, check_images: str) -> C
     return content
 
 
-def _content(entry: LongTailed, found: Catalogue, check_images: str) -> Content:
+def _content(entry: LongTailed, found: Catalogue, check_images: str, problems: Problems) -> Content:
     if len(found.keys) < 2:
         raise PelError(f"{found.root} has one class ({', '.join(found.keys)}); expected at least two")
     names = class_names(entry, found)
     splits = divide(entry, found)
     content = Content(names, {})
-    sizes = {split: lists.check_files(found.root, images) for split, images in splits.items()}
+    sizes = {split: lists.check_files(found.root, images, problems=problems) for split, images in splits.items()}
     for split, images in splits.items():
+        decode_images(found.root, images, sizes[split], check_images, problems)
         content.add_files(split, images, sizes[split])
-        check_decoding(found.root, images, check_images)
+    problems.stop()
     found.notes += duplicate_notes(found.root, splits, sizes, check_images)
     train = splits["train"]
     pool = np.bincount(train.labels, minlength=len(names))

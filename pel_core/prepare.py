@@ -19,6 +19,7 @@ from pel_core.numerics import ENGINE
 from pel_core.own_data import declared
 from pel_core.own_files import locate, write_source
 from pel_core.own_sources import own_content
+from pel_core.problems import Problems
 from pel_core.provenance import data_params
 from pel_core.roots import given_root, write_root
 from pel_core.sources import SOURCES
@@ -26,7 +27,13 @@ from pel_core.sources import SOURCES
 CHECKS = ("none", "sample", "all")
 
 
-def prepare(base: str, out_dir: str | Path, config: Mapping[str, Any] | None = None, check_images: str = "sample") -> None:
+def prepare(
+    base: str,
+    out_dir: str | Path,
+    config: Mapping[str, Any] | None = None,
+    check_images: str = "sample",
+    problems: Problems | None = None,
+) -> None:
     """Check or render a data set and write its folder.
 
     Args:
@@ -35,6 +42,7 @@ def prepare(base: str, out_dir: str | Path, config: Mapping[str, Any] | None = N
         config: the study's configuration; ``datasets`` declares data sets of the user's own and ``roots`` maps a built-in
             one to its image folder (else it is looked for in the folder PEL_DATA names, or in ./data).
         check_images: decode none of the image files, a sample of 64 a list, or all.
+        problems: takes every file of one's own that cannot be used, by kind.
 
     Raises:
         PelError: an unknown data set, or anything wrong with its lists, names or images.
@@ -48,7 +56,7 @@ def prepare(base: str, out_dir: str | Path, config: Mapping[str, Any] | None = N
     out = Path(out_dir)
     if own := entry.kind in OWN_KINDS:
         params, entry = data_params(base, datasets, config or {}), locate(base, entry)
-        content = own_content(base, entry, out, check_images)
+        content = own_content(base, entry, out, check_images, problems)
     else:
         content = SOURCES[entry.kind](base, entry, config or {}, check_images)
     names = renamed(base, content.class_names, naming_of(config, base), content.class_ids, content.folders)

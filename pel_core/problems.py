@@ -53,10 +53,14 @@ class Problems:
         Raises:
             PelError: the first problem with what to do about it; where there are more, their kinds and counts.
         """
+        self.stop(f"data set '{base}' has ", f": see `python -m pel_core data check {base}`")
+
+    def stop(self, before: str = "", after: str = "; `python -m pel_core data check` lists them") -> None:
+        """As ``require_none``, with words of one's own around kinds and counts."""
         if not self.kinds:
             return
         first = next(iter(self.kinds.values()))
         text = first.examples[0] + (f"; {first.hint}" if first.hint else "")
         if sum(kind.count for kind in self.kinds.values()) > 1:
-            text += f" (data set '{base}' has {self.summary()}: see `python -m pel_core data check {base}`)"
+            text += f" ({before}{self.summary()}{after})"
         raise PelError(text)

@@ -10,7 +10,7 @@ import numpy as np
 
 from pel_core import lists
 from pel_core.cifar import Absent, find_cifar
-from pel_core.data_check import check_lists, decode_images
+from pel_core.data_check import check_lists
 from pel_core.datasets import LongTailed
 from pel_core.errors import PelError
 from pel_core.problems import Problems
@@ -60,18 +60,6 @@ def _from_lists(base: str, entry: LongTailed, config: Mapping[str, Any], check_i
             counts = np.bincount(images.labels, minlength=len(checked.names))
             content.train_counts[split.removeprefix("train").removeprefix("-ir")] = counts.tolist()
     return content
-
-
-def check_decoding(root: str, images: lists.ImageList, check: str) -> None:
-    """Decode none, a sample of 64 or all of the images.
-
-    Raises:
-        PelError: naming the first that cannot be decoded, and where it is listed.
-    """
-    problems = Problems()
-    decode_images(root, images, np.ones(len(images.paths)), check, problems)
-    if problems:
-        raise PelError(next(iter(problems.kinds.values())).examples[0])
 
 
 def _from_cifar(base: str, entry: LongTailed, config: Mapping[str, Any], check_images: str) -> Content:

@@ -65,6 +65,28 @@ def test_describe_reads_the_images_that_are_named(tmp_path, capsys, monkeypatch)
     assert "nowhere does not exist" in capsys.readouterr().err
 
 
+def test_check_lists_all_that_is_wrong_by_kind(tree, capsys):
+    words = ["data", "check", "mine", "--config", "own", "--root", str(tree), "--check-images"]
+    for name in ("red_deer/001.png", "red_deer/004.png", "Зубр/002.png"):
+        (tree / name).write_text("no image")
+    (tree / "Зубр/003.png").write_bytes(b"")
+    assert main([*words, "all"]) == 1
+    told = capsys.readouterr()
+    assert "1 x empty files" in told.out and "3 x images that cannot be decoded" in told.out
+    assert all(name in told.out for name in ("red_deer/001.png", "red_deer/004.png", "Зубр/002.png", "Зубр/003.png"))
+    assert told.err.count("\n") == 1 and "1 x empty files, 3 x images" in told.err
+    with pytest.raises(PelError, match=r"data set 'mine': .*003\.png.* \(1 x empty files, 3 x images that cannot be decoded"):
+        prepare("mine", tree.parent / "out", {"datasets": {"mine": {"kind": "folders", "root": str(tree)}}}, "all")
+    assert not (tree.parent / "out/data.json").exists()
+
+
+def test_a_folder_that_holds_the_table_of_its_images(tmp_path):
+    draw(tmp_path / "scans/1.png")
+    table = write(tmp_path / "my list.csv", [["path", "label"], ["scans/1.png", "a"]])
+    with pytest.raises(PelError, match=f"if {table} is the table of these images, give that"):
+        prepare("mine", tmp_path / "out", {"datasets": {"mine": {"kind": "auto", "root": str(tmp_path)}}})
+
+
 def test_without_data_the_error_says_how(plain):
     with pytest.raises(PelError, match="make study DATA=PATH"):
         load_settings({"study": "own-table", "config": "own"})
@@ -101,6 +123,8 @@ def test_a_makefile_that_asks_for_the_right_study():
     assert told()["config=demo"] == told()["study=report"] == 1
     mini = told("DATA=x", "STUDY=losses", "BACKBONE=clip-mini")
     assert mini["backbone=clip-mini"] == mini["config=own-mini"] == mini["study=losses"] == 1
+    empty = subprocess.run(["make", "-n", "study", "DATA="], cwd=root, capture_output=True, text=True, check=False)
+    assert empty.returncode and "DATA is empty" in empty.stderr  # and the demo's ten minutes do not start
 
 
 def test_the_configurations_in_the_docs_are_possible(tmp_path):
