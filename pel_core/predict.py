@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -136,19 +137,15 @@ def open_run(run: str, results: Path, device: torch.device) -> tuple[RunSpec, Cl
     Raises:
         PelError: it is not there, damaged, stale, or of other weights than the prepared backbone.
     """
-    given = Path(run)
-    if (given / "delta.safetensors").is_file():
-        folder, spec = given, None
-    else:
-        spec = RunSpec.parse(run)
-        folder = results / "runs" / spec.train.slug
+    folder, spec = _place(run, results)
     if spec is not None and not spec.trains:
         return _zero_shot(spec, results, device)
     if not (folder / "delta.safetensors").is_file():
-        raise PelError(f"{folder} holds no delta.safetensors: train the run first, or name the folder of one that is trained")
+        raise PelError(f"{folder} holds no delta.safetensors: train the run first, or name the folder of one that is trained"
+                       f"{_others(folder)}")  # fmt: skip
     state, about = read_tensors(folder / "delta.safetensors")
     check_engine(folder / "delta.safetensors", about, "train it again, or use the version that made it")
-    spec = spec or RunSpec.parse(about.get("slug", given.name))
+    spec = spec or RunSpec.parse(about.get("slug", folder.name))
     stored = _stored(folder, about, spec, results)
     if about.get("slug", spec.train.slug) != spec.train.slug or (changed := differences(stored["spec"], spec.train)):
         found = about.get("slug") if about.get("slug") != spec.train.slug else "; ".join(changed)
@@ -156,6 +153,29 @@ def open_run(run: str, results: Path, device: torch.device) -> tuple[RunSpec, Cl
     classifier = _classifier(spec, results, stored["backbone"]["sha256"], len(stored["class_names"]), {})
     classifier.load_trainable(state)
     return spec, classifier.to(device), stored["class_names"]
+
+
+def _place(run: str, results: Path) -> tuple[Path, RunSpec | None]:
+    """The folder of a run's training, and its spec where its name says it: of a slug, or of a folder that is called by one."""
+    given = Path(run)
+    if (given / "delta.safetensors").is_file():
+        return given, None
+    try:
+        spec = RunSpec.parse(given.name if given.is_dir() else run)
+    except PelError:
+        if given.is_dir():  # a copy under a name of its own
+            return given, None
+        raise
+    return (given.parent if given.is_dir() else results / "runs") / spec.train.slug, spec
+
+
+def _others(folder: Path) -> str:
+    """The trained run beside a folder whose name is nearest, in words."""
+    names = [path.parent.name for path in folder.parent.glob("*/delta.safetensors")]
+    near = get_close_matches(folder.name, names, n=1)
+    if near or len(names) == 1:
+        return f". Did you mean '{(near or names)[0]}'?"
+    return "" if names else f" (no trained run lies in {folder.parent}: --results FOLDER says where yours are)"
 
 
 def _stored(folder: Path, about: Mapping[str, str], spec: RunSpec, results: Path) -> dict[str, Any]:

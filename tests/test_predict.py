@@ -46,6 +46,23 @@ def rows(path):
         return list(csv.DictReader(handle))
 
 
+def test_the_folder_of_an_evaluation_is_a_run_too(results, images, tmp_path, capsys):
+    """It has no checkpoint of its own: the training's lies beside it."""
+    slug = f"{SLUG}.tte=none"
+    (results / "runs" / slug).mkdir(exist_ok=True)
+    predict(images, "--run", slug, "--results", results)
+    told = capsys.readouterr().out
+    predict(images, "--run", results / "runs" / slug, "--results", results)
+    assert capsys.readouterr().out == told
+    (tmp_path / "my-model").mkdir()
+    predict(images, "--run", tmp_path / "my-model", "--results", results, status=1)
+    assert f"{tmp_path / 'my-model'} holds no delta.safetensors" in capsys.readouterr().err
+    predict(images, "--run", "mine.toy.adaptformer.s0", "--results", results, status=1)
+    assert f"Did you mean '{SLUG}'?" in capsys.readouterr().err
+    predict(images, "--run", SLUG, "--results", tmp_path, status=1)
+    assert "--results FOLDER says where yours are" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("slug", [*RUNS, f"{SLUG}.tte=none", f"{SLUG}.tte=tencrop", f"{ZERO}.tte=randaug.crops=3"])
 def test_the_test_images_get_the_numbers_of_the_evaluation(results, tmp_path, slug):
     assert main(["evaluate", slug, "--results", str(results)]) == 0
