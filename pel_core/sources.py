@@ -14,7 +14,7 @@ from pel_core.data_check import check_lists
 from pel_core.datasets import LongTailed
 from pel_core.errors import PelError
 from pel_core.problems import Problems
-from pel_core.roots import expand_root, given_root
+from pel_core.roots import SAID, expand_root, given_root
 from pel_core.sampling import long_tail_counts
 from pel_core.seeds import generator
 
@@ -84,7 +84,7 @@ def _fetched_cifar(base: str, root: Path, absent: PelError) -> Callable[[str], d
     try:
         fetch_cifar(root)
     except PelError as error:
-        where = f"'roots: {{{base}: FOLDER}}' in the configuration names its folder, --config root=FOLDER the folder above"
+        where = f"'roots: {{{base}: FOLDER}}' in the configuration names its folder, {SAID} the folder above"
         by_hand = f"where there is a network, `python -m pel_core data fetch {base}` gets it"
         raise PelError(f"data set '{base}': {absent}; {where}; {by_hand} ({error})") from None
     return find_cifar(root)
