@@ -20,12 +20,21 @@ OutOfMemory: type[RuntimeError] = getattr(torch, "OutOfMemoryError", torch.cuda.
 MEANS = ("la", "ce", "focal", "ldam", "bs")
 
 
-def make_optimizer(classifier: Classifier, spec: RunSpec) -> torch.optim.SGD:
-    """SGD with momentum and weight decay on everything that trains, biases and norms too, as the reference does."""
+def make_optimizer(classifier: Classifier, spec: RunSpec, fused: bool | None = None) -> torch.optim.SGD:
+    """SGD with momentum and weight decay on everything that trains, biases and norms too, as the reference does.
+
+    ``fused``, by default on a GPU, leaves it to the device to skip a step whose fp16 gradients overflowed; else the host waits
+    every step.
+    """
     parameters = list(classifier.trainable().values())
-    # The fused step leaves it to the GPU to skip a step whose fp16 gradients overflowed; else the host waits every step.
-    fused = parameters[0].is_cuda
-    return torch.optim.SGD(parameters, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=fused)
+    fused = parameters[0].is_cuda if fused is None else fused
+    optimizer = torch.optim.SGD(parameters, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=fused)
+    if fused and spec.momentum:
+        # Its first step allocates momentum unfilled, and where it overflows, as fp16's first steps do, never fills it (torch
+        # 2.15): the next step would add what was in memory. From zeros the first step is the same.
+        for parameter in parameters:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 class Step:

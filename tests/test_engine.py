@@ -14,6 +14,7 @@ from pel_core.engine import learning_rate, train
 from pel_core.errors import PelError
 from pel_core.methods import METHODS
 from pel_core.spec import CHOICES, RunSpec
+from pel_core.step import make_optimizer
 from pel_core.weights import load_vit
 
 TRAINABLE = [name for name in METHODS if METHODS[name].trains_head]
@@ -90,6 +91,31 @@ def test_fp16_trains_with_a_gradient_scaler(toy_results):
     classifier, log = run(toy_results, epochs=4, precision="fp16")
     assert log.curve[-1]["loss"] < 0.5 * log.curve[0]["loss"]
     assert all(value.dtype == torch.float32 for value in classifier.trainable_state().values())
+
+
+class OneLayer(torch.nn.Linear):
+    def trainable(self):
+        return dict(self.named_parameters())
+
+
+@pytest.mark.parametrize("overflows", [0, 1, 2])
+def test_the_fused_optimizer_of_a_gpu_is_plain_sgd_also_after_an_overflow(overflows):
+    """fp16's first steps overflow; torch's fused SGD would then go on from momentum that was never written."""
+    after = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        layer, scaler = OneLayer(512, 512), torch.amp.GradScaler("cpu", init_scale=4.0)
+        optimizer = make_optimizer(layer, RunSpec.make("toy", "toy", "adaptformer", 0), fused)
+        poison = [torch.full((512, 512), 1e30) for _ in range(8)]
+        del poison  # the memory that an allocation gets next
+        for step in range(overflows + 3):
+            optimizer.zero_grad()
+            (scaler.scale(layer(torch.ones(4, 512)).square().mean()) * (float("inf") if step < overflows else 1)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        after.append([value.detach() for value in layer.parameters()])
+    for plain, fused in zip(*after, strict=True):
+        torch.testing.assert_close(fused, plain)
 
 
 def test_learning_rate_is_a_cosine_per_epoch():
