@@ -37,7 +37,8 @@ def offer(folder: str) -> None:
 def ask(words: list[str]) -> int | None:
     """Let the warm process run a command; its exit status, or None where the caller has to run it itself."""
     where = os.environ.get("PEL_WARM")
-    if not where or not words or words[0] not in COMMANDS:
+    # One of torchrun's processes must be its child: it ends with it.
+    if not where or not words or words[0] not in COMMANDS or "LOCAL_RANK" in os.environ:
         return None
     connection = _connect(where)
     if connection is None:
@@ -55,6 +56,9 @@ def ask(words: list[str]) -> int | None:
     for number in PASSED_ON:
         signal.signal(number, lambda number, frame: connection.sendall(bytes([number])))
     answer = connection.recv(1)
+    if not answer:
+        told = "error: the job's process was killed, by kill -9 or for want of memory (dmesg tells); the same command goes on"
+        print(told, file=sys.stderr, flush=True)
     return answer[0] if answer else KILLED
 
 
@@ -99,7 +103,7 @@ def serve(where: str) -> None:
         _import()
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are reaped by the kernel
         listener.settimeout(1.0)
-        _accept(listener, int(os.environ.get("PEL_WARM_PARENT", "0")))
+        _accept(listener, lock, int(os.environ.get("PEL_WARM_PARENT", "0")))
     finally:
         Path(where).unlink(missing_ok=True)
 
@@ -116,7 +120,7 @@ def _import() -> None:
         import torch._dynamo  # noqa: F401  the first optimiser imports it, which takes as long as torch itself
 
 
-def _accept(listener: socket.socket, parent: int) -> None:
+def _accept(listener: socket.socket, lock: int, parent: int) -> None:
     last = time.monotonic()
     while time.monotonic() - last < IDLE and (not parent or _alive(parent)):
         try:
@@ -126,6 +130,7 @@ def _accept(listener: socket.socket, parent: int) -> None:
         last = time.monotonic()
         if os.fork() == 0:
             listener.close()
+            os.close(lock)  # else no other could take this process's place as long as the job runs
             _job(connection)
         connection.close()
 

@@ -93,8 +93,8 @@ def test_a_killed_job_is_told(toy_results, warm):
     process, lease = running(toy_results, warm)
     wait(lambda: read_json(lease)["pid"] not in (None, process.pid), "no lease of the job")
     os.kill(read_json(lease)["pid"], signal.SIGKILL)
-    process.communicate(timeout=60)
-    assert process.returncode == 137
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 137 and error.splitlines()[-1].startswith("error: the job's process was killed")
 
 
 def test_a_killed_warm_process_is_replaced(toy_results, tmp_path):
@@ -103,10 +103,34 @@ def test_a_killed_warm_process_is_replaced(toy_results, tmp_path):
     assert run(environment, *words)[0] == 1
     [first] = listeners(tmp_path / "s")
     os.kill(first, signal.SIGKILL)
+    wait(lambda: first not in listeners(tmp_path / "s"), "the warm process lives on")
     assert run(environment, *words)[0] == 1
     [second] = listeners(tmp_path / "s")
     assert second != first
     os.kill(second, signal.SIGTERM)
+
+
+def test_a_warm_process_is_replaced_while_a_job_of_its_own_still_runs(toy_results, tmp_path):
+    """As after a minute without a new job: its lock must not live on in the job."""
+    environment = {**os.environ, "PEL_WARM": str(tmp_path / "s"), "PEL_WARM_PARENT": str(os.getpid())}
+    process, lease = running(toy_results, environment)
+    wait(lambda: read_json(lease)["pid"] in listeners(tmp_path / "s"), "no lease of the job")
+    [first] = [pid for pid in listeners(tmp_path / "s") if pid != read_json(lease)["pid"]]
+    os.kill(first, signal.SIGKILL)
+    wait(lambda: first not in listeners(tmp_path / "s"), "the warm process lives on")
+    begun = time.monotonic()
+    assert run(environment, "evaluate", SLUG.format(74), "--results", toy_results)[0] == 1
+    assert len(listeners(tmp_path / "s")) == 2 and time.monotonic() - begun < 55
+    process.kill()
+    process.communicate(timeout=60)
+    for left in listeners(tmp_path / "s"):
+        os.kill(left, signal.SIGTERM)
+
+
+def test_a_process_of_torchrun_runs_itself(toy_results, tmp_path):
+    environment = {**os.environ, "PEL_WARM": str(tmp_path / "s"), "LOCAL_RANK": "0"}
+    assert run(environment, "evaluate", SLUG.format(75), "--results", toy_results)[0] == 1
+    assert not (tmp_path / "s.lock").exists()
 
 
 def listeners(socket: Path) -> list[int]:
