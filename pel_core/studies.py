@@ -191,8 +191,6 @@ class Study:
             if (local := local_weights(path)) and not local.exists():
                 raise PelError(f"{shown(self.config_path)}: weights of {name}: {path} does not exist")
         entries = {base: self.stage.datasets[base] for base in {split_name(spec.dataset)[0] for spec in self.specs.values()}}
-        for spec in self.specs.values():
-            require_split(spec.dataset, spec.split, entries)
         listed = {base: entry for base, entry in sorted(entries.items()) if entry.kind == "lists"}
         for base, entry in listed.items():
             find_lists(base, entry, self.config)
@@ -266,8 +264,9 @@ def load(study: str | Path = "report", config: str | Path = "demo", **settings: 
         artefacts=artefacts, left_out=left_out, reported=reported,
     )  # fmt: skip
     _check_accepted(made)
-    for slug in made.specs:
-        made._sentences(slug)  # refuses a prompt without its file before anything is planned
+    for slug, spec in made.specs.items():  # refuses a split or a prompt's file that there is not, before anything is planned
+        require_split(spec.dataset, spec.split, stage.datasets)
+        made._sentences(slug)
     return made
 
 

@@ -14,6 +14,7 @@ from pel_core.cli import main
 from pel_core.datasets import DATASETS, require_split
 from pel_core.errors import PelError
 from pel_core.files import read_json
+from pel_core.studies import load
 
 ROOT = Path(__file__).parents[1]
 
@@ -137,6 +138,8 @@ def test_split_val_is_refused_when_the_study_is_planned(tmp_path):
     )
     done = snakemake(tmp_path, "-n")
     assert done.returncode != 0 and "split=val: data set 'inat2018' has no validation split" in done.stdout + done.stderr
+    with pytest.raises(PelError, match="data set 'inat2018' has no validation split"):  # as `make plan` reads it
+        load(tmp_path / "study.yaml", tmp_path / "config.yaml")
 
 
 def test_paper_and_cifar_configurations_name_what_is_built_in():
