@@ -88,7 +88,8 @@ def fetch(base: str, entry: LongTailed, config: Mapping[str, Any], mirror: str =
 
 def _fetch_lists(base: str, entry: LongTailed, folder: Path, root: Path, mirror: str) -> None:
     """Every list that can be had; how to get the images is told in any case."""
-    require_writable(folder)
+    if not all((folder / name).is_file() for name in PUBLISHED[base].files):
+        _require_writable(folder, f"'lists: {{{base}: FOLDER}}' in a configuration, with --config, puts the lists elsewhere")
     failed = []
     for name, known in PUBLISHED[base].files.items():
         address = f"{mirror.rstrip('/') or f'{ADDRESS}/{PUBLISHED[base].folder}'}/{name}"
@@ -102,6 +103,13 @@ def _fetch_lists(base: str, entry: LongTailed, folder: Path, root: Path, mirror:
     if failed:
         more = f" (and {len(failed) - 1} more of {len(PUBLISHED[base].files)} list files)" if len(failed) > 1 else ""
         raise PelError(f"{failed[0]}{more}")
+
+
+def _require_writable(folder: Path, otherwise: str) -> None:
+    try:
+        require_writable(folder)
+    except PelError as error:
+        raise PelError(f"{str(error).partition(';')[0]}; make it writable, or: {otherwise}") from None
 
 
 def _usual(base: str, entry: LongTailed) -> Path:
@@ -121,7 +129,7 @@ def fetch_cifar(root: Path, mirror: str = "") -> None:
         return
     inside = root / cifar.ARCHIVE
     archive = inside if inside.is_file() else root.parent / cifar.ARCHIVE
-    require_writable(archive.parent)
+    _require_writable(archive.parent, "the environment variable PEL_DATA or --root says another place")
     address = f"{mirror.rstrip('/') or CIFAR_ADDRESS}/{cifar.ARCHIVE}"
     download(Download(address, archive, _wrong_archive))
     unpack(archive, root)

@@ -46,6 +46,20 @@ def test_a_list_that_changed_is_refused(server, tmp_path, capsys, monkeypatch):
     assert "Places_LT_val.txt" not in os.listdir(tmp_path / "new")
 
 
+@pytest.mark.parametrize("base, hint", [("places-lt", "'lists: {places-lt: FOLDER}'"), ("cifar100", "PEL_DATA or --root")])
+def test_a_disk_that_cannot_be_written_to(base, hint, tmp_path, capsys):
+    (tmp_path / "file").write_text("where a folder cannot be")
+    status, _, error = run(capsys, "fetch", base, "--root", tmp_path / "file" / base)
+    assert status == 1 and error.startswith("error: cannot write into") and error.count("\n") == 1 and hint in error
+
+
+def test_lists_that_are_all_there_need_no_writing(tmp_path, capsys, monkeypatch):
+    tree = TREES["places-lt"](tmp_path / "tree", side=8)
+    publish(monkeypatch, tree)
+    monkeypatch.setattr("pel_core.fetch.require_writable", lambda folder: pytest.fail("nothing is written"))
+    assert run(capsys, "fetch", "places-lt", "--root", tree.root)[0] == 0
+
+
 def test_validation_images_are_sorted_by_the_command_that_is_told(tmp_path, capsys, monkeypatch):
     """The shell line that fetch prints for ImageNet does what it says."""
     tree = TREES["imagenet-lt"](tmp_path / "my tree", side=8)
