@@ -71,7 +71,8 @@ class TrainBatches:
         if split.images is not None:
             self._pixels = torch.from_numpy(_owned(split.images)).to(self.device)
         else:
-            reader = TrainReader(split.paths or [], spec.seed, resolution, self.augmenter, spec.interpolation, split.native)
+            source = spec.interpolation, split.native, split.cache
+            reader = TrainReader(split.paths or [], spec.seed, resolution, self.augmenter, *source)
             self._keys: list[Any] = []
             self._loader = loader(reader, self._keys, self.device, workers)
 
@@ -168,7 +169,8 @@ class EvalBatches:
         if split.images is None:
             positions = np.arange(self.images)
             keys = [positions[start : start + batch_size] for start in range(0, self.images, batch_size)]
-            reader = EvalReader(split.paths or [], tte, resolution, expand, interpolation, random, split.native)
+            source = interpolation, random, split.native, split.cache
+            reader = EvalReader(split.paths or [], tte, resolution, expand, *source)
             self._loader = loader(reader, keys, self.device, workers)
 
     def __len__(self) -> int:

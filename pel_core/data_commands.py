@@ -1,4 +1,4 @@
-"""What the command ``data`` does: fetch, check, describe, prepare."""
+"""What the command ``data`` does: fetch, check, describe, prepare, cache."""
 
 import argparse
 import os
@@ -25,6 +25,11 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         PelError: an unknown data set, or what the action finds wrong.
     """
+    if arguments.action == "cache":
+        from pel_core.cache_build import build
+
+        build(arguments.base, arguments.size, arguments.results, arguments.threads, bar)
+        return
     config = read_configuration(arguments.config)
     base = split_name(arguments.base)[0] if arguments.action != "prepare" else arguments.base
     if arguments.root:

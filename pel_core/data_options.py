@@ -7,7 +7,8 @@ ACTIONS = """\
 fetch     get what is free to download, with checksum and resume, and say what to get by hand
 check     see that everything is there and as published; list all that is wrong, by kind
 describe  print the numbers of images and draw the curve of the class sizes
-prepare   check, and write what a run reads (Snakemake does this)"""
+prepare   check, and write what a run reads (Snakemake does this)
+cache     decode the image files of a prepared one for runs with image_cache=SIZE (so does Snakemake); again: check that"""
 
 
 def data_options(sub: argparse.ArgumentParser) -> None:
@@ -20,4 +21,7 @@ def data_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--root", help="the data set's own folder, instead of the configuration's or the one below PEL_DATA")
     sub.add_argument("--config", help="the study's configuration: data sets of your own and image folders")
     sub.add_argument("--check-images", default="sample", choices=("none", "sample", "all"), help="how many files to decode")
+    sub.add_argument("--size", type=int, default=256, help="cache: pixels of the shorter side (256)")
+    sub.add_argument("--results", type=Path, default=Path("results"), help="cache: the folder that holds data/BASE (results)")
+    sub.add_argument("--threads", type=int, default=0, help="cache: how many decode at once (0: one per core)")
     sub.add_argument("--mirror", default="", help="fetch: an address that has the same files, by name; checksums stay")

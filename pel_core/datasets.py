@@ -18,6 +18,7 @@ import numpy as np
 from pel_core.demo.stand_ins import STAND_INS
 from pel_core.errors import PelError, unknown
 from pel_core.files import read_json
+from pel_core.image_cache import CachedImages
 from pel_core.lists import ImageList, check_files, digest
 from pel_core.numerics import check_engine
 from pel_core.roots import read_root
@@ -141,6 +142,12 @@ def find_dataset(name: str, datasets: Mapping[str, LongTailed] = DATASETS) -> Lo
     return datasets[base]
 
 
+def held_as_files(name: str) -> bool:
+    """Whether the images of a data set stay files when it is prepared; a user's own do."""
+    entry = DATASETS.get(split_name(name)[0])
+    return entry is None or entry.kind in ("lists", *OWN_KINDS)
+
+
 def require_split(name: str, split: str, datasets: Mapping[str, LongTailed] = DATASETS) -> None:
     """See that a data set has the split that is evaluated on. Of the user's own folders and tables it shows when they are read.
 
@@ -163,12 +170,13 @@ def _check_pool(name: str, entry: LongTailed, ratio: float | None) -> None:
 @dataclass(frozen=True)
 class Split:
     """Images of one purpose, as an array or files: ``labels`` int64 (N,), ``images`` uint8 (N, H, W, 3), ``paths``, and the
-    ``native`` pixels to which files are reduced when they are read."""
+    ``native`` pixels to which files are reduced when they are read, or ``cache``, which holds them decoded."""
 
     labels: np.ndarray
     images: np.ndarray | None = None
     paths: list[str] | None = None
     native: int | None = None
+    cache: CachedImages | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -204,20 +212,17 @@ def open_prepared(folder: str | Path, name: str) -> Prepared:
     """
     folder = Path(folder)
     base, ratio = split_name(name)
-    about = read_json(folder / "data.json")
-    _check_folder(folder, about, base)
+    about = read_about(folder, base)
     counts = about["train_counts"]
     if about["ratios"] != "any":
         if (key := f"{ratio:g}" if ratio else "") not in counts:
             known = ", ".join(f"{base}-ir{r}" if r else base for r in counts)
             raise PelError(f"data set '{name}' is not in {folder}; it holds {known}")
-        train_file = f"train-ir{ratio:g}" if ratio else "train"
-        train = _open_split(folder, about, train_file)
+        train = _open_split(folder, about, train_split(about, name))
         train_counts = np.array(counts[key], np.int64)
         reference = counts[f"{about['groups_from']:g}"] if about["groups_from"] else train_counts
     else:
-        train_file = "train"
-        train = _open_split(folder, about, train_file)
+        train = _open_split(folder, about, train_split(about, name))
         per_class, classes = counts[""][0], len(counts[""])
         if ratio is not None:
             chosen = long_tail_subset(train.labels, ratio)
@@ -240,12 +245,23 @@ def open_prepared(folder: str | Path, name: str) -> Prepared:
 def content_hash(about: Mapping[str, Any], name: str) -> str:
     """What identifies the content that a run on ``name`` sees: class names, images, labels, ratio. ``about`` is data.json."""
     ratio = split_name(name)[1]
-    train = f"train-ir{ratio:g}" if ratio and about["ratios"] != "any" else "train"
-    content = [about["class_names"], about["digests"][train], about["digests"]["test"], ratio]
+    content = [about["class_names"], about["digests"][train_split(about, name)], about["digests"]["test"], ratio]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _check_folder(folder: Path, about: Mapping[str, Any], base: str) -> None:
+def train_split(about: Mapping[str, Any], name: str) -> str:
+    """The file, without suffix, of the training images of ``name``. ``about`` is data.json."""
+    ratio = split_name(name)[1]
+    return f"train-ir{ratio:g}" if ratio and about["ratios"] != "any" else "train"
+
+
+def read_about(folder: Path, base: str) -> dict[str, Any]:
+    """The data.json of a prepared folder.
+
+    Raises:
+        PelError: the folder is missing, incomplete or of another format or data set.
+    """
+    about = read_json(folder / "data.json")
     again = f"; delete {folder} and prepare '{base}' again"
     if not isinstance(about, Mapping) or about.get("format") != FORMAT:
         raise PelError(f"{folder / 'data.json'} is not of data format {FORMAT}{again}")
@@ -258,6 +274,7 @@ def _check_folder(folder: Path, about: Mapping[str, Any], base: str) -> None:
             raise PelError(f"{path} is missing{again}")
         if path.stat().st_size != size:
             raise PelError(f"{path} has {path.stat().st_size} bytes, expected {size}{again}")
+    return about
 
 
 def _open_split(folder: Path, about: Mapping[str, Any], name: str) -> Split:
@@ -266,12 +283,18 @@ def _open_split(folder: Path, about: Mapping[str, Any], name: str) -> Split:
         if "paths" not in arrays:
             # Mapped copy-on-write: jobs of one machine share the pages, and torch takes the array as it is.
             return Split(labels, images=np.load(folder / f"images-{name}.npy", mmap_mode="c", allow_pickle=False))
-        relative = arrays["paths"].tobytes().decode().split("\n")
+    root, images, moved = image_list(folder, about, name)
+    if moved and digest(images, check_files(root, images)) != about["digests"][name]:
+        raise PelError(f"the images under {root} are not those that {folder} was prepared from: the sizes of files differ")
+    return Split(labels, paths=[f"{root}/{path}" for path in images.paths])
+
+
+def image_list(folder: Path, about: Mapping[str, Any], name: str) -> tuple[str, ImageList, bool]:
+    """Where the images of a split held as files are, the split as a list of them, and whether they moved since then."""
+    path = folder / f"{name}.npz"
+    with np.load(path, allow_pickle=False) as arrays:
+        images = ImageList(str(path), arrays["paths"].tobytes().decode().split("\n"), arrays["labels"])
     if about["kind"] == "huggingface":  # whose images were taken out of its tables, into this folder
-        return Split(labels, paths=[f"{folder}/images/{path}" for path in relative])
+        return f"{folder}/images", images, False
     root, moved = read_root(folder, about["name"])
-    if moved:
-        images = ImageList(f"{folder}/{name}.npz", relative, labels)
-        if digest(images, check_files(root, images)) != about["digests"][name]:
-            raise PelError(f"the images under {root} are not those that {folder} was prepared from: the sizes of files differ")
-    return Split(labels, paths=[f"{root}/{path}" for path in relative])
+    return root, images, moved

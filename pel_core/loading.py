@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pel_core.errors import PelError
+from pel_core.image_cache import CachedImages
 from pel_core.transforms import Augmenter, evaluation_crops, load_rgb, train_crop, uniforms
 
 PATIENCE = 300.0  # seconds that a batch of image files may take: a network file system that hangs never says so
@@ -57,6 +58,7 @@ class TrainReader(Dataset):
     augmenter: Augmenter
     interpolation: str
     native: int | None = None
+    cache: CachedImages | None = None
     reading: str = ""
 
     def __getitem__(self, key: tuple[int, int, np.ndarray]) -> Tensor | str:
@@ -65,16 +67,12 @@ class TrainReader(Dataset):
             return torch.empty(0, self.resolution, self.resolution, 3, dtype=torch.uint8)
         table = uniforms(self.seed, epoch, start, len(indices))
         try:
-            images = (self._open(i) for i in indices)
+            images = (_open(self, int(i)) for i in indices)
             kind = self.resolution, self.augmenter, epoch, self.interpolation
             crops = [train_crop(image, u, *kind) for image, u in zip(images, table, strict=True)]
         except PelError as error:
             return str(error)
         return torch.from_numpy(np.stack(crops))
-
-    def _open(self, index: int) -> Image.Image:
-        self.reading = self.paths[index]
-        return load_rgb(self.reading, self.native)
 
 
 @dataclass
@@ -88,6 +86,7 @@ class EvalReader(Dataset):
     interpolation: str
     random: RandomCrops
     native: int | None = None
+    cache: CachedImages | None = None
     reading: str = ""
 
     def __getitem__(self, indices: np.ndarray) -> Tensor | str:
@@ -98,12 +97,20 @@ class EvalReader(Dataset):
         return torch.from_numpy(np.stack(crops))
 
     def _crops(self, index: int) -> np.ndarray:
-        self.reading = self.paths[index]
-        image, random = load_rgb(self.reading, self.native), self.random
+        image, random = _open(self, index), self.random
         if self.tte != "randaug":
             return evaluation_crops(image, self.tte, self.resolution, self.expand, self.interpolation)
         tables = [random.table(number, index, 1)[0] for number in range(random.count)]
         return np.stack([train_crop(image, u, self.resolution, random.augmenter, 0, self.interpolation) for u in tables])
+
+
+def _open(reader: TrainReader | EvalReader, index: int) -> Image.Image:
+    """An image of a reader's, from the decoded ones where there are such; ``reading`` says what is waited for."""
+    if reader.cache is not None:
+        reader.reading = str(reader.cache.file)
+        return Image.fromarray(reader.cache[index])
+    reader.reading = reader.paths[index]
+    return load_rgb(reader.reading, reader.native)
 
 
 def patience() -> float:

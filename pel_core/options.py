@@ -26,6 +26,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 WORDS: dict[str, tuple[tuple[Any, ...], type]] = {
     "resolution": ((None,), int),
     "native": ((None,), int),
+    "image_cache": ((None,), int),
     "adapter_dim": (("auto", "auto-tuned"), int),
     "adapter_scale": (("learnable",), float),
     "mask_ratio": (("auto",), float),

@@ -238,7 +238,7 @@ def classify(
     from tqdm import tqdm
 
     random = RandomCrops(spec.crops, spec.seed, spec.crop_min_scale)
-    reader = Reader(list(paths), spec.tte, spec.pixels, spec.expand, spec.interpolation, random, spec.native)
+    reader = Reader(list(paths), spec.tte, spec.pixels, spec.expand, spec.interpolation, random, spec.reduction)
     keys = [np.arange(start, min(start + BATCH, len(paths))) for start in range(0, len(paths), BATCH)]
     mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (spec.vit.mean, spec.vit.std))
     batches = loader(reader, keys, device, loader_workers(True, device))

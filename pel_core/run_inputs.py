@@ -14,10 +14,11 @@ from torch import Tensor
 
 from pel_core.batches import EvalBatches
 from pel_core.classifier import Classifier, adapter_dim, build
-from pel_core.datasets import DATASETS, Prepared, Split, open_prepared, split_name
+from pel_core.datasets import DATASETS, Prepared, Split, open_prepared, split_name, train_split
 from pel_core.devices import loader_workers
 from pel_core.errors import PelError, unknown
 from pel_core.files import read_json, sha256
+from pel_core.image_cache import cache_folder, open_cache
 from pel_core.inits import INITS, images_for
 from pel_core.numerics import ENGINE, check_engine
 from pel_core.prefix_cache import PrefixCache
@@ -45,6 +46,7 @@ def load(
             f"data set '{base}' is not prepared: run `python -m pel_core data prepare {base} --out {results}/data/{base}`"
         )
     data = at_native(open_prepared(results / "data" / base, spec.dataset), spec.native)
+    data = decoded(data, results, spec.image_cache)
     vit, text, info = load_vit(results / "backbones" / spec.backbone, spec.resolution)
     if spec.needs_text:
         path = results / "text" / spec.backbone / f"{base}.{spec.prompt}.safetensors"
@@ -70,6 +72,26 @@ def at_native(data: Prepared, native: int | None) -> Prepared:
     return replace(data, train=reduce(data.train), test=reduce(data.test), val=reduce(data.val))
 
 
+def decoded(data: Prepared, results: Path, size: int | None) -> Prepared:
+    """The data set with its files read from the images that `cache_build` decoded at ``size`` pixels.
+
+    Raises:
+        PelError: its images are no files, or are not decoded, or others are.
+    """
+    if size is None:
+        return data
+    if data.train.images is not None:
+        raise PelError(f"image_cache={size}: the images of '{data.name}' are not files but held as pixels; leave it out")
+    base = split_name(data.name)[0]
+    about = read_json(results / "data" / base / "data.json", ("digests", "ratios"))
+
+    def cached(split: Split | None, file: str) -> Split | None:
+        return split and replace(split, cache=open_cache(cache_folder(results, base, size), file, about["digests"][file]))
+
+    train = cached(data.train, train_split(about, data.name))
+    return replace(data, train=train, test=cached(data.test, "test"), val=cached(data.val, "val"))
+
+
 def image_rows(
     spec: RunSpec, vit: ViT, data: Prepared, device: torch.device, cache: PrefixCache | None = None, backbone: str = ""
 ) -> Tensor:
@@ -85,14 +107,15 @@ def image_rows(
     if len(chosen) < len(split):
         images, paths = split.images, split.paths
         images, paths = None if images is None else images[chosen], paths and [paths[i] for i in chosen]
-        split = replace(split, labels=split.labels[chosen], images=images, paths=paths)
+        taken = split.cache and split.cache.take(chosen)
+        split = replace(split, labels=split.labels[chosen], images=images, paths=paths, cache=taken)
     workers = loader_workers(data.train.images is None, device)
     batches = EvalBatches(
         split, "plain", 0, spec.pixels, spec.vit.mean, spec.vit.std, device, workers=workers, interpolation=spec.interpolation
     )
     # On the CPU sums have one order; only the probe's many products are worth the device.
     where = device if spec.init == "linear-probe" else torch.device("cpu")
-    about = {"backbone": backbone, "data": data.sha256, "native": spec.native, "positions": _digest(chosen)}
+    about = {"backbone": backbone, "data": data.sha256, "native": spec.reduction, "positions": _digest(chosen)}
     features = (cache or PrefixCache(".", 0)).predict(vit, batches, vit.layers, about).to(where)
     labels = torch.as_tensor(np.asarray(split.labels, np.int64)).to(where)
     return INITS[spec.init](features, labels, len(data.class_names))
@@ -161,7 +184,7 @@ def is_trained(spec: RunSpec, results: Path, record: dict[str, Any]) -> bool:
 def test_images(spec: RunSpec, results: Path, info: dict[str, Any]) -> dict[str, Any]:
     """What identifies a run's backbone and the images it is evaluated on, for the prefix cache: not the imbalance ratio."""
     digests = read_json(results / "data" / split_name(spec.dataset)[0] / "data.json", ("digests",))["digests"]
-    return {"backbone": info["sha256"], "images": digests[spec.split], "native": spec.native}
+    return {"backbone": info["sha256"], "images": digests[spec.split], "native": spec.reduction}
 
 
 def describe(spec: RunSpec, data: Prepared, info: dict[str, Any], classifier: Classifier) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from pel_core.backbones import BACKBONES, Backbone, find_backbone
+from pel_core.datasets import held_as_files
 from pel_core.errors import PelError, unknown
 from pel_core.methods import METHODS, READS, Part, format_method, parse_method, readers
 from pel_core.numerics import ENGINE as ENGINE
@@ -35,7 +36,8 @@ class RunSpec:
 
     ``recipe`` names where the other values start from (``RECIPES``). ``tau`` is the logit adjustment's temperature,
     ``scale`` the cosine head's, ``resolution`` pixels or None for the backbone's own; ``native`` the pixels to which larger
-    images are reduced (shorter side) before anything else, as if the data set came at that resolution. ``adapter_dim`` is
+    images are reduced (shorter side) before anything else, as if the data set came at that resolution; ``image_cache`` the
+    same for files that are decoded and reduced once for all runs, training and evaluation alike. ``adapter_dim`` is
     the rank of bottlenecks and LoRA, or ``"auto"`` (the reference's rule) or ``"auto-tuned"`` (LIFT+'s, which divides by
     the tuned blocks only); ``adapter_scale`` AdaptFormer's factor, ``"learnable"`` from 1 or fixed. ``mask_ratio`` is the
     fraction of sparse fine-tuning, ``"auto"`` the reference's rule; ``mask_seed`` draws its masks: 0 as the reference does
@@ -64,6 +66,7 @@ class RunSpec:
     prompt: str = "default"
     resolution: int | None = None
     native: int | None = None
+    image_cache: int | None = None
     adapter_dim: int | str = "auto"
     adapter_scale: float | str = "learnable"
     vpt_len: int = 10
@@ -169,6 +172,11 @@ class RunSpec:
         return min((part.start for part in self.parts if part.blocks), default=self.vit.layers)
 
     @property
+    def reduction(self) -> int | None:
+        """Pixels to which larger images are reduced before anything else, whoever does it."""
+        return self.native or self.image_cache
+
+    @property
     def vit(self) -> Backbone:
         """The backbone's registry entry."""
         return BACKBONES[self.backbone]
@@ -197,6 +205,8 @@ class RunSpec:
         self._require("accumulate", even, f"a divisor of the batch size {self.batch_size} with accumulation=reference")
         self._require("resolution", self.pixels > 0 and self.pixels % self.vit.patch == 0, f"a multiple of {self.vit.patch}")
         self._require("native", self.native is None or self.native > 0, "above 0")
+        cache = self.image_cache
+        self._require("image_cache", cache is None or cache >= self.pixels, f"at least the network's {self.pixels} pixels")
         self._require("epochs", self.trains or self.epochs == 0, "0 for zero-shot, which trains nothing")
         self._check_method_options()
         self._check_text()
@@ -231,6 +241,7 @@ class RunSpec:
             "crop_min_scale": ("a method that trains, or tte=randaug", self.trains or random_crops),
             "expand": ("tte=fivecrop or tencrop", self.tte in ("fivecrop", "tencrop")),
             "crops": ("tte=randaug", random_crops),
+            "image_cache": ("a data set of image files, and no native", held_as_files(self.dataset) and not self.native),
             **{name: ("", name in read) for name in READS},
         }
         if not self.trains:

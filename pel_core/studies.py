@@ -18,6 +18,7 @@ from pel_core.config import carried, find, parse_seeds, read_config, read_study,
 from pel_core.datasets import OWN_KINDS, find_dataset, require_split, split_name
 from pel_core.errors import PelError, unknown
 from pel_core.files import read_json
+from pel_core.image_cache import cache_folder
 from pel_core.layout import Artefact, Stage
 from pel_core.own_files import locate, require_same_source
 from pel_core.results import OUTPUTS, complaint, metrics_file
@@ -173,6 +174,8 @@ class Study:
             "vit": f"{folder}/vit.safetensors",
             "data": f"{self.results}/data/{base}/data.json",
         }
+        if spec.image_cache:
+            files["cache"] = f"{cache_folder(self.results, base, spec.image_cache)}/cache.json"
         if spec.needs_text:
             files["text"] = f"{self.results}/text/{spec.backbone}/{base}.{spec.prompt}.safetensors"
         return files

@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "pel_core"
 ORDER = [
     "errors", "problems", "numerics", "files", "seeds", "gpu_slots", "job_options", "hub",
     "methods", "backbones", "demo.stand_ins",
-    "lists", "naming", "published", "sampling", "roots", "datasets", "own_data", "image_folders", "image_tables", "own_files",
+    "image_cache", "lists", "naming", "published", "sampling", "roots", "datasets", "own_data", "image_folders", "image_tables",
+    "own_files",
     "options", "spec", "results", "config", "layout", "artefacts", "provenance", "studies", "recipe_text",
     "cost", "plan", "lease", "status", "failures",
     "metrics", "tables", "compare", "claims", "runs_table", "pages", "figure_style", "figures", "figure_curve",
@@ -19,6 +20,7 @@ ORDER = [
     "vit", "deltas", "surgery", "state_names", "upstream", "weights",
     "transforms", "resample",
     "layouts", "data_check", "cifar", "fetch", "sources", "saved_datasets", "duplicate_images", "own_sources", "prepare",
+    "cache_build",
     "figure_counts", "describe", "data_commands",
     "loading", "batches", "heads", "losses", "inits", "classifier", "figure_map",
     "signals", "progress", "events", "checkpoint", "step", "distributed", "engine", "prefix_cache",

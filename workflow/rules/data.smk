@@ -1,4 +1,4 @@
-# Once per backbone and data set: converted weights, checked or rendered images, class-text features.
+# Once per backbone and data set: converted weights, checked or rendered images, decoded ones, class-text features.
 
 
 wildcard_constraints:
@@ -6,6 +6,7 @@ wildcard_constraints:
     backbone=r"[a-z0-9_-]+",
     base=r"[a-z0-9_-]+",
     prompt=r"[a-z]+",
+    size=r"[1-9]\d*",
 
 
 rule backbone:
@@ -44,6 +45,24 @@ rule data:
     shell:
         "exec {PYTHON:q} -m pel_core data prepare {wildcards.base:q} --out={RESULTS:q}/data/{wildcards.base:q}"
         " --config={STUDY.config_path:q} --check-images {params.check} > {log:q} 2>&1"
+
+
+# The image files of a data set, decoded and reduced, for runs with `image_cache`. Its log says first how large that is. Only the file
+# that is written last is an output: Snakemake would remove the pixels of a job that was stopped, which goes on where it was.
+rule cache:
+    input:
+        f"{RESULTS}/data/{{base}}/data.json",
+    output:
+        f"{RESULTS}/cache/{{base}}.{{size}}/cache.json",
+    log:
+        f"{RESULTS}/logs/{{base}}.{{size}}.cache.log",
+    threads: STUDY.resource("threads")
+    resources:
+        mem_mb=lambda wc, attempt: 4000 * attempt,
+        runtime=lambda wc, attempt: 240 * attempt,
+    shell:
+        "exec {PYTHON:q} -m pel_core data cache {wildcards.base:q} --size={wildcards.size} --results={RESULTS:q}"
+        " --threads={threads} > {log:q} 2>&1"
 
 
 rule text:
