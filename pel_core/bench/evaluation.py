@@ -97,9 +97,8 @@ def agreement(dataset: str, backbone: str, device: torch.device) -> list[dict[st
         vit = spec.vit
         batches = EvalBatches(data.test, "fivecrop", spec.expand, spec.pixels, vit.mean, vit.std, device)
         logits = {}
-        for word, dtype in PRECISIONS.items():
-            with torch.autocast(device.type, dtype) if dtype else nullcontext():
-                logits[word] = predict(classifier.eval(), batches)
+        for word in PRECISIONS:
+            logits[word] = predict(classifier.eval(), batches, precision=word)
         labels = torch.as_tensor(data.test.labels[:])
     exact = logits["fp32"]
     return [
