@@ -5,7 +5,7 @@ calibration (`pel_core.calibrate`). Symbols: N tokens, D width of the network.
 """
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from pel_core.datasets import DATASETS, split_name
 from pel_core.demo.stand_ins import STAND_INS
 from pel_core.errors import PelError
 from pel_core.files import read_json
+from pel_core.image_cache import cache_folder
 from pel_core.options import VIEWS
 from pel_core.sampling import long_tail_counts
 from pel_core.spec import RunSpec
@@ -142,6 +143,17 @@ def work(study: Study, spec: RunSpec) -> Work | None:
     # Logits in fp32; head and deltas (about twice the head in the reference's adapters); predictions.
     disk = 4 * size[1] * number + 12 * number * spec.vit.width * spec.trains + 150 * size[1]
     return Work(train, test, train * training_gflop(spec), test * forward_gflop(spec), disk)
+
+
+def decoded_bytes(study: Study, specs: Iterable[RunSpec]) -> int:
+    """What decoded images (``image_cache``) that are not there yet will take on disk, about: photographs of 4 to 3. Data sets of
+    unknown size are left out."""
+    asked = {(split_name(spec.dataset)[0], spec.image_cache): spec.dataset for spec in specs if spec.image_cache}
+    total = 0
+    for (base, size), name in asked.items():
+        if not (cache_folder(study.results, base, size) / "cache.json").is_file():
+            total += 4 * size**2 * sum(data_size(study, name) or (0, 0))
+    return total
 
 
 def measured(study: Study, backbone: str) -> Speed | None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pel_core.config import shown
-from pel_core.cost import REACHED, SHEETS, Work, measured, on_paper, work
+from pel_core.cost import REACHED, SHEETS, Work, decoded_bytes, measured, on_paper, work
 from pel_core.spec import RunSpec
 from pel_core.studies import Study
 
@@ -56,6 +56,8 @@ def _cost(study: Study, to_train: list[RunSpec], missing: list[RunSpec]) -> list
     images = sum(cost.train for cost in trained.values()), sum(cost.evaluate for cost in known.values())
     lines.append(f"Images: {images[0]:,} to train on, {images[1]:,} to evaluate (crops counted).")
     lines.append(f"Disk: about {_bytes(sum(cost.disk for cost in known.values()))} of results.")
+    if decoded := decoded_bytes(study, known):
+        lines.append(f"Decoded images (image_cache): about {_bytes(decoded)} more in {study.results}/cache.")
     return lines + _time(study, trained, known)
 
 

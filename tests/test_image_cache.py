@@ -25,8 +25,10 @@ from pel_core.datasets import open_prepared
 from pel_core.errors import PelError
 from pel_core.files import read_json
 from pel_core.image_cache import open_cache
+from pel_core.plan import plan
 from pel_core.run_inputs import at_native, decoded
 from pel_core.spec import RunSpec
+from pel_core.studies import load
 from pel_core.transforms import evaluation_crops, load_rgb
 
 ROOT = Path(__file__).parents[1]
@@ -408,6 +410,15 @@ tables:
     rows: [{label: A, method: adaptformer, epochs: 1}]
     columns: [{label: files, value: overall}, {label: decoded, value: overall, image_cache: 24}]
 """
+
+
+def test_the_plan_says_what_it_takes(lab, monkeypatch):
+    monkeypatch.chdir(lab.parent)
+    (lab.parent / "study.yaml").write_text(STUDY)
+    words = "Decoded images (image_cache): about 0.1 MB more in results/cache."
+    assert words in plan(load("study.yaml", "images/config.yaml"))
+    build(lab)
+    assert "Decoded images" not in plan(load("study.yaml", "images/config.yaml"))
 
 
 @pytest.mark.slow

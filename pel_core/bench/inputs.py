@@ -19,6 +19,7 @@ from torchvision.transforms.v2 import functional as v2
 
 from pel_core.bench.machine import Bench
 from pel_core.bench.measure import alternate
+from pel_core.image_cache import CachedImages, offsets
 from pel_core.resample import crop_resize
 from pel_core.seeds import generator
 from pel_core.transforms import Augmenter, evaluation_crops, load_rgb, random_boxes, train_crop, uniforms
@@ -102,15 +103,26 @@ def simplejpeg_v2(paths: list[Path], table: Table, i: int) -> torch.Tensor:
     return _v2_crop(torch.from_numpy(image).permute(2, 0, 1), table[i])
 
 
-def memmap_v2(cache: np.ndarray, table: Table, i: int) -> torch.Tensor:
-    """A decoded uint8 image of 256 x 256 pixels from a memory-mapped file, resized by v2 on the CPU."""
+def decoded_pil(cache: CachedImages, table: Table, i: int) -> np.ndarray:
+    """As the engine does it with ``image_cache``: a decoded image from a memory-mapped file, cropped and resized by PIL."""
+    return train_crop(Image.fromarray(cache[i]), table[i], R, Augmenter("rrc", 0.08))
+
+
+def fivecrop_decoded(cache: CachedImages, _: Table, i: int) -> np.ndarray:
+    """The five crops of a decoded test image, as the engine does it with ``image_cache``."""
+    return evaluation_crops(Image.fromarray(cache[i]), "fivecrop", R, 24)
+
+
+def memmap_v2(cache: CachedImages, table: Table, i: int) -> torch.Tensor:
+    """The same decoded image, cropped and resized by v2 on the CPU."""
     return _v2_crop(torch.from_numpy(np.array(cache[i])).permute(2, 0, 1), table[i])
 
 
-def memmap_copy(cache: np.ndarray, table: Table, i: int) -> np.ndarray:
-    """Of the same file the crop alone, copied: a GPU resizes it."""
-    (top, left, height, width), _ = _box(table[i], CACHED, CACHED)
-    return np.array(cache[i, top : top + height, left : left + width])
+def memmap_copy(cache: CachedImages, table: Table, i: int) -> np.ndarray:
+    """Of the same image the crop alone, copied: a GPU resizes it."""
+    image = cache[i]
+    (top, left, height, width), _ = _box(table[i], *image.shape[:2])
+    return np.array(image[top : top + height, left : left + width])
 
 
 def fivecrop_pil(paths: list[Path], _: Table, i: int) -> np.ndarray:
@@ -138,6 +150,8 @@ OF_FILES: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "five test crops, PIL, as the engine does it": (fivecrop_pil, ()),
 }
 OF_CACHE: dict[str, Callable[..., Any]] = {
+    "decoded 256-px uint8 memmap, PIL, as the engine does it": decoded_pil,
+    "five test crops, decoded 256-px uint8 memmap, PIL, as the engine does it": fivecrop_decoded,
     "decoded 256-px uint8 memmap + v2": memmap_v2,
     "decoded 256-px uint8 memmap, crop copied": memmap_copy,
 }
@@ -184,11 +198,13 @@ def _of_files(paths: list[Path], source: str, repeats: int) -> list[dict[str, An
 
 
 def _of_cache(paths: list[Path], folder: Path, repeats: int) -> list[dict[str, Any]]:
-    images = np.stack([np.asarray(Image.open(path).resize((CACHED, CACHED), Image.Resampling.BILINEAR)) for path in paths])
-    np.save(folder / "cache.npy", images)
-    cache, table = np.load(folder / "cache.npy", mmap_mode="r"), uniforms(0, 0, 0, len(paths))
+    images = [np.asarray(load_rgb(path, CACHED)) for path in paths]
+    (folder / "images.bin").write_bytes(b"".join(image.tobytes() for image in images))
+    heights, widths = np.array([image.shape[:2] for image in images]).T
+    cache = CachedImages(folder / "images.bin", offsets(heights, widths)[:-1], heights, widths)
+    table = uniforms(0, 0, 0, len(paths))
     works = {name: partial(way, cache, table) for name, way in OF_CACHE.items()}
-    return [row | {"source": "256x256 cache"} for row in _timed(works, len(paths), repeats)]
+    return [row | {"source": "256-px cache"} for row in _timed(works, len(paths), repeats)]
 
 
 def _timed(ways: dict[str, Way], count: int, repeats: int) -> list[dict[str, Any]]:
