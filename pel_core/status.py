@@ -143,6 +143,23 @@ def _failure(study: Study, slug: str, of: str) -> tuple[str, str] | None:
     return None
 
 
+def _unprepared(study: Study, missing: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """What failed of the preparation of runs: each run's backbone, data or text, with the last line of its log."""
+    failed, ends = {}, {}
+    for slug in missing:
+        files = study.prepared(slug)
+        for kind in [kind for kind in ("backbone", "data", "text") if kind in files]:
+            path = Path(files[kind])
+            job = f"{path.parent.name}.{path.stem}.text" if kind == "text" else f"{path.parent.name}.{kind}"
+            log = study.results / "logs" / f"{job}.log"
+            if job not in ends:
+                ends[job] = last_line(log, path)
+            if ends[job]:
+                failed[slug] = job, f"{ends[job]}  ({shown(log)}, {clock(log.stat().st_mtime)})"
+                break
+    return failed
+
+
 def status(study: Study, every: bool = False, now: float | None = None) -> str:
     """The state of a study in words: counts first, then what runs, stopped and failed; ``every`` lists all runs."""
     found, live = look(study, time.time() if now is None else now)
@@ -156,6 +173,9 @@ def status(study: Study, every: bool = False, now: float | None = None) -> str:
         *_artefacts(study, set(found.done)),
         *_section("Running", found.running, every),
         *_section("Stopped; the next start takes them up where they were saved", found.stopped, every),
+        *_section(
+            "Failed before any run of it", _unprepared(study, (slug for slug in states if states[slug] == "missing")), every
+        ),
         *_section("Failed", found.failed, every),
         *_section("Cannot be used", found.unusable, every),
         *_rest(study, [study.specs[slug] for slug in states if slug not in set(found.done)], live),

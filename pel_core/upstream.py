@@ -94,7 +94,11 @@ def find_weights(name: str, weights: str | None = None, cache_dir: str | None = 
         _check_config(name, given / CONFIGS[entry.source])
         return path
     if not given.is_file():
-        raise PelError(f"the weights file '{given}' of {name} does not exist")
+        try:
+            how = f"; without a file they are fetched from the hub. {_command(name, _registered(entry, files)[0])}"
+        except (KeyError, TypeError, AttributeError):  # a model whose weights the hub does not have
+            how = ""
+        raise PelError(f"the weights file '{given}' of {name} does not exist{how}")
     return given
 
 
@@ -144,11 +148,16 @@ def _other(path: Path, entry: Backbone, error: Exception) -> PelError:
 
 
 def _unavailable(name: str, repo: str, reason: Exception) -> PelError:
+    return PelError(f"could not get the weights of {name}: {reason}. {_command(name, repo)}")
+
+
+def _command(name: str, repo: str) -> str:
+    """How to get weights where there is no network."""
     files = TIMM_FILES[0] if BACKBONES[name].source == "timm" else "--include 'open_clip_*'"
-    return PelError(
-        f"could not get the weights of {name}: {reason}. On a machine with network run `hf download "
-        f"{repo.replace('@', ' --revision ')} {files} --local-dir {name}` (hf comes with huggingface_hub), bring that folder "
-        f"here and name it in the config: `weights: {{{name}: /path/to/{name}}}`"
+    return (
+        f"On a machine with network run `hf download {repo.replace('@', ' --revision ')} {files} --local-dir {name}` "
+        f"(hf comes with huggingface_hub), bring that folder here and name it in the config: `weights: {{{name}: "
+        f"/path/to/{name}}}`, or by make study WEIGHTS=/path/to/{name}"
     )
 
 

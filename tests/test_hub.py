@@ -205,3 +205,10 @@ def test_a_hub_name_is_what_a_backbone_depends_on(tmp_path):
     assert with_prefix == plain
     with pytest.raises(PelError, match="does not exist"):
         backbone_params("clip-b16", "local-dir:nowhere")
+
+
+def test_a_file_that_is_missing_says_how_to_get_it(tmp_path):
+    with pytest.raises(
+        PelError, match=r"no\.pt' of clip-b16 does not exist; .*`hf download \S+ .*--local-dir clip-b16`.*WEIGHTS="
+    ):
+        find_weights("clip-b16", str(tmp_path / "no.pt"))

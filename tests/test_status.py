@@ -164,6 +164,19 @@ def test_speed_is_of_this_process(study):
     assert lease_speed({"time": 1.0}) == 0
 
 
+def test_a_preparation_that_failed_is_told(study):
+    """Else a study that could not start would only be missing."""
+    assert "Failed" not in status(study)
+    log(study, "toy", "backbone", "error: could not get the weights\n")
+    text = status(study)
+    assert "Failed before any run of it:\n  toy.backbone  error: could not get the weights" in text
+    assert text.count("could not get") == 1 and f"[{len(study.specs)} runs wait for it]" in text
+    write_text(study.results / "backbones/toy/backbone.json", "{}")  # it was made after all
+    log(study, "toy", "data", "error: no images\n")
+    text = status(study)
+    assert "toy.data  error: no images" in text and "could not get" not in text
+
+
 def test_many_failures_are_told_shortly(study):
     for slug in study.specs:
         log(study, slug, "evaluate", "error: no space left\n")
