@@ -5,15 +5,13 @@ A build that was killed goes on where it was: pixels are written in parts, and a
 Shapes: M images of a data set, P parts.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from pel_core.datasets import image_list, read_about
 from pel_core.errors import PelError
 from pel_core.files import read_json, replace_file, sha256, write_json
 from pel_core.image_cache import FORMAT, cache_folder, offsets
+from pel_core.lease import Lease
 from pel_core.lists import check_files, digest
 from pel_core.numerics import ENGINE
 from pel_core.transforms import load_rgb, resized
@@ -69,14 +68,16 @@ def build(base: str, size: int, results: str | Path, threads: int = 0, bar: Bar 
     workers = threads or len(os.sched_getaffinity(0))
     identity = {"format": FORMAT, "engine": ENGINE, "name": base, "size": size, "part": PART, "pillow": PIL.__version__}
     identity["digests"] = {split: about["digests"][split] for split in files.rows}
-    with _alone(folder), ThreadPoolExecutor(workers) as pool:
+    lease = Lease(folder / "build.lease", folder.name, verb="decoded")  # one build of a folder at a time
+    with lease, ThreadPoolExecutor(workers) as pool:
         try:
             heights, widths = _sizes(folder, identity, files, size, pool, bar)
             _announce(folder, base, size, offsets(heights, widths))
-            parts = _decode(folder, files.paths, heights, widths, size, pool, bar)
+            parts = _decode(folder, files.paths, heights, widths, size, pool, bar, lease.check)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+        lease.check()
         total = {"images": len(files.paths), "bytes": int(offsets(heights, widths)[-1])}
         write_json(folder / "cache.json", identity | total | {"index_sha256": sha256(folder / "index.npz"), "parts": parts})
     return folder
@@ -96,18 +97,6 @@ def _files(data: Path, about: dict[str, Any]) -> Files:
         paths = [os.path.join(root, path) for path in images.paths]
         rows[split] = np.array([numbers.setdefault(path, len(numbers)) for path in paths], np.int64)
     return Files(list(numbers), rows)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One build of a folder at a time; the kernel drops the lock of a process that dies."""
-    with open(folder / "build.lock", "a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process that builds {folder}", flush=True)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _sizes(
@@ -185,8 +174,9 @@ def _decode(
     size: int,
     pool: ThreadPoolExecutor,
     bar: Bar | None,
+    check: Callable[[], None],
 ) -> list[str]:
-    """Write the parts that are not there yet; returns the SHA-256 of each (P,)."""
+    """Write the parts that are not there yet, after a ``check`` each; returns the SHA-256 of each (P,)."""
     ends = offsets(heights, widths)
     bounds, known = part_bounds(ends), _journal(folder / "parts.txt")
     advance = bar("images", len(paths)) if bar else _silent
@@ -200,6 +190,7 @@ def _decode(
                 (folder / "cache.json").unlink(missing_ok=True)
                 made = _part(paths, heights, widths, ends, (first, last), size, pool)
                 found = hashlib.sha256(made).hexdigest()
+                check()
                 _write(pixels.fileno(), made, start, folder)
                 _note(folder / "parts.txt", number, found)
             sums.append(found)

@@ -30,13 +30,13 @@ class Lease:
     """The right to train a run; a context manager that waits for it.
 
     Args:
-        path: its file. slug: the run. device: in words.
+        path: its file. slug: the run. device: in words. verb: what is done to the run, for whoever waits.
 
     ``waited`` says that another process held it; ``token`` is ours.
     """
 
-    def __init__(self, path: Path, slug: str, device: str = ""):
-        self.path, self.waited, self.token = path, False, secrets.token_hex(8)
+    def __init__(self, path: Path, slug: str, device: str = "", verb: str = "trained"):
+        self.path, self.waited, self.token, self.verb = path, False, secrets.token_hex(8), verb
         job = os.environ.get("SLURM_JOB_ID") or os.environ.get("PEL_JOB")
         self.record: dict[str, Any] = {
             "host": socket.gethostname(),
@@ -108,7 +108,7 @@ class Lease:
                     return
                 continue
             if not told:
-                text = f"{self.record['slug']} is being trained by {_who(found)}: waiting for it"
+                text = f"{self.record['slug']} is being {self.verb} by {_who(found)}: waiting for it"
                 print(text, file=sys.stderr, flush=True)
             told = self.waited = True
             time.sleep(POLL)

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import namedtuple
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from pel_core.datasets import open_prepared
 from pel_core.errors import PelError
 from pel_core.files import read_json
 from pel_core.image_cache import open_cache
+from pel_core.lease import Lease
 from pel_core.plan import plan
 from pel_core.run_inputs import at_native, decoded
 from pel_core.spec import RunSpec
@@ -383,14 +383,26 @@ def test_pixels_that_are_no_files_are_refused(toy_results, capsys):
 
 def test_two_builds_at_once_take_turns(lab):
     command = [sys.executable, "-m", "pel_core", "data", "cache", "mine", "--size", "24", "--results", str(lab)]
-    os.makedirs(lab / "cache/mine.24")
-    with cache_build._alone(lab / "cache/mine.24"):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-        assert "waiting for another process" in process.stdout.readline()
-        time.sleep(0.2)
-        assert process.poll() is None
+    with Lease(lab / "cache/mine.24/build.lease", "mine.24") as lease:
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        assert f"mine.24 is being decoded by process {os.getpid()}" in process.stderr.readline()
+        assert not (lab / "cache/mine.24/index.npz").exists()
+        lease.check()
     process.communicate()
     assert process.returncode == 0 and np.array_equal(images(lab)[0], np.asarray(load_rgb(paths(lab)[0], 24)))
+
+
+def test_a_build_that_lost_its_lease_writes_no_more(lab, monkeypatch, capsys):
+    real = cache_build._part
+
+    def taken_over(*arguments):
+        (lab / "cache/mine.24/build.lease").write_text(json.dumps({"token": "another", "pid": 1, "host": "other"}))
+        return real(*arguments)
+
+    monkeypatch.setattr(cache_build, "_part", taken_over)
+    folder = build(lab, status=1)
+    assert "lost its lease" in capsys.readouterr().err
+    assert not (folder / "parts.txt").exists() and not (folder / "cache.json").exists()
 
 
 # The workflow
