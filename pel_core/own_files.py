@@ -120,6 +120,12 @@ def write_source(folder: str | Path, root: str, params: str) -> None:
     write_json(Path(folder) / "source.json", {"root": root, "source": json.loads(params)["source"]})
 
 
+def is_other(folder: str | Path, params: str) -> bool:
+    """Whether a prepared folder was made from other content than ``params`` tell of; False where nothing is prepared."""
+    path = Path(folder) / "source.json"
+    return path.is_file() and read_json(path, ("source",))["source"] != json.loads(params)["source"]
+
+
 def require_same_source(folder: str | Path, base: str, root: str, params: str) -> None:
     """Refuse to prepare other images, from another place, over those that a results folder has runs of.
 

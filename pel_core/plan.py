@@ -6,6 +6,9 @@ from pathlib import Path
 
 from pel_core.config import shown
 from pel_core.cost import REACHED, SHEETS, Work, decoded_bytes, measured, on_paper, work
+from pel_core.datasets import OWN_KINDS, split_name
+from pel_core.errors import PelError
+from pel_core.own_files import is_other
 from pel_core.spec import RunSpec
 from pel_core.studies import Study
 
@@ -32,7 +35,23 @@ def plan(study: Study) -> str:
         lines += _cost(study, list(to_train.values()), missing)
     else:
         lines.append("Nothing is missing: tables and figures are drawn from what is there.")
+    lines += _own_images(study)
     return "\n".join(lines)
+
+
+def _own_images(study: Study) -> list[str]:
+    """What finished runs do not show: images of the user's own that changed, or are not there."""
+    lines = []
+    for base in sorted({split_name(spec.dataset)[0] for spec in study.specs.values()}):
+        if study.stage.datasets[base].kind not in OWN_KINDS:
+            continue
+        try:
+            if is_other(folder := study.results / "data" / base, study.data_params(base)):
+                told = "its runs are made again where these are in the same place, and refused where they are in another"
+                lines.append(f"But the images of {base} are not those that {shown(folder)} was prepared from: {told}.")
+        except PelError as error:
+            lines.append(f"But `make study` will not start: {error}")
+    return lines
 
 
 def _by_reason(study: Study) -> dict[str, list[str]]:

@@ -14,6 +14,7 @@ from own_trees import draw, fill, write
 from pel_core.cli import main
 from pel_core.errors import PelError
 from pel_core.own_data import KEYS, LISTS
+from pel_core.plan import plan
 from pel_core.prepare import prepare
 from pel_core.studies import load, load_settings
 
@@ -85,6 +86,17 @@ def test_a_folder_that_holds_the_table_of_its_images(tmp_path):
     table = write(tmp_path / "my list.csv", [["path", "label"], ["scans/1.png", "a"]])
     with pytest.raises(PelError, match=f"if {table} is the table of these images, give that"):
         prepare("mine", tmp_path / "out", {"datasets": {"mine": {"kind": "auto", "root": str(tmp_path)}}})
+
+
+def test_a_plan_sees_images_that_changed_or_are_gone(tree, tmp_path, plain):
+    settings = {"study": "own-table", "config": "own", "results": tmp_path / "results", "root": tree}
+    study = load_settings(settings)
+    prepare("mine", tmp_path / "results/data/mine", study.config)
+    assert "But " not in plan(study)
+    draw(tree / "red_deer/new.png", 77)
+    assert "But the images of mine are not those that" in plan(study)
+    shutil.rmtree(tree)
+    assert "But `make study` will not start: data set 'mine': " in plan(study)
 
 
 def test_without_data_the_error_says_how(plain):
