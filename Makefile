@@ -1,4 +1,4 @@
-# make study | plan | status | show | report | test | test-fast | test-cluster | bench | lint | clean   (see README.md)
+# make study | plan | status | unlock | show | report | test | test-fast | test-cluster | bench | lint | clean   (see README.md)
 PYTHON ?= python3
 BIN    := .venv/bin
 # make study DATA=path/to/images makes a table of them (docs/own-data.md), unless CONFIG says what the data are for.
@@ -23,7 +23,7 @@ else ifeq ($(origin DATA),command line)
 $(error DATA is empty: say where your images are (DATA=path/to/images), or leave it out for the demo)
 endif
 
-.PHONY: study plan status report show setup test test-fast test-cluster bench lint clean
+.PHONY: study plan status unlock report show setup test test-fast test-cluster bench lint clean
 
 study: setup  ## train and evaluate what is missing, then build every table and figure
 	$(BIN)/python -m pel_core plan $(ARGS)
@@ -37,6 +37,9 @@ plan: setup  ## what would run, and what it would cost on this machine, whose sp
 
 status: setup  ## what is done, running and failed, and how long the rest will take
 	$(BIN)/python -m pel_core status $(ARGS)
+
+unlock: setup  ## after Snakemake itself was killed ("Directory cannot be locked"), and no other one works here
+	$(BIN)/snakemake --unlock --config $(CHOICE)
 
 report: setup  ## report.html: every table and figure with captions, and where each run comes from; runs what is missing
 	$(BIN)/snakemake provenance --cores $(CORES) --resources gpu=$(AT_ONCE) --quiet rules reason host --config $(CHOICE)
