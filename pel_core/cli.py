@@ -169,10 +169,12 @@ def main(words: Sequence[str] | None = None) -> int:
         if error.filename is None and error.errno is None:
             raise  # not about a file: a defect of ours
         return _fail(f"{error.strerror or error}: {error.filename or 'while reading or writing'}")
-    except Exception:
-        if not leaving:
+    except Exception as error:
+        if leaving:
+            return 128 + leaving[0]
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which only some commands import
             raise
-        return 128 + leaving[0]
+        return _fail(f"the device's memory is full: {str(error).splitlines()[0]} Use one with more that is free")
     except KeyboardInterrupt:
         return _fail("interrupted; nothing half-done was kept", 130)
     return 0

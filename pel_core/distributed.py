@@ -133,10 +133,17 @@ def join(spec: RunSpec, device: torch.device) -> Iterator[World]:
     check(spec)
     die_with_parent()
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    together = False
     try:
         yield Ranks()
+        together = True
+    except Stopped:
+        together = True
+        raise
     finally:
-        dist.destroy_process_group()
+        # NCCL's farewell waits for all ranks: one that fails alone just ends, so that the agent sees it and ends the others.
+        if together or device.type != "cuda":
+            dist.destroy_process_group()
 
 
 def die_with_parent() -> None:

@@ -22,7 +22,7 @@ from pel_core.loading import DataError
 from pel_core.losses import LOSSES, Prior
 from pel_core.progress import Progress
 from pel_core.spec import RunSpec
-from pel_core.step import PRECISIONS, Step
+from pel_core.step import PRECISIONS, OutOfMemory, Step
 from pel_core.world import World
 
 AT_ONCE = 640  # images in one forward pass of an evaluation: 64 of ten crops
@@ -232,17 +232,41 @@ def predict(
     """
     known = isinstance(classifier, Classifier)
     body, head = (classifier.vit, classifier.head) if known else (classifier, torch.nn.Identity())
-    logits = []
+    logits, size = [], AT_ONCE
     for crops, _ in batches:
         # Many random crops of an image go through in parts, so that memory does not grow with their number.
-        parts = []
-        for part in crops.flatten(0, 1).split(AT_ONCE):
+        while (found := _forward(body, head, crops.flatten(0, 1), size, precision)) is None:
+            size = _half(min(size, crops.shape[0] * crops.shape[1]))
+        logits.append(found.unflatten(0, crops.shape[:2]).mean(1).cpu())
+        on_batch(len(crops))
+    return torch.cat(logits)
+
+
+def _forward(body: torch.nn.Module, head: torch.nn.Module, crops: Tensor, size: int, precision: str) -> Tensor | None:
+    """Logits (N, C) of crops (N, 3, R, R), ``size`` at once; None where the device has too little memory for so many."""
+    parts = []
+    try:
+        for part in crops.split(size):
             with reduced(precision, crops.device):
                 features = body(part)
             parts.append(head(features.float()).float())
-        logits.append(torch.cat(parts).unflatten(0, crops.shape[:2]).mean(1).cpu())
-        on_batch(len(crops))
-    return torch.cat(logits)
+    except OutOfMemory:
+        return None
+    return torch.cat(parts)
+
+
+def _half(size: int) -> int:
+    """The images to try at once where ``size`` did not fit.
+
+    Raises:
+        PelError: it was one.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if size == 1:
+        raise PelError("the device runs out of memory with one image at a time; use a device with more memory that is free")
+    print(f"out of memory with {size} crops at once: going on with {size // 2}", file=sys.stderr, flush=True)
+    return size // 2
 
 
 def reduced(precision: str, device: torch.device) -> AbstractContextManager:

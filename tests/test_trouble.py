@@ -18,7 +18,7 @@ from pel_core.checkpoint import Keeper, read_checkpoint
 from pel_core.classifier import build
 from pel_core.cli import main
 from pel_core.datasets import open_prepared
-from pel_core.engine import train
+from pel_core.engine import predict, train
 from pel_core.errors import PelError
 from pel_core.run_inputs import load
 from pel_core.spec import CHOICES, RunSpec
@@ -42,6 +42,42 @@ def tight(monkeypatch, fits: int) -> None:
 
     monkeypatch.setattr(Step, "_logits", checked(plain))
     monkeypatch.setattr(Step, "_direct", checked(direct))
+
+
+class Narrow(torch.nn.Module):
+    """A backbone on a device that has memory for so many crops at once."""
+
+    def __init__(self, fits: int):
+        super().__init__()
+        self.fits, self.seen = fits, []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(len(x))
+        if len(x) > self.fits:
+            raise OutOfMemory("CUDA out of memory (injected)")
+        return x.mean((2, 3))
+
+
+def test_an_evaluation_with_too_little_memory_takes_fewer_crops_at_once(capsys):
+    batches = [(torch.rand(count, 5, 3, 4, 4), torch.zeros(count)) for count in (6, 6, 2)]
+    body = Narrow(8)
+    expected = torch.cat([crops.mean((1, 3, 4)) for crops, _ in batches])
+    torch.testing.assert_close(predict(body, batches), expected)
+    assert body.seen == [30, 15, *[7] * 4, 2, *[7] * 4, 2, 7, 3]  # the size that fits is kept
+    assert "with 15 crops at once: going on with 7" in capsys.readouterr().err
+    with pytest.raises(PelError, match="with one image at a time"):
+        predict(Narrow(0), batches)
+
+
+def test_a_full_device_is_one_line(monkeypatch, capsys):
+    def full(*_, **__):
+        raise OutOfMemory("CUDA out of memory. Tried to allocate 2 GiB.\nMore words")
+
+    monkeypatch.setattr("pel_core.runs.evaluate_run", full)
+    assert main(["evaluate", SLUG]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "error: the device's memory is full: CUDA out of memory. Tried to allocate 2 GiB. Use one with more that is free"
+    ]
 
 
 @pytest.mark.parametrize("loss", CHOICES["loss"])
