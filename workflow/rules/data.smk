@@ -61,7 +61,7 @@ rule cache:
         mem_mb=lambda wc, attempt: 4000 * attempt,
         runtime=lambda wc, attempt: 240 * attempt,
     shell:
-        "exec {PYTHON:q} -m pel_core data cache {wildcards.base:q} --size={wildcards.size} --results={RESULTS:q}"
+        "exec {PYTHON:q} -m pel_core data cache {wildcards.base:q} --size={wildcards.size:q} --results={RESULTS:q}"
         " --threads={threads} > {log:q} 2>&1"
 
 
