@@ -142,11 +142,12 @@ def _header(path: str, size: int) -> tuple[int, int]:
 
 def _announce(folder: Path, base: str, size: int, ends: np.ndarray) -> None:
     """Say how much will be written, before it is; refuse what has no room."""
-    file = folder / "images.bin"
-    there = 512 * file.stat().st_blocks if file.is_file() else 0  # what an earlier build has written of it
-    need, free = max(0, int(ends[-1]) - there), shutil.disk_usage(folder).free
+    known = _journal(folder / "parts.txt") if (folder / "images.bin").is_file() else {}
+    bounds = enumerate(part_bounds(ends))
+    need = sum(int(ends[last] - ends[first]) for number, (first, last) in bounds if number not in known)
+    free = shutil.disk_usage(folder).free
     text = f"{len(ends) - 1:,} images of '{base}' decoded at {size} pixels take {_bytes(ends[-1])} in {folder}"
-    left = f", of which {_bytes(need)} are to be written" if there else ""
+    left = (f", of which {_bytes(need)} are to be written" if need else ", and are checked now") if known else ""
     if need and need + SPARE > free:
         raise PelError(
             f"{text}{left}, but {_bytes(free)} are free there; choose a results folder on another disk, a smaller size, "

@@ -323,14 +323,16 @@ def test_a_killed_build_goes_on_where_it_was(lab, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["torn", "short", "gone"])
-def test_torn_parts_are_found_and_made_again(lab, damage, monkeypatch):
+def test_torn_parts_are_found_and_made_again(lab, damage, monkeypatch, capsys):
     folder = build(lab)
     whole = (folder / "images.bin").read_bytes()
     parts = len(read_json(folder / "cache.json")["parts"])
     again, real = [], cache_build._part
     monkeypatch.setattr(cache_build, "_part", lambda *a: again.append(a[4]) or real(*a))
+    capsys.readouterr()
     build(lab)
     assert not again  # a check that finds nothing decodes nothing
+    assert ", and are checked now; " in capsys.readouterr().out
     changed = {"torn": whole[:100] + b"\0" * 50 + whole[150:], "short": whole[:-5000], "gone": b""}[damage]
     (folder / "images.bin").write_bytes(changed)
     if damage != "torn":
