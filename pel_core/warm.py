@@ -40,6 +40,20 @@ def ask(words: list[str]) -> int | None:
     # One of torchrun's processes must be its child: it ends with it.
     if not where or not words or words[0] not in COMMANDS or "LOCAL_RANK" in os.environ:
         return None
+    before = {number: signal.signal(number, _leave) for number in PASSED_ON}
+    if (status := _answer(where, words)) is None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return status
+
+
+def _leave(number: int, frame: object) -> None:
+    """Before the job has begun, there is nothing to save."""
+    os.write(2, f"error: stopped by {signal.Signals(number).name}; nothing half-done was kept\n".encode())
+    os._exit(128 + number)
+
+
+def _answer(where: str, words: list[str]) -> int | None:
     connection = _connect(where)
     if connection is None:
         return None

@@ -80,6 +80,18 @@ def test_a_signal_reaches_the_job(toy_results, warm, number, status):
     assert not lease.exists()
 
 
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138)])
+def test_a_signal_while_a_warm_process_starts_is_one_line(toy_results, tmp_path, number, status):
+    process = start({**os.environ, "PEL_WARM": str(tmp_path / "s")}, "evaluate", SLUG.format(76), "--results", toy_results)
+    wait((tmp_path / "s.lock").exists, "no warm process starts")
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert error == f"error: stopped by {signal.Signals(number).name}; nothing half-done was kept\n"
+    for left in listeners(tmp_path / "s"):
+        os.kill(left, signal.SIGTERM)
+
+
 def test_a_job_dies_with_the_process_that_asked(toy_results, warm):
     process, lease = running(toy_results, warm)
     job = read_json(lease)["pid"]
