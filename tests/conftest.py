@@ -69,3 +69,13 @@ def server(monkeypatch):
         yield server
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def tree(request, tmp_path, monkeypatch):
+    """A published tree, by the name of its data set (see real_trees.py)."""
+    from real_trees import TREES, publish
+
+    made = TREES[request.param](tmp_path / "tree", side=16)
+    publish(monkeypatch, made)
+    return made

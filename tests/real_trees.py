@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from pel_core.cli import main
 from pel_core.published import PUBLISHED, ListFile, blob_id
 from pel_core.sampling import shot_groups
 
@@ -124,3 +126,16 @@ def publish(monkeypatch, tree: Tree) -> None:
         old, files=files, classes=len(COUNTS), profile=(max(COUNTS), min(COUNTS)), groups=sizes, each=each, swapped={}
     )
     monkeypatch.setitem(PUBLISHED, tree.base, known)
+
+
+every = pytest.mark.parametrize("tree", TREES, indirect=True)
+of_imagenet = pytest.mark.parametrize("tree", ["imagenet-lt"], indirect=True)
+of_places = pytest.mark.parametrize("tree", ["places-lt"], indirect=True)
+of_inaturalist = pytest.mark.parametrize("tree", ["inat2018"], indirect=True)
+
+
+def check(capsys, base, root, *words) -> tuple[int, str, str]:
+    """Run ``data check``; its status, output and errors."""
+    status = main(["data", "check", base, "--root", str(root), *words])
+    out = capsys.readouterr()
+    return status, out.out, out.err

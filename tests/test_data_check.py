@@ -6,7 +6,7 @@ import re
 import tarfile
 
 import pytest
-from real_trees import TREES, draw, imagenet, places, publish
+from real_trees import check, draw, every, imagenet, of_imagenet, of_inaturalist, of_places, places, publish
 
 from pel_core.cli import main
 from pel_core.data_check import check_lists, unlike
@@ -15,26 +15,6 @@ from pel_core.errors import PelError
 from pel_core.prepare import prepare
 from pel_core.problems import Problems
 from pel_core.published import PUBLISHED
-
-
-def check(capsys, base, root, *words) -> tuple[int, str, str]:
-    status = main(["data", "check", base, "--root", str(root), *words])
-    out = capsys.readouterr()
-    return status, out.out, out.err
-
-
-@pytest.fixture
-def tree(request, tmp_path, monkeypatch):
-    """A published tree, by the name of its data set."""
-    made = TREES[request.param](tmp_path / "tree", side=16)
-    publish(monkeypatch, made)
-    return made
-
-
-every = pytest.mark.parametrize("tree", TREES, indirect=True)
-of_imagenet = pytest.mark.parametrize("tree", ["imagenet-lt"], indirect=True)
-of_places = pytest.mark.parametrize("tree", ["places-lt"], indirect=True)
-of_inaturalist = pytest.mark.parametrize("tree", ["inat2018"], indirect=True)
 
 
 @every
