@@ -1,8 +1,10 @@
 """One thread for every test: runs repeat bit for bit, and two-core machines stay usable."""
 
 import os
+import signal
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in subprocesses
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would what tests start
 
 import threading
 from pathlib import Path
