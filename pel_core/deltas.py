@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pel_core.recompute import twice
+
 
 @dataclass(frozen=True)
 class Place:
@@ -53,6 +55,9 @@ class Bottleneck(nn.Module):
                 zero.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
+        return twice(self._branch, x)
+
+    def _branch(self, x: Tensor) -> Tensor:
         out = self.up(torch.relu(self.down(self.norm(x))))
         return out if self.scale is None else out * self.scale
 

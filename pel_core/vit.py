@@ -1,11 +1,13 @@
 """The one Vision Transformer every backbone is loaded into. Every site a method may point at is a submodule.
 
-Shape legend: B images, N tokens, D width, H heads, K head width, C classes, M tokens read out.
+Shape legend: B images, N tokens, D width, C classes, M tokens read out.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from pel_core.attention import attend
 
 
 class QuickGELU(nn.Module):
@@ -27,20 +29,7 @@ class Attention(nn.Module):
 
     def forward(self, x_BND: Tensor, read: int | None = None) -> Tensor:
         """The branch's output for the first ``read`` tokens (all when None)."""
-        qkv = self.qkv(self.norm(x_BND)).unflatten(-1, (3, self.heads, -1))
-        q_BHNK, k_BHNK, v_BHNK = qkv.permute(2, 0, 3, 1, 4)
-        out_BHMK = attend(q_BHNK[:, :, :read], k_BHNK, v_BHNK)
-        return self.proj(out_BHMK.transpose(1, 2).flatten(2))
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention of (B, H, M, K) queries on (B, H, N, K) keys and values.
-
-    On the CPU the plain product is faster than the flash kernel, whose backward is slow there.
-    """
-    if q.device.type == "cpu":
-        return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1) @ v
-    return F.scaled_dot_product_attention(q, k, v)
+        return self.proj(attend(self.qkv(self.norm(x_BND)), self.heads, read))
 
 
 class FeedForward(nn.Module):

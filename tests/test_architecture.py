@@ -17,7 +17,7 @@ ORDER = [
     "cost", "plan", "lease", "status", "failures",
     "metrics", "tables", "compare", "claims", "runs_table", "pages", "figure_style", "figures", "figure_curve",
     "tensors", "devices", "world",
-    "vit", "deltas", "surgery", "state_names", "upstream", "weights",
+    "recompute", "attention", "vit", "deltas", "surgery", "state_names", "upstream", "weights",
     "transforms", "resample",
     "layouts", "data_check", "cifar", "fetch", "sources", "saved_datasets", "duplicate_images", "own_sources", "prepare",
     "cache_build",

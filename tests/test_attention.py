@@ -1,0 +1,108 @@
+"""Attention: all ways of it agree, and what a CPU computes twice has the same bits."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from pel_core import recompute
+from pel_core.attention import attend, plain
+from pel_core.deltas import DELTAS, Bottleneck, Place
+from pel_core.recompute import MANY_TOKENS, twice
+
+
+def both(x, heads, read=None):
+    """Output and gradient of `attend`, and of autograd's plain product."""
+    results = []
+    for ours in (True, False):
+        leaf = x.clone().requires_grad_(True)
+        if ours:
+            out = attend(leaf, heads, read)
+        else:
+            q, k, v = leaf.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+            out = plain(q[:, :, :read], k, v).transpose(1, 2).flatten(2)
+        slope = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
+        out.backward(slope)
+        results.append((out.detach(), leaf.grad))
+    return results
+
+
+def draw(images, tokens, width, dtype=torch.float32):
+    return torch.randn(images, tokens, 3 * width, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+@pytest.mark.parametrize("read", [None, 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("images", "tokens", "heads", "head"),
+    [(3, 17, 2, 48), (2, MANY_TOKENS, 3, 16), (2, MANY_TOKENS + 1, 2, 80), (1, 197, 12, 64), (0, 17, 2, 16), (0, 100, 2, 16)],
+)
+def test_bit_for_bit_the_plain_product(images, tokens, heads, head, dtype, read):
+    (out, slope), (expected, expected_slope) = both(draw(images, tokens, heads * head, dtype), heads, read)
+    assert out.shape == (images, read or tokens, heads * head)
+    assert torch.equal(out, expected)
+    assert torch.equal(slope, expected_slope)
+
+
+@pytest.mark.parametrize("tokens", [17, 100])
+def test_the_fused_kernel_of_gpus_agrees(tokens):
+    x = draw(2, tokens, 32)
+    q, k, v = x.unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+    fused = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(attend(x, 2), fused, atol=1e-6, rtol=0)
+
+
+def test_the_gradient_is_the_derivative():
+    x = draw(2, MANY_TOKENS, 4, torch.float64).requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda x: attend(x, 2), x, fast_mode=True)
+
+
+def kept(work):
+    """Bytes that ``work`` keeps for the backward pass, without its arguments."""
+    sizes = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = work()
+    del result
+    return sum(sizes.values())
+
+
+def test_no_attention_map_is_kept():
+    x = draw(4, 200, 32).requires_grad_(True)
+    maps = 4 * 4 * 200 * 200 * 4
+    assert kept(lambda: attend(x, 4)) < maps / 2
+
+
+@pytest.mark.parametrize("scale", [None, 0.1])
+@pytest.mark.parametrize("kind", ["adaptformer", "adapter"])
+def test_bottlenecks_computed_twice_have_the_same_bits(monkeypatch, kind, scale):
+    place = Place(torch.nn.Identity(), 32, 32, 80, 8, 4, 10, 0.5, torch.Generator().manual_seed(0), scale)
+    delta: Bottleneck = DELTAS[kind](place)
+    delta.up.weight.data.normal_(generator=torch.Generator().manual_seed(1))
+    found, sizes = [], []
+    for many in (MANY_TOKENS, 1000):
+        monkeypatch.setattr(recompute, "MANY_TOKENS", many)
+        x = draw(3, 80, 32)[..., :32].clone().requires_grad_(True)
+        delta.zero_grad()
+        out = delta(x)
+        out.square().sum().backward()
+        found.append([out.detach(), x.grad, *(parameter.grad for parameter in delta.parameters())])
+        sizes.append(kept(lambda x=x: delta(x)))
+    assert all(map(torch.equal, *found))
+    assert sizes[0] < sizes[1] / 2
+
+
+@pytest.mark.parametrize(("shape", "many"), [((2, MANY_TOKENS, 8), True), ((2, MANY_TOKENS - 1, 8), False), ((500, 8), False)])
+def test_only_many_tokens_are_worth_it(shape, many):
+    assert recompute.pays(torch.zeros(shape)) == many
+
+
+def test_without_gradients_nothing_is_done_twice():
+    calls = []
+    with torch.inference_mode():
+        twice(lambda x: calls.append(1) or x, torch.zeros(2, MANY_TOKENS, 8))
+    assert calls == [1]
