@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from pel_core.batches import EvalBatches
 from pel_core.classifier import Classifier
-from pel_core.engine import AT_ONCE, predict, reduced
+from pel_core.engine import at_once, predict, reduced
 from pel_core.files import sweep, temporary_name
 from pel_core.numerics import ENGINE
 from pel_core.vit import ViT
@@ -48,7 +48,7 @@ class After(nn.Module):
 
     def __init__(self, vit: ViT, depth: int):
         super().__init__()
-        self.vit, self.depth = vit, depth
+        self.vit, self.depth, self.tokens = vit, depth, vit.tokens
 
     def forward(self, x: Tensor) -> Tensor:
         return self.vit.rest(x, self.depth)
@@ -80,7 +80,7 @@ class PrefixCache:
         after: nn.Module = After(vit, depth)
         if isinstance(network, Classifier):
             after = Classifier(after, network.head, network.tuned)
-        entry = Entry(self.folder / f"{name(batches, depth, about, precision)}.npy", vit, batches, depth)
+        entry = Entry(self.folder / f"{name(vit, batches, depth, about, precision)}.npy", vit, batches, depth)
         if entry.path.is_file():
             try:
                 logits = predict(after, entry.read(), precision=precision)
@@ -120,11 +120,11 @@ class Entry:
 
     def make(self, precision: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield what the blocks make of each batch, (B, K, T, D) or (B, K, D), and write it on the way."""
-        writer = Writer(self.path, self.shape)
+        writer, size = Writer(self.path, self.shape), at_once(self.vit, self.batches.device)
         try:
             for crops, labels in self.batches:
                 with torch.inference_mode(), reduced(precision, crops.device):
-                    parts = [self.vit.prefix(part, self.depth) for part in crops.flatten(0, 1).split(AT_ONCE)]
+                    parts = [self.vit.prefix(part, self.depth) for part in crops.flatten(0, 1).split(size)]
                     x = torch.cat(parts).unflatten(0, crops.shape[:2])
                 writer.add(x)
                 yield x, labels
@@ -231,7 +231,7 @@ def pays(vit: ViT, depth: int, device: torch.device) -> bool:
     return operations >= WORTH.get(device.type, WORTH["cuda"]) * read
 
 
-def name(batches: EvalBatches, depth: int, about: Identity, precision: str) -> str:
+def name(vit: ViT, batches: EvalBatches, depth: int, about: Identity, precision: str) -> str:
     """A digest of everything that an entry's bits depend on, software and device included."""
     device = batches.device
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
@@ -240,7 +240,7 @@ def name(batches: EvalBatches, depth: int, about: Identity, precision: str) -> s
         "crops": [batches.tte, batches.expand, batches.resolution, batches.interpolation],
         "random": asdict(batches.random) if batches.tte == "randaug" else None,
         "channels": [batches._mean.flatten().tolist(), batches._std.flatten().tolist()],
-        "at_once": [batches.batch_size, AT_ONCE],
+        "at_once": [batches.batch_size, at_once(vit, device)],
         "machine": [torch.__version__, device.type, kind, torch.get_num_threads()],
     }  # fmt: skip
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

@@ -18,6 +18,8 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 OutOfMemory: type[RuntimeError] = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)  # the former from torch 2.5 on
 # Losses that are a plain mean over images, so that parts of a batch add up. Others are computed on the whole batch's logits.
 MEANS = ("la", "ce", "focal", "ldam", "bs")
+# On a CPU: 16 images of a ViT-B/16. A larger micro-batch is slower, since it leaves the caches, and takes a laptop's memory.
+MICRO_TOKENS = 3200
 
 
 def make_optimizer(classifier: Classifier, spec: RunSpec, fused: bool | None = None) -> torch.optim.SGD:
@@ -52,6 +54,8 @@ class Step:
         self.optimizer = make_optimizer(classifier, spec)
         self.scaler = torch.amp.GradScaler(device.type, enabled=spec.precision == "fp16")
         self.micro_batch = math.ceil(spec.batch_size / spec.accumulate)
+        if device.type == "cpu" and spec.loss in MEANS:
+            self.micro_batch = min(self.micro_batch, max(1, MICRO_TOKENS // classifier.vit.tokens))
         self.say = print
 
     @property

@@ -104,7 +104,8 @@ def test_one_entry_serves_all_ratios_seeds_and_methods_of_a_depth(toy_results, t
 
 
 def test_what_changes_the_bits_changes_the_name(toy_results, monkeypatch):
-    spec, batches, _ = run(toy_results, "adaptformer@2:")
+    spec, batches, network = run(toy_results, "adaptformer@2:")
+    vit = network.vit
     split, kind = batches.split, (spec.vit.mean, spec.vit.std, "cpu")
     others = [
         EvalBatches(split, "none", 24, 16, *kind), EvalBatches(split, "fivecrop", 8, 16, *kind),
@@ -112,14 +113,14 @@ def test_what_changes_the_bits_changes_the_name(toy_results, monkeypatch):
         EvalBatches(split, "fivecrop", 24, 16, spec.vit.std, spec.vit.std, "cpu"), EvalBatches(split, "randaug", 24, 16, *kind),
         EvalBatches(split, "fivecrop", 24, 16, *kind, batch_size=32),
     ]  # fmt: skip
-    names = [name(batches, 2, {}, "fp32"), name(batches, 3, {}, "fp32"), name(batches, 2, {"images": "other"}, "fp32")]
-    names += [name(batches, 2, {}, word) for word in CHOICES["eval_precision"] if word != "fp32"]
-    names += [name(other, 2, {}, "fp32") for other in others]
+    names = [name(vit, batches, depth, {}, "fp32") for depth in (2, 3)] + [name(vit, batches, 2, {"images": "other"}, "fp32")]
+    names += [name(vit, batches, 2, {}, word) for word in CHOICES["eval_precision"] if word != "fp32"]
+    names += [name(vit, other, 2, {}, "fp32") for other in others]
     monkeypatch.setattr("pel_core.prefix_cache.ENGINE", 99)
-    names.append(name(batches, 2, {}, "fp32"))
+    names.append(name(vit, batches, 2, {}, "fp32"))
     monkeypatch.undo()
     monkeypatch.setattr(torch, "__version__", "9")
-    names.append(name(batches, 2, {}, "fp32"))
+    names.append(name(vit, batches, 2, {}, "fp32"))
     assert len(set(names)) == len(names)
 
 

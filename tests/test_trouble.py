@@ -18,7 +18,7 @@ from pel_core.checkpoint import Keeper, read_checkpoint
 from pel_core.classifier import build
 from pel_core.cli import main
 from pel_core.datasets import open_prepared
-from pel_core.engine import predict, train
+from pel_core.engine import TOKENS_AT_ONCE, predict, train
 from pel_core.errors import PelError
 from pel_core.run_inputs import load
 from pel_core.spec import CHOICES, RunSpec
@@ -49,7 +49,7 @@ class Narrow(torch.nn.Module):
 
     def __init__(self, fits: int):
         super().__init__()
-        self.fits, self.seen = fits, []
+        self.fits, self.seen, self.tokens = fits, [], 1
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.seen.append(len(x))
@@ -67,6 +67,20 @@ def test_an_evaluation_with_too_little_memory_takes_fewer_crops_at_once(capsys):
     assert "with 15 crops at once: going on with 7" in capsys.readouterr().err
     with pytest.raises(PelError, match="with one image at a time"):
         predict(Narrow(0), batches)
+
+
+def test_a_cpu_takes_what_its_caches_hold(toy_results, monkeypatch):
+    body = Narrow(1000)
+    body.tokens = TOKENS_AT_ONCE // 20
+    predict(body, [(torch.rand(6, 5, 3, 4, 4), torch.zeros(6))])
+    assert body.seen == [20, 10]
+    spec = RunSpec.make("toy-ir20", "toy", "adaptformer", 0, epochs=1)
+    whole, log = train_once(toy_results, spec)
+    monkeypatch.setattr("pel_core.step.MICRO_TOKENS", 10 * 5)  # a toy image has five tokens
+    parts, small = train_once(toy_results, spec)
+    assert (log.micro_batch, small.micro_batch) == (spec.batch_size, 10)
+    for name in whole:
+        torch.testing.assert_close(parts[name], whole[name], atol=2e-5, rtol=1e-4)
 
 
 def test_a_full_device_is_one_line(monkeypatch, capsys):
