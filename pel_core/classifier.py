@@ -12,7 +12,7 @@ from pel_core.heads import HEADS, ZeroShot
 from pel_core.methods import METHODS, readers
 from pel_core.seeds import torch_generator
 from pel_core.spec import RunSpec
-from pel_core.surgery import Tuned, apply, auto_adapter_dim, auto_mask_ratio
+from pel_core.surgery import Inside, Tuned, apply, auto_adapter_dim, auto_mask_ratio
 from pel_core.vit import ViT
 
 
@@ -61,6 +61,17 @@ class Classifier(nn.Module):
         frozen = sum(value.numel() for value in self.vit.parameters() if not value.requires_grad)
         counts = {"learnable": learnable, "head": head, "learnable_with_head": learnable + head, "frozen": frozen}
         return counts | {"by_part": by_part}
+
+
+def hold_frozen(classifier: Classifier, dtype: torch.dtype) -> None:
+    """Hold the frozen matrices as autocast to ``dtype`` would cast them at each use, in place: the same numbers, less memory.
+
+    What trains stays as it is, and so do norms and biases, which are added to fp32.
+    """
+    read = {id(wrap.module) for wrap in classifier.vit.modules() if isinstance(wrap, Inside)}  # by their deltas, in fp32
+    for module in classifier.vit.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d) and not module.weight.requires_grad and id(module) not in read:
+            module.weight.data = module.weight.data.to(dtype)
 
 
 def adapter_dim(spec: RunSpec, classes: int) -> int:

@@ -15,6 +15,7 @@ import torch
 from pel_core import distributed
 from pel_core.batches import EvalBatches, TrainBatches
 from pel_core.checkpoint import Keeper, checkpoint_path, drop_checkpoint
+from pel_core.classifier import hold_frozen
 from pel_core.devices import environment, loader_workers, pick_device
 from pel_core.engine import peak_memory_mb, reset_peak_memory, train
 from pel_core.errors import PelError
@@ -31,6 +32,7 @@ from pel_core.progress import Progress
 from pel_core.run_inputs import describe, identity, is_trained, load, load_trained, test_images
 from pel_core.signals import Requests
 from pel_core.spec import RunSpec
+from pel_core.step import PRECISIONS
 from pel_core.tensors import write_tensors
 from pel_core.world import World
 
@@ -70,6 +72,8 @@ def train_run(
             print("trained by the process that was waited for", file=sys.stderr)
             return
         require_writable(folder)
+        if dtype := PRECISIONS[spec.precision]:
+            hold_frozen(classifier, dtype)
         workers = loader_workers(data.train.images is None, target, world.size)
         kind = spec.pixels, spec.vit.mean, spec.vit.std, target, workers, world
         batches, first = TrainBatches(data.train, spec, *kind), world.rank == 0

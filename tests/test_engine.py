@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from pel_core.batches import TrainBatches
-from pel_core.classifier import build
+from pel_core.classifier import build, hold_frozen
 from pel_core.datasets import open_prepared
 from pel_core.engine import learning_rate, train
 from pel_core.errors import PelError
@@ -20,13 +20,15 @@ from pel_core.weights import load_vit
 TRAINABLE = [name for name in METHODS if METHODS[name].trains_head]
 
 
-def run(results, method="adaptformer", batches=None, **overrides):
-    """Train the toy run; returns its classifier and training log."""
+def run(results, method="adaptformer", batches=None, held=None, **overrides):
+    """Train the toy run; returns its classifier and training log. ``held``: the dtype of its frozen matrices."""
     spec = RunSpec.make("toy-ir20", "toy", method, overrides.pop("seed", 0), **overrides)
     data = open_prepared(results / "data" / "toy", spec.dataset)
     vit, text, _ = load_vit(results / "backbones" / "toy")
     text |= load_file(results / "text" / "toy" / "toy.default.safetensors")
     classifier = build(spec, vit, len(data.class_names), text)
+    if held is not None:
+        hold_frozen(classifier, held)
     batches = batches or TrainBatches(data.train, spec, spec.pixels, spec.vit.mean, spec.vit.std, "cpu")
     return classifier, train(classifier, batches, spec, torch.as_tensor(data.train_counts))
 
@@ -84,6 +86,17 @@ def test_bf16_stays_near_fp32(toy_results):
     assert low.curve[-1]["loss"] == pytest.approx(full.curve[-1]["loss"], rel=0.15)
     assert not torch.equal(exact.head.weight, reduced.head.weight)
     assert all(value.dtype == torch.float32 for value in reduced.trainable_state().values())
+
+
+@pytest.mark.parametrize("method", TRAINABLE)
+def test_frozen_weights_held_in_bf16_change_no_bit(toy_results, method):
+    options = {"method": method, "epochs": 1, "precision": "bf16"}
+    (cast, _), (held, _) = (run(toy_results, held=dtype, **options) for dtype in (None, torch.bfloat16))
+    states = cast.trainable_state(), held.trainable_state()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    matrices = [module.weight for module in held.vit.modules() if isinstance(module, torch.nn.Linear)]
+    assert all((weight.dtype == torch.float32) or not weight.requires_grad for weight in matrices)
+    assert method in ("full", "mask") or any(weight.dtype == torch.bfloat16 for weight in matrices)
 
 
 def test_fp16_trains_with_a_gradient_scaler(toy_results):

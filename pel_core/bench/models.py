@@ -188,13 +188,3 @@ def make_step(classifier: Classifier, spec: RunSpec, classes: int, device: torch
     criterion = LOSSES[spec.loss](Prior(counts, spec.tau, spec.scale)).to(device)
     step = Step(classifier, criterion, spec, device, World())
     return lambda images, labels: step(images, labels, len(labels))
-
-
-def in_bf16(classifier: Classifier) -> Classifier:
-    """The same classifier whose frozen matrices are held in bf16, in place; norms, and what trains, stay in fp32."""
-    for module in classifier.vit.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            for value in module.parameters(recurse=False):
-                if not value.requires_grad:
-                    value.data = value.data.to(torch.bfloat16)
-    return classifier

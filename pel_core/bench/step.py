@@ -8,7 +8,8 @@ import torch
 
 from pel_core.bench.machine import Bench
 from pel_core.bench.measure import alternate, gflop, matrix_peak, peak_mb, ratio
-from pel_core.bench.models import in_bf16, make_pair, make_step, require_equal
+from pel_core.bench.models import make_pair, make_step, require_equal
+from pel_core.classifier import hold_frozen
 from pel_core.seeds import torch_generator
 from pel_core.spec import RunSpec
 from pel_core.step import PRECISIONS
@@ -77,7 +78,8 @@ def measure(
     error = require_equal(baseline, ours, images)
     models = {"baseline": baseline, "ours": ours}
     if precision == "bf16":
-        models["ours, bf16 weights"] = in_bf16(make_pair(spec, CLASSES, device)[1])
+        models["ours, bf16 weights"] = make_pair(spec, CLASSES, device)[1]
+        hold_frozen(models["ours, bf16 weights"], torch.bfloat16)  # as runs do
     steps = {name: make_step(model, spec, CLASSES, device) for name, model in models.items()}
     operations = {name: gflop(lambda step=step: step(images[:1], labels[:1])) for name, step in steps.items()}
     works = {name: (lambda step=step: step(images, labels)) for name, step in steps.items()}
