@@ -21,6 +21,8 @@ def attend(qkv_BNX: Tensor, heads: int, read: int | None = None) -> Tensor:
     """
     qkv_BN3HK = qkv_BNX.unflatten(-1, (3, heads, -1))
     if read is None and recompute.pays(qkv_BNX):
+        if torch.is_autocast_enabled("cpu"):  # which does not look into a Function
+            qkv_BN3HK = qkv_BN3HK.to(torch.get_autocast_dtype("cpu"))
         return ImageByImage.apply(qkv_BN3HK).flatten(2)
     q_BHNK, k_BHNK, v_BHNK = qkv_BN3HK.permute(2, 0, 3, 1, 4)
     q_BHMK = q_BHNK[:, :, :read]
@@ -38,7 +40,7 @@ class ImageByImage(torch.autograd.Function):
     """Attention for CPUs: the maps of one image stay in the cache, vectors are read and written where the projections have them,
     and the backward pass computes the maps again, which would take as much memory as queries, keys and values together.
 
-    Bit for bit what autograd makes of ``plain``, in fp32.
+    Bit for bit what autograd makes of ``plain`` where MKL multiplies.
     """
 
     @staticmethod

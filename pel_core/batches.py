@@ -25,6 +25,8 @@ from pel_core.transforms import (
 )
 from pel_core.world import World
 
+AT_ONCE = 128  # images cropped and resized at once, in several batches where these are small: a call costs as much as ten images
+
 
 class Augmentation(Protocol):
     """What `TrainBatches` reads of a spec."""
@@ -114,8 +116,13 @@ class TrainBatches:
         u = uniforms(self.spec.seed, epoch, 0, self.images)
         # Sent once an epoch, so that no step waits for a copy.
         boxes, flips = (torch.from_numpy(x).to(self.device) for x in self.augmenter.boxes(u, height, width, epoch))
-        for batch in map(self._part, range(first, len(self))):
-            yield crop_resize(self._pixels[order[batch]], boxes[batch], flips[batch], self.resolution, self.spec.interpolation)
+        ahead = max(1, AT_ONCE // self.spec.batch_size)
+        for start in range(first - first % ahead, len(self), ahead):
+            parts = [self._part(step) for step in range(start, min(start + ahead, len(self)))]
+            chosen = torch.cat([torch.arange(part.start, part.stop, device=self.device) for part in parts])
+            images = self._pixels[order[chosen]]
+            crops = crop_resize(images, boxes[chosen], flips[chosen], self.resolution, self.spec.interpolation)
+            yield from crops.split([part.stop - part.start for part in parts])[max(0, first - start) :]
 
     def _file_crops(self, epoch: int, order: np.ndarray, first: int) -> Iterator[Tensor]:
         parts = map(self._part, range(first, len(self)))

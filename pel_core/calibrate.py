@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pel_core.classifier import build
+from pel_core.classifier import build, hold_frozen
 from pel_core.cost import calibration_file, forward_gflop, training_gflop
 from pel_core.devices import device_name, pick_device
 from pel_core.engine import predict
@@ -16,7 +16,7 @@ from pel_core.files import read_json, write_json
 from pel_core.losses import LOSSES, Prior
 from pel_core.seeds import torch_generator
 from pel_core.spec import RunSpec
-from pel_core.step import Step
+from pel_core.step import PRECISIONS, Step
 from pel_core.vit import ViT
 from pel_core.world import World
 
@@ -57,8 +57,9 @@ def _speeds(spec: RunSpec, device: torch.device) -> tuple[float, float, int]:
     classifier = build(spec, _network(spec).to(device), CLASSES, _text(spec, draw)).to(device)
     criterion = LOSSES[spec.loss](Prior(torch.ones(CLASSES), spec.tau, spec.scale)).to(device)
     step = Step(classifier, criterion, spec, device, World())
-    train = batch * training_gflop(spec) / _seconds(lambda: step(images, labels, batch), device)
     evaluate = batch * forward_gflop(spec) / _seconds(lambda: predict(classifier, [(images[:, None], labels)]), device)
+    hold_frozen(classifier, PRECISIONS[spec.precision])  # as a run that trains does
+    train = batch * training_gflop(spec) / _seconds(lambda: step(images, labels, batch), device)
     return train, evaluate, batch
 
 

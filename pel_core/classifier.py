@@ -63,11 +63,13 @@ class Classifier(nn.Module):
         return counts | {"by_part": by_part}
 
 
-def hold_frozen(classifier: Classifier, dtype: torch.dtype) -> None:
+def hold_frozen(classifier: Classifier, dtype: torch.dtype | None) -> None:
     """Hold the frozen matrices as autocast to ``dtype`` would cast them at each use, in place: the same numbers, less memory.
 
-    What trains stays as it is, and so do norms and biases, which are added to fp32.
+    What trains stays as it is, and so do norms and biases: some are added to fp32. None, for no autocast, changes nothing.
     """
+    if dtype is None:
+        return
     read = {id(wrap.module) for wrap in classifier.vit.modules() if isinstance(wrap, Inside)}  # by their deltas, in fp32
     for module in classifier.vit.modules():
         if isinstance(module, nn.Linear | nn.Conv2d) and not module.weight.requires_grad and id(module) not in read:

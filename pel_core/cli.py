@@ -42,10 +42,10 @@ def data(arguments: Arguments) -> None:
 def train(arguments: Arguments) -> None:
     """Train a run."""
     _threads(arguments.threads)
-    from pel_core.devices import claim, keep_memory
+    from pel_core.devices import claim, settle
     from pel_core.runs import train_run
 
-    keep_memory()
+    settle()
     if not 0 <= arguments.checkpoint_seconds < float("inf"):
         raise PelError(f"--checkpoint-seconds {arguments.checkpoint_seconds:g}: expected seconds, or 0 for no checkpoints")
     if arguments.gpus < 1:
@@ -63,10 +63,10 @@ def train(arguments: Arguments) -> None:
 def evaluate(arguments: Arguments) -> None:
     """Evaluate a trained run."""
     _threads(arguments.threads)
-    from pel_core.devices import claim, keep_memory
+    from pel_core.devices import claim, settle
     from pel_core.runs import evaluate_run
 
-    keep_memory()
+    settle()
     device = claim(arguments.device, arguments.gpu_share)[0]
     evaluate_run(arguments.run, arguments.results, device, arguments.accept, _sinks(arguments), _cache(arguments))
 
@@ -74,10 +74,10 @@ def evaluate(arguments: Arguments) -> None:
 def predict(arguments: Arguments) -> None:
     """Classify images of your own with a trained run."""
     _threads(arguments.threads)
-    from pel_core.devices import claim, keep_memory
+    from pel_core.devices import claim, settle
     from pel_core.predict import predict_files
 
-    keep_memory()
+    settle()
     device = claim(arguments.device, 1.0)[0]
     predict_files(arguments.run, arguments.images, arguments.results, arguments.out, arguments.top, device)
 

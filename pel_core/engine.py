@@ -25,8 +25,8 @@ from pel_core.spec import RunSpec
 from pel_core.step import PRECISIONS, OutOfMemory, Step
 from pel_core.world import World
 
-AT_ONCE = 640  # images in one forward pass of an evaluation: 64 of ten crops
-TOKENS_AT_ONCE = 1600  # on a CPU: what its caches hold is up to half as fast again as a larger pass
+AT_ONCE = 640  # crops in one forward pass of an evaluation on a GPU: ten of 64 images
+TOKENS_AT_ONCE = 1600  # on a CPU: a pass that its caches hold is up to half as fast again as a larger one
 # What a reduced precision may change in an evaluation: a logit, as a part of the largest one; the images that change class.
 EVALUATION_TOLERANCE = {"bf16": (0.01, 0.02), "fp16": (0.002, 0.01)}
 
@@ -100,12 +100,14 @@ class State:
         names = ("epoch", "step", "images", "seen", "curve", "seconds", "peak_memory_mb")
         kept = {name: getattr(self, name) for name in names}
         kept |= {"done": self.done, "steps": self.spec.epochs * self.steps}
-        return kept | {"micro_batch": self.take.micro_batch, "scaler": self.take.scaler.state_dict()}
+        kept |= {"micro_batch": self.take.micro_batch, "device": self.device.type}
+        return kept | {"scaler": self.take.scaler.state_dict()}
 
     def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         """Go on from ``tensors()`` and ``numbers()``."""
         kept = {name: numbers[name] for name in ("epoch", "step", "images", "seen", "curve", "seconds", "peak_memory_mb")}
-        self.take.load(tensors, numbers["scaler"], numbers["micro_batch"])
+        alike = numbers.get("device", self.device.type) == self.device.type  # a CPU's micro-batch would waste a GPU
+        self.take.load(tensors, numbers["scaler"], numbers["micro_batch"] if alike else self.take.micro_batch)
         self.__dict__.update(kept)
         self.total.copy_(tensors["total"])
         self._clock = time.perf_counter()
@@ -235,7 +237,7 @@ def predict(
     body, head = (classifier.vit, classifier.head) if known else (classifier, torch.nn.Identity())
     logits, limit = [], AT_ONCE
     for crops, _ in batches:
-        # Many random crops of an image go through in parts, so that memory does not grow with their number.
+        # In parts, so that memory does not grow with the number of crops of an image.
         limit = min(limit, at_once(body, crops.device))
         while (found := _forward(body, head, crops.flatten(0, 1), limit, precision)) is None:
             limit = _half(min(limit, crops.shape[0] * crops.shape[1]))
@@ -277,8 +279,7 @@ def _half(size: int) -> int:
 
 
 def reduced(precision: str, device: torch.device) -> AbstractContextManager:
-    """Autocast to a reduced precision. Not weights held in it: trained parameters are fp32, and a cast costs little beside the
-    hundreds of crops that each forward pass takes."""
+    """Autocast to a reduced precision; frozen weights that are held in it already (`hold_frozen`) need no cast."""
     dtype = PRECISIONS[precision]
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 

@@ -72,8 +72,7 @@ def train_run(
             print("trained by the process that was waited for", file=sys.stderr)
             return
         require_writable(folder)
-        if dtype := PRECISIONS[spec.precision]:
-            hold_frozen(classifier, dtype)
+        hold_frozen(classifier, PRECISIONS[spec.precision])
         workers = loader_workers(data.train.images is None, target, world.size)
         kind = spec.pixels, spec.vit.mean, spec.vit.std, target, workers, world
         batches, first = TrainBatches(data.train, spec, *kind), world.rank == 0
@@ -123,6 +122,7 @@ def evaluate_run(
     record = describe(spec, data, info, classifier)
     stored = load_trained(spec, Path(results), classifier, record, accept) if spec.trains else {"training": None}
     record["engine"] = stored.get("engine", ENGINE)
+    hold_frozen(classifier, PRECISIONS[spec.eval_precision])
     folder = Path(results) / "runs" / slug
     require_writable(folder)
     split = data.split(spec.split)

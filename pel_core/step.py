@@ -30,7 +30,8 @@ def make_optimizer(classifier: Classifier, spec: RunSpec, fused: bool | None = N
     """
     parameters = list(classifier.trainable().values())
     fused = parameters[0].is_cuda if fused is None else fused
-    optimizer = torch.optim.SGD(parameters, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=fused)
+    how = {"fused": True} if fused else {"foreach": True}  # the latter has the bits of a loop over parameters, in half its time
+    optimizer = torch.optim.SGD(parameters, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, **how)
     if fused and spec.momentum:
         # Its first step allocates momentum unfilled, and where it overflows, as fp16's first steps do, never fills it (torch
         # 2.15): the next step would add what was in memory. From zeros the first step is the same.
@@ -40,7 +41,7 @@ def make_optimizer(classifier: Classifier, spec: RunSpec, fused: bool | None = N
 
 
 class Step:
-    """Optimiser steps on batches, in micro-batches where ``spec.accumulate`` > 1 or memory is short.
+    """Optimiser steps on batches, in micro-batches where ``spec.accumulate`` > 1, memory is short, or a CPU's caches are.
 
     Groups of ``batch_size / accumulate`` images weigh by their images, so that a left-over group at the end of an epoch counts
     fully. The reference always divides by the number of groups of a whole batch: ``accumulation="reference"`` does that too.
@@ -153,7 +154,7 @@ class Step:
         return kept
 
     def load(self, tensors: Mapping[str, Tensor], scaler: dict, micro_batch: int) -> None:
-        """Go on from ``tensors()``, the scaler's state and the micro-batch.
+        """Go on from ``tensors()``, the scaler's state and at most the micro-batch that fitted a device like this one.
 
         Raises:
             PelError: they are of another method, head or class count.
@@ -164,7 +165,7 @@ class Step:
             if (momentum := tensors.get(f"momentum.{name}")) is not None:
                 self.optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device)
         self.scaler.load_state_dict(scaler)
-        self.micro_batch = micro_batch
+        self.micro_batch = min(self.micro_batch, micro_batch)
 
 
 def _sums(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:

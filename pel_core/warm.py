@@ -21,7 +21,7 @@ import threading
 import time
 from pathlib import Path
 
-COMMANDS = ("train", "evaluate", "table", "figure", "compare", "claims")  # what is worth it
+COMMANDS = ("data", "text", "train", "evaluate", "table", "figure", "compare", "claims")  # what is worth it
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 IDLE = 60.0  # seconds without a job after which a warm process ends
 PATIENCE = 60.0  # seconds to wait for one to start

@@ -96,6 +96,18 @@ def test_every_augmentation_is_the_same_for_files_and_arrays(splits, augment, in
     )
 
 
+def test_an_epoch_may_begin_at_any_step_and_be_made_in_any_parts(splits, monkeypatch):
+    expected = epoch(splits[0], batch_size=4)
+    for at_once in (1, 8, 12, 100):
+        monkeypatch.setattr("pel_core.batches.AT_ONCE", at_once)
+        batches = TrainBatches(splits[0], Spec(batch_size=4), 16, *PLAIN, "cpu")
+        for first in range(len(batches)):
+            images, labels, indices = zip(*batches.epoch(0, first), strict=True)
+            assert torch.equal(torch.cat(images), expected[0][4 * first :])
+            assert torch.equal(torch.cat(labels), expected[1][4 * first :])
+            assert (np.concatenate(indices) == expected[2][4 * first :]).all()
+
+
 def test_the_default_augmentation_is_pinned(splits):
     """The pixels of the first engine, whatever options came later."""
     images = (epoch(splits[0], 1)[0] * 255).round().byte()

@@ -18,11 +18,13 @@ from pel_core.checkpoint import Keeper, read_checkpoint
 from pel_core.classifier import build
 from pel_core.cli import main
 from pel_core.datasets import open_prepared
-from pel_core.engine import TOKENS_AT_ONCE, predict, train
+from pel_core.engine import TOKENS_AT_ONCE, State, predict, train
 from pel_core.errors import PelError
+from pel_core.losses import LOSSES, Prior
 from pel_core.run_inputs import load
 from pel_core.spec import CHOICES, RunSpec
 from pel_core.step import MEANS, OutOfMemory, Step
+from pel_core.world import World
 
 SLUG = "toy-ir20.toy.adaptformer@2:4+vpt-shallow.s1"
 
@@ -83,6 +85,17 @@ def test_a_cpu_takes_what_its_caches_hold(toy_results, monkeypatch):
         torch.testing.assert_close(parts[name], whole[name], atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("device", "stored", "taken"), [("cpu", 7, 7), ("cpu", 1000, 32), ("cuda", 7, 32)])
+def test_a_micro_batch_is_taken_over_from_a_device_of_the_same_kind(toy_results, device, stored, taken):
+    cpu = torch.device("cpu")
+    spec = RunSpec.make("toy-ir20", "toy", "adaptformer", 0, batch_size=32)
+    data, classifier, _ = load(spec, toy_results, cpu, fresh=True)
+    loss = LOSSES["la"](Prior(torch.as_tensor(data.train_counts)))
+    before, after = (State(Step(classifier, loss, spec, cpu, World()), spec, 3, cpu) for _ in range(2))
+    after.load(before.tensors(), before.numbers() | {"device": device, "micro_batch": stored})
+    assert after.take.micro_batch == taken
+
+
 def test_a_full_device_is_one_line(monkeypatch, capsys):
     def full(*_, **__):
         raise OutOfMemory("CUDA out of memory. Tried to allocate 2 GiB.\nMore words")
@@ -111,8 +124,6 @@ def test_too_little_memory_keeps_the_numbers(toy_results, tmp_path, monkeypatch,
 
 def test_parts_that_do_not_add_up_are_known(toy_results):
     """The losses taken as a mean over images are one: else less memory would be another number."""
-    from pel_core.losses import LOSSES, Prior
-
     logits, labels = torch.randn(12, 6, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 5
     for name, kind in LOSSES.items():
         loss = kind(Prior(torch.tensor([50, 20, 10, 5, 2, 1])))

@@ -61,9 +61,9 @@ def measure(part: str, arguments: argparse.Namespace) -> tuple[str, dict[str, An
 
     from pel_core.bench.machine import Bench, machine
     from pel_core.bench.measure import rounded, use_clock
-    from pel_core.devices import keep_memory, pick_device
+    from pel_core.devices import pick_device, settle
 
-    keep_memory()  # as a run does
+    settle()  # as a run does
     torch.set_num_threads(threads or torch.get_num_threads())
     target = pick_device(arguments.device)
     use_clock(arguments.clock)

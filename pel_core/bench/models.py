@@ -65,7 +65,7 @@ def make_tower(backbone: str) -> VisionTransformer:
     heads = entry.width // HEAD_WIDTH.get(backbone, 64)
     size = {"image_size": entry.resolution, "patch_size": entry.patch, "width": entry.width, "layers": entry.layers}
     tower = VisionTransformer(**size, heads=heads, mlp_ratio=4.0, act_layer=QuickGELU if entry.quick_gelu else nn.GELU)
-    tower.proj = None
+    tower.proj, tower.tokens = None, 1 + (entry.resolution // entry.patch) ** 2  # how much of it fits a CPU's caches
     with torch.no_grad():
         for value in tower.parameters():
             if value.ndim > 1:

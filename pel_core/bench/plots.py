@@ -13,7 +13,7 @@ from pel_core.figure_style import COLOURS, COLUMN, PAGE, footer, plt, style
 from pel_core.files import read_json, replace_file
 
 Record = Mapping[str, Any]
-SERIES = {"baseline": COLOURS[7], "ours": COLOURS[0], "ours, bf16 weights": COLOURS[4]}
+SERIES = {"baseline": COLOURS[7], "ours": COLOURS[0]}
 
 
 def draw_all(folder: Path) -> list[Path]:

@@ -50,12 +50,11 @@ def _range(value: Mapping[str, float]) -> str:
 def step(records: Mapping[str, Record]) -> list[str]:
     """A row for each method, precision and device, and one for each that was not measured."""
     head = ["device, precision", "method", "baseline img/s", "ours img/s", "ratio (spread)", "baseline of peak", "ours of peak"]
-    head += ["ratio at the peak", "memory, of the baseline's", "bf16 weights: img/s, ratio"]
+    head += ["ratio at the peak", "memory, of the baseline's"]
     rows = []
     for kind, record in records.items():
         for row in record["rows"]:
-            speed, part, held = row["images_per_second"], row["peak_fraction"], "ours, bf16 weights"
-            more = f"{speed[held]:.2f}, {row['ratio'][held]['median']:.2f}" if held in speed else "-"
+            speed, part = row["images_per_second"], row["peak_fraction"]
             share = f"{row['memory_mb']['ours']:.0f} of {row['memory_mb']['baseline']:.0f} MB = {row['memory_ratio']['ours']:.0%}"
             cells = [
                 f"{KINDS[kind]}, {row['precision']}",
@@ -69,7 +68,7 @@ def step(records: Mapping[str, Record]) -> list[str]:
                 f"{part['ours']:.0%}",
                 f"{row['ratio_at_peak']:.2f}",
             ]
-            rows.append([*cells, share, more])
+            rows.append([*cells, share])
     if "cuda" not in records:
         rows.append(["GPU", "all", *[NONE] * (len(head) - 2)])
     peaks = {

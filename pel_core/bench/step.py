@@ -76,10 +76,8 @@ def measure(
     images = torch.randn(batch, 3, spec.pixels, spec.pixels, generator=draw).to(device)
     labels = torch.randint(CLASSES, (batch,), generator=draw).to(device)
     error = require_equal(baseline, ours, images)
+    hold_frozen(ours, PRECISIONS[precision])  # as runs do
     models = {"baseline": baseline, "ours": ours}
-    if precision == "bf16":
-        models["ours, bf16 weights"] = make_pair(spec, CLASSES, device)[1]
-        hold_frozen(models["ours, bf16 weights"], torch.bfloat16)  # as runs do
     steps = {name: make_step(model, spec, CLASSES, device) for name, model in models.items()}
     operations = {name: gflop(lambda step=step: step(images[:1], labels[:1])) for name, step in steps.items()}
     works = {name: (lambda step=step: step(images, labels)) for name, step in steps.items()}
