@@ -84,13 +84,17 @@ class Bench:
         """What ``work`` returns and the share of the cores that others took meanwhile: the least disturbed of its tries."""
         best: tuple[Found, float | None] | None = None
         while best is None or ((best[1] or 0) > DISTURBED and self._patient()):
-            while self._patient() and _glance() > DISTURBED:
-                pass
+            self.wait()
             others, found = Others(), work()
             share = others.share()
             if best is None or (share or 0) < (best[1] or 0):
                 best = found, share
         return best
+
+    def wait(self) -> None:
+        """Until the machine is quiet, or patience ends."""
+        while self._patient() and _glance() > DISTURBED:
+            pass
 
     def _patient(self) -> bool:
         return time.monotonic() < self.start + self.patience

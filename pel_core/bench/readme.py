@@ -135,7 +135,7 @@ def study(records: Mapping[str, Record]) -> list[str]:
     for kind, record in records.items():
         head = f"{record['settings']['study']}: {record['runs']} runs in {record['wall_seconds']:.0f} s"
         head += f" on {record['settings']['cores']} cores"
-        lines += [f"{KINDS[kind]}, {head}; {record['cpu_seconds']:.0f} s of processor time.", ""]
+        lines += [f"{KINDS[kind]}, {head}.", ""]
         rows = [[ABOUT[row["phase"]], f"{row['core_seconds']:.1f}", f"{row['share']:.1%}"] for row in record["rows"]]
         lines += [*_table(["phase", "core-seconds", "share"], rows), ""]
     return lines
