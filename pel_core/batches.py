@@ -25,7 +25,8 @@ from pel_core.transforms import (
 )
 from pel_core.world import World
 
-AT_ONCE = 128  # images cropped and resized at once, in several batches where these are small: a call costs as much as ten images
+# Small batches are cropped and resized several at once, up to so many images and pixels: a call costs as much as ten images.
+AT_ONCE, PIXELS_AT_ONCE = 128, 1 << 21
 
 
 class Augmentation(Protocol):
@@ -116,7 +117,7 @@ class TrainBatches:
         u = uniforms(self.spec.seed, epoch, 0, self.images)
         # Sent once an epoch, so that no step waits for a copy.
         boxes, flips = (torch.from_numpy(x).to(self.device) for x in self.augmenter.boxes(u, height, width, epoch))
-        ahead = max(1, AT_ONCE // self.spec.batch_size)
+        ahead = max(1, min(AT_ONCE, PIXELS_AT_ONCE // self.resolution**2) // self.spec.batch_size)
         for start in range(first - first % ahead, len(self), ahead):
             parts = [self._part(step) for step in range(start, min(start + ahead, len(self)))]
             chosen = torch.cat([torch.arange(part.start, part.stop, device=self.device) for part in parts])

@@ -45,7 +45,6 @@ def train(arguments: Arguments) -> None:
     from pel_core.devices import claim, settle
     from pel_core.runs import train_run
 
-    settle()
     if not 0 <= arguments.checkpoint_seconds < float("inf"):
         raise PelError(f"--checkpoint-seconds {arguments.checkpoint_seconds:g}: expected seconds, or 0 for no checkpoints")
     if arguments.gpus < 1:
@@ -56,6 +55,7 @@ def train(arguments: Arguments) -> None:
         from pel_core.distributed import launch
 
         return launch(arguments.words, devices)
+    settle(devices[0])
     options = arguments.checkpoint_seconds, _sinks(arguments), _cache(arguments)
     train_run(arguments.run, arguments.results, devices[0], *options)
 
@@ -66,8 +66,8 @@ def evaluate(arguments: Arguments) -> None:
     from pel_core.devices import claim, settle
     from pel_core.runs import evaluate_run
 
-    settle()
     device = claim(arguments.device, arguments.gpu_share)[0]
+    settle(device)
     evaluate_run(arguments.run, arguments.results, device, arguments.accept, _sinks(arguments), _cache(arguments))
 
 
@@ -77,8 +77,8 @@ def predict(arguments: Arguments) -> None:
     from pel_core.devices import claim, settle
     from pel_core.predict import predict_files
 
-    settle()
     device = claim(arguments.device, 1.0)[0]
+    settle(device)
     predict_files(arguments.run, arguments.images, arguments.results, arguments.out, arguments.top, device)
 
 

@@ -76,16 +76,18 @@ def loader_workers(files: bool, device: torch.device, processes: int = 1) -> int
     return max(1, min(8, len(os.sched_getaffinity(0)) // processes)) if files and device.type == "cuda" else 0
 
 
-def settle() -> None:
+def settle(device: str) -> None:
     """What makes a process that does one job faster, once it has imported what it needs: a tenth of a small ViT's step on a CPU.
 
     The garbage collector leaves alone what is there already. On a CPU the C library (glibc) keeps what tensors free for the next
     ones: by default it gives pages back to the system and gets them anew, zeroed, many times a step.
     """
-    gc.freeze()
-    atexit.register(gc.unfreeze)  # some libraries complain of what is left at the end
+    if not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()
+        atexit.register(gc.unfreeze)  # some libraries complain of what is left at the end
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None and not torch.cuda.is_available():
+    if mallopt is not None and pick_device(device).type == "cpu":
         mallopt(M_MMAP_THRESHOLD, 1 << 25)  # the most that glibc accepts; larger ones still come and go
         mallopt(M_TRIM_THRESHOLD, 1 << 30)
 

@@ -106,7 +106,7 @@ class State:
     def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         """Go on from ``tensors()`` and ``numbers()``."""
         kept = {name: numbers[name] for name in ("epoch", "step", "images", "seen", "curve", "seconds", "peak_memory_mb")}
-        alike = numbers.get("device", self.device.type) == self.device.type  # a CPU's micro-batch would waste a GPU
+        alike = numbers.get("device") == self.device.type  # a CPU's micro-batch would waste a GPU
         self.take.load(tensors, numbers["scaler"], numbers["micro_batch"] if alike else self.take.micro_batch)
         self.__dict__.update(kept)
         self.total.copy_(tensors["total"])

@@ -4,6 +4,7 @@ Shapes: N images, C classes.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import numpy as np
 
@@ -24,7 +25,7 @@ def _pareto(classes: int, ratio: float) -> list[float]:
     quantiles = [((c + 0.5) / classes) ** (-1 / PARETO_ALPHA) for c in range(classes)]
     span = quantiles[0] - quantiles[-1] or 1.0
     places = [(q - quantiles[-1]) / span if classes > 1 else 1.0 for q in quantiles]
-    return [place + (1 - place) / ratio for place in places]
+    return list(accumulate((place + (1 - place) / ratio for place in places), min))  # rounding makes none larger than the last
 
 
 def _step(classes: int, ratio: float) -> list[float]:

@@ -88,7 +88,9 @@ def _connect(where: str) -> socket.socket | None:
             connection.close()
         if started is None:
             started = _start(where)
-        elif started.poll() not in (None, 0):
+        elif (status := started.poll()) == 0:
+            started = None  # another was there, which may have ended since
+        elif status is not None:
             return None
         time.sleep(0.02)
     return None
@@ -178,12 +180,16 @@ def _job(connection: socket.socket) -> None:
         connection.sendall(b"r")
         threading.Thread(target=_obey, args=(connection,), daemon=True).start()
         status = _run(request["words"])
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except OSError:
+            status = status or 120  # as Python ends then
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        with contextlib.suppress(OSError):  # the asker may be gone
-            connection.sendall(bytes([status & 255]))
-        os._exit(status & 255)
+        try:
+            connection.sendall(bytes([status & 255]))  # the asker may be gone
+        finally:
+            os._exit(status & 255)  # whatever fails: the warm process's own way out is not this one's
 
 
 def _obey(connection: socket.socket) -> None:

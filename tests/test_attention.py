@@ -9,6 +9,8 @@ from pel_core.attention import attend, plain
 from pel_core.deltas import DELTAS, Bottleneck, Place
 from pel_core.recompute import MANY_TOKENS, twice
 
+TOLERANCE = {torch.float32: {"rtol": 1e-5, "atol": 1e-6}, torch.bfloat16: {"rtol": 2e-2, "atol": 2e-2}}
+
 
 def both(x, heads, read=None):
     """Output and gradient of `attend`, and of autograd's plain product."""
@@ -40,9 +42,9 @@ def test_bit_for_bit_the_plain_product(images, tokens, heads, head, dtype, read)
     found, expected = both(draw(images, tokens, heads * head, dtype), heads, read)
     assert found[0].shape == (images, read or tokens, heads * head)
     for ours, theirs in zip(found, expected, strict=True):
-        if torch.backends.mkl.is_available():
+        if torch.backends.mkl.is_available() and dtype == torch.float32:
             assert torch.equal(ours, theirs)
-        torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(ours, theirs, **TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -54,7 +56,7 @@ def test_autocast_computes_all_of_it_in_its_precision(dtype, tokens):
     assert found[0].dtype == expected[0].dtype == torch.bfloat16
     assert found[1].dtype == expected[1].dtype == dtype
     for ours, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(ours, theirs, **TOLERANCE[torch.bfloat16])
 
 
 @pytest.mark.parametrize("tokens", [17, 100])

@@ -52,7 +52,7 @@ def test_what_was_disturbed_is_measured_again(monkeypatch):
             return next(shares)
 
     monkeypatch.setattr(machine, "Others", Others)
-    monkeypatch.setattr(machine, "_glance", lambda: 0.0)
+    monkeypatch.setattr(machine, "glance", lambda: 0.0)
     tries = iter(range(3))
     bench = machine.Bench(CPU, quick=True, flags=[], patience=60)
     assert bench.quietly(lambda: next(tries)) == (1, 0.02)

@@ -9,8 +9,9 @@ from pel_core.engine import EVALUATION_TOLERANCE, predict
 from pel_core.files import read_json
 from pel_core.options import CHOICES
 from pel_core.prepare import prepare
-from pel_core.run_inputs import load
+from pel_core.run_inputs import describe, load, load_trained
 from pel_core.spec import RunSpec
+from pel_core.tensors import read_tensors
 from pel_core.weights import prepare_backbone
 
 SLUG = "toy-ir20.toy.adaptformer.s0"
@@ -75,4 +76,11 @@ def test_the_result_says_its_precision_and_the_first_one_stays(toy_results):
         assert main(["evaluate", slug, *words]) == 0
     exact, low = (read_json(toy_results / "runs" / slug / "metrics.json") for slug in (SLUG, f"{SLUG}.eval_precision=bf16"))
     assert (exact["evaluation"]["precision"], low["evaluation"]["precision"]) == ("fp32", "bf16")
+    # Its weights are held in bf16: the same numbers as cast at each use.
+    spec = RunSpec.parse(f"{SLUG}.eval_precision=bf16")
+    data, classifier, info = load(spec, toy_results, torch.device("cpu"))
+    load_trained(spec, toy_results, classifier, describe(spec, data, info, classifier))
+    batches = EvalBatches(data.test, spec.tte, spec.expand, spec.pixels, spec.vit.mean, spec.vit.std, "cpu")
+    stored, _ = read_tensors(toy_results / "runs" / spec.slug / "logits.safetensors")
+    assert torch.equal(stored["logits"], predict(classifier, batches, precision="bf16"))
     assert exact["training"] == low["training"] and exact["metrics"]["nll"] != low["metrics"]["nll"]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from own_trees import counts, fill, make
 
@@ -47,6 +47,7 @@ def test_a_held_out_split_is_stratified_and_settled(pool, seed, test):
 @given(
     profile=st.sampled_from(sorted(PROFILES)), classes=st.integers(2, 60), largest=st.integers(1, 2000), ratio=st.floats(1, 300)
 )
+@example(profile="pareto", classes=9, largest=2, ratio=1.0000000000000002)
 def test_a_profile_falls_from_the_largest_class_to_the_ratio(profile, classes, largest, ratio):
     if largest < ratio:
         with pytest.raises(PelError, match="without an image"):

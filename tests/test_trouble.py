@@ -85,7 +85,7 @@ def test_a_cpu_takes_what_its_caches_hold(toy_results, monkeypatch):
         torch.testing.assert_close(parts[name], whole[name], atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("device", "stored", "taken"), [("cpu", 7, 7), ("cpu", 1000, 32), ("cuda", 7, 32)])
+@pytest.mark.parametrize(("device", "stored", "taken"), [("cpu", 7, 7), ("cpu", 1000, 32), ("cuda", 7, 32), (None, 7, 32)])
 def test_a_micro_batch_is_taken_over_from_a_device_of_the_same_kind(toy_results, device, stored, taken):
     cpu = torch.device("cpu")
     spec = RunSpec.make("toy-ir20", "toy", "adaptformer", 0, batch_size=32)

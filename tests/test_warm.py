@@ -57,6 +57,19 @@ def test_a_job_comes_out_as_it_would_alone(toy_results, warm):
     assert delta[0] == delta[1]
 
 
+@pytest.mark.parametrize("command", ["data", "text"])
+def test_what_is_prepared_there_is_the_same(toy_results, warm, tmp_path, command):
+    folders = "--backbone-dir", toy_results / "backbones" / "toy", "--data-dir", toy_results / "data" / "toy"
+    words = ["data", "prepare", "toy"] if command == "data" else ["text", *folders]
+    made = []
+    for name, environment in {"warm": warm, "alone": os.environ}.items():
+        status, error = run(environment, *words, "--out", tmp_path / name)
+        assert status == 0, error
+        paths = sorted((tmp_path / name).iterdir()) if command == "data" else [tmp_path / name]
+        made.append({path.name if command == "data" else "text": path.read_bytes() for path in paths if path.suffix != ".json"})
+    assert made[0] and made[0] == made[1]
+
+
 def test_an_error_keeps_its_line_and_status(toy_results, warm):
     status, error = run(warm, "evaluate", SLUG.format(71), "--results", toy_results)
     assert status == 1 and error.startswith("error: ") and error.count("\n") == 1

@@ -63,9 +63,9 @@ def measure(part: str, arguments: argparse.Namespace) -> tuple[str, dict[str, An
     from pel_core.bench.measure import rounded, use_clock
     from pel_core.devices import pick_device, settle
 
-    settle()  # as a run does
     torch.set_num_threads(threads or torch.get_num_threads())
     target = pick_device(arguments.device)
+    settle(arguments.device)  # as a run does
     use_clock(arguments.clock)
     about = machine(target) | {"clock": arguments.clock}
     if about["busy"] and arguments.clock == "wall":

@@ -1,5 +1,6 @@
 """Evaluation with five crops against the baseline, and what reduced precision changes: logits and decisions."""
 
+import copy
 import statistics
 import tempfile
 from functools import partial
@@ -14,7 +15,7 @@ from pel_core.bench.machine import Bench
 from pel_core.bench.measure import Work, alternate, gflop, matrix_peak, ratio
 from pel_core.bench.models import make_pair, require_equal
 from pel_core.bench.step import emulated
-from pel_core.classifier import Classifier
+from pel_core.classifier import Classifier, hold_frozen
 from pel_core.engine import predict, reduced
 from pel_core.prepare import prepare
 from pel_core.run_inputs import load
@@ -65,7 +66,9 @@ def speeds(backbone: str, images: int, repeats: int, device: torch.device, quick
     works: dict[str, Work] = {}
     for word in PRECISIONS:
         works[f"baseline, {word}"] = partial(_at_once, pair["baseline"], crops, word)
-        works[f"ours, {word}"] = partial(predict, pair["ours"], batches, precision=word)
+        ours = copy.deepcopy(pair["ours"])
+        hold_frozen(ours, PRECISIONS[word])  # as runs do
+        works[f"ours, {word}"] = partial(predict, ours, batches, precision=word)
     taken = alternate(works, repeats, device)
     peaks = {word: matrix_peak(device, dtype or torch.float32, quick) for word, dtype in PRECISIONS.items()}
     with torch.no_grad():  # in training mode, for the CPU's fused block of open_clip's attention is not counted

@@ -91,16 +91,18 @@ class Bench:
                 best = found, share
         return best
 
-    def wait(self) -> None:
-        """Until the machine is quiet, or patience ends."""
-        while self._patient() and _glance() > DISTURBED:
+    def wait(self) -> float:
+        """Until the machine is quiet, or patience ends: what others take of it then."""
+        while (share := glance()) > DISTURBED and self._patient():
             pass
+        return share
 
     def _patient(self) -> bool:
         return time.monotonic() < self.start + self.patience
 
 
-def _glance() -> float:
+def glance() -> float:
+    """The share of the cores that others take, over ``GLANCE`` seconds."""
     others = Others()
     time.sleep(GLANCE)
     return others.share() or 0.0

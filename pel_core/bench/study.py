@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pel_core.bench.machine import Bench
+from pel_core.bench.machine import Bench, glance
 from pel_core.errors import PelError
 from pel_core.files import read_json, write_text
 
@@ -56,12 +56,14 @@ ABOUT = {
 
 def run(bench: Bench) -> dict[str, Any]:
     """Core-seconds of each phase; the whole is wall time x cores."""
-    bench.wait()
+    before = bench.wait()
     found = _measure(bench.quick)
+    after = glance()
     for row in found["rows"]:
         bench.say(f"{row['phase']}: {row['core_seconds']:.1f} core-seconds, {row['share']:.1%}")
     bench.say(f"{found['runs']} runs in {found['wall_seconds']:.0f} s on {found['settings']['cores']} cores")
-    return {"others": None, **found}  # jobs of the warm process are nobody's children: others' time cannot be told from theirs
+    # Before and after: jobs of the warm process are nobody's children, so that others' time cannot be told from theirs meanwhile.
+    return {"others": max(before, after), **found}
 
 
 def _measure(quick: bool) -> dict[str, Any]:
