@@ -11,6 +11,7 @@ Only the standard library is imported here: the asking side should start in mill
 
 import contextlib
 import fcntl
+import gc
 import json
 import os
 import signal
@@ -134,6 +135,8 @@ def _import() -> None:
     with contextlib.suppress(ImportError):
         import pyarrow.parquet  # noqa: F401
         import torch._dynamo  # noqa: F401  the first optimiser imports it, which takes as long as torch itself
+    gc.collect()
+    gc.freeze()  # what children would each look through, and copy page by page
 
 
 def _accept(listener: socket.socket, lock: int, parent: int) -> None:
