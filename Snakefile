@@ -15,12 +15,13 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, str(workflow.basedir))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
 
-from pel_core import job_options, warm
-from pel_core.config import submittable
-from pel_core.errors import PelError
-from pel_core.failures import failures
-from pel_core.results import OUTPUTS
-from pel_core.studies import load_settings
+from pel_core.studies import job_options
+from pel_core.fork_server import server as warm
+from pel_core.studies.config import submittable
+from pel_core.common.errors import PelError
+from pel_core.studies.failures import failures
+from pel_core.spec.results import OUTPUTS
+from pel_core.studies.study import load_settings
 
 try:
     STUDY = load_settings(config)

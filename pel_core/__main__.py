@@ -2,13 +2,13 @@
 
 import sys
 
-from pel_core import warm
+from pel_core.fork_server import server as warm
 
 if (status := warm.ask(sys.argv[1:])) is not None:
     sys.exit(status)
 
-from pel_core.cli import main
-from pel_core.signals import exit_cleanly
+from pel_core.cli.main import main
+from pel_core.common.signals import exit_cleanly
 
 exit_cleanly()
 sys.exit(main())

@@ -33,7 +33,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def toy_results(tmp_path_factory) -> Path:
     """A results folder with the toy backbone, data and text features prepared. Tests may add runs, not change these."""
-    from pel_core.cli import main
+    from pel_core.cli.main import main
 
     results = tmp_path_factory.mktemp("results")
     assert main(["backbone", "toy", "--out", f"{results}/backbones/toy"]) == 0
@@ -49,7 +49,7 @@ def files(tmp_path):
     import numpy as np
     from PIL import Image
 
-    from pel_core.datasets import Split
+    from pel_core.data.datasets import Split
 
     draw = np.random.default_rng(0)
     paths = []
@@ -64,7 +64,7 @@ def server(monkeypatch):
     """A server of files on this machine (see file_server.py); downloads wait for nothing between two attempts."""
     from file_server import Server
 
-    from pel_core import fetch
+    from pel_core.ingest import fetch
 
     monkeypatch.setattr(fetch, "PAUSE", 0)
     with Server() as server:

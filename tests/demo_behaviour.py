@@ -18,15 +18,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pel_core.batches import EvalBatches, TrainBatches
-from pel_core.classifier import build
-from pel_core.datasets import Split
+from pel_core.data.batches import EvalBatches, TrainBatches
+from pel_core.data.datasets import Split
+from pel_core.data.sampling import long_tail_counts, long_tail_subset, shot_groups
 from pel_core.demo import clip_files, stand_ins
 from pel_core.demo.stand_ins import STAND_INS
-from pel_core.engine import predict, train
-from pel_core.sampling import long_tail_counts, long_tail_subset, shot_groups
-from pel_core.spec import RunSpec
-from pel_core.weights import encode_text, vit_from_clip
+from pel_core.models.weights import encode_text, vit_from_clip
+from pel_core.spec.run_spec import RunSpec
+from pel_core.training.classifier import build
+from pel_core.training.loop import predict, train
 
 VARIANTS: dict[str, dict] = {
     "zero-shot": {"method": "zero-shot"},

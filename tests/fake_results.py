@@ -10,10 +10,10 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from pel_core.datasets import split_name
-from pel_core.files import read_json, write_bytes, write_json
-from pel_core.results import METRICS, OUTPUTS
-from pel_core.spec import ENGINE, RunSpec
+from pel_core.common.files import read_json, write_bytes, write_json
+from pel_core.data.datasets import split_name
+from pel_core.spec.results import METRICS, OUTPUTS
+from pel_core.spec.run_spec import ENGINE, RunSpec
 
 CLASSES = {"cifar100": 100, "imagenet-lt": 1000, "places-lt": 365, "inat2018": 8142}
 LEVEL = {"cifar100": 80.0, "imagenet-lt": 77.0, "places-lt": 52.0, "inat2018": 79.0}

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from pel_core.cli import main
-from pel_core.signals import exit_cleanly
-from pel_core.step import Step
+from pel_core.cli.main import main
+from pel_core.common.signals import exit_cleanly
+from pel_core.training.step import Step
 
 FILES = {"replace", "fsync", "link", "unlink", "open", "write", "serialize_file", "close", "chmod", "mkdir", "rename", "savez"}
 

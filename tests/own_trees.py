@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pel_core.datasets import open_prepared
-from pel_core.prepare import prepare
+from pel_core.data.datasets import open_prepared
+from pel_core.ingest.prepare import prepare
 
 CLASSES = {"red_deer": 8, "Зубр": 5, 'it\'s; a "moose"': 3}
 

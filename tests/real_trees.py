@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pel_core.cli import main
-from pel_core.published import PUBLISHED, ListFile, blob_id
-from pel_core.sampling import shot_groups
+from pel_core.cli.main import main
+from pel_core.data.sampling import shot_groups
+from pel_core.ingest.published import PUBLISHED, ListFile, blob_id
 
 COUNTS = (24, 12, 6, 3)  # training images of each class
 TEST, VAL = 2, 2  # images of each class

@@ -1,4 +1,4 @@
-"""The order of modules (a file imports only from above it) and what planning may not import."""
+"""The order of rooms (a package imports only from those above it) and what planning and training may not import."""
 
 import ast
 import subprocess
@@ -8,63 +8,84 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pel_core"
+# docs/architecture.md says what each holds.
 ORDER = [
-    "errors", "problems", "numerics", "files", "seeds", "gpu_slots", "job_options", "hub",
-    "methods", "backbones", "demo.stand_ins",
-    "image_cache", "lists", "naming", "published", "sampling", "roots", "datasets", "own_data", "image_folders", "image_tables",
-    "own_files",
-    "options", "spec", "results", "config", "layout", "artefacts", "provenance", "studies", "recipe_text",
-    "cost", "plan", "lease", "status", "failures",
-    "metrics", "tables", "compare", "claims", "runs_table", "pages", "figure_style", "figures", "figure_curve",
-    "tensors", "devices", "world",
-    "recompute", "attention", "vit", "deltas", "surgery", "state_names", "upstream", "weights",
-    "transforms", "resample",
-    "layouts", "data_check", "cifar", "fetch", "sources", "saved_datasets", "duplicate_images", "own_sources", "prepare",
-    "cache_build",
-    "figure_counts", "describe", "data_commands",
-    "loading", "batches", "heads", "losses", "inits", "classifier", "figure_map",
-    "signals", "progress", "events", "checkpoint", "step", "distributed", "engine", "prefix_cache",
-    "outputs", "model_card", "run_inputs", "runs", "predict",
-    "calibrate", "data_options", "report", "conformance", "bench", "cli", "warm", "__main__",
+    "common", "hardware", "demo", "data", "models", "spec", "ingest", "training", "evaluation", "studies", "reporting",
+    "cli", "bench", "conformance", "fork_server",
 ]  # fmt: skip
+PRETRAIN = "demo/pretrain.py"  # a program of its own: it may use the ViT to check what it made
 
 
-def imports(path: Path) -> set[str]:
-    """Modules of this package that a file imports at its top level or inside functions."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pel_core."):
-            found.add(node.module.removeprefix("pel_core."))
-    return found
+def imported(source: str, package: str = "") -> set[str]:
+    """The rooms that a source text imports, in whatever form and wherever; ``package`` is the dotted package it lies in."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, *filter(None, [node.module])])
+            found |= {f"{base}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute) and node.args:
+            name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+            word = node.args[0]
+            if name in ("import_module", "__import__") and isinstance(word, ast.Constant):
+                found.add(str(word.value))
+    return {name.split(".")[1] for name in found if name.startswith("pel_core.")}
 
 
-def rank(module: str) -> int:
-    """A subpackage ranks as itself; the demo's own workshop (rendering, pre-training) ranks with its stand-ins."""
-    names = [module, module.split(".")[0]]
-    if module.startswith("demo"):
-        return ORDER.index("demo.stand_ins")
-    return next((ORDER.index(name) for name in names if name in ORDER), -1)
+def below(room: str, names: set[str]) -> list[str]:
+    """Those of the rooms that come after this one."""
+    return sorted(name for name in names if name in ORDER and ORDER.index(name) > ORDER.index(room))
 
 
-MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+MODULES = sorted(path for path in PACKAGE.glob("*/**/*.py"))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_file_imports_only_from_above(path):
-    module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-    assert rank(module) >= 0, f"{module} has no place in ORDER"
-    if path.name == "pretrain.py":
-        return  # a program of its own: it may use the ViT to check what it made
-    below = [name for name in imports(path) if rank(name) > rank(module)]
-    assert not below, f"{module} imports {below}, which come after it"
+def test_a_room_imports_only_from_above(path):
+    parts = path.relative_to(PACKAGE).parts
+    assert parts[0] in ORDER, f"the room {parts[0]} has no place in ORDER"
+    if "/".join(parts) != PRETRAIN:
+        wrong = below(parts[0], imported(path.read_text(), ".".join(["pel_core", *parts[:-1]])))
+        assert not wrong, f"{'/'.join(parts)} imports {wrong}, which come after {parts[0]}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import pel_core.training.loop",
+        "import pel_core.training as t",
+        "from pel_core import training",
+        "from pel_core.training import loop",
+        "from pel_core.training.loop import train",
+        "from ..training import loop",
+        "from .. import training",
+        "def f():\n    from pel_core.training.loop import train",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from pel_core.training.loop import train",
+        "import importlib\nimportlib.import_module('pel_core.training.loop')",
+        "__import__('pel_core.training')",
+    ],
+)
+def test_every_form_of_import_is_seen(text):
+    assert below("data", imported(text, "pel_core.data")) == ["training"]
+
+
+def test_a_room_says_what_it_holds():
+    for room in ORDER:
+        text = (PACKAGE / room / "__init__.py").read_text()
+        tree = ast.parse(text)
+        assert len(ast.get_docstring(tree) or "") > 60, f"{room}/__init__.py should say what lives there and where to start"
 
 
 def test_planning_imports_neither_torch_nor_pandas():
-    code = "import sys, pel_core.studies; print([m for m in ('torch', 'pandas', 'matplotlib', 'timm') if m in sys.modules])"
+    code = "import sys, pel_core.studies.study; print([m for m in ('torch', 'pandas', 'matplotlib', 'timm') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
 def test_training_imports_none_of_the_slow_libraries():
     slow = ("open_clip", "timm", "torchvision", "pandas", "matplotlib", "pyarrow")
-    code = f"import sys, pel_core.runs; print([m for m in {slow} if m in sys.modules])"
+    code = f"import sys, pel_core.training.run; print([m for m in {slow} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

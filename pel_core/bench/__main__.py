@@ -9,8 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pel_core.errors import PelError
-from pel_core.files import write_json
+from pel_core.common.errors import PelError
+from pel_core.common.files import write_json
 
 PARTS = {"step": "step", "input": "inputs", "evaluation": "evaluation", "scaling": "scaling", "study": "study"}
 FORMAT = 1
@@ -61,11 +61,11 @@ def measure(part: str, arguments: argparse.Namespace) -> tuple[str, dict[str, An
 
     from pel_core.bench.machine import Bench, machine
     from pel_core.bench.measure import rounded, use_clock
-    from pel_core.devices import pick_device, settle
+    from pel_core.hardware.devices import pick_device, tune_process
 
     torch.set_num_threads(threads or torch.get_num_threads())
     target = pick_device(arguments.device)
-    settle(arguments.device)  # as a run does
+    tune_process(arguments.device)  # as a run does
     use_clock(arguments.clock)
     about = machine(target) | {"clock": arguments.clock}
     if about["busy"] and arguments.clock == "wall":

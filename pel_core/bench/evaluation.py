@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pel_core.batches import EvalBatches
 from pel_core.bench.machine import Bench
 from pel_core.bench.measure import Work, alternate, gflop, matrix_peak, ratio
 from pel_core.bench.models import make_pair, require_equal
 from pel_core.bench.step import emulated
-from pel_core.classifier import Classifier, hold_frozen
-from pel_core.engine import predict, reduced
-from pel_core.prepare import prepare
-from pel_core.run_inputs import load
-from pel_core.seeds import torch_generator
-from pel_core.spec import RunSpec
-from pel_core.weights import prepare_backbone, prepare_text
+from pel_core.common.seeds import torch_generator
+from pel_core.data.batches import EvalBatches
+from pel_core.ingest.prepare import prepare
+from pel_core.models.weights import prepare_backbone, prepare_text
+from pel_core.spec.run_spec import RunSpec
+from pel_core.training.classifier import Classifier, cast_frozen_weights
+from pel_core.training.loop import predict, reduced
+from pel_core.training.run_inputs import load
 
 CLASSES, CROPS = 100, 5
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
@@ -59,15 +59,15 @@ def speeds(backbone: str, images: int, repeats: int, device: torch.device, quick
     """Baseline, all crops at once, and ours, through the engine's ``predict``, in each precision, turn by turn."""
     spec = RunSpec.make("cifar100-ir100", backbone, "adaptformer", 0, init="random")
     pair = dict(zip(("baseline", "ours"), (model.eval() for model in make_pair(spec, CLASSES, device)), strict=True))
-    draw = torch_generator(0, "bench", "crops")
-    crops = torch.randn(images, CROPS, 3, spec.pixels, spec.pixels, generator=draw).to(device)
+    generator = torch_generator(0, "bench", "crops")
+    crops = torch.randn(images, CROPS, 3, spec.pixels, spec.pixels, generator=generator).to(device)
     require_equal(*pair.values(), crops.flatten(0, 1)[:8])
     batches = [(crops, torch.zeros(images))]
     works: dict[str, Work] = {}
     for word in PRECISIONS:
         works[f"baseline, {word}"] = partial(_at_once, pair["baseline"], crops, word)
         ours = copy.deepcopy(pair["ours"])
-        hold_frozen(ours, PRECISIONS[word])  # as runs do
+        cast_frozen_weights(ours, PRECISIONS[word])  # as runs do
         works[f"ours, {word}"] = partial(predict, ours, batches, precision=word)
     taken = alternate(works, repeats, device)
     peaks = {word: matrix_peak(device, dtype or torch.float32, quick) for word, dtype in PRECISIONS.items()}

@@ -19,10 +19,10 @@ from torchvision.transforms.v2 import functional as v2
 
 from pel_core.bench.machine import Bench
 from pel_core.bench.measure import alternate
-from pel_core.image_cache import CachedImages, offsets
-from pel_core.resample import crop_resize
-from pel_core.seeds import generator
-from pel_core.transforms import Augmenter, evaluation_crops, load_rgb, random_boxes, train_crop, uniforms
+from pel_core.common.seeds import generator
+from pel_core.data.image_cache import CachedImages, offsets
+from pel_core.data.resample import crop_resize
+from pel_core.data.transforms import Augmenter, evaluation_crops, load_rgb, random_boxes, train_crop, uniforms
 
 SIZES = ((500, 375), (800, 600))
 R, CACHED = 224, 256

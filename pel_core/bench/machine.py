@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from pel_core.devices import environment
+from pel_core.hardware.devices import environment
 
 # What decides how fast a CPU multiplies matrices in fp32 and in bf16.
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")

@@ -12,18 +12,18 @@ from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pel_core.classifier import Classifier, build, method_choices
-from pel_core.deltas import DELTAS, Place
-from pel_core.errors import PelError
-from pel_core.losses import LOSSES, Prior
-from pel_core.methods import METHODS, Attach, Part
-from pel_core.seeds import torch_generator
-from pel_core.spec import RunSpec
-from pel_core.state_names import OPEN_CLIP_NAMES, rename
-from pel_core.step import Step
-from pel_core.surgery import After, Before, Tuned
-from pel_core.vit import ViT
-from pel_core.world import World
+from pel_core.common.errors import PelError
+from pel_core.common.seeds import torch_generator
+from pel_core.hardware.process_group import ProcessGroup
+from pel_core.models.deltas import DELTAS, SiteContext
+from pel_core.models.methods import METHODS, Attach, MethodPart
+from pel_core.models.state_names import OPEN_CLIP_NAMES, rename
+from pel_core.models.surgery import After, Before, Tuned
+from pel_core.models.vit import ViT
+from pel_core.spec.run_spec import RunSpec
+from pel_core.training.classifier import Classifier, build, method_choices
+from pel_core.training.losses import LOSSES, Prior
+from pel_core.training.step import Step
 
 HEAD_WIDTH = {"toy": 16, "clip-mini": 32}  # else 64
 TOLERANCE = 1e-3  # of logits up to 25: another order of sums, through twelve blocks
@@ -61,7 +61,7 @@ class BesideMLP(nn.Module):
 
 def make_tower(backbone: str) -> VisionTransformer:
     """open_clip's image tower of a backbone's size with random weights, without its projection, which no run reads."""
-    entry, draw = RunSpec.make("cifar100-ir100", backbone, "head-only", 0, init="random").vit, torch_generator(0, "bench")
+    entry, generator = RunSpec.make("cifar100-ir100", backbone, "head-only", 0, init="random").vit, torch_generator(0, "bench")
     heads = entry.width // HEAD_WIDTH.get(backbone, 64)
     size = {"image_size": entry.resolution, "patch_size": entry.patch, "width": entry.width, "layers": entry.layers}
     tower = VisionTransformer(**size, heads=heads, mlp_ratio=4.0, act_layer=QuickGELU if entry.quick_gelu else nn.GELU)
@@ -69,7 +69,7 @@ def make_tower(backbone: str) -> VisionTransformer:
     with torch.no_grad():
         for value in tower.parameters():
             if value.ndim > 1:
-                value.normal_(0, value.shape[-1] ** -0.5 if value.ndim == 2 else 0.02, generator=draw)
+                value.normal_(0, value.shape[-1] ** -0.5 if value.ndim == 2 else 0.02, generator=generator)
     return tower.requires_grad_(False)
 
 
@@ -79,10 +79,10 @@ def make_ours(spec: RunSpec, tower: VisionTransformer, classes: int) -> Classifi
     size = {"layers": entry.layers, "width": entry.width, "patch": entry.patch, "resolution": entry.resolution}
     vit = ViT(**size, heads=entry.width // HEAD_WIDTH.get(spec.backbone, 64), quick_gelu=entry.quick_gelu)
     vit.load_state_dict(rename(tower.state_dict(), OPEN_CLIP_NAMES))
-    classifier, draw = build(spec, vit, classes, {}), torch_generator(0, "bench", "deltas")
+    classifier, generator = build(spec, vit, classes, {}), torch_generator(0, "bench", "deltas")
     with torch.no_grad():
         for value in classifier.trainable().values():
-            value.add_(torch.randn(value.shape, generator=draw), alpha=0.02)
+            value.add_(torch.randn(value.shape, generator=generator), alpha=0.02)
     return classifier
 
 
@@ -92,13 +92,13 @@ def make_baseline(spec: RunSpec, tower: VisionTransformer, classes: int) -> Clas
     Raises:
         PelError: a method that the baseline cannot attach.
     """
-    draw, names = torch.Generator(), list(METHODS)
+    generator, names = torch.Generator(), list(METHODS)
     parts = sorted(spec.parts, key=lambda part: names.index(part.name))
     tuned = [entry for part in parts for index in part.blocks for entry in _unfreeze(tower, part, index)]
     for part in parts:
         for index in part.blocks:
             for attach in METHODS[part.name].attach:
-                tuned += _attach(tower, spec, part, attach, index, classes, draw)
+                tuned += _attach(tower, spec, part, attach, index, classes, generator)
     head = build(spec, _bare_vit(spec), classes, {}).head
     return Classifier(tower, head, tuned)
 
@@ -108,7 +108,7 @@ def _bare_vit(spec: RunSpec) -> ViT:
     return ViT(layers=spec.vit.layers, width=spec.vit.width, heads=1, patch=spec.vit.patch, resolution=spec.vit.patch)
 
 
-def _unfreeze(tower: VisionTransformer, part: Part, index: int) -> list[Tuned]:
+def _unfreeze(tower: VisionTransformer, part: MethodPart, index: int) -> list[Tuned]:
     if not METHODS[part.name].train:
         return []
     if part.name != "ln":
@@ -126,7 +126,13 @@ def known_methods() -> list[str]:
 
 
 def _attach(
-    tower: VisionTransformer, spec: RunSpec, part: Part, attach: Attach, index: int, classes: int, draw: torch.Generator
+    tower: VisionTransformer,
+    spec: RunSpec,
+    part: MethodPart,
+    attach: Attach,
+    index: int,
+    classes: int,
+    generator: torch.Generator,
 ) -> list[Tuned]:
     if part.name not in known_methods():
         raise PelError(f"the baseline knows no method '{part.name}'; it knows {', '.join(known_methods())}")
@@ -134,13 +140,13 @@ def _attach(
     choices = {"adapter_scale": given["adapter_scale"], "vpt_len": given["vpt_len"], "mask_ratio": given["mask_ratio"]}
     widths = {"attn.qkv": (width, 3 * width), "ffn.fc1": (width, 4 * width), "ffn.fc2": (4 * width, width)}
     tokens = 1 + (spec.pixels // spec.vit.patch) ** 2
-    place = Place(
+    place = SiteContext(
         nn.Identity(),
         *widths.get(attach.site, (width, width)),
         tokens,
         spec.vit.patch,
         rank=given["adapter_dim"],
-        draw=draw,
+        generator=generator,
         **choices,
     )
     delta, blocks = DELTAS[attach.delta](place, **attach.options), tower.transformer.resblocks
@@ -186,5 +192,5 @@ def make_step(classifier: Classifier, spec: RunSpec, classes: int, device: torch
     """The engine's optimiser step on a classifier, the baseline's too, as a function of images and labels."""
     counts = torch.arange(classes, 0, -1)
     criterion = LOSSES[spec.loss](Prior(counts, spec.tau, spec.scale)).to(device)
-    step = Step(classifier, criterion, spec, device, World())
+    step = Step(classifier, criterion, spec, device, ProcessGroup())
     return lambda images, labels: step(images, labels, len(labels))

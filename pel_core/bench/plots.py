@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pel_core.bench.machine import DISTURBED
-from pel_core.errors import PelError
-from pel_core.figure_style import COLOURS, COLUMN, PAGE, footer, plt, style
-from pel_core.files import read_json, replace_file
+from pel_core.common.errors import PelError
+from pel_core.common.files import read_json, replace_file
+from pel_core.reporting.figure_style import COLOURS, COLUMN, PAGE, footer, plt, style
 
 Record = Mapping[str, Any]
 SERIES = {"baseline": COLOURS[7], "ours": COLOURS[0]}

@@ -7,7 +7,7 @@ from typing import Any
 
 from pel_core.bench.plots import about
 from pel_core.bench.study import ABOUT
-from pel_core.files import read_json, write_text
+from pel_core.common.files import read_json, write_text
 
 Record = Mapping[str, Any]
 NONE = "not measured"

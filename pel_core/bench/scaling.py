@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from pel_core.batches import TrainBatches
 from pel_core.bench.machine import Bench
 from pel_core.bench.measure import alternate, seconds
 from pel_core.bench.models import make_ours, make_step, make_tower
 from pel_core.bench.study import ROOT
-from pel_core.classifier import adapter_dim
-from pel_core.datasets import Split
-from pel_core.engine import train
-from pel_core.files import write_text
-from pel_core.metrics import score
-from pel_core.seeds import generator, torch_generator
-from pel_core.spec import RunSpec
-from pel_core.transforms import Augmenter, uniforms
+from pel_core.common.files import write_text
+from pel_core.common.seeds import generator, torch_generator
+from pel_core.data.batches import TrainBatches
+from pel_core.data.datasets import Split
+from pel_core.data.transforms import Augmenter, uniforms
+from pel_core.evaluation.metrics import score
+from pel_core.spec.run_spec import RunSpec
+from pel_core.training.classifier import adapter_dim
+from pel_core.training.loop import train
 
 CLASSES = (100, 365, 1000, 8142)
 TABLES = (1_000, 10_000, 115_846, 437_513)
@@ -76,15 +76,15 @@ def _classes(counts: tuple[int, ...], quick: bool, device: torch.device) -> list
     if device.type == "cuda" and not quick:
         batch, repeats = 128, 10
     tower, works, rows = make_tower(backbone), {}, []
-    draw = torch_generator(0, "bench", "images")
+    generator = torch_generator(0, "bench", "images")
     for count in counts:
         rank = {"adapter_dim": 2} if quick else {}
         spec = RunSpec.make(
             "cifar100-ir100", backbone, "adaptformer", 0, init="random", precision="fp32", batch_size=batch, **rank
         )
         classifier = make_ours(spec, tower, count).to(device)
-        images = torch.randn(batch, 3, spec.pixels, spec.pixels, generator=draw).to(device)
-        labels, step = torch.randint(count, (batch,), generator=draw).to(device), make_step(classifier, spec, count, device)
+        images = torch.randn(batch, 3, spec.pixels, spec.pixels, generator=generator).to(device)
+        labels, step = torch.randint(count, (batch,), generator=generator).to(device), make_step(classifier, spec, count, device)
         works[str(count)] = lambda step=step, images=images, labels=labels: step(images, labels)
         rows.append(
             {"classes": count, "adapter_dim": adapter_dim(spec, count), "trained": classifier.census()["learnable_with_head"]}

@@ -9,10 +9,10 @@ import torch
 from pel_core.bench.machine import Bench
 from pel_core.bench.measure import alternate, gflop, matrix_peak, peak_mb, ratio
 from pel_core.bench.models import make_pair, make_step, require_equal
-from pel_core.classifier import hold_frozen
-from pel_core.seeds import torch_generator
-from pel_core.spec import RunSpec
-from pel_core.step import PRECISIONS
+from pel_core.common.seeds import torch_generator
+from pel_core.spec.run_spec import RunSpec
+from pel_core.training.classifier import cast_frozen_weights
+from pel_core.training.step import PRECISIONS
 
 CLASSES = 100
 FAST_BF16 = ("avx512_bf16", "amx_bf16", "bf16")  # CPU flags without which bf16 is emulated: then one method is enough
@@ -72,11 +72,11 @@ def measure(
     options = {"init": "random", "precision": precision, "batch_size": batch}
     spec = RunSpec.make("cifar100-ir100", backbone, method, 0, **options)
     baseline, ours = make_pair(spec, CLASSES, device)
-    draw = torch_generator(0, "bench", "images")
-    images = torch.randn(batch, 3, spec.pixels, spec.pixels, generator=draw).to(device)
-    labels = torch.randint(CLASSES, (batch,), generator=draw).to(device)
+    generator = torch_generator(0, "bench", "images")
+    images = torch.randn(batch, 3, spec.pixels, spec.pixels, generator=generator).to(device)
+    labels = torch.randint(CLASSES, (batch,), generator=generator).to(device)
     error = require_equal(baseline, ours, images)
-    hold_frozen(ours, PRECISIONS[precision])  # as runs do
+    cast_frozen_weights(ours, PRECISIONS[precision])  # as runs do
     models = {"baseline": baseline, "ours": ours}
     steps = {name: make_step(model, spec, CLASSES, device) for name, model in models.items()}
     operations = {name: gflop(lambda step=step: step(images[:1], labels[:1])) for name, step in steps.items()}

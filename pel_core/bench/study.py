@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pel_core.bench.machine import Bench, glance
-from pel_core.errors import PelError
-from pel_core.files import read_json, write_text
+from pel_core.common.errors import PelError
+from pel_core.common.files import read_json, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 # Python imports a module of this name at every start: each process of the study leaves a line when it ends.

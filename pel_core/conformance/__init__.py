@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from pel_core.common.errors import PelError
 from pel_core.conformance.configs import check_config
 from pel_core.conformance.golden import Golden
 from pel_core.conformance.head_init import check_head_init
@@ -18,7 +19,6 @@ from pel_core.conformance.images import check_images
 from pel_core.conformance.loop import check_loop
 from pel_core.conformance.numbers import check_evaluator, check_losses, check_sampling
 from pel_core.conformance.report import FAILED, OK, UNSUPPORTED, Check, Report
-from pel_core.errors import PelError
 
 FILES = {
     "losses": check_losses,

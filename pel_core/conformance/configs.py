@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pel_core.classifier import Classifier
 from pel_core.conformance.golden import Arrays, Golden
 from pel_core.conformance.masks import check_masks
 from pel_core.conformance.report import Report, Unsupported
@@ -20,11 +19,12 @@ from pel_core.conformance.vocabulary import (
     read_options,
     shared_name,
 )
-from pel_core.engine import train
-from pel_core.heads import HEADS
-from pel_core.spec import RunSpec
-from pel_core.surgery import apply
-from pel_core.vit import ViT
+from pel_core.models.heads import HEADS
+from pel_core.models.surgery import apply
+from pel_core.models.vit import ViT
+from pel_core.spec.run_spec import RunSpec
+from pel_core.training.classifier import Classifier
+from pel_core.training.loop import train
 
 SHARING = ("bias", "ln", "full")  # methods whose parameters are the backbone's own
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pel_core.common.errors import PelError
+from pel_core.common.files import read_json
 from pel_core.conformance.report import Unsupported
-from pel_core.errors import PelError
-from pel_core.files import read_json
-from pel_core.vit import ViT
-from pel_core.weights import vit_from_clip, vit_from_timm
+from pel_core.models.vit import ViT
+from pel_core.models.weights import vit_from_clip, vit_from_timm
 
 # Measured noise of float32, with room; a folder's index.json may state others.
 TOLERANCES = {"feature_logits": 2e-5, "losses": 1e-5, "losses_cb": 2e-4, "grads": 1e-4, "grads_floor": 1e-7, "step3": 2e-6}

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pel_core.classifier import text_head
 from pel_core.conformance.golden import Arrays, Golden
 from pel_core.conformance.report import Report, Unsupported, difference
-from pel_core.heads import ZeroShot
-from pel_core.inits import class_mean, linear_probe
-from pel_core.vit import ViT
-from pel_core.weights import encode_text, spoken, templates
+from pel_core.models.heads import ZeroShot
+from pel_core.models.inits import class_mean, linear_probe
+from pel_core.models.vit import ViT
+from pel_core.models.weights import encode_text, spoken, templates
+from pel_core.training.classifier import text_head
 
 PROMPTS = ("default", "classname", "ensemble")
 FROM_IMAGES = {"class_mean": class_mean, "linear_probe": linear_probe}

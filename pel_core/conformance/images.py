@@ -7,16 +7,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pel_core.backbones import CLIP_MEAN, CLIP_STD, HALF
-from pel_core.batches import EvalBatches
-from pel_core.classifier import Classifier
 from pel_core.conformance.configs import Subject
 from pel_core.conformance.golden import Arrays, Golden
 from pel_core.conformance.report import Report, Unsupported
-from pel_core.datasets import Split
-from pel_core.engine import predict
-from pel_core.resample import normalise
-from pel_core.transforms import crop_corners, evaluation_crops, evaluation_size, resized
+from pel_core.data.batches import EvalBatches
+from pel_core.data.datasets import Split
+from pel_core.data.resample import normalise
+from pel_core.data.transforms import crop_corners, evaluation_crops, evaluation_size, resized
+from pel_core.models.backbones import CLIP_MEAN, CLIP_STD, HALF
+from pel_core.training.classifier import Classifier
+from pel_core.training.loop import predict
 
 MODES = {"fivecrop": "fivecrop", "tencrop": "tencrop", "single": "none", "none": "none", "plain": "plain"}
 

@@ -11,9 +11,9 @@ from pel_core.conformance.configs import Losses, Steps, build, fits, make_spec, 
 from pel_core.conformance.golden import Arrays, Golden
 from pel_core.conformance.report import Report, Unsupported, difference
 from pel_core.conformance.vocabulary import Options, our_name
-from pel_core.engine import learning_rate, train
-from pel_core.methods import METHODS, Part
-from pel_core.vit import ViT
+from pel_core.models.methods import METHODS, MethodPart
+from pel_core.models.vit import ViT
+from pel_core.training.loop import learning_rate, train
 
 PLAIN = Options((), {}, "cosine", 25.0, "LA", 1.0)
 
@@ -77,7 +77,7 @@ def check_run(golden: Golden, report: Report, file: str, arrays: Arrays, run: st
 def options_from(start: Mapping[str, Tensor], vit: ViT) -> tuple[Options, dict[str, str]]:
     """The method that has exactly these parameters, read off their names and shapes; the head is a cosine or linear one."""
     shallow = not any(re.search(r"vpt_list\.[1-9]", name) for name in start)
-    guess = (Part("vpt-shallow", 0, 1),) if shallow else ()
+    guess = (MethodPart("vpt-shallow", 0, 1),) if shallow else ()
     names = {reference: our_name(reference, guess, {}) for reference in start}
     blocks: dict[str, list[int]] = {}
     for reference, ours in names.items():
@@ -86,7 +86,7 @@ def options_from(start: Mapping[str, Tensor], vit: ViT) -> tuple[Options, dict[s
             blocks.setdefault(kind, []).append(int(ours.split(".")[1]))
         elif not ours.startswith("head."):
             blocks.setdefault(ours.split(".")[0], []).append(int(ours.split(".")[1]))
-    parts = tuple(Part(name, min(of), max(of) + 1) for name, of in blocks.items() if name in METHODS)
+    parts = tuple(MethodPart(name, min(of), max(of) + 1) for name, of in blocks.items() if name in METHODS)
     ranks = [len(value) for name, value in start.items() if name.endswith(("down_proj.weight", "lora_B"))]
     lengths = [value.shape[-2] for name, value in start.items() if name.endswith("prompt")]
     choices = {"adapter_dim": ranks[0] if ranks else 1, "vpt_len": lengths[0] if lengths else 10}

@@ -5,8 +5,8 @@ import numpy as np
 from pel_core.conformance.golden import Arrays
 from pel_core.conformance.report import Report
 from pel_core.conformance.vocabulary import SITES
-from pel_core.deltas import Sparse
-from pel_core.vit import ViT
+from pel_core.models.deltas import Sparse
+from pel_core.models.vit import ViT
 
 
 def check_masks(arrays: Arrays, vit: ViT, report: Report, name: str) -> None:

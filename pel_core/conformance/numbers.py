@@ -9,8 +9,8 @@ import numpy as np
 from pel_core.conformance.golden import Arrays, Golden
 from pel_core.conformance.report import Report, Unsupported
 from pel_core.conformance.vocabulary import make_loss
-from pel_core.metrics import score
-from pel_core.sampling import long_tail_counts, long_tail_subset, shot_groups
+from pel_core.data.sampling import long_tail_counts, long_tail_subset, shot_groups
+from pel_core.evaluation.metrics import score
 
 GROUPS = {"many": "head", "med": "med", "few": "tail"}
 METRICS = {

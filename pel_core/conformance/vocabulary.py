@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from pel_core.conformance.report import Unsupported
-from pel_core.losses import LOSSES, Prior
-from pel_core.methods import Part, format_method, parse_method
-from pel_core.state_names import OPEN_CLIP_NAMES, TIMM_NAMES, rename_key
-from pel_core.surgery import auto_adapter_dim, auto_mask_ratio
+from pel_core.models.methods import MethodPart, format_method, parse_method
+from pel_core.models.state_names import OPEN_CLIP_NAMES, TIMM_NAMES, rename_key
+from pel_core.models.surgery import auto_adapter_dim, auto_mask_ratio
+from pel_core.training.losses import LOSSES, Prior
 
 FLAGS = {
     "adaptformer": "adaptformer",
@@ -70,7 +70,7 @@ NORMS = ("attn.norm", "ffn.norm")
 class Options:
     """A configuration in our terms; ``choices`` are the keyword arguments of ``surgery.apply``."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[MethodPart, ...]
     choices: dict[str, Any]
     head: str
     scale: float
@@ -127,7 +127,7 @@ def _blocks(partial: Any, layers: int) -> range:
     return range(start, stop)
 
 
-def our_name(name: str, parts: tuple[Part, ...], aliases: Mapping[str, str]) -> str:
+def our_name(name: str, parts: tuple[MethodPart, ...], aliases: Mapping[str, str]) -> str:
     """Our stored name of a reference parameter, e.g. ``tuner.adaptformer_list.6.up_proj.weight``.
 
     Args:

@@ -4,7 +4,7 @@ report: "../report/workflow.rst"
 
 
 ASK = f"--study={quote(str(STUDY.path))} --config={quote(str(STUDY.config_path))} --results={quote(str(RESULTS))}"
-ASK += f" --figures={quote(str(FIGURES))} --seeds {','.join(map(str, STUDY.seeds))} --backbone {STUDY.stage.backbone}"
+ASK += f" --figures={quote(str(FIGURES))} --seeds {','.join(map(str, STUDY.seeds))} --backbone {STUDY.bindings.backbone}"
 
 
 def names(*kinds):

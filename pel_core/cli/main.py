@@ -1,0 +1,188 @@
+"""The command line: a thin door to the package. Snakemake's rules, tests and people all come through it.
+
+Heavy modules are imported inside the commands, so that each starts with what it needs and no more.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pel_core.cli import study_commands as report
+from pel_core.cli.data_options import data_options
+from pel_core.common.errors import PelError
+from pel_core.common.signals import leaving
+
+Arguments = argparse.Namespace
+
+
+def backbone(arguments: Arguments) -> None:
+    """Convert a backbone's weights for training."""
+    from pel_core.models.weights import prepare_backbone
+
+    prepare_backbone(arguments.name, arguments.out, arguments.weights, arguments.cache_dir)
+
+
+def text(arguments: Arguments) -> None:
+    """Compute class-text features, one row per class in the data's label order."""
+    from pel_core.models.weights import prepare_text
+
+    folders = arguments.backbone_dir, arguments.data_dir
+    prepare_text(*folders, arguments.prompt, arguments.out, arguments.weights, arguments.cache_dir, arguments.descriptions)
+
+
+def data(arguments: Arguments) -> None:
+    """Fetch, check, describe or prepare a data set."""
+    from pel_core.cli.data_commands import run
+
+    run(arguments)
+
+
+def train(arguments: Arguments) -> None:
+    """Train a run."""
+    _threads(arguments.threads)
+    from pel_core.hardware.devices import claim, tune_process
+    from pel_core.training.run import train_run
+
+    if not 0 <= arguments.checkpoint_seconds < float("inf"):
+        raise PelError(f"--checkpoint-seconds {arguments.checkpoint_seconds:g}: expected seconds, or 0 for no checkpoints")
+    if arguments.gpus < 1:
+        raise PelError(f"--gpus {arguments.gpus}: expected 1 or more")
+    alone = "LOCAL_RANK" in os.environ or arguments.gpus == 1  # or one of torchrun's processes
+    devices = claim(arguments.device, arguments.gpu_share, 1 if alone else arguments.gpus)
+    if not alone:
+        from pel_core.training.distributed import launch
+
+        return launch(arguments.words, devices)
+    tune_process(devices[0])
+    options = arguments.checkpoint_seconds, _loggers(arguments), _cache(arguments)
+    train_run(arguments.run, arguments.results, devices[0], *options)
+
+
+def evaluate(arguments: Arguments) -> None:
+    """Evaluate a trained run."""
+    _threads(arguments.threads)
+    from pel_core.evaluation.evaluate import evaluate_run
+    from pel_core.hardware.devices import claim, tune_process
+
+    device = claim(arguments.device, arguments.gpu_share)[0]
+    tune_process(device)
+    evaluate_run(arguments.run, arguments.results, device, arguments.accept, _loggers(arguments), _cache(arguments))
+
+
+def predict(arguments: Arguments) -> None:
+    """Classify images of your own with a trained run."""
+    _threads(arguments.threads)
+    from pel_core.evaluation.new_images import predict_files
+    from pel_core.hardware.devices import claim, tune_process
+
+    device = claim(arguments.device, 1.0)[0]
+    tune_process(device)
+    predict_files(arguments.run, arguments.images, arguments.results, arguments.out, arguments.top, device)
+
+
+def _loggers(arguments: Arguments) -> dict[str, bool]:
+    return {"tensorboard": arguments.tensorboard, "wandb": arguments.wandb}
+
+
+def _cache(arguments: Arguments) -> float:
+    if not 0 <= arguments.prefix_cache_gb < float("inf"):
+        raise PelError(f"--prefix-cache-gb {arguments.prefix_cache_gb:g}: expected GB, or 0 for no cache")
+    return arguments.prefix_cache_gb
+
+
+def _threads(count: int) -> None:
+    """Set before torch is imported: OpenMP reads it once."""
+    if count < 0:
+        raise PelError(f"--threads {count}: expected 1 or more, or 0 for torch's own choice")
+    if count:
+        os.environ["OMP_NUM_THREADS"] = str(count)
+        if "torch" in sys.modules:  # in a warm process it is too late for that
+            sys.modules["torch"].set_num_threads(count)
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands with their options."""
+    root = argparse.ArgumentParser(prog="python -m pel_core", description=__doc__.splitlines()[0])
+    commands = root.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(function, *positional: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
+        sub.set_defaults(function=function)
+        for name in positional:
+            sub.add_argument(name)
+        return sub
+
+    sub = command(backbone, "name")
+    sub.add_argument("--out", required=True, type=Path, help="folder to write")
+    sub.add_argument("--weights", help="a local file or folder, or hf-hub:owner/name, instead of the registry's source")
+    sub.add_argument("--cache-dir", help="where downloads are kept")
+    sub = command(text)
+    sub.add_argument("--backbone-dir", required=True, type=Path)
+    sub.add_argument("--data-dir", required=True, type=Path)
+    sub.add_argument("--prompt", default="default", help="default, classname, ensemble or descriptions")
+    sub.add_argument("--descriptions", help="JSON file of sentences for each class name, with --prompt descriptions")
+    sub.add_argument("--out", required=True, type=Path)
+    sub.add_argument("--weights", help="the weights the backbone was made from, as there")
+    sub.add_argument("--cache-dir", help="where downloads are kept")
+    data_options(command(data))
+    for function in (train, evaluate):
+        sub = command(function, "run")
+        sub.add_argument("--results", default="results", type=Path)
+        sub.add_argument("--device", default="auto", help="auto (a free GPU, locked; else the CPU), cpu, cuda or cuda:N")
+        sub.add_argument("--gpu-share", type=float, default=1.0, help="the part of a GPU it needs, with --device auto (1)")
+        sub.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's own choice)")
+        sub.add_argument("--no-tensorboard", dest="tensorboard", action="store_false", help="write no TensorBoard events")
+        sub.add_argument("--wandb", action="store_true", help="report to Weights & Biases, which must be installed")
+        told = "GB that what runs share of an evaluation may take under the results (4; 0: keep nothing)"
+        sub.add_argument("--prefix-cache-gb", type=float, default=4.0, metavar="GB", help=told)
+        if function is train:
+            sub.add_argument("--gpus", type=int, default=1, help="train data-parallel on so many GPUs (1)")
+            told = "seconds between two checkpoints within an epoch (300; 0: none)"
+            sub.add_argument("--checkpoint-seconds", type=float, default=300.0, metavar="SECONDS", help=told)
+    sub.add_argument("--accept", action="store_true", help="take a checkpoint of another engine, and its number into the result")
+    sub = command(predict)
+    sub.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, 'patterns', or @FILE with a path a line")
+    sub.add_argument("--run", required=True, help="a run by name, or its folder")
+    sub.add_argument("--results", default="results", type=Path, help="the folder that holds it and its backbone (results)")
+    sub.add_argument("--out", type=Path, help="a .csv or .parquet file to write instead of printing a table")
+    sub.add_argument("--top", type=int, default=5, help="how many classes to tell of each image (5)")
+    sub.add_argument("--device", default="auto", help="auto (a free GPU, locked; else the CPU), cpu, cuda or cuda:N")
+    sub.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's own choice)")
+    for function, positional in report.COMMANDS:
+        report.add_options(sub := command(function, *positional))
+        if function is report.status:
+            sub.add_argument("--all", action="store_true", help="list every run")
+    return root
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command; what a user can mend is one line on standard error and exit status 1, an interruption 130.
+
+    A training that a signal stopped has 128 + its number, and has saved where it was.
+    """
+    arguments = parser().parse_args(words)
+    arguments.words = list(sys.argv[1:] if words is None else words)
+    try:
+        arguments.function(arguments)
+    except PelError as error:
+        return _fail(str(error), getattr(error, "status", 1))
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise  # not about a file: a defect of ours
+        return _fail(f"{error.strerror or error}: {error.filename or 'while reading or writing'}")
+    except Exception as error:
+        if leaving:
+            return 128 + leaving[0]
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which only some commands import
+            raise
+        return _fail(f"the device's memory is full: {str(error).splitlines()[0]} Use one with more that is free")
+    except KeyboardInterrupt:
+        return _fail("interrupted; nothing half-done was kept", 130)
+    return 0
+
+
+def _fail(message: str, status: int = 1) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return status

@@ -1,0 +1,199 @@
+"""Commands that draw: table, figure, compare, claims; and that tell: plan, status, show. ``cli.py`` takes COMMANDS from here."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from pel_core.common.errors import PelError
+from pel_core.common.files import write_text
+from pel_core.studies.config import shown
+from pel_core.studies.study import Study, load
+
+Arguments = argparse.Namespace
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """The options that choose a study, as ``snakemake --config`` does."""
+    command.add_argument("--study", default="report", help="a name under workflow/config or a path (report)")
+    command.add_argument("--config", default="demo", help="a name under workflow/config or a path (demo)")
+    command.add_argument("--seeds", help="instead of the config's, e.g. 0,1,2")
+    command.add_argument("--backbone", help="instead of the config's")
+    command.add_argument("--results", help="the results folder, instead of the config's")
+    command.add_argument("--figures", help="the figures folder, instead of the config's")
+
+
+def open_study(arguments: Arguments) -> Study:
+    """The study that the options choose."""
+    chosen = {name: getattr(arguments, name) for name in ("seeds", "backbone", "results", "figures")}
+    return load(arguments.study, arguments.config, **chosen)
+
+
+def table(arguments: Arguments) -> None:
+    """Make a table: csv, md, tex."""
+    from pel_core.reporting.tables import table_files
+
+    study = open_study(arguments)
+    _require(study, arguments.artefact, "table")
+    _write(study, arguments.artefact, table_files(study, arguments.artefact))
+
+
+def figure(arguments: Arguments) -> None:
+    """Draw a figure: pdf, svg, png."""
+    study = open_study(arguments)
+    _require(study, arguments.artefact, "bars", "curve", "map")
+    kind = study.artefact(arguments.artefact).kind
+    if kind == "map":
+        from pel_core.reporting.figure_map import save_map as draw
+    elif kind == "curve":
+        from pel_core.reporting.figure_curve import save_curve as draw
+    else:
+        from pel_core.reporting.figure_bars import save_bars as draw
+    draw(study, arguments.artefact, study.figures)
+
+
+def compare(arguments: Arguments) -> None:
+    """Put every measured value beside the reported one: csv, md."""
+    from pel_core.reporting.compare import compare_files
+
+    study = open_study(arguments)
+    _write(study, "compare", compare_files(study))
+
+
+def claims(arguments: Arguments) -> None:
+    """Test the study's claims: csv, md."""
+    from pel_core.reporting.claims import claim_files
+
+    study = open_study(arguments)
+    _write(study, study.summary("claims").name, claim_files(study))
+
+
+def provenance(arguments: Arguments) -> None:
+    """Say where each run comes from (code, data, weights, machine, times, numbers): csv, md, html."""
+    from pel_core.reporting.html_pages import html_page
+    from pel_core.reporting.runs_table import runs_files
+
+    study = open_study(arguments)
+    files = runs_files(study)
+    for suffix, text in (files | {"html": html_page(files["md"], "Runs")}).items():
+        write_text(study.results / f"provenance.{suffix}", text)
+
+
+def page(arguments: Arguments) -> None:
+    """Turn a finished table into a page of the HTML report."""
+    from pel_core.reporting.html_pages import html_page
+
+    study = open_study(arguments)
+    _require(study, arguments.artefact, "table", "compare", "claims")
+    markdown = Path(study.files(arguments.artefact)[1]).read_text(encoding="utf-8")
+    write_text(study.results / "report" / f"{arguments.artefact}.html", html_page(markdown, arguments.artefact))
+
+
+def plan(arguments: Arguments) -> None:
+    """Say what is missing and what it will cost."""
+    from pel_core.studies.plan import plan as words
+
+    print(words(open_study(arguments)))
+
+
+def calibrate(arguments: Arguments) -> None:
+    """Measure how fast this machine is with the study's backbones, where no finished run says so: seconds each."""
+    from pel_core.studies.cost import measured
+
+    study = open_study(arguments)
+    specs = {spec.backbone: spec for spec in study.specs.values() if spec.trains}
+    for backbone, spec in specs.items():
+        if measured(study, backbone) is None:
+            from pel_core.studies.measure_throughput import calibrate as measure
+
+            print(measure(spec, study.results, study.resource("threads")))
+
+
+def status(arguments: Arguments) -> None:
+    """Say what is done, running, failed and missing, and how long the rest will take."""
+    from pel_core.studies.status import status as words
+
+    print(words(open_study(arguments), arguments.all))
+
+
+def slots(arguments: Arguments) -> None:
+    """How many jobs may train at once here, given the CPU cores: what fits on the GPUs, without one a job per core."""
+    from pel_core.studies.config import find, read_config
+    from pel_core.studies.job_options import slots as count
+
+    if not arguments.cores.isdigit():
+        raise PelError(f"slots: found {arguments.cores}, expected a number of CPU cores")
+    print(count(read_config(find(arguments.config)), int(arguments.cores)))
+
+
+def show(arguments: Arguments) -> None:
+    """Print the finished tables and say where everything is."""
+    print(show_text(open_study(arguments)))
+
+
+# The commands and their positional arguments.
+COMMANDS: tuple[tuple[Callable[[Arguments], None], tuple[str, ...]], ...] = (
+    (table, ("artefact",)),
+    (figure, ("artefact",)),
+    (compare, ()),
+    (claims, ()),
+    (provenance, ()),
+    (page, ("artefact",)),
+    (plan, ()),
+    (calibrate, ()),
+    (status, ()),
+    (slots, ("cores",)),
+    (show, ()),
+)
+
+
+def show_text(study: Study) -> str:
+    """The study's tables as on paper, its verdicts, and where the files are; what is not made yet is named."""
+    parts, absent = [], []
+    for name, artefact in study.artefacts.items():
+        files = [Path(file) for file in study.files(name)]
+        if not all(file.is_file() for file in files):
+            absent.append(name)
+        elif artefact.kind == "table":
+            parts += [_screen(files[1].read_text(encoding="utf-8")), ""]
+        elif artefact.kind == "claims":
+            parts += [f"{artefact.title} here:", *_verdicts(files[1].read_text(encoding="utf-8")), ""]
+    folders = [f"{shown(study.results)}/tables", shown(study.figures), f"{shown(study.results)}/runs/<run>/metrics.json"]
+    parts += [f"Tables: {folders[0]}   Figures: {folders[1]}   Every run: {folders[2]}"]
+    parts += [f"Not made yet: {', '.join(absent)}. Run snakemake (or make study)."] if absent else []
+    return "\n".join(parts)
+
+
+def _screen(markdown: str) -> str:
+    """A Markdown table with its columns padded, so that it reads in a terminal; the data line is left out."""
+    lines = [line for line in markdown.splitlines() if line and not line.startswith(("Data: ", "Recipe: "))]
+    rows = [[cell.strip().replace("**", "") for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    widths = [max(len(row[i]) for row in rows if not row[i].startswith("---")) for i in range(len(rows[0]))]
+    shown_rows = iter(rows)
+    text = []
+    for line in lines:
+        if line.startswith("|"):
+            row = next(shown_rows)
+            rule = row[0].startswith("---")
+            cells = ["-" * width if rule else cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+            text.append("  ".join(cells).rstrip())
+        else:
+            text.append(line.removeprefix("## ").removeprefix("> ").replace("**", ""))
+    return "\n".join(text)
+
+
+def _verdicts(markdown: str) -> list[str]:
+    """The headings of claims.md, which carry the verdicts."""
+    return ["  " + line.removeprefix("### ").replace("**", "") for line in markdown.splitlines() if line.startswith("### ")]
+
+
+def _require(study: Study, name: str, *kinds: str) -> None:
+    artefact = study.artefact(name)
+    if artefact.kind not in kinds:
+        made = ", ".join(other.name for other in study.artefacts.values() if other.kind in kinds)
+        raise PelError(f"'{name}' is of the kind {artefact.kind}; this command makes: {made or 'nothing here'}")
+
+
+def _write(study: Study, name: str, texts: dict[str, str]) -> None:
+    study.artefact(name)
+    for suffix, text in texts.items():
+        write_text(study.results / "tables" / f"{name}.{suffix}", text)

@@ -1,0 +1,300 @@
+"""DATASETS: every long-tailed data set by name, as data, and reading the folder that ``prepare.py`` makes of one.
+
+A name is ``BASE`` or ``BASE-irRATIO`` (imbalance ratio): cifar100-ir100. Torch-free and quick to import, because the
+workflow's planning reads it. Shapes: N images, H x W pixels, C classes.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+
+from pel_core.common.errors import PelError, unknown
+from pel_core.common.files import read_json
+from pel_core.common.versions import check_engine
+from pel_core.data.image_cache import CachedImages
+from pel_core.data.lists import ImageList, check_files, digest
+from pel_core.data.roots import read_root
+from pel_core.data.sampling import long_tail_counts, long_tail_subset, shot_groups
+from pel_core.demo.stand_ins import STAND_INS
+
+FORMAT = 1  # of a prepared folder
+USER_KINDS = ("folders", "csv", "huggingface", "auto")  # of the user's own images, divided and sampled when they are prepared
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+NAME = re.compile(r"(?P<base>[a-z][a-z0-9_-]*?)(?:-ir(?P<ratio>[1-9]\d*(?:\.\d*[1-9])?))?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongTailed:
+    """Where a data set comes from.
+
+    ``kind``: ``toy`` and ``rendered`` (made here), ``cifar`` (torchvision's archive), ``lists`` (image files and list files), or
+    one of USER_KINDS: ``folders`` (of class folders), ``csv``, ``huggingface`` (a directory that its library saved), ``auto``
+    (whichever of these ``root`` is).
+    ``ratios``: the imbalance ratios there are; "any" samples one from a balanced pool; empty means that the set comes
+    with one profile of its own. ``groups_from``: the ratio whose training counts say which classes are head, medium
+    and tail, whatever ratio is trained on; None takes the counts trained on.
+    ``pool``: classes and training images of each, where ratios are "any"; a ratio that leaves a class empty is refused.
+    ``recipe``: RunSpec fields that this data set sets.
+    For ``lists``: ``root`` is the image folder; ``train`` (which holds ``{ir}`` where there are several ratios), ``test``,
+    ``val`` and ``names`` are files below it, or below its subfolder (or another folder, given in full) ``lists``. A ``names``
+    file that ends in .json is iNaturalist's: labels in the lists are category ids, and become ranks of the sorted names.
+    For USER_KINDS: ``root`` as above (``file`` is the table below it, for ``csv``); images come as they are found, and at each of
+    ``ratios`` as drawn from them by ``profile`` with ``sampling_seed`` (``largest``: images of the largest class, 0 for as many
+    as fit); ``test_fraction`` and ``val_fraction`` are held out with ``split_seed`` where there is no such split;
+    ``class_names`` maps a class's folder or label to its name, or is a file that does.
+    """
+
+    kind: Literal["toy", "rendered", "cifar", "lists", "folders", "csv", "huggingface", "auto"]
+    native_resolution: int | None = None
+    ratios: tuple[float, ...] | Literal["any"] = ()
+    groups_from: float | None = None
+    pool: tuple[int, int] | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    root: str = ""
+    lists: str = ""
+    train: str = ""
+    test: str = ""
+    val: str = ""
+    names: str = ""
+    names_format: str = "auto"
+    file: str = ""
+    image_column: str = ""
+    label_column: str = ""
+    split_column: str = ""
+    class_names: Mapping[Any, str] | str = ""
+    profile: str = ""
+    largest: int = 0
+    sampling_seed: int = 0
+    test_fraction: float = 0.0
+    val_fraction: float = 0.0
+    split_seed: int = 0
+
+
+def _stand_in(name: str) -> LongTailed:
+    world = STAND_INS[name]
+    pool = len(world.classes), world.largest
+    many: dict[str, Any] = {} if world.profile else {"ratios": "any", "groups_from": 100, "pool": pool}
+    return LongTailed(kind="rendered", native_resolution=world.native_resolution, recipe=world.recipe, **many)
+
+
+DATASETS: dict[str, LongTailed] = {
+    "cifar100": LongTailed(
+        kind="cifar", native_resolution=32, ratios="any", groups_from=100, pool=(100, 500), root="cifar-100-python"
+    ),
+    "imagenet-lt": LongTailed(
+        kind="lists", root="imagenet", names="classnames.txt", names_format="id name",
+        train="ImageNet_LT_train.txt", val="ImageNet_LT_val.txt", test="ImageNet_LT_test.txt",
+    ),
+    "places-lt": LongTailed(
+        kind="lists", root="places", names="classnames.txt", names_format="id name",
+        train="Places_LT_train.txt", val="Places_LT_val.txt", test="Places_LT_test.txt",
+    ),
+    # Its validation images are its test set in the literature, so that there is no split to choose on.
+    "inat2018": LongTailed(
+        kind="lists", root="inat2018", names="categories.json", recipe={"epochs": 20},
+        train="iNaturalist18_train.txt", test="iNaturalist18_val.txt",
+    ),
+    "toy": LongTailed(
+        kind="toy", native_resolution=20, ratios="any", groups_from=20, pool=(6, 120),
+        recipe={"epochs": 2, "batch_size": 32, "precision": "fp32"},
+    ),
+    **{name: _stand_in(name) for name in STAND_INS},
+}  # fmt: skip
+
+
+def split_name(name: str) -> tuple[str, float | None]:
+    """Base and imbalance ratio of a data-set name: ``"cifar100-ir100"`` -> ``("cifar100", 100.0)``.
+
+    Raises:
+        PelError: the text is not of that form, or spells the ratio in another way than its one way.
+    """
+    match = NAME.fullmatch(name)
+    if not match:
+        raise PelError(f"'{name}' is not a data-set name: expected lower-case letters, digits, - and _, then perhaps -irRATIO")
+    return match["base"], float(match["ratio"]) if match["ratio"] else None
+
+
+def find_dataset(name: str, datasets: Mapping[str, LongTailed] = DATASETS) -> LongTailed:
+    """The entry behind a name, its ratio checked.
+
+    Raises:
+        PelError: an undeclared data set, or a ratio that it does not have.
+    """
+    base, ratio = split_name(name)
+    if base not in datasets:
+        raise unknown("data set", base, datasets)
+    ratios = datasets[base].ratios
+    if ratios == "any":
+        _check_pool(name, datasets[base], ratio)
+        return datasets[base]
+    known = ", ".join([*([base] if datasets[base].kind in USER_KINDS else []), *(f"{base}-ir{r:g}" for r in ratios)])
+    if ratios and ratio not in ratios and not (ratio is None and datasets[base].kind in USER_KINDS):
+        raise PelError(f"data set '{name}' does not exist; {base} comes as {known}")
+    if not ratios and ratio is not None:
+        raise PelError(f"data set '{name}' does not exist; {base} has one profile of its own, ask for '{base}'")
+    return datasets[base]
+
+
+def held_as_files(name: str) -> bool:
+    """Whether the images of a data set stay files when it is prepared; a user's own do."""
+    entry = DATASETS.get(split_name(name)[0])
+    return entry is None or entry.kind in ("lists", *USER_KINDS)
+
+
+def require_split(name: str, split: str, datasets: Mapping[str, LongTailed] = DATASETS) -> None:
+    """See that a data set has the split that is evaluated on. Of the user's own folders and tables it shows when they are read.
+
+    Raises:
+        PelError: it has none of this name.
+    """
+    entry = datasets[split_name(name)[0]]
+    if split == "val" and not entry.val and entry.kind not in USER_KINDS:
+        have = sorted(base for base, other in datasets.items() if other.val)
+        raise PelError(f"split=val: data set '{name}' has no validation split" + (f"; {', '.join(have)} has" if have else ""))
+
+
+def _check_pool(name: str, entry: LongTailed, ratio: float | None) -> None:
+    try:
+        long_tail_counts(*entry.pool, ratio or 1) if entry.pool else None
+    except PelError as error:
+        raise PelError(f"data set '{name}': {error}") from None
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of one purpose, as an array or files: ``labels`` int64 (N,), ``images`` uint8 (N, H, W, 3), ``paths``, and the
+    ``native`` pixels to which files are reduced when they are read, or ``cache``, which holds them decoded."""
+
+    labels: np.ndarray
+    images: np.ndarray | None = None
+    paths: list[str] | None = None
+    native: int | None = None
+    cache: CachedImages | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A data set as a run uses it: ``train_counts`` int64 (C,), ``groups`` head, med or tail (C,), ``sha256`` of its content."""
+
+    name: str
+    class_names: list[str]
+    native_resolution: int | None
+    train: Split
+    test: Split
+    val: Split | None
+    train_counts: np.ndarray
+    groups: list[str]
+    sha256: str
+
+    def split(self, name: str) -> Split:
+        """The split evaluated on: ``test`` or ``val``."""
+        chosen = {"test": self.test, "val": self.val}.get(name)
+        if chosen is None:
+            raise PelError(f"data set {self.name} has no split '{name}'")
+        return chosen
+
+
+def open_prepared(folder: str | Path, name: str) -> Prepared:
+    """Open what ``prepare`` wrote for the base of ``name``. Images stay on disk until they are read.
+
+    Raises:
+        PelError: the folder is missing, incomplete or of another format or data set, or the ratio is not there.
+    """
+    folder = Path(folder)
+    base, ratio = split_name(name)
+    about = read_about(folder, base)
+    counts = about["train_counts"]
+    if about["ratios"] != "any":
+        if (key := f"{ratio:g}" if ratio else "") not in counts:
+            known = ", ".join(f"{base}-ir{r}" if r else base for r in counts)
+            raise PelError(f"data set '{name}' is not in {folder}; it holds {known}")
+        train = _open_split(folder, about, train_split(about, name))
+        train_counts = np.array(counts[key], np.int64)
+        reference = counts[f"{about['groups_from']:g}"] if about["groups_from"] else train_counts
+    else:
+        train = _open_split(folder, about, train_split(about, name))
+        per_class, classes = counts[""][0], len(counts[""])
+        if ratio is not None:
+            chosen = long_tail_subset(train.labels, ratio)
+            train = Split(train.labels[chosen], images=train.images[chosen])
+        train_counts = long_tail_counts(classes, per_class, ratio or 1)
+        reference = long_tail_counts(classes, per_class, about["groups_from"])
+    return Prepared(
+        name=name,
+        class_names=about["class_names"],
+        native_resolution=about["native_resolution"],
+        train=train,
+        test=_open_split(folder, about, "test"),
+        val=_open_split(folder, about, "val") if "val.npz" in about["files"] else None,
+        train_counts=train_counts,
+        groups=shot_groups(reference),
+        sha256=content_hash(about, name),
+    )
+
+
+def content_hash(about: Mapping[str, Any], name: str) -> str:
+    """What identifies the content that a run on ``name`` sees: class names, images, labels, ratio. ``about`` is data.json."""
+    ratio = split_name(name)[1]
+    content = [about["class_names"], about["digests"][train_split(about, name)], about["digests"]["test"], ratio]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def train_split(about: Mapping[str, Any], name: str) -> str:
+    """The file, without suffix, of the training images of ``name``. ``about`` is data.json."""
+    ratio = split_name(name)[1]
+    return f"train-ir{ratio:g}" if ratio and about["ratios"] != "any" else "train"
+
+
+def read_about(folder: Path, base: str) -> dict[str, Any]:
+    """The data.json of a prepared folder.
+
+    Raises:
+        PelError: the folder is missing, incomplete or of another format or data set.
+    """
+    about = read_json(folder / "data.json")
+    again = f"; delete {folder} and prepare '{base}' again"
+    if not isinstance(about, Mapping) or about.get("format") != FORMAT:
+        raise PelError(f"{folder / 'data.json'} is not of data format {FORMAT}{again}")
+    check_engine(folder / "data.json", about)
+    if about["name"] != base:
+        raise PelError(f"{folder} holds data set '{about['name']}', not '{base}'{again}")
+    for file, size in about["files"].items():
+        path = folder / file
+        if not path.is_file():
+            raise PelError(f"{path} is missing{again}")
+        if path.stat().st_size != size:
+            raise PelError(f"{path} has {path.stat().st_size} bytes, expected {size}{again}")
+    return about
+
+
+def _open_split(folder: Path, about: Mapping[str, Any], name: str) -> Split:
+    with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
+        labels = arrays["labels"]
+        if "paths" not in arrays:
+            # Mapped copy-on-write: jobs of one machine share the pages, and torch takes the array as it is.
+            return Split(labels, images=np.load(folder / f"images-{name}.npy", mmap_mode="c", allow_pickle=False))
+    root, images, moved = image_list(folder, about, name)
+    if moved and digest(images, check_files(root, images)) != about["digests"][name]:
+        raise PelError(f"the images under {root} are not those that {folder} was prepared from: the sizes of files differ")
+    return Split(labels, paths=[f"{root}/{path}" for path in images.paths])
+
+
+def image_list(folder: Path, about: Mapping[str, Any], name: str) -> tuple[str, ImageList, bool]:
+    """Where the images of a split held as files are, the split as a list of them, and whether they moved since then."""
+    path = folder / f"{name}.npz"
+    with np.load(path, allow_pickle=False) as arrays:
+        images = ImageList(str(path), arrays["paths"].tobytes().decode().split("\n"), arrays["labels"])
+    if about["kind"] == "huggingface":  # whose images were taken out of its tables, into this folder
+        return f"{folder}/images", images, False
+    root, moved = read_root(folder, about["name"])
+    return root, images, moved

@@ -1,0 +1,294 @@
+"""A trained run on new images: found, read as the run's evaluation reads its own, classified; the unreadable named and skipped.
+
+All it needs is ``delta.safetensors`` (whose metadata holds spec and class names) and the prepared backbone, so that a copied run
+folder will do. Shapes: N images, B a batch, K crops, R pixels a side, C classes, k of the most probable classes.
+"""
+
+import glob
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pel_core.common.errors import PelError
+from pel_core.common.files import read_json, require_writable, sha256
+from pel_core.common.tensors import read_tensors
+from pel_core.common.versions import check_engine
+from pel_core.data.datasets import split_name
+from pel_core.data.image_folders import SUFFIXES
+from pel_core.data.loading import EvalReader, RandomCrops, loader
+from pel_core.data.resample import normalise
+from pel_core.evaluation.outputs import TOP, printable, top_classes, write_csv, write_parquet
+from pel_core.hardware.devices import loader_workers, pick_device
+from pel_core.models.weights import load_vit
+from pel_core.spec.run_spec import RunSpec, differences
+from pel_core.training.classifier import Classifier, build
+from pel_core.training.loop import predict
+
+BATCH = 64  # images; that of an evaluation, so that its numbers come out again to the bit
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The k most probable classes of an image file, in falling order."""
+
+    path: str
+    classes: list[int]
+    names: list[str]
+    probabilities: list[float]
+
+
+def predict_files(
+    run: str,
+    images: Sequence[str],
+    results: str | Path,
+    out: str | Path | None = None,
+    top: int = TOP,
+    device: str = "auto",
+) -> None:
+    """Classify image files with a trained run, and print a table or write one.
+
+    Args:
+        run: a slug, or the folder of a run.
+        images: as `find_images`.
+        results: the results folder, which holds the run (if it is a slug) and its backbone.
+        out: a .csv or .parquet file to write instead of printing.
+        top: how many classes to tell of each image.
+
+    Raises:
+        PelError: no such run or images, another file than the run's, or, after all others are classified, that some images could
+            not be read.
+    """
+    if top < 1:
+        raise PelError(f"--top {top}: expected 1 or more")
+    out = None if out is None else Path(out)
+    if out is not None and out.suffix not in (".csv", ".parquet"):
+        raise PelError(f"--out {out}: expected a file that ends in .csv or .parquet")
+    paths = find_images(images)
+    spec, classifier, names = open_run(run, Path(results), target := pick_device(device))
+    if out is not None:
+        require_writable(out.parent)
+    errors: list[str] = []
+    made = list(classify(spec, classifier, names, paths, target, top, errors))
+    if made and out is None:
+        print("\n".join(table(made)))
+    elif made and out is not None:
+        write_table(out, made, spec.slug)
+        print(f"{len(made)} images -> {out}")
+    if errors:
+        rest = f"; the other {len(made)} are {'above' if out is None else f'in {out}'}" if made else ""
+        raise PelError(f"{len(errors)} of {len(paths)} images could not be read (each is named above){rest}")
+
+
+def find_images(words: Sequence[str]) -> list[str]:
+    """The image files that words name, each once, in order: a file, a folder (with all below it whose suffix is an image's), a
+    pattern with ``*``, ``?`` or ``[...]`` (``**`` for any folders), or ``@FILE``, a text file with a path a line.
+
+    Raises:
+        PelError: a word that names nothing.
+    """
+    found: dict[str, None] = {}
+    for word in words:
+        if word.startswith("@") and not os.path.exists(word):
+            found |= dict.fromkeys(_listed(word[1:]))
+        elif os.path.isdir(word):
+            found |= dict.fromkeys(_walk(word))
+        elif os.path.lexists(word):
+            found[word] = None
+        elif matches := sorted(path for path in glob.glob(word, recursive=True) if os.path.isfile(path)):
+            found |= dict.fromkeys(matches)
+        else:
+            raise PelError(f"there is no image '{printable(word)}'; name files, folders, patterns or @LIST")
+    return list(found)
+
+
+def _listed(file: str) -> list[str]:
+    try:
+        lines = Path(file).read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PelError(f"the list @{file} cannot be read ({error}); expected a text file with a path a line") from None
+    if not (paths := [line.removesuffix("\r") for line in lines if line.strip()]):
+        raise PelError(f"the list @{file} is empty")
+    return paths
+
+
+def _walk(folder: str) -> list[str]:
+    found = []
+    for here, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        images = (name for name in files if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES)
+        found += [os.path.join(here, name) for name in sorted(images)]
+    if not found:
+        raise PelError(f"the folder {printable(folder)} holds no images ({', '.join(sorted(SUFFIXES))})")
+    return found
+
+
+def open_run(run: str, results: Path, device: torch.device) -> tuple[RunSpec, Classifier, list[str]]:
+    """A trained run (or zero-shot) ready to classify: its spec, its classifier on ``device`` and its class names (C,).
+
+    Raises:
+        PelError: it is not there, damaged, stale, or of other weights than the prepared backbone.
+    """
+    folder, spec = _place(run, results)
+    if spec is not None and not spec.trains:
+        return _zero_shot(spec, results, device)
+    if not (folder / "delta.safetensors").is_file():
+        raise PelError(f"{folder} holds no delta.safetensors: train the run first, or name the folder of one that is trained"
+                       f"{_others(folder)}")  # fmt: skip
+    state, about = read_tensors(folder / "delta.safetensors")
+    check_engine(folder / "delta.safetensors", about, "train it again, or use the version that made it")
+    spec = spec or RunSpec.parse(about.get("slug", folder.name))
+    stored = _stored(folder, about, spec, results)
+    if about.get("slug", spec.train.slug) != spec.train.slug or (changed := differences(stored["spec"], spec.train)):
+        found = about.get("slug") if about.get("slug") != spec.train.slug else "; ".join(changed)
+        raise PelError(f"{folder / 'delta.safetensors'} was trained from another spec ({found}); train it again")
+    classifier = _classifier(spec, results, stored["backbone"]["sha256"], len(stored["class_names"]), {})
+    classifier.load_trainable(state)
+    return spec, classifier.to(device), stored["class_names"]
+
+
+def _place(run: str, results: Path) -> tuple[Path, RunSpec | None]:
+    """The folder of a run's training, and its spec where its name says it: of a slug, or of a folder that is called by one."""
+    given = Path(run)
+    if (given / "delta.safetensors").is_file():
+        return given, None
+    try:
+        spec = RunSpec.parse(given.name if given.is_dir() else run)
+    except PelError:
+        if given.is_dir():  # a copy under a name of its own
+            return given, None
+        raise
+    return (given.parent if given.is_dir() else results / "runs") / spec.train.slug, spec
+
+
+def _others(folder: Path) -> str:
+    """The trained run beside a folder whose name is nearest, in words."""
+    names = [path.parent.name for path in folder.parent.glob("*/delta.safetensors")]
+    near = get_close_matches(folder.name, names, n=1)
+    if near or len(names) == 1:
+        return f". Did you mean '{(near or names)[0]}'?"
+    return "" if names else f" (no trained run lies in {folder.parent}: --results FOLDER says where yours are)"
+
+
+def _stored(folder: Path, about: Mapping[str, str], spec: RunSpec, results: Path) -> dict[str, Any]:
+    """Spec, class names and backbone of a trained run: from the checkpoint's metadata, or, where it is older than those, from
+    train.json and the prepared data. Where train.json is, the checkpoint has to be the one it describes."""
+    path = folder / "train.json"
+    record = read_json(path, ("spec", "backbone", "data", "delta_sha256")) if path.is_file() else None
+    if record and record["delta_sha256"] != sha256(folder / "delta.safetensors"):
+        raise PelError(f"{folder / 'delta.safetensors'} is not the file that train.json describes; copy or train it again")
+    if "class_names" in about:
+        return {key: json.loads(about[key]) for key in ("spec", "class_names", "backbone")}
+    data = results / "data" / split_name(spec.dataset)[0] / "data.json"
+    if record is None or not data.is_file():
+        raise PelError(f"{folder / 'delta.safetensors'} does not say its class names: it needs train.json beside it and {data}")
+    return {**record, "class_names": read_json(data, ("class_names",))["class_names"]}
+
+
+def _zero_shot(spec: RunSpec, results: Path, device: torch.device) -> tuple[RunSpec, Classifier, list[str]]:
+    path = results / "text" / spec.backbone / f"{split_name(spec.dataset)[0]}.{spec.prompt}.safetensors"
+    features, about = read_tensors(path)
+    check_engine(path, about)
+    names = json.loads(about["class_names"])
+    return spec, _classifier(spec, results, about["backbone_sha256"], len(names), features).to(device), names
+
+
+def _classifier(spec: RunSpec, results: Path, sha: str, classes: int, features: Mapping[str, Tensor]) -> Classifier:
+    folder = results / "backbones" / spec.backbone
+    vit, text, info = load_vit(folder, spec.resolution)
+    if info["sha256"] != sha:
+        raise PelError(f"{spec.slug} was made with other weights of {spec.backbone} ({sha[:12]}) than {folder} holds")
+    if spec.needs_text and not features:  # a checkpoint replaces the head's first values, whatever they are
+        features = {"text.features": torch.zeros(classes, len(text["text.projection"].T))}
+    return build(spec, vit, classes, {**text, **features})
+
+
+class Reader(EvalReader):
+    """As an evaluation reads, but what cannot be read is passed over: (uint8 (b, K, R, R, 3), indices (b,), errors)."""
+
+    def __getitem__(self, indices: np.ndarray) -> tuple[Tensor, list[int], list[str]]:
+        crops, kept, errors = [], [], []
+        for index in indices.tolist():
+            try:
+                crops.append(self._crops(index))
+                kept.append(index)
+            except PelError as error:
+                errors.append(printable(str(error)))
+        return torch.from_numpy(np.stack(crops)) if crops else torch.empty(0), kept, errors
+
+
+def classify(
+    spec: RunSpec,
+    classifier: Classifier,
+    names: Sequence[str],
+    paths: Sequence[str],
+    device: torch.device,
+    top: int,
+    errors: list[str],
+) -> Iterator[Prediction]:
+    """Classify image files (N,) with the run's own crops; those that cannot be read are said, and added to ``errors``."""
+    from tqdm import tqdm
+
+    random = RandomCrops(spec.crops, spec.seed, spec.crop_min_scale)
+    reader = Reader(list(paths), spec.tte, spec.pixels, spec.expand, spec.interpolation, random, spec.reduction)
+    keys = [np.arange(start, min(start + BATCH, len(paths))) for start in range(0, len(paths), BATCH)]
+    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (spec.vit.mean, spec.vit.std))
+    batches = loader(reader, keys, device, loader_workers(True, device))
+    for crops, kept, unread in tqdm(batches, total=len(keys), unit="batch", disable=None, leave=False):
+        for error in unread:
+            print(f"skipped: {error}", file=sys.stderr)
+        errors += unread
+        if not kept:
+            continue
+        pixels = crops.to(device).permute(0, 1, 4, 2, 3).float(memory_format=torch.contiguous_format)
+        batch = [(normalise(pixels, mean, std), Tensor())]
+        logits = predict(classifier, batch, precision=spec.eval_precision)
+        classes, probabilities = top_classes(logits.numpy(), top)
+        for index, row, values in zip(kept, classes.tolist(), probabilities.tolist(), strict=True):
+            yield Prediction(printable(paths[index]), row, [names[i] for i in row], values)
+
+
+def table(predictions: Sequence[Prediction]) -> list[str]:
+    """One line for each image: its path, then classes and probabilities."""
+    shown = [_one_line(each.path) for each in predictions]
+    width = min(60, max(map(len, shown)))
+    pairs = (
+        "  ".join(f"{_one_line(name)} {100 * value:.1f} %" for name, value in zip(each.names, each.probabilities, strict=True))
+        for each in predictions
+    )
+    return [f"{path:<{width}}  {rest}" for path, rest in zip(shown, pairs, strict=True)]
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def write_table(out: Path, predictions: Sequence[Prediction], slug: str) -> None:
+    """Write predictions as CSV (a row for each image, two columns for each further class) or Parquet (lists)."""
+    k = len(predictions[0].classes)
+    if out.suffix == ".csv":
+        head = ["path", "prediction", "prediction_name", "probability"]
+        head += [f"{column}_{place}" for place in range(2, k + 1) for column in ("name", "probability")]
+        write_csv(out, head, map(_flat, predictions))
+        return
+    columns: dict[str, Any] = {"path": [each.path for each in predictions]}
+    columns |= {"prediction": np.array([each.classes[0] for each in predictions], np.int32)}
+    columns |= {"prediction_name": [each.names[0] for each in predictions]}
+    columns |= {"probability": np.array([each.probabilities[0] for each in predictions], np.float32)}
+    columns |= {"top": np.array([each.classes for each in predictions], np.int32)}
+    columns |= {"top_names": [each.names for each in predictions]}
+    columns |= {"top_probabilities": np.array([each.probabilities for each in predictions], np.float32)}
+    write_parquet(out, columns, {"slug": slug})
+
+
+def _flat(each: Prediction) -> Iterable[Any]:
+    rest = [value for pair in zip(each.names[1:], each.probabilities[1:], strict=True) for value in pair]
+    return [each.path, each.classes[0], each.names[0], each.probabilities[0], *rest]

@@ -1,0 +1,230 @@
+"""Getting the published data: what is free to download, with checksum and resume; of the rest, what to get and where to put it.
+
+Downloads are requests' (a dependency of Snakemake's too). Pooch and torchvision check a checksum as well, but start anew after
+an interruption. Nothing has its final name, or is unpacked, before its checksum holds.
+"""
+
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+import requests
+from tqdm import tqdm
+
+from pel_core.common.errors import PelError
+from pel_core.common.files import require_writable
+from pel_core.data.datasets import LongTailed
+from pel_core.data.roots import expand_root, given_root, lists_folder
+from pel_core.ingest import cifar
+from pel_core.ingest.known_mistakes import SPLIT_VAL
+from pel_core.ingest.published import ADDRESS, PUBLISHED, difference
+
+CIFAR_ADDRESS = "https://www.cs.toronto.edu/~kriz"
+TRIES, PAUSE = 4, 2.0  # attempts of a download, each from where the last one stopped, and seconds between two
+PATIENCE = 10, 60  # seconds for a connection, and for the next bytes
+BLOCK = 1 << 15
+
+BY_HAND = {
+    "imagenet-lt": """\
+The images of ImageNet are not free to pass on: register at https://image-net.org/download-images and get, of ILSVRC *2012*,
+  ILSVRC2012_img_train.tar  "Training images (Task 1 & 2)", 138 GB, MD5 1d675b47d978889d74fa0da5fadfb00e
+  ILSVRC2012_img_val.tar    "Validation images (all tasks)", 6.3 GB, MD5 29b22e2961454d5413ddabcf34fc5622
+Put them into {root} and unpack them there (training images into a folder for each class, validation images by the test list):
+  cd {quoted}
+  mkdir -p train val && tar -xf ILSVRC2012_img_train.tar -C train && tar -xf ILSVRC2012_img_val.tar -C val
+  for tar in train/*.tar; do mkdir -p "${{tar%.tar}}"; tar -xf "$tar" -C "${{tar%.tar}}" && rm "$tar"; done
+  {split_val}
+That makes {root}/train/n01440764/n01440764_18.JPEG, ... and {root}/val/n01440764/ILSVRC2012_val_00000293.JPEG, ...""",
+    "places-lt": """\
+The images are those of Places365-Standard, "Small images (256 * 256) with easy directory structure", from
+http://places2.csail.mit.edu/download.html (not the high-resolution images, and not the small ones without that structure):
+  places365standard_easyformat.tar, from http://data.csail.mit.edu/places/places365/places365standard_easyformat.tar
+Unpack it so that its folders train and val lie in {root}:
+  tar -xf places365standard_easyformat.tar -C {quoted} --strip-components=1
+That makes {root}/train/airfield/00000001.jpg, ... and {root}/val/airfield/Places365_val_00000435.jpg, ...""",
+    "inat2018": """\
+The images are those of iNaturalist *2018*, training and validation together, from https://github.com/visipedia/inat_comp/tree/master/2018:
+  train_val2018.tar.gz, 120 GB, MD5 b1c6952ce38f31868cc50ea72d066cc3,
+  from https://ml-inat-competition-datasets.s3.amazonaws.com/2018/train_val2018.tar.gz
+Unpack it in {root}:
+  tar -xzf train_val2018.tar.gz -C {quoted}
+That makes {root}/train_val2018/Plantae/7291/..., in folders that are called as the categories' ids.""",
+}
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file to get: address, where to, and a function that says what is wrong with it ("" where nothing is)."""
+
+    address: str
+    target: Path
+    wrong: Callable[[Path], str]
+
+
+def fetch(base: str, entry: LongTailed, config: Mapping[str, Any], mirror: str = "") -> None:
+    """Get what is free to download of a data set, and say how to get the rest.
+
+    Args:
+        base: a data set's name without imbalance ratio. entry: its entry. config: the study's configuration, with its ``roots``.
+        mirror: an address to get the same files from, by name; their checksums are the same.
+
+    Raises:
+        PelError: there is nothing to get, a folder cannot be written to, a download fails or has another checksum.
+    """
+    root = Path(expand_root(given_root(base, entry, config)))
+    if entry.kind == "cifar":
+        fetch_cifar(root, mirror)
+    elif base in PUBLISHED:
+        _fetch_lists(base, entry, lists_folder(base, entry, config), root, mirror)
+    else:
+        raise PelError(f"data set '{base}' has nothing to download: its images are made here, or are yours")
+    print(f"Then: python -m pel_core data check {base}" + (f" --root {root}" if not root.samefile(_usual(base, entry)) else ""))
+
+
+def _fetch_lists(base: str, entry: LongTailed, folder: Path, root: Path, mirror: str) -> None:
+    """Every list that can be had; how to get the images is told in any case."""
+    if not all((folder / name).is_file() for name in PUBLISHED[base].files):
+        _require_writable(folder, f"'lists: {{{base}: FOLDER}}' in a configuration, with --config, puts the lists elsewhere")
+    failed = []
+    for name, known in PUBLISHED[base].files.items():
+        address = f"{mirror.rstrip('/') or f'{ADDRESS}/{PUBLISHED[base].folder}'}/{name}"
+        try:
+            download(Download(address, folder / name, lambda path, known=known: difference(path, known)))
+        except PelError as error:
+            failed.append(error)
+    split_val = SPLIT_VAL.format(list=quote(str((folder / entry.test).absolute())))
+    print(BY_HAND[base].format(root=root.absolute(), quoted=quote(str(root.absolute())), split_val=split_val))
+    sys.stdout.flush()
+    if failed:
+        more = f" (and {len(failed) - 1} more of {len(PUBLISHED[base].files)} list files)" if len(failed) > 1 else ""
+        raise PelError(f"{failed[0]}{more}")
+
+
+def _require_writable(folder: Path, otherwise: str) -> None:
+    try:
+        require_writable(folder)
+    except PelError as error:
+        raise PelError(f"{str(error).partition(';')[0]}; make it writable, or: {otherwise}") from None
+
+
+def _usual(base: str, entry: LongTailed) -> Path:
+    """Where the data set is looked for when nothing is said."""
+    usual = Path(expand_root(given_root(base, entry, {})))
+    return usual if usual.exists() else Path("/")
+
+
+def fetch_cifar(root: Path, mirror: str = "") -> None:
+    """Get CIFAR-100's archive, beside the folder ``root`` that it is unpacked to; where all is there, do nothing.
+
+    Raises:
+        PelError: as of `fetch`.
+    """
+    if cifar.is_whole(root):
+        print(f"{root} is there already")
+        return
+    inside = root / cifar.ARCHIVE
+    archive = inside if inside.is_file() else root.parent / cifar.ARCHIVE
+    _require_writable(archive.parent, "the environment variable PEL_DATA or --root says another place")
+    address = f"{mirror.rstrip('/') or CIFAR_ADDRESS}/{cifar.ARCHIVE}"
+    download(Download(address, archive, _wrong_archive))
+    unpack(archive, root)
+
+
+def _wrong_archive(path: Path) -> str:
+    try:
+        cifar.require_archive(path)
+    except PelError as error:
+        return str(error)
+    return ""
+
+
+def unpack(archive: Path, root: Path) -> None:
+    """Unpack CIFAR's archive, whose checksum holds, as the folder ``root``.
+
+    Raises:
+        PelError: a member would leave the folder, or the archive is cut off.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+
+    def flat(members: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+        for member in members:
+            folder, _, name = member.name.partition("/")
+            if name and folder == cifar.FOLDER:
+                yield member.replace(name=name, deep=False)
+            elif member.name != cifar.FOLDER:
+                yield member  # which the filter judges
+
+    try:
+        with tarfile.open(archive) as members:
+            members.extractall(root, flat(members), filter="data")
+    except (tarfile.TarError, EOFError) as error:
+        raise PelError(f"{archive} cannot be unpacked ({error}); delete it and fetch it again") from None
+    print(f"{root}: unpacked")
+
+
+def download(wanted: Download) -> None:
+    """Get one file: an earlier part is gone on with, and the file has its name only when its checksum holds.
+
+    Raises:
+        PelError: the address does not answer as hoped (what came is kept, and gone on with the next time), or the checksum is
+            another one (what came is deleted).
+    """
+    target = wanted.target
+    if target.is_file():
+        if wrong := wanted.wrong(target):
+            raise PelError(f"{wrong}; delete it to have it fetched")
+        print(f"{target} is there already")
+        return
+    part = target.with_name(f"{target.name}.part")
+    for attempt in range(TRIES):
+        try:
+            _continue(wanted.address, part)
+            break
+        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+            if attempt == TRIES - 1 or not part.exists():  # where nothing ever came, waiting is for nothing
+                raise PelError(_not_had(wanted, part, type(error).__name__)) from None
+            time.sleep(PAUSE)
+        except requests.RequestException as error:
+            raise PelError(_not_had(wanted, part, str(error))) from None
+    if wrong := wanted.wrong(part):
+        part.unlink()
+        raise PelError(f"{wrong}. It came from {wanted.address} and is deleted; nothing of it was used")
+    part.replace(target)
+    print(f"{target}: checksum holds")
+
+
+def _not_had(wanted: Download, part: Path, why: str) -> str:
+    there = part.stat().st_size if part.exists() else 0
+    kept = f"; {there:,} bytes are kept in {part}, and the same command goes on from there" if there else ""
+    return f"{wanted.address} cannot be had ({why}){kept}; or download it elsewhere and put it there as {wanted.target}"
+
+
+def _continue(address: str, part: Path) -> None:
+    """Append to ``part`` what is lacking; a server that cannot go on in the middle starts it anew."""
+    there = part.stat().st_size if part.exists() else 0
+    # identity: the length of a compressed answer says nothing about the file
+    headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={there}-"} if there else {})}
+    with requests.get(address, headers=headers, stream=True, timeout=PATIENCE) as answer:
+        if answer.status_code == 416:  # nothing is lacking, or the part is not of this file: the checksum tells
+            if answer.headers.get("Content-Range", "").rpartition("/")[2] == str(there):
+                return
+            part.unlink()
+            return _continue(address, part)
+        answer.raise_for_status()
+        if answer.status_code != 206 or not answer.headers.get("Content-Range", "").startswith(f"bytes {there}-"):
+            there = 0
+        length = int(answer.headers.get("Content-Length") or 0)
+        bar = tqdm(
+            total=there + length, initial=there, unit="B", unit_scale=True, desc=part.stem, disable=not sys.stderr.isatty()
+        )
+        with open(part, "ab" if there else "wb") as handle, bar:
+            for block in answer.iter_content(BLOCK):
+                handle.write(block)
+                bar.update(len(block))
+        if length and part.stat().st_size != there + length:
+            raise requests.ConnectionError

@@ -1,0 +1,225 @@
+"""USER_SOURCES: data sets of the user's own images -> what a prepared folder holds. Found, divided, sampled, named, checked.
+
+Shapes: N images, C classes.
+"""
+
+import re
+import shutil
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+
+from pel_core.common.errors import PelError
+from pel_core.common.problems import Problems
+from pel_core.common.yaml_files import load_yaml
+from pel_core.data import lists
+from pel_core.data.datasets import LongTailed
+from pel_core.data.image_folders import Catalogue, Placed, read_folders
+from pel_core.data.sampling import held_out, largest_fitting, profile_counts, profile_subset
+from pel_core.data.user_files import names_file, table_path
+from pel_core.ingest.data_check import decode_images
+from pel_core.ingest.duplicate_images import duplicate_notes
+from pel_core.ingest.image_tables import read_table
+from pel_core.ingest.saved_datasets import read_saved, replace_images
+from pel_core.ingest.sources import Content
+
+TEST_FRACTION = 0.2  # held out where a data set has neither a test nor a validation split, unless the entry says otherwise
+
+
+def _from_folders(entry: LongTailed, new: Path) -> Catalogue:
+    return read_folders(entry.root)
+
+
+def _from_csv(entry: LongTailed, new: Path) -> Catalogue:
+    return read_table(table_path(entry), entry.root, (entry.image_column, entry.label_column, entry.split_column))
+
+
+def _from_saved(entry: LongTailed, new: Path) -> Catalogue:
+    return read_saved(entry.root, new, entry.image_column, entry.label_column)
+
+
+USER_SOURCES: dict[str, Callable[[LongTailed, Path], Catalogue]] = {
+    "folders": _from_folders,
+    "csv": _from_csv,
+    "huggingface": _from_saved,
+}
+
+
+def user_content(base: str, entry: LongTailed, out: Path, check_images: str, problems: Problems | None = None) -> Content:
+    """What a located entry of the user's own comes to (``own_files.locate``).
+
+    Where images have to be taken out of tables, they are written beside the folder's own and put in place by ``finish``.
+    ``problems`` takes every file that cannot be used, by kind.
+
+    Raises:
+        PelError: nothing to train or test on, a profile that the images do not allow, names that fit no class, or files that
+            cannot be used; the message names the data set.
+    """
+    new = out / ".images-new"
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        found = USER_SOURCES[entry.kind](entry, new)
+        content = _content(entry, found, check_images, Problems() if problems is None else problems)
+    except PelError as error:
+        shutil.rmtree(new, ignore_errors=True)
+        raise PelError(f"data set '{base}': {error}") from None
+    if entry.kind == "huggingface":
+        content.finish = lambda: replace_images(new, out)
+    return content
+
+
+def _content(entry: LongTailed, found: Catalogue, check_images: str, problems: Problems) -> Content:
+    if len(found.keys) < 2:
+        raise PelError(f"{found.root} has one class ({', '.join(found.keys)}); expected at least two")
+    names = class_names(entry, found)
+    splits = divide(entry, found)
+    content = Content(names, {})
+    sizes = {split: lists.check_files(found.root, images, problems=problems) for split, images in splits.items()}
+    for split, images in splits.items():
+        decode_images(found.root, images, sizes[split], check_images, problems)
+        content.add_files(split, images, sizes[split])
+    problems.stop()
+    found.notes += duplicate_notes(found.root, splits, sizes, check_images)
+    train = splits["train"]
+    pool = np.bincount(train.labels, minlength=len(names))
+    content.train_counts[""] = pool.tolist()
+    for ratio, counts in drawn_counts(entry, found.keys, pool).items():
+        chosen = train.take(profile_subset(train.labels, found.keys, counts, entry.sampling_seed))
+        content.train_counts[f"{ratio:g}"] = counts.tolist()
+        content.add_files(f"train-ir{ratio:g}", chosen, lists.check_files(found.root, chosen))
+    _tell(found, names, splits, content)
+    return content
+
+
+def divide(entry: LongTailed, found: Catalogue) -> dict[str, Placed]:
+    """The splits, held out from the training images where the data have none.
+
+    A validation split of the data is the test split where there is no other and no ``test_fraction`` is asked for.
+
+    Raises:
+        PelError: a split is there and a fraction for it, or no class has enough images.
+    """
+    splits = dict(found.splits)
+    for split in ("test", "val"):
+        if split in splits and getattr(entry, f"{split}_fraction"):
+            raise PelError(f"{found.root} has a {split} split of its own; leave out {split}_fraction, or take that split away")
+    if "test" not in splits and "val" in splits and not entry.test_fraction:
+        splits["test"] = splits.pop("val")
+        found.notes.append("there is no test split; the validation split is taken as such (test_fraction holds one out instead)")
+    test = 0.0 if "test" in splits else entry.test_fraction or TEST_FRACTION
+    val = entry.val_fraction
+    if test or val:
+        parts = held_out(splits["train"].labels, found.keys, test, val, entry.split_seed)
+        whole = splits.pop("train")
+        splits = {"train": whole.take(np.flatnonzero(parts == 0)), **splits}
+        splits |= {name: whole.take(np.flatnonzero(parts == part)) for name, part, f in (("test", 1, test), ("val", 2, val)) if f}
+        shares = " and ".join(f"{100 * f:g} % for {name}" for name, f in (("test", test), ("val", val)) if f)
+        found.notes.append(f"held out of every class: {shares} (split_seed {entry.split_seed})")
+    for split, images in splits.items():
+        if not images.paths:
+            raise PelError(f"{found.root} has no image for the split '{split}': its classes have one image each; add images")
+    return splits
+
+
+def drawn_counts(entry: LongTailed, keys: list[str], pool: np.ndarray) -> dict[float, np.ndarray]:
+    """Training images per class (C,) at each ratio of the entry's profile, from ``pool`` (C,), those there are.
+
+    The profile goes down the classes by their number of training images; of equal ones the first in label order comes first. The
+    largest class keeps as many images at every ratio, so that they are nested: as many as the smallest ratio allows.
+
+    Raises:
+        PelError: the images do not allow it.
+    """
+    if not entry.profile:
+        return {}
+    rank = np.argsort(-pool, kind="stable")
+    fits = largest_fitting(entry.profile, pool[rank], min(entry.ratios))
+    largest = entry.largest or fits
+    if largest > fits:
+        raise PelError(
+            f"largest is {largest}, but ratio {min(entry.ratios):g} allows at most {fits} (pool: {_ends(keys, pool, rank)})"
+        )
+    made = {}
+    for ratio in entry.ratios:
+        counts = np.empty_like(pool)
+        try:
+            counts[rank] = profile_counts(entry.profile, len(pool), largest, ratio)
+        except PelError as error:
+            raise PelError(f"profile {entry.profile}: {error} (pool: {_ends(keys, pool, rank)})") from None
+        made[ratio] = counts
+    return made
+
+
+def _ends(keys: list[str], pool: np.ndarray, rank: np.ndarray) -> str:
+    return f"{pool[rank[0]]} images of '{keys[rank[0]]}' down to {pool[rank[-1]]} of '{keys[rank[-1]]}'"
+
+
+def class_names(entry: LongTailed, found: Catalogue) -> list[str]:
+    """Names in label order: as ``class_names`` maps them, else the class's own with underscores as spaces.
+
+    Raises:
+        PelError: a key of the mapping that is no class.
+    """
+    given = _mapping(entry)
+    form = {unicodedata.normalize("NFC", key): key for key in found.keys}
+    for key in given:
+        if unicodedata.normalize("NFC", key) not in form:
+            near = get_close_matches(key, found.keys, n=1) or found.keys[:1]
+            raise PelError(f"class_names: '{key}' is none of the {len(found.keys)} classes; expected names such as '{near[0]}'")
+    given = {unicodedata.normalize("NFC", key): name for key, name in given.items()}
+    names = [clean(given.get(unicodedata.normalize("NFC", key)) or key.replace("_", " ")) for key in found.keys]
+    if blank := [key for key, name in zip(found.keys, names, strict=True) if not name]:
+        raise PelError(f"class {blank[0]!r} has no name; give one by class_names")
+    bare = [key for key in found.keys if unicodedata.normalize("NFC", key) not in given]
+    if bare and all(key.isdigit() or lists.WNID.fullmatch(key) for key in bare):
+        found.notes.append(f"{len(bare)} classes are called by numbers ('{bare[0]}'), which tell CLIP nothing: give class_names")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        found.notes.append(f"{len(twice)} names stand for several classes ('{twice[0]}'); their text features are equal")
+    return names
+
+
+def clean(name: str) -> str:
+    """A class name as a prompt takes it: one line, single spaces, composed characters."""
+    return " ".join(unicodedata.normalize("NFC", name).split())
+
+
+def _mapping(entry: LongTailed) -> dict[str, str]:
+    if isinstance(entry.class_names, Mapping):
+        return {str(key): name for key, name in entry.class_names.items()}
+    path = names_file(entry)
+    if not path:
+        return {}
+    if re.search(r"\.(ya?ml|json)$", path, re.IGNORECASE):
+        loaded = load_yaml(path)
+        for key, name in loaded.items():
+            if not isinstance(name, str) or not name.strip():
+                raise PelError(f"{path}: {key}: {name!r}, expected the class's name, a text")
+        return {str(key): name for key, name in loaded.items()}
+    given: dict[str, str] = {}
+    for number, line in enumerate(lists.read_lines(path, "class-names file"), 1):
+        key, _, name = line.strip().partition("\t" if "\t" in line else " ")
+        if not name.strip() or key in given:
+            raise PelError(f"{path}:{number}: found {line!r}, expected a class's folder or label, once, and its name")
+        given[key] = name
+    return given
+
+
+def _tell(found: Catalogue, names: list[str], splits: dict[str, Placed], content: Content) -> None:
+    """Say what was found, left out and done, for the log."""
+    sizes = ", ".join(f"{len(splits[split].paths):,} {split}" for split in ("train", "test", "val") if split in splits)
+    pool = content.train_counts[""]
+    print(f"found: {len(names)} classes; images: {sizes}; {max(pool)} to {min(pool)} training images a class")
+    for key, counts in content.train_counts.items():
+        if key:
+            print(f"drawn: {sum(counts):,} training images at ratio {key}, {max(counts)} to {min(counts)} a class")
+    for note in filter(None, found.notes):
+        print(f"note: {note}")
+    for split, images in splits.items():
+        absent = [name for name, count in zip(names, np.bincount(images.labels, minlength=len(names)), strict=True) if not count]
+        if absent and split != "train":
+            few = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
+            print(f"note: the {split} split has no image of {len(absent)} of {len(names)} classes ({few}); they have no accuracy")

@@ -1,0 +1,146 @@
+"""BACKBONES: every pre-trained ViT by name, as data. ``weights.py`` turns an entry into tensors.
+
+The image statistics are declared here, never taken from a library's transform: open_clip's own preprocessing is bicubic,
+the reference's is bilinear (the option ``interpolation`` of a run).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pel_core.common.errors import PelError, unknown
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Where a ViT comes from and what it expects.
+
+    ``source``: ``open_clip`` (``arch`` with a pre-trained ``tag``, or a local file), ``bundled`` (an open_clip model folder
+    inside this package), ``timm`` (``arch`` names weights too) or ``random`` (seeded, for tests). ``quick_gelu`` is asserted
+    when the weights are loaded. ``native`` is the weights' own resolution where it is not ``resolution``, to which their
+    position embeddings are then resized. ``interpolation`` is how upstream resizes images for these weights: a run does not
+    follow it, but its own option of that name, whose default is the reference's bilinear.
+    """
+
+    label: str
+    source: Literal["open_clip", "bundled", "timm", "random"]
+    arch: str
+    layers: int
+    width: int
+    patch: int
+    resolution: int
+    tag: str = ""
+    quick_gelu: bool = False
+    text: bool = True
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+    native: int = 0
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+
+    @property
+    def folder(self) -> Path:
+        """Where a ``bundled`` model lies: ``arch`` below the package."""
+        return Path(__file__).parents[1] / self.arch
+
+
+def _clip(label: str, arch: str, layers: int, width: int, patch: int, tag: str, resolution: int = 224, **options) -> Backbone:
+    """A CLIP of open_clip; its name says whether the activation is QuickGELU."""
+    return Backbone(label, "open_clip", arch, layers, width, patch, resolution, tag, arch.endswith("-quickgelu"), **options)
+
+
+def _dino(label: str, size: str, layers: int, width: int) -> Backbone:
+    """A DINOv2 of timm, trained at 518 pixels and used at 224; its layer scale is folded into the weights on loading."""
+    arch = f"vit_{size}_patch14_dinov2.lvd142m"
+    return Backbone(label, "timm", arch, layers, width, 14, 224, text=False, mean=IMAGENET_MEAN, std=IMAGENET_STD, native=518)
+
+
+def _in21k(label: str, size: str, layers: int, width: int) -> Backbone:
+    """A ViT trained on ImageNet-21k alone. timm's default tags are fine-tuned on ImageNet-1k, which ImageNet-LT is part of."""
+    arch = f"vit_{size}_patch16_224.augreg_in21k"
+    return Backbone(label, "timm", arch, layers, width, 16, 224, text=False, mean=HALF, std=HALF)
+
+
+BACKBONES: dict[str, Backbone] = {
+    "clip-mini": Backbone(
+        "clip-mini (demo)", "bundled", "demo/clip-mini", 12, 96, 8, 32, quick_gelu=True, interpolation="bilinear"
+    ),
+    "clip-b32": _clip("ViT-B/32", "ViT-B-32-quickgelu", 12, 768, 32, "openai"),
+    "clip-b16": _clip("ViT-B/16", "ViT-B-16-quickgelu", 12, 768, 16, "openai"),
+    "clip-l14": _clip("ViT-L/14", "ViT-L-14-quickgelu", 24, 1024, 14, "openai"),
+    "clip-l14-336": _clip("ViT-L/14@336", "ViT-L-14-336-quickgelu", 24, 1024, 14, "openai", 336),
+    "laion-b32": _clip("ViT-B/32 (LAION-2B)", "ViT-B-32", 12, 768, 32, "laion2b_s34b_b79k"),
+    "laion-b16": _clip("ViT-B/16 (LAION-2B)", "ViT-B-16", 12, 768, 16, "laion2b_s34b_b88k"),
+    "laion-l14": _clip("ViT-L/14 (LAION-2B)", "ViT-L-14", 24, 1024, 14, "laion2b_s32b_b82k", mean=HALF, std=HALF),
+    "laion-h14": _clip("ViT-H/14 (LAION-2B)", "ViT-H-14", 32, 1280, 14, "laion2b_s32b_b79k"),
+    "datacomp-b32": _clip("ViT-B/32 (DataComp)", "ViT-B-32", 12, 768, 32, "datacomp_xl_s13b_b90k"),
+    "datacomp-b16": _clip("ViT-B/16 (DataComp)", "ViT-B-16", 12, 768, 16, "datacomp_xl_s13b_b90k"),
+    "datacomp-l14": _clip("ViT-L/14 (DataComp)", "ViT-L-14", 24, 1024, 14, "datacomp_xl_s13b_b90k"),
+    "dfn-b16": _clip("ViT-B/16 (DFN-2B)", "ViT-B-16-quickgelu", 12, 768, 16, "dfn2b"),
+    "metaclip-b16": _clip("ViT-B/16 (MetaCLIP)", "ViT-B-16-quickgelu", 12, 768, 16, "metaclip_400m"),
+    "in21k-b16": _in21k("ViT-B/16 (IN21K)", "base", 12, 768),
+    "in21k-l16": _in21k("ViT-L/16 (IN21K)", "large", 24, 1024),
+    "dinov2-s14": _dino("ViT-S/14 (DINOv2)", "small", 12, 384),
+    "dinov2-b14": _dino("ViT-B/14 (DINOv2)", "base", 12, 768),
+    "dinov2-l14": _dino("ViT-L/14 (DINOv2)", "large", 24, 1024),
+    "toy": Backbone("toy", "random", "toy", 4, 32, 8, 16, quick_gelu=True),
+}
+
+_MAP_POOL = (
+    "SigLIP's image tower has no class token; its feature is a learned attention over all patches with an MLP of its own, which "
+    "this ViT does not have. CLIP backbones with a text tower: clip-b16, laion-b16, datacomp-b16"
+)
+_RESNET = "a ResNet has no transformer blocks for the methods to act on; use a ViT, e.g. clip-b16"
+# What people ask for and cannot have, and why.
+UNFIT: dict[str, str] = {
+    "siglip-b16": _MAP_POOL,
+    "siglip-l16": _MAP_POOL,
+    "siglip2-b16": _MAP_POOL,
+    "clip-rn50": _RESNET,
+    "clip-rn101": _RESNET,
+}
+
+
+def find_backbone(name: str) -> Backbone:
+    """The entry of that name.
+
+    Raises:
+        PelError: there is none; of some that people ask for, why.
+    """
+    if name in UNFIT:
+        raise PelError(f"backbone '{name}' does not fit: {UNFIT[name]}")
+    if name not in BACKBONES:
+        raise unknown("backbone", name, BACKBONES)
+    return BACKBONES[name]
+
+
+HUB = "hf-hub:"
+
+
+def local_weights(given: str | None) -> Path | None:
+    """The file or folder that a ``weights`` value names, ``local-dir:FOLDER`` included; None for none and for a hub name."""
+    if given is None or str(given).startswith(HUB):
+        return None
+    return Path(str(given).removeprefix("local-dir:"))
+
+
+# The hub's repository of each backbone's weights, which open_clip and timm themselves would ask for.
+REPOSITORIES: dict[str, str] = {
+    "clip-b32": "timm/vit_base_patch32_clip_224.openai",
+    "clip-b16": "timm/vit_base_patch16_clip_224.openai",
+    "clip-l14": "timm/vit_large_patch14_clip_224.openai",
+    "clip-l14-336": "timm/vit_large_patch14_clip_336.openai",
+    "laion-b32": "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
+    "laion-b16": "laion/CLIP-ViT-B-16-laion2B-s34B-b88K",
+    "laion-l14": "laion/CLIP-ViT-L-14-laion2B-s32B-b82K",
+    "laion-h14": "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+    "datacomp-b32": "laion/CLIP-ViT-B-32-DataComp.XL-s13B-b90K",
+    "datacomp-b16": "laion/CLIP-ViT-B-16-DataComp.XL-s13B-b90K",
+    "datacomp-l14": "laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K",
+    "dfn-b16": "apple/DFN2B-CLIP-ViT-B-16",
+    "metaclip-b16": "timm/vit_base_patch16_clip_224.metaclip_400m",
+    **{name: f"timm/{entry.arch}" for name, entry in BACKBONES.items() if entry.source == "timm"},
+}

@@ -1,0 +1,186 @@
+"""METHODS: every way to fine-tune a frozen ViT, as data. Adding a method is adding one entry.
+
+A method attaches deltas (modules of ``deltas.py``) to sites (dotted names inside a block) and names the backbone parameters
+it trains. Methods compose with ``+`` and take a half-open block range with ``@``: ``adaptformer@6:12+vpt-shallow``.
+
+Sites of a block: ``""`` (the block itself), ``attn``, ``attn.norm``, ``attn.qkv``, ``attn.proj``, ``ffn``, ``ffn.norm``,
+``ffn.fc1``, ``ffn.fc2``.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pel_core.common.errors import PelError, unknown
+
+
+@dataclass(frozen=True)
+class Attach:
+    """One delta at one site of every block in range.
+
+    ``before``: f(m(x)); ``after``: m(f(x)); ``beside``: f(x) + m(x); ``inside``: m(f, x), the delta using f's own weights.
+    """
+
+    site: str
+    how: Literal["before", "after", "beside", "inside"]
+    delta: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is attached, which block parameters train (regular expressions on names inside a block), and where.
+
+    ``blocks`` is ``"any"`` (all by default, a range may follow the name), ``"first"`` (block 0, no range) or ``"none"``.
+    ``recipe`` holds values of RunSpec fields that the method needs; ``excludes`` the methods it cannot be stacked with.
+    ``draws`` says which seed its initial values come from: the run's, or the masks' (the reference's masks are the same in
+    every run).
+    """
+
+    about: str
+    attach: tuple[Attach, ...] = ()
+    train: tuple[str, ...] = ()
+    blocks: Literal["any", "first", "none"] = "any"
+    trains_head: bool = True
+    excludes: tuple[str, ...] = ()
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    draws: Literal["run", "mask"] = "run"
+
+
+# The order of entries is the order in which stacked methods are applied, innermost first. It is the reference's: LoRA's
+# update is added before SSF scales it, and an adapter reads what SSF has scaled. Sparse weights replace those of the bare
+# layer, so they come first.
+METHODS: dict[str, Method] = {
+    "mask": Method(
+        "a random fraction of the scalar weights of the four matrices and their biases",
+        tuple(Attach(site, "inside", "sparse") for site in ("attn.qkv", "attn.proj", "ffn.fc1", "ffn.fc2")),
+        draws="mask",
+    ),
+    "lora": Method(
+        "low-rank update of the query and value projections (Hu et al. 2021)",
+        (Attach("attn.qkv", "beside", "lora", {"parts": (True, False, True)}),),
+    ),
+    "lora-mlp": Method(
+        "low-rank update of the MLP's first matrix",
+        (Attach("ffn.fc1", "beside", "lora", {"parts": (True,)}),),
+    ),
+    "ssf-ln": Method(
+        "scale and shift after both LayerNorms (Lian et al. 2022)",
+        (Attach("attn.norm", "after", "scale-shift"), Attach("ffn.norm", "after", "scale-shift")),
+    ),
+    "ssf-attn": Method(
+        "scale and shift after the qkv and output projections",
+        (Attach("attn.qkv", "after", "scale-shift"), Attach("attn.proj", "after", "scale-shift")),
+    ),
+    "ssf-mlp": Method(
+        "scale and shift after both MLP layers, the first before its activation",
+        (Attach("ffn.fc1", "after", "scale-shift"), Attach("ffn.fc2", "after", "scale-shift")),
+    ),
+    "adapter": Method(
+        "bottleneck after the MLP, sequential (Houlsby et al. 2019)",
+        (Attach("ffn", "after", "adapter"),),
+    ),
+    "adaptformer": Method(
+        "bottleneck beside the MLP with a learnable scale, reading the stream before its LayerNorm (Chen et al. 2022)",
+        (Attach("ffn", "beside", "adaptformer"),),
+    ),
+    "vpt-shallow": Method(
+        "learnable tokens before the first block, kept to the end (Jia et al. 2022)",
+        (Attach("", "before", "prompt"),),
+        blocks="first",
+        excludes=("vpt-deep",),
+    ),
+    "vpt-deep": Method(
+        "fresh learnable tokens before every block (Jia et al. 2022)",
+        (Attach("", "before", "prompt"),),
+        excludes=("vpt-shallow",),
+    ),
+    "ln": Method("both LayerNorms of every block", train=(r"(attn|ffn)\.norm\.(weight|bias)",)),
+    "bias": Method("every bias of every block (BitFit)", train=(r".*\.bias",)),
+    "full": Method("every parameter of the blocks", train=(r".*",), recipe={"lr": 5e-4}),
+    "head-only": Method("the classifier alone on frozen features", blocks="none"),
+    "zero-shot": Method(
+        "no training: scaled cosine of image and class-text features (Radford et al. 2021)",
+        blocks="none",
+        trains_head=False,
+        recipe={"epochs": 0},
+    ),
+}
+
+# Options of a run that only some deltas read, and which. An option that none of a run's deltas reads is refused there.
+READS: dict[str, set[str]] = {
+    "adapter_dim": {"adapter", "adaptformer", "lora"},
+    "adapter_scale": {"adaptformer"},
+    "vpt_len": {"prompt"},
+    "mask_ratio": {"sparse"},
+    "mask_seed": {"sparse"},
+}
+
+
+def readers(option: str) -> list[str]:
+    """The methods whose deltas read an option of ``READS``."""
+    return [name for name, method in METHODS.items() if any(attach.delta in READS[option] for attach in method.attach)]
+
+
+PART = re.compile(r"(?P<name>[a-z0-9-]+)(@(?P<start>-?\d*):(?P<stop>-?\d*))?")
+
+
+@dataclass(frozen=True, order=True)
+class MethodPart:
+    """One method of a stack with its half-open block range."""
+
+    name: str
+    start: int
+    stop: int
+
+    @property
+    def blocks(self) -> range:
+        """The blocks it acts on."""
+        return range(self.start, self.stop)
+
+
+def parse_method(text: str, layers: int) -> tuple[MethodPart, ...]:
+    """Read ``adaptformer@-6:+vpt-shallow`` for a ViT of ``layers`` blocks; parts come sorted by name.
+
+    Ranges are Python slices: ``@6:12``, ``@-6:`` (the last six), ``@:6``.
+
+    Raises:
+        PelError: an unknown or repeated method, a range outside the blocks, or methods that exclude each other.
+    """
+    parts = tuple(sorted(_parse_part(part, text, layers) for part in text.split("+")))
+    names = [part.name for part in parts]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise PelError(f"method '{text}' names {', '.join(repeated)} twice; give each one block range")
+    for name in names:
+        if clash := [other for other in METHODS[name].excludes if other in names]:
+            raise PelError(f"method '{text}': {name} and {clash[0]} exclude each other")
+        if METHODS[name].blocks == "none" and len(names) > 1:
+            raise PelError(f"method '{text}': {name} stands alone; it cannot be stacked")
+    return parts
+
+
+def _parse_part(text: str, whole: str, layers: int) -> MethodPart:
+    match = PART.fullmatch(text)
+    if not match:
+        raise PelError(f"method '{whole}': '{text}' is not NAME or NAME@START:STOP, e.g. adaptformer@6:12")
+    if (name := match["name"]) not in METHODS:
+        raise unknown("method", name, METHODS, f"(in '{whole}')" if whole != text else "")
+    if METHODS[name].blocks != "any":
+        if match["start"] is not None:
+            raise PelError(f"method '{whole}': {name} takes no block range")
+        return MethodPart(name, 0, 1 if METHODS[name].blocks == "first" else 0)
+    start, stop = int(match["start"] or 0), int(match["stop"] or layers)
+    start, stop = (layers + value if value < 0 else value for value in (start, stop))
+    if not 0 <= start < stop <= layers:
+        raise PelError(f"method '{whole}': range {start}:{stop} of {name} is not inside the {layers} blocks 0:{layers}")
+    return MethodPart(name, start, stop)
+
+
+def format_method(parts: tuple[MethodPart, ...], layers: int) -> str:
+    """The canonical text of a stack: sorted by name, a range only where it is not the whole depth."""
+    words = []
+    for part in sorted(parts):
+        whole = METHODS[part.name].blocks != "any" or (part.start, part.stop) == (0, layers)
+        words.append(part.name if whole else f"{part.name}@{part.start}:{part.stop}")
+    return "+".join(words)

@@ -1,0 +1,274 @@
+"""Pre-trained weights -> our ViT, once per backbone, and class-text features; nobody who trains imports open_clip or timm.
+
+A prepared backbone is a folder of ``vit.safetensors`` (the ViT; with ``text.projection`` (D, E) and ``text.logit_scale`` where
+there is a text tower) and ``backbone.json`` (how to build it, image statistics, hashes).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pel_core.common.errors import PelError, unknown
+from pel_core.common.files import read_json, sha256, write_json
+from pel_core.common.seeds import derive, torch_generator
+from pel_core.common.tensors import read_tensors, write_tensors
+from pel_core.common.versions import ENGINE, check_engine
+from pel_core.models.backbones import BACKBONES, Backbone, find_backbone
+from pel_core.models.state_names import OPEN_CLIP_NAMES, TIMM_NAMES, State, fold_layer_scale, rename
+from pel_core.models.upstream import load_open_clip, load_timm
+from pel_core.models.vit import ViT
+
+
+def vit_from_clip(state: Mapping[str, Tensor], quick_gelu: bool = True, head_width: int = 64) -> tuple[ViT, State]:
+    """Build the ViT of an OpenAI- or open_clip-format CLIP state dict; sizes are read off its shapes.
+
+    Returns:
+        The ViT and ``{"text.projection": (D, E), "text.logit_scale": ()}``, the scale as the factor it is used as.
+    """
+    visual = {key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")}
+    tower = rename(visual, OPEN_CLIP_NAMES)
+    text = {"text.projection": state["visual.proj"].float(), "text.logit_scale": state["logit_scale"].float().exp()}
+    return _build(tower, {"head_width": head_width, "quick_gelu": quick_gelu, "norm_pre": True, "eps": 1e-5}), text
+
+
+def vit_from_timm(state: Mapping[str, Tensor], head_width: int = 64) -> ViT:
+    """Build the ViT of a timm ``VisionTransformer`` state dict; sizes are read off its shapes."""
+    options = {"head_width": head_width, "quick_gelu": False, "norm_pre": False, "eps": 1e-6}
+    return _build(rename(fold_layer_scale(state), TIMM_NAMES), options)
+
+
+def _build(tower: State, options: Mapping[str, Any]) -> ViT:
+    width, _, patch, _ = tower["embed.weight"].shape
+    options = dict(options)
+    with torch.device("meta"):  # no time for initial values that are replaced at once
+        vit = ViT(
+            layers=1 + max(int(key.split(".")[1]) for key in tower if key.startswith("blocks.")),
+            width=width,
+            heads=width // options.pop("head_width"),
+            patch=patch,
+            resolution=round((len(tower["pos"]) - 1) ** 0.5) * patch,
+            hidden=len(tower["blocks.0.ffn.fc1.bias"]),
+            patch_bias="embed.bias" in tower,
+            **options,
+        )
+    vit.load_state_dict(tower, assign=True)
+    return vit.eval()
+
+
+def prepare_backbone(name: str, out: str | Path, weights: str | None = None, cache_dir: str | None = None) -> None:
+    """Write the prepared folder of backbone ``name``; ``weights`` is a local file or folder, or a hub name, used instead of
+    the registry's source.
+
+    Raises:
+        PelError: an unknown backbone, weights that cannot be had or do not fit.
+    """
+    entry = find_backbone(name)
+    if entry.source == "random":
+        tower, extra, options, source = _random(entry)
+    elif entry.source == "timm":
+        tower, extra, options, source = _from_timm(name, weights, cache_dir)
+    else:
+        tower, extra, options, source = _from_open_clip(name, weights, cache_dir)
+    vit, native = _build(tower, options), entry.native or entry.resolution
+    if (vit.layers, vit.width, vit.patch, vit.resolution) != (entry.layers, entry.width, entry.patch, native):
+        raise PelError(
+            f"the weights of {name} are a ViT of {vit.layers} blocks, width {vit.width}, patch {vit.patch}, {vit.resolution} px; "
+            f"expected {entry.layers}, {entry.width}, {entry.patch}, {native}"
+        )
+    out = Path(out)
+    write_tensors(out / "vit.safetensors", {**vit.state_dict(), **extra})
+    written = sha256(out / "vit.safetensors")
+    info = {"name": name, "engine": ENGINE, "registry": asdict(entry), "vit": options, "source": source, "sha256": written}
+    write_json(out / "backbone.json", info)
+
+
+Made = tuple[State, State, dict[str, Any], dict[str, str]]  # tower, text projection and scale, options of the ViT, source
+
+
+def _random(entry: Backbone) -> Made:
+    options = {"head_width": 16, "norm_pre": True, "quick_gelu": entry.quick_gelu, "eps": 1e-5}
+    size = {"layers": entry.layers, "width": entry.width, "heads": entry.width // 16, "patch": entry.patch}
+    vit = ViT(**size, resolution=entry.resolution, quick_gelu=True)
+    generator = torch_generator(0, "backbone", entry.arch)
+    for name, value in vit.state_dict().items():
+        norm = "norm" in name
+        value.normal_(
+            1.0 if norm and name.endswith("weight") else 0.0, 0.02 if norm else value.shape[-1] ** -0.5, generator=generator
+        )
+    projection = torch.randn(entry.width, 16, generator=generator)
+    text = {"text.projection": projection, "text.logit_scale": torch.tensor(20.0)}
+    return vit.state_dict(), text, options, {"sha256": "random"}
+
+
+def _from_open_clip(name: str, weights: str | None, cache_dir: str | None) -> Made:
+    model, source = load_open_clip(name, weights, cache_dir)
+    text = {"text.projection": model.visual.proj.detach().float(), "text.logit_scale": model.logit_scale.detach().exp().float()}
+    entry, block = BACKBONES[name], model.visual.transformer.resblocks[0]
+    options = {"head_width": entry.width // block.attn.num_heads, "norm_pre": True}
+    options |= {"quick_gelu": entry.quick_gelu, "eps": block.ln_1.eps}
+    return rename(model.visual.state_dict(), OPEN_CLIP_NAMES), text, options, source
+
+
+def _from_timm(name: str, weights: str | None, cache_dir: str | None) -> Made:
+    entry, (model, source) = BACKBONES[name], load_timm(name, weights, cache_dir)
+    norm_pre = not isinstance(model.norm_pre, nn.Identity)
+    options = {"head_width": entry.width // model.blocks[0].attn.num_heads, "norm_pre": norm_pre, "eps": model.norm.eps}
+    return rename(fold_layer_scale(model.state_dict()), TIMM_NAMES), {}, {**options, "quick_gelu": False}, source
+
+
+def load_vit(folder: str | Path, resolution: int | None = None) -> tuple[ViT, State, dict[str, Any]]:
+    """The ViT of a prepared folder, its text projection and scale (empty without a text tower), and backbone.json.
+
+    Its position embeddings are resized to ``resolution`` or the registry's.
+
+    Raises:
+        PelError: the folder is not a prepared backbone, or one of another engine.
+    """
+    info = read_json(Path(folder) / "backbone.json", ("name", "registry", "vit", "source", "sha256"))
+    check_engine(Path(folder) / "backbone.json", info)
+    state, _ = read_tensors(Path(folder) / "vit.safetensors")
+    text = {key: state.pop(key) for key in list(state) if key.startswith("text.")}
+    grid = (resolution or info["registry"]["resolution"]) // info["registry"]["patch"]
+    if len(state["pos"]) != 1 + grid**2:
+        state["pos"] = resize_positions(state["pos"], grid)
+    return _build(state, info["vit"]), text, info
+
+
+def resize_positions(pos: Tensor, grid: int) -> Tensor:
+    """Position embeddings (1 + G^2, D) for another grid, (1 + grid^2, D): bicubic, antialiased, as timm and open_clip do."""
+    old = round((len(pos) - 1) ** 0.5)
+    image = pos[1:].T.reshape(1, -1, old, old)
+    image = F.interpolate(image, size=(grid, grid), mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([pos[:1], image.flatten(2)[0].T])
+
+
+TEMPLATES: dict[str, tuple[str, ...]] = {"default": ("a photo of a {}.",), "classname": ("{}",)}
+
+
+@torch.inference_mode()
+def text_features(
+    name: str,
+    class_names: Sequence[str],
+    prompt: str,
+    weights: str | None = None,
+    cache_dir: str | None = None,
+    sha: str | None = None,
+    descriptions: str | Path | None = None,
+) -> Tensor:
+    """Class-text features (C, E) of unit length; with several sentences a class, the mean of unit features, made unit again.
+
+    Underscores in class names become spaces, as in the reference. ``sha`` is the SHA-256 the weights must have, if known;
+    ``descriptions`` the file of ``prompt="descriptions"``.
+
+    Raises:
+        PelError: the backbone has no text tower, an unknown prompt, no usable descriptions, or other weights.
+    """
+    entry = BACKBONES[name]
+    if not entry.text:
+        raise PelError(f"{name} has no text tower: start its head from images (init=class-mean), or use a CLIP backbone")
+    described = read_descriptions(descriptions, class_names) if prompt == "descriptions" else None
+    if entry.source == "random":
+        lines = described or [[line] for line in spoken(class_names)]
+        return F.normalize(torch.stack([_made_up(prompt, sentences) for sentences in lines]), dim=-1)
+    import open_clip
+
+    folder = entry.folder
+    if entry.source == "bundled":  # open_clip would look for the merges in the working directory
+        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", bpe_path=str(folder / "merges.txt.gz"))
+    else:
+        tokenizer = open_clip.get_tokenizer(entry.arch)
+    model, source = load_open_clip(name, weights, cache_dir)
+    if sha not in (None, source["sha256"]):
+        found = f"{source['file']} is {source['sha256'][:12]}..."
+        raise PelError(f"{name} was prepared from weights {sha[:12]}..., {found}; prepare it again")
+    if described:
+        return encode_sentences(model, tokenizer, described)
+    return encode_text(model, tokenizer, class_names, templates(prompt))
+
+
+def _made_up(prompt: str, sentences: Sequence[str]) -> Tensor:
+    seeds = [derive(0, "text", prompt, each) for each in sentences]
+    return torch.stack([torch.randn(16, generator=torch.Generator().manual_seed(seed)) for seed in seeds]).mean(0)
+
+
+def read_descriptions(path: str | Path | None, class_names: Sequence[str]) -> list[list[str]]:
+    """The sentences of each class from a JSON file, ``{class name: [sentence, ...]}``; it may hold other classes too.
+
+    Raises:
+        PelError: no file is given or it is not of that form, or a class has no sentence.
+    """
+    if path is None:
+        raise PelError("prompt=descriptions needs a JSON file {class name: [sentences]}: name it with --descriptions FILE")
+    held = read_json(path)
+    if not isinstance(held, Mapping):
+        raise PelError(f"{path} holds a {type(held).__name__}, expected {{class name: [sentences]}}")
+    for name in class_names:
+        found = held.get(name)
+        if found is None:
+            raise unknown("class", name, held, f"(in {path}, which has to describe all {len(class_names)} classes)")
+        if not isinstance(found, list) or not found or not all(isinstance(each, str) and each.strip() for each in found):
+            raise PelError(f"{path}: class '{name}' has {str(found)[:60]!r}, expected a list of sentences")
+    return [held[name] for name in class_names]
+
+
+def spoken(class_names: Sequence[str]) -> list[str]:
+    """Class names as prompts spell them: underscores become spaces."""
+    return [name.replace("_", " ") for name in class_names]
+
+
+def templates(prompt: str) -> Sequence[str]:
+    """The sentences of a kind of prompt, ``{}`` standing for the class name."""
+    if prompt == "ensemble":
+        from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+        return [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
+    if prompt not in TEMPLATES:
+        raise unknown("prompt", prompt, [*TEMPLATES, "ensemble", "descriptions"])
+    return TEMPLATES[prompt]
+
+
+def encode_text(model: nn.Module, tokenizer: Any, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+    """Unit text features (C, E) of a CLIP model, averaged over ``templates``; class names as in ``spoken``."""
+    total = torch.zeros(())
+    for template in templates:
+        tokens = tokenizer([template.format(name) for name in spoken(names)])
+        features = torch.cat([model.encode_text(chunk) for chunk in tokens.split(256)])
+        total = total + F.normalize(features.float(), dim=-1)
+    return F.normalize(total, dim=-1)
+
+
+def encode_sentences(model: nn.Module, tokenizer: Any, sentences: Sequence[Sequence[str]]) -> Tensor:
+    """Unit text features (C, E): the mean of each class's unit features, made unit again. Sentences are cut at 77 tokens."""
+    tokens = tokenizer([line for lines in sentences for line in lines])
+    features = F.normalize(torch.cat([model.encode_text(chunk) for chunk in tokens.split(256)]).float(), dim=-1)
+    return F.normalize(torch.stack([each.mean(0) for each in features.split([len(lines) for lines in sentences])]), dim=-1)
+
+
+def prepare_text(
+    backbone_dir: str | Path,
+    data_dir: str | Path,
+    prompt: str,
+    out: str | Path,
+    weights: str | None = None,
+    cache_dir: str | None = None,
+    descriptions: str | Path | None = None,
+) -> None:
+    """Write ``text.features`` (C, E) of a prepared data set's class names, with the names and the weights' hash as metadata.
+
+    Raises:
+        PelError: the weights are not those the backbone was prepared from, or as ``text_features``.
+    """
+    info, about = read_json(Path(backbone_dir) / "backbone.json"), read_json(Path(data_dir) / "data.json")
+    sha = info["source"].get("sha256")
+    features = text_features(info["name"], about["class_names"], prompt, weights, cache_dir, sha, descriptions)
+    metadata = {"class_names": json.dumps(about["class_names"]), "backbone_sha256": info["sha256"], "prompt": prompt}
+    metadata["engine"] = str(ENGINE)
+    if prompt == "descriptions":
+        metadata["descriptions"] = sha256(descriptions)
+    write_tensors(out, {"text.features": features}, metadata)

@@ -1,0 +1,71 @@
+"""How every figure looks and is saved: colours for colour-blind readers, a paper column's width, the same bytes each time."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+
+import matplotlib
+
+from pel_core.common.files import replace_file
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+COLUMN, PAGE = 3.4, 7.0  # inches: one and both columns of a paper
+# Okabe and Ito's palette, told apart by colour-blind readers and in grey print.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#666666")
+STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",  # shipped with matplotlib, so that a figure has the same bytes everywhere
+    "font.size": 7,
+    "axes.titlesize": 8,
+    "axes.labelsize": 7,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 6.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "svg.hashsalt": "pel-lab",
+    "pdf.fonttype": 42,
+    "savefig.dpi": 300,
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw in this style, whatever the caller's settings are."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        yield
+        plt.close("all")
+
+
+def footer(figure: Figure, lines: list[str], width: int) -> None:
+    """Small print under a figure, wrapped at ``width`` letters; the figure's layout makes room for it."""
+    text = "\n".join(part for line in lines if line for part in wrap(line, width))
+    figure.supxlabel(text, x=0.01, ha="left", fontsize=5.2, color="#444444", linespacing=1.25)
+
+
+def mark(figure: Figure, word: str) -> None:
+    """A word across the figure that says what it is not: DEMO."""
+    if word:
+        figure.text(
+            0.5, 0.55, word, ha="center", va="center", fontsize=34, color="#000000", alpha=0.07, rotation=20, weight="bold"
+        )
+        figure.text(0.995, 0.995, word, ha="right", va="top", fontsize=7, color="#B00020", weight="bold")
+
+
+def save(figure: Figure, folder: str | Path, name: str) -> None:
+    """Write pdf, svg and png without dates or versions: a figure that did not change has the same bytes."""
+    for suffix, metadata in (
+        ("pdf", {"CreationDate": None, "Producer": None, "Creator": None}),
+        ("svg", {"Date": None}),
+        ("png", {"Software": None}),
+    ):
+        with replace_file(Path(folder) / f"{name}.{suffix}") as temporary:
+            figure.savefig(temporary, metadata=metadata)

@@ -1,0 +1,111 @@
+"""The recipe of a set of runs in words, taken from their stored specs: what a table prints under itself."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from pel_core.models.backbones import BACKBONES
+from pel_core.spec.run_spec import DEFAULTS
+
+Record = Mapping[str, Any]
+LOSSES = {"la": "logit adjustment", "ce": "cross-entropy", "focal": "focal", "ldam": "LDAM", "cb": "class-balanced",
+          "grw": "generalised re-weighting", "bs": "balanced softmax", "lade": "LADE"}  # fmt: skip
+TTES = {"none": "one centre crop", "fivecrop": "five crops", "tencrop": "ten crops", "randaug": "random crops"}
+
+
+def _loss(spec: Mapping[str, Any]) -> str:
+    return LOSSES.get(spec["loss"], spec["loss"]) + (f" (tau {spec['tau']:g})" if spec["loss"] == "la" else "")
+
+
+def _head(spec: Mapping[str, Any]) -> str:
+    return spec["head"] + (f" (scale {spec['scale']:g})" if spec["head"] != "linear" else "")
+
+
+def _batch(spec: Mapping[str, Any]) -> str:
+    return f"{spec['batch_size']}" + (
+        f" in {spec['accumulate']} parts ({spec['accumulation']})" if spec["accumulate"] > 1 else ""
+    )
+
+
+def _init(spec: Mapping[str, Any]) -> str:
+    prompt = "" if spec["prompt"] == "default" else f" (prompt {spec['prompt']})"
+    return f"class-text features{prompt}" if spec["init"] == "text" else spec["init"]
+
+
+def _tte(spec: Mapping[str, Any]) -> str:
+    return TTES.get(spec["tte"], spec["tte"]) + (f" (expand {spec['expand']} px)" if "crop" in spec["tte"] else "")
+
+
+WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "loss": _loss,
+    "classifier": _head,
+    "initialised from": _init,
+    "SGD lr": lambda spec: f"{spec['lr']:g}",
+    "momentum": lambda spec: f"{spec['momentum']:g}",
+    "weight decay": lambda spec: f"{spec['weight_decay']:g}",
+    "cosine schedule per epoch, epochs": lambda spec: str(spec["epochs"]),
+    "batch": _batch,
+    "training crops from scale": lambda spec: f"{spec['crop_min_scale']:g}",
+    "precision": lambda spec: spec["precision"],
+    "test-time ensembling": _tte,
+    "split": lambda spec: spec["split"],
+}
+
+
+# Fields that the words above or the lines below speak of, or that name the run; any other is told where it departs from
+# its code default, so that a new field is never silent.
+# fmt: off
+TOLD = {
+    "dataset", "backbone", "method", "seed", "resolution", "native", "adapter_dim", "vpt_len", "loss", "tau", "head", "scale",
+    "init", "prompt", "lr", "momentum", "weight_decay", "epochs", "batch_size", "accumulate", "accumulation",
+    "crop_min_scale", "precision", "tte", "expand", "split",
+}
+# fmt: on
+
+
+def recipe_line(records: Sequence[Record]) -> str:
+    """``Recipe: loss logit adjustment (tau 1); classifier cosine (scale 25); ...``; values that differ are joined by " / "."""
+    parts = [f"{label} {_joined(word(record['spec']) for record in records)}" for label, word in WORDS.items()]
+    parts.append(f"resolution {_joined(map(_pixels, records))}")
+    if any(record["spec"].get("native") for record in records):
+        natives = [record["spec"].get("native") for record in records]
+        parts.append(f"images first reduced to {_joined(f'{pixels} px' if pixels else 'nothing less' for pixels in natives)}")
+    if any("adapt" in record["spec"]["method"] for record in records):
+        parts.append(f"adapter dimension {_joined(map(_dimension, records))}")
+    if any("vpt" in record["spec"]["method"] for record in records):
+        parts.append(f"prompt length {_joined(str(record['spec']['vpt_len']) for record in records)}")
+    others = [name for name in DEFAULTS if name not in TOLD]
+    for name in others:
+        values = [str(record["spec"].get(name, DEFAULTS[name])) for record in records]
+        parts += [f"{name} {_joined(values)}"] if set(values) != {str(DEFAULTS[name])} else []
+    parts.append(f"engine {_joined(str(record['engine']) for record in records)}")
+    return f"Recipe: {'; '.join(parts)}."
+
+
+def data_line(records: Sequence[Record]) -> str:
+    """``Data: cifar100-ir100 (100 classes, 10847 training and 10000 test images); ...``."""
+    shown = [
+        f"{data['name']} ({data['classes']} classes, {data['train_images']} training and {data['test_images']} test images)"
+        for data in (record["data"] for record in records)
+    ]
+    return f"Data: {'; '.join(dict.fromkeys(shown))}."
+
+
+def seeds_line(seeds: Sequence[int]) -> str:
+    """What the numbers are over."""
+    if len(seeds) == 1:
+        return f"One seed ({seeds[0]}): no spread is known."
+    return f"Mean ± standard deviation (of a sample) over seeds {', '.join(map(str, seeds))}: n = {len(seeds)}."
+
+
+def _pixels(record: Record) -> str:
+    spec = record["spec"]
+    name = spec["backbone"]
+    return f"{spec['resolution'] or (BACKBONES[name].resolution if name in BACKBONES else 'native')} px"
+
+
+def _dimension(record: Record) -> str:
+    return str(record["parameters"].get("adapter_dim") or record["spec"]["adapter_dim"])
+
+
+def _joined(words: Iterable[str]) -> str:
+    return " / ".join(dict.fromkeys(words))

@@ -1,0 +1,244 @@
+"""Tables: a declared table and the runs' metrics.json -> CSV, Markdown and LaTeX. A pure function: same inputs, same bytes."""
+
+import csv
+import io
+import math
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pel_core.models.backbones import BACKBONES
+from pel_core.reporting.recipe_text import data_line, recipe_line, seeds_line
+from pel_core.spec.results import METRICS, SECTIONS, lookup, number, read_result, require_same_inputs, why_none
+from pel_core.studies.cells import Artefact, Cell
+from pel_core.studies.study import Study
+
+Record = Mapping[str, Any]
+INFO = ("backbone", "parameters", "epochs")  # the leading columns unless a table says otherwise
+INFO_LABELS = {
+    "backbone": "Backbone",
+    "parameters": "Learnable Param.",
+    "parameters_with_head": "Param. with head",
+    "epochs": "#Epochs",
+}
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A value over seeds: mean, sample standard deviation (None for n < 2), and why there is none where n is 0."""
+
+    mean: float | None
+    std: float | None
+    n: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table before it is spelled. ``info`` and ``values`` hold one list per row; ``best`` the (row, column) in bold."""
+
+    title: str
+    banner: tuple[str, str]
+    corner: str
+    info_labels: list[str]
+    value_labels: list[str]
+    row_labels: list[str]
+    info: list[list[str]]
+    values: list[list[Statistic]]
+    best: set[tuple[int, int]]
+    digits: int
+    recipe: str
+    notes: list[str]
+    parameters: list[str]
+
+
+def read_runs(study: Study, artefact: Artefact) -> dict[str, Record]:
+    """The results of an artefact's runs by slug.
+
+    Raises:
+        PelError: a run is missing, stale, or of another spec, data or weights than is meant, or than the others.
+    """
+    runs = {slug: read_result(study.results, spec, study.accept) for slug, spec in artefact.specs.items()}
+    require_same_inputs(runs.values())
+    return runs
+
+
+def statistic(cell: Cell, runs: Mapping[str, Record]) -> Statistic:
+    """A cell's value over its seeds. Empty shot groups are no zeros: they are left out, and n says so."""
+    records = [runs[slug] for slug in cell.slugs]
+    found = [number(record, cell.value) for record in records]
+    values = [value for value in found if value is not None]
+    if not values:
+        return Statistic(None, None, 0, why_none(records[0], cell.value))
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return Statistic(statistics.fmean(values), std, len(values))
+
+
+def table_grid(study: Study, name: str) -> Grid:
+    """Fill a declared table from results.
+
+    Raises:
+        PelError: a run is missing or cannot be used.
+    """
+    artefact = study.artefact(name)
+    runs, entry = read_runs(study, artefact), artefact.declaration
+    rows, columns, width = entry["rows"], entry["columns"], len(entry["columns"])
+    cells = [artefact.cells[i * width : (i + 1) * width] for i in range(len(rows))]
+    values = [[statistic(cell, runs) for cell in row] for row in cells]
+    digits = entry.get("digits", 1)
+    records = [[runs[slug] for cell in row for slug in cell.slugs] for row in cells]
+    infos = [info if isinstance(info, dict) else {"label": INFO_LABELS[info], "value": info} for info in entry.get("info", INFO)]
+    flat = [record for row in records for record in row]
+    # A value that is missing says why, once for each reason.
+    gaps = sorted({f"{columns[j]['label']}: none, {stat.reason}" for row in values for j, stat in enumerate(row) if not stat.n})
+    return Grid(
+        title=artefact.title,
+        banner=artefact.banner,
+        corner=entry.get("corner", "Method"),
+        info_labels=[str(info["label"]) for info in infos],
+        value_labels=[str(column["label"]) for column in columns],
+        row_labels=[str(row["label"]) for row in rows],
+        info=[[_joined(show_info(record, info["value"], flat) for record in row) for info in infos] for row in records],
+        values=values,
+        best=_best(values, [cell.value for cell in cells[0]], digits),
+        digits=digits,
+        recipe=recipe_line(flat),
+        notes=[*([entry["note"]] if "note" in entry else []), seeds_line(artefact.seeds), *gaps, data_line(flat)],
+        parameters=[_joined(str(record["parameters"]["learnable"]) for record in row) for row in records],
+    )
+
+
+def show_info(record: Record, what: str, beside: Sequence[Record]) -> str:
+    """A leading column's entry of one run: a word of INFO_LABELS or a path in metrics.json; ``beside``: the table's runs."""
+    if what == "backbone":
+        name = record["spec"]["backbone"]
+        return BACKBONES[name].label if name in BACKBONES else name
+    if what in ("parameters", "parameters_with_head"):
+        key = "learnable" if what == "parameters" else "learnable_with_head"
+        counts = [other["parameters"][key] for other in beside]
+        return millions(record["parameters"][key], min(filter(None, counts), default=0))
+    if what == "epochs":
+        return str(record["spec"]["epochs"])
+    value = lookup(record, what if what.split(".")[0] in SECTIONS else f"metrics.{what}")
+    return f"{value:g}" if isinstance(value, float) else f"{value:,}" if what.startswith("parameters.") else str(value)
+
+
+def millions(count: int, smallest: int | None = None) -> str:
+    """A parameter count as the report prints it: 101436 -> "0.10M".
+
+    More digits where the smallest count beside it (itself, if none is given) would else lose its second one.
+    """
+    value, least = count / 1e6, (count if smallest is None else smallest) / 1e6
+    digits = 2 if least >= 0.01 or least <= 0 else 1 - math.floor(math.log10(least))
+    return f"{value:.{digits}f}M"
+
+
+def _joined(words: Any) -> str:
+    return " / ".join(dict.fromkeys(words))
+
+
+def _best(values: list[list[Statistic]], paths: Sequence[str], digits: int) -> set[tuple[int, int]]:
+    """The best of each column, as printed, so that equal prints are equally bold; nothing where there is no better end."""
+    best: set[tuple[int, int]] = set()
+    for j, path in enumerate(paths):
+        metric = METRICS.get(path.removeprefix("metrics."))
+        shown = {i: round(row[j].mean, digits) for i, row in enumerate(values) if row[j].mean is not None}
+        if metric and metric.better != "neither" and len(shown) > 1:
+            goal = max(shown.values()) if metric.better == "higher" else min(shown.values())
+            best |= {(i, j) for i, value in shown.items() if value == goal}
+    return best
+
+
+def table_csv(grid: Grid) -> str:
+    """For programs: plain numbers, a column of standard deviations where there are several seeds, and the banner in ``note``."""
+    several = any(stat.n > 1 for row in grid.values for stat in row)
+    spread = [f"{label} std" for label in grid.value_labels] if several else []
+    header = [grid.corner, *grid.info_labels, *grid.value_labels, *spread, "n", "parameters", "recipe", "note"]
+    lines = []
+    for i, row in enumerate(grid.values):
+        means = [_plain(stat.mean) for stat in row]
+        stds = [_plain(stat.std) for stat in row] if several else []
+        count = _joined(str(stat.n) for stat in row)
+        lines.append([grid.row_labels[i], *grid.info[i], *means, *stds, count, grid.parameters[i], grid.recipe, grid.banner[1]])
+    return write_csv([header, *lines])
+
+
+def write_csv(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as CSV text with Unix line ends."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None else f"{round(value, 4):g}" if abs(value) >= 1e6 else str(round(value, 4))
+
+
+def table_md(grid: Grid) -> str:
+    """For people: a banner, the table with the best of each column bold, the recipe under it."""
+    header = [grid.corner, *grid.info_labels, *grid.value_labels]
+    rules = ["---"] * (1 + len(grid.info_labels)) + ["---:"] * len(grid.value_labels)
+    body = []
+    for i, row in enumerate(grid.values):
+        shown = [_spell(stat, grid, (i, j), "±", ("**", "**")) for j, stat in enumerate(row)]
+        body.append([grid.row_labels[i], *grid.info[i], *shown])
+    mark = f"[{grid.banner[0]}] " if grid.banner[0] else ""
+    parts = [f"## {mark}{grid.title}", ""]
+    if grid.banner[1]:
+        parts += [f"> **{grid.banner[1]}**", ""]
+    parts += [md_row(header), "|" + "|".join(rules) + "|", *map(md_row, body), "", grid.recipe, ""]
+    return "\n".join([*parts, *(f"{note}\n" for note in grid.notes)]).rstrip() + "\n"
+
+
+def md_row(cells: Sequence[str]) -> str:
+    """One line of a Markdown table."""
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def _spell(stat: Statistic, grid: Grid, at: tuple[int, int], sign: str, bold: tuple[str, str]) -> str:
+    if stat.mean is None:
+        return "–" if sign == "±" else "--"
+    text = f"{stat.mean:.{grid.digits}f}"
+    if at in grid.best:
+        text = f"{bold[0]}{text}{bold[1]}"
+    text += f" {sign} {stat.std:.{grid.digits}f}" if stat.std is not None else ""
+    few = stat.n < max(other.n for row in grid.values for other in row)
+    return f"{text} (n={stat.n})" if few else text
+
+
+def table_tex(grid: Grid) -> str:
+    r"""For a paper: a self-contained ``tabular`` (``\usepackage{booktabs}``), the recipe in small print under it."""
+    header = [grid.corner, *grid.info_labels, *grid.value_labels]
+    columns = "l" * (1 + len(grid.info_labels)) + "r" * len(grid.value_labels)
+    body = []
+    for i, row in enumerate(grid.values):
+        shown = [_spell(stat, grid, (i, j), r"$\pm$", (r"\textbf{", "}")) for j, stat in enumerate(row)]
+        body.append(" & ".join([tex_text(grid.row_labels[i]), *map(tex_text, grid.info[i]), *shown]) + r" \\")
+    small = [tex_text(line) for line in ([grid.banner[1]] if grid.banner[1] else []) + [grid.recipe, *grid.notes]]
+    lines = [f"% {grid.title}", r"% needs \usepackage{booktabs}", r"\begingroup\small\setlength{\tabcolsep}{4pt}%"]
+    lines += [rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}", r"\toprule"]
+    if grid.banner[0]:
+        lines += [
+            rf"\multicolumn{{{len(header)}}}{{c}}{{\textbf{{{tex_text(grid.banner[0])}}}: not for comparison}} \\",
+            r"\midrule",
+        ]
+    lines += [" & ".join(map(tex_text, header)) + r" \\", r"\midrule", *body, r"\bottomrule", r"\end{tabular}", r"\endgroup"]
+    lines += [r"\par\smallskip", r"{\footnotesize\raggedright", *(rf"{line}\par" for line in small), "}"]
+    return "\n".join(lines) + "\n"
+
+
+TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--",
+       "<": r"\textless{}", ">": r"\textgreater{}", **{mark: f"\\{mark}" for mark in "&%$#_{}"}}  # fmt: skip
+
+
+def tex_text(text: str) -> str:
+    """Any text, escaped for LaTeX."""
+    return re.sub(r"[\\~^±–<>&%$#_{}]", lambda match: TEX[match[0]], text.replace("\n", " "))
+
+
+def table_files(study: Study, name: str) -> dict[str, str]:
+    """The text of a table in each format, by suffix."""
+    grid = table_grid(study, name)
+    return {"csv": table_csv(grid), "md": table_md(grid), "tex": table_tex(grid)}

@@ -1,0 +1,214 @@
+"""RunResult: one ``metrics.json`` per run, read strictly, and the vocabulary of the values in it. Torch-free.
+
+A result is used only if it is there, comes from this engine, stores the spec its name means now, and was made from the data and
+weights that lie prepared beside it.
+"""
+
+import os
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pel_core.common.errors import PelError, unknown
+from pel_core.common.files import read_json
+from pel_core.common.versions import ENGINE
+from pel_core.data.datasets import content_hash, split_name
+from pel_core.spec.run_spec import DEFAULTS, RunSpec, differences
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a value is called and which end of it is good."""
+
+    label: str
+    better: Literal["higher", "lower", "neither"] = "higher"
+
+
+# What evaluation writes under "metrics". A new name here re-evaluates every run and trains none.
+METRICS: dict[str, Metric] = {
+    "overall": Metric("Overall accuracy (%)"),
+    "head": Metric("Head accuracy (%)"),
+    "med": Metric("Medium accuracy (%)"),
+    "tail": Metric("Tail accuracy (%)"),
+    "mean_class": Metric("Mean per-class accuracy (%)"),
+    "error_rate": Metric("Error rate (%)", "lower"),
+    "macro_f1": Metric("Macro F1 (%)"),
+    "worst_class": Metric("Worst class accuracy (%)"),
+    "hmean": Metric("Harmonic mean of class accuracies (%)"),
+    "gmean": Metric("Geometric mean of class accuracies (%)"),
+    "ece": Metric("Expected calibration error (%)", "lower"),
+    "nll": Metric("Negative log-likelihood", "lower"),
+}
+# What evaluation writes beside metrics.json for others to build on (docs/outputs.md).
+OUTPUTS = ("predictions.parquet", "confusion.csv", "classes.csv")
+# The parts of metrics.json a study may print from, as dotted paths, and what there is in each: parameters.head.
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "metrics": (*METRICS, "per_class"),
+    "parameters": ("learnable", "head", "learnable_with_head", "frozen", "by_part", "adapter_dim"),
+    "training": ("curve", "seconds", "images_per_second", "peak_memory_mb", "micro_batch"),
+    "evaluation": ("tte", "crops", "precision", "seconds", "images_per_second", "peak_memory_mb"),
+    "data": ("name", "classes", "train_images", "test_images", "train_counts", "groups", "sha256"),
+    "spec": ("dataset", "backbone", "method", "seed", *DEFAULTS),
+    "backbone": ("name", "arch", "label", "layers", "sha256", "source_sha256"),
+}
+
+
+def value_path(text: str) -> str:
+    """A value as a study writes it -> its dotted path in metrics.json: ``tail`` -> ``metrics.tail``.
+
+    Raises:
+        PelError: neither a metric nor a path into one of the sections.
+    """
+    if text in METRICS:
+        return f"metrics.{text}"
+    section, _, rest = text.partition(".")
+    if section not in SECTIONS or not rest:
+        raise unknown("value", text, METRICS, f"Or give a path such as parameters.head; sections: {', '.join(SECTIONS)}.")
+    if rest.split(".")[0] not in SECTIONS[section]:
+        raise unknown("value", text, [f"{section}.{key}" for key in SECTIONS[section]])
+    return text
+
+
+def metrics_file(results: str | Path, slug: str) -> Path:
+    """Where a run's result lies."""
+    return Path(results) / "runs" / slug / "metrics.json"
+
+
+def read_result(results: str | Path, spec: RunSpec, accept: Collection[str] = ()) -> dict[str, Any]:
+    """A run's result.
+
+    Args:
+        results: the results folder.
+        spec: the run.
+        accept: slugs whose results of another engine are accepted by name.
+
+    Raises:
+        PelError: it is missing, stale (of another engine), of another spec than the slug means now, or of other data or
+            weights than are prepared; each names the run and says what to do.
+    """
+    path = metrics_file(results, spec.slug)
+    if not path.is_file():
+        raise PelError(
+            f"the run {spec.slug} has no result: {path} is missing. Make it with: snakemake --cores 1 --resources gpu=1 '{path}'"
+        )
+    record = read_json(path)
+    if reason := invalid_reason(record, spec, accept, results):
+        raise PelError(f"{path}: {reason}")
+    return record
+
+
+def invalid_reason(record: Any, spec: RunSpec, accept: Collection[str] = (), results: str | Path | None = None) -> str:
+    """Why a record cannot stand for ``spec`` now; empty where it can.
+
+    ``results`` is the folder whose prepared data and weights it is compared with, as far as they are there; a result of
+    another engine that is accepted is not.
+    """
+    if not isinstance(record, Mapping) or not {"slug", "engine", "spec", "metrics"} <= set(record):
+        return "not a result of this program (slug, engine, spec and metrics are expected); delete it and run again"
+    if record["slug"] != spec.slug:
+        return f"it holds the result of {record['slug']}; delete the folder and run again"
+    if record["engine"] != ENGINE and spec.slug not in accept:
+        return (
+            f"stale: made by engine {record['engine']}, this is engine {ENGINE}, whose numbers may differ. "
+            f"Delete the folder and run again, or accept it by name in the config (accept: ['{spec.slug}'])"
+        )
+    if changed := differences(record["spec"], spec):
+        return (
+            f"the name {spec.slug} means something else now ({'; '.join(changed)}): a default or recipe changed. "
+            "Delete the folder and run again, or change it back"
+        )
+    if results is not None and record["engine"] == ENGINE:
+        return _other_inputs(record, spec, Path(results))
+    return ""
+
+
+def _other_inputs(record: Mapping[str, Any], spec: RunSpec, results: Path) -> str:
+    base = split_name(spec.dataset)[0]
+    now = {
+        "data": _prepared_hash(results / "data" / base / "data.json", spec.dataset),
+        "backbone": _prepared_hash(results / "backbones" / spec.backbone / "backbone.json", ""),
+    }
+    for part, word in (("data", f"data set {base}"), ("backbone", f"weights of {spec.backbone}")):
+        stored = record.get(part, {}).get("sha256")
+        if now[part] and stored != now[part]:
+            return (
+                f"made from another {word} ({str(stored)[:12]}) than is prepared now ({now[part][:12]}). "
+                "Delete the folder and run again, or prepare the earlier one again"
+            )
+    return ""
+
+
+def _prepared_hash(path: Path, dataset: str) -> str | None:
+    """The hash of what lies prepared, None where nothing does."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return _read_hash(path, dataset, status.st_mtime_ns)
+
+
+@cache
+def _read_hash(path: Path, dataset: str, changed: int) -> str | None:
+    about = read_json(path)
+    try:
+        return content_hash(about, dataset) if dataset else about["sha256"]
+    except (KeyError, TypeError):
+        return None  # of another program: whoever opens it says so
+
+
+def require_same_inputs(records: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse to take one mean over runs that were made from different data or weights.
+
+    Raises:
+        PelError: naming two of the runs.
+    """
+    first: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for record in records:
+        for part in ("data", "backbone"):
+            about = record.get(part, {})
+            other = first.setdefault((part, about.get("name", "")), record)
+            if (here := about.get("sha256")) != (there := other[part].get("sha256")):
+                raise PelError(
+                    f"{other['slug']} and {record['slug']} were made from different {'data' if part == 'data' else 'weights'} "
+                    f"({str(there)[:12]} and {str(here)[:12]}): delete the older one and run again"
+                )
+
+
+def lookup(record: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path of a result.
+
+    Raises:
+        PelError: nothing is there; the message names the run, the part that is missing and what there is.
+    """
+    here: Any = record
+    for index, word in enumerate(path.split(".")):
+        if isinstance(here, list) and word.isdigit() and int(word) < len(here):
+            here = here[int(word)]
+        elif isinstance(here, list) and word == "last" and here:
+            here = here[-1]
+        elif isinstance(here, Mapping) and word in here:
+            here = here[word]
+        else:
+            where, known = ".".join(path.split(".")[:index]) or "the result", here if isinstance(here, Mapping) else ()
+            hint = f"in {where} of {record['slug']}. A result older than a metric: evaluate the run again"
+            raise unknown("value", word, known, hint)
+    return here
+
+
+def number(record: Mapping[str, Any], path: str) -> float | None:
+    """A number of a result; None where the result says that there is none (an empty shot group).
+
+    Raises:
+        PelError: nothing is there, or it is no number.
+    """
+    value = lookup(record, path)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise PelError(f"{path} of {record['slug']} is {str(value)[:60]!r}, not a number")
+    return value
+
+
+def why_none(record: Mapping[str, Any], path: str) -> str:
+    """The stated reason for a null metric."""
+    return record["metrics"].get("null_reasons", {}).get(path.removeprefix("metrics."), "no reason is stored")

@@ -1,0 +1,267 @@
+"""RunSpec: everything that changes a run's numbers, nothing that does not, and its readable name (the slug).
+
+Values resolve once: code defaults < the data set's recipe < the named recipe < the method's recipe < overrides. A slug names
+every value that departs from these, and the recipe unless it is the default one:
+``cifar100-ir100.clip-b16.adaptformer@6:12+vpt-shallow.s0.loss=ce``, ``places-lt.clip-b16.adaptformer.s0.recipe=lift+``.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, replace
+from functools import cached_property
+from typing import Any
+
+from pel_core.common.errors import PelError, unknown
+from pel_core.common.versions import ENGINE as ENGINE
+from pel_core.data.datasets import held_as_files
+from pel_core.models.backbones import BACKBONES, Backbone, find_backbone
+from pel_core.models.methods import METHODS, READS, MethodPart, format_method, parse_method, readers
+from pel_core.spec.options import CHOICES, EVALUATION, IMAGE_INITS, VIEWS, convert, fixed_by, recipe, spell
+
+# Fields that only training reads; precision too: evaluation has its own.
+TRAINING = (
+    "lr", "momentum", "weight_decay", "batch_size", "accumulate", "accumulation", "loss", "tau", "head", "scale", "init",
+    "augment", "precision",
+)  # fmt: skip
+
+SLUG = re.compile(
+    r"(?P<dataset>[a-z][a-z0-9_-]*(?:(?<=\d)\.\d+)?)\.(?P<backbone>[a-z][a-z0-9_-]*)\.(?P<method>[a-z0-9@:+-]+)"
+    r"\.s(?P<seed>\d+)(?P<overrides>(?:\.[a-z_]+=.+)?)"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """One training run and how it is evaluated. Build it with ``RunSpec.make`` or ``RunSpec.parse``.
+
+    ``recipe`` names where the other values start from (``RECIPES``). ``tau`` is the logit adjustment's temperature,
+    ``scale`` the cosine head's, ``resolution`` pixels or None for the backbone's own; ``native`` the pixels to which larger
+    images are reduced (shorter side) before anything else, as if the data set came at that resolution; ``image_cache`` the
+    same for files that are decoded and reduced once for all runs, training and evaluation alike. ``adapter_dim`` is
+    the rank of bottlenecks and LoRA, or ``"auto"`` (the reference's rule) or ``"auto-tuned"`` (LIFT+'s, which divides by
+    the tuned blocks only); ``adapter_scale`` AdaptFormer's factor, ``"learnable"`` from 1 or fixed. ``mask_ratio`` is the
+    fraction of sparse fine-tuning, ``"auto"`` the reference's rule; ``mask_seed`` draws its masks: 0 as the reference does
+    in every run, or ``"run"``, the run's own seed. ``crop_min_scale`` is the smallest area of a training crop, where an
+    ``mda`` schedule starts. ``expand`` is how many pixels test-time ensembling enlarges the image before cropping,
+    ``crops`` the number of random crops of ``tte="randaug"``; ``precision`` is training's, ``eval_precision`` evaluation's.
+    """
+
+    dataset: str
+    backbone: str
+    method: str
+    seed: int
+    recipe: str = "lift"
+    epochs: int = 10
+    batch_size: int = 128
+    accumulate: int = 1
+    accumulation: str = "exact"
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    loss: str = "la"
+    tau: float = 1.0
+    head: str = "cosine"
+    scale: float = 25.0
+    init: str = "text"
+    prompt: str = "default"
+    resolution: int | None = None
+    native: int | None = None
+    image_cache: int | None = None
+    adapter_dim: int | str = "auto"
+    adapter_scale: float | str = "learnable"
+    vpt_len: int = 10
+    mask_ratio: float | str = "auto"
+    mask_seed: int | str = 0
+    augment: str = "rrc"
+    crop_min_scale: float = 0.08
+    interpolation: str = "bilinear"
+    precision: str = "fp16"
+    tte: str = "fivecrop"
+    expand: int = 24
+    crops: int = 10
+    split: str = "test"
+    eval_precision: str = "fp32"
+
+    @classmethod
+    def make(
+        cls, dataset: str, backbone: str, method: str, seed: int, shared: Mapping[str, Any] | None = None, **overrides: Any
+    ) -> "RunSpec":
+        """Resolve recipes and overrides into a spec.
+
+        Args:
+            shared: weaker overrides that a configuration gives all its runs. They give way to what the method needs and to a
+                recipe named in ``overrides``, and stay away where they can have no effect.
+
+        Raises:
+            PelError: an unknown backbone, method, recipe or field, a value that is not possible, or one without any effect.
+        """
+        layers = find_backbone(backbone).layers
+        method = format_method(parse_method(method, layers), layers)
+        shared = dict(shared or {})
+        for name in (*shared, *overrides):
+            if name not in DEFAULTS:
+                raise unknown("option", name, DEFAULTS)
+        base = recipe(dataset, method, {**shared, **overrides}.get("recipe", DEFAULTS["recipe"]))
+        stronger = fixed_by(dataset, method, overrides.get("recipe"))
+        shared = {name: value for name, value in shared.items() if name not in stronger}
+        values = {name: convert(name, value, DEFAULTS[name]) for name, value in {**base, **shared, **overrides}.items()}
+        spec = cls(dataset=dataset, backbone=backbone, method=method, seed=seed, **values)
+        idle = [name for name in spec._idle() if name in shared and name not in overrides]
+        spec = replace(spec, **{name: spec._base[name] for name in idle})
+        spec._check()
+        return spec
+
+    @classmethod
+    def parse(cls, slug: str) -> "RunSpec":
+        """The spec a slug names.
+
+        Raises:
+            PelError: the text is no slug, or not in its one canonical spelling.
+        """
+        match = SLUG.fullmatch(slug)
+        if not match:
+            raise PelError(f"'{slug}' is not a run: expected DATASET.BACKBONE.METHOD.sSEED[.option=value...]")
+        pairs = [part.split("=", 1) for part in re.split(r"\.(?=[a-z_]+=)", match["overrides"]) if part]
+        spec = cls.make(match["dataset"], match["backbone"], match["method"], int(match["seed"]), **dict(pairs))
+        if spec.slug != slug:
+            raise PelError(f"'{slug}' is not the name of its run; that is '{spec.slug}'")
+        return spec
+
+    @cached_property
+    def slug(self) -> str:
+        """The run's name: also its folder under results/runs."""
+        base = self._base
+        departures = [f".{name}={spell(value)}" for name, value in self.to_json().items() if name in base and value != base[name]]
+        text = f"{self.dataset}.{self.backbone}.{self.method}.s{self.seed}{''.join(departures)}"
+        if len(text) > 200:
+            raise PelError(f"the run name '{text}' is longer than a folder name may be; put shared values into a recipe")
+        return text
+
+    @property
+    def train(self) -> "RunSpec":
+        """The spec of the training run this evaluates: evaluation fields back at their recipe's values."""
+        return replace(self, **{name: self._base[name] for name in EVALUATION})
+
+    @property
+    def _base(self) -> dict[str, Any]:
+        return {**DEFAULTS, **recipe(self.dataset, self.method, self.recipe)}
+
+    @property
+    def parts(self) -> tuple[MethodPart, ...]:
+        """The stacked methods with their block ranges."""
+        return parse_method(self.method, self.vit.layers)
+
+    @property
+    def trains(self) -> bool:
+        """False for zero-shot, which has no training run."""
+        return any(METHODS[part.name].trains_head for part in self.parts)
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether class-text features start the head, or decide without one."""
+        return self.init == "text" or not self.trains
+
+    @property
+    def views(self) -> int:
+        """How many crops of a test image are evaluated."""
+        return VIEWS.get(self.tte, self.crops)
+
+    @property
+    def num_frozen_prefix_blocks(self) -> int:
+        """How many of the first blocks neither train nor have anything attached; all where the features stay as they are."""
+        return min((part.start for part in self.parts if part.blocks), default=self.vit.layers)
+
+    @property
+    def reduction(self) -> int | None:
+        """Pixels to which larger images are reduced before anything else, whoever does it."""
+        return self.native or self.image_cache
+
+    @property
+    def vit(self) -> Backbone:
+        """The backbone's registry entry."""
+        return BACKBONES[self.backbone]
+
+    @property
+    def pixels(self) -> int:
+        """Side length of the images the network sees."""
+        return self.resolution or self.vit.resolution
+
+    def to_json(self) -> dict[str, Any]:
+        """Every resolved field."""
+        return {name: getattr(self, name) for name in FIELDS}
+
+    def _check(self) -> None:
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise unknown(name, getattr(self, name), known)
+        for name in ("epochs", "seed", "expand", "weight_decay", "momentum", "lr", "tau"):
+            self._require(name, getattr(self, name) >= 0, "at least 0")
+        for name in ("batch_size", "accumulate", "vpt_len", "crops"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        self._require("scale", self.scale > 0, "above 0")
+        self._require("crop_min_scale", 0 < self.crop_min_scale <= 1, "above 0 and at most 1")
+        self._require("accumulate", self.accumulate <= self.batch_size, f"at most the batch size {self.batch_size}")
+        even = self.accumulation == "exact" or self.batch_size % self.accumulate == 0
+        self._require("accumulate", even, f"a divisor of the batch size {self.batch_size} with accumulation=reference")
+        self._require("resolution", self.pixels > 0 and self.pixels % self.vit.patch == 0, f"a multiple of {self.vit.patch}")
+        self._require("native", self.native is None or self.native > 0, "above 0")
+        cache = self.image_cache
+        self._require("image_cache", cache is None or cache >= self.pixels, f"at least the network's {self.pixels} pixels")
+        self._require("epochs", self.trains or self.epochs == 0, "0 for zero-shot, which trains nothing")
+        self._check_method_options()
+        self._check_text()
+        for name, need in self._idle().items():
+            raise PelError(f"{name}={getattr(self, name)} has no effect on {self.method} here: it needs {need}")
+
+    def _check_method_options(self) -> None:
+        dim, width = self.adapter_dim, self.vit.width
+        self._require("adapter_dim", isinstance(dim, str) or 1 <= dim <= width, f"auto, auto-tuned or 1..{width}")
+        scale, ratio, masks = self.adapter_scale, self.mask_ratio, self.mask_seed
+        self._require("adapter_scale", isinstance(scale, str) or scale > 0, "learnable or above 0")
+        self._require("mask_seed", isinstance(masks, str) or masks >= 0, "run or at least 0")
+        smallest = width * (width + 1)  # entries of the attention's output projection
+        possible = isinstance(ratio, str) or (ratio <= 1 and int(ratio * smallest) >= 1)
+        self._require("mask_ratio", possible, f"auto or {1 / smallest:.2g}..1, so that every matrix has a weight that trains")
+
+    def _check_text(self) -> None:
+        name = "init" if self.init == "text" else "method"
+        instead = f"{', '.join(IMAGE_INITS)} or random" if self.trains else "one that trains"
+        self._require(name, self.vit.text or not self.needs_text, f"{instead}: {self.backbone} has no text tower")
+
+    def _idle(self) -> dict[str, str]:
+        """Options that are set and can have no effect beside the others, and what they need."""
+        deltas = {attach.delta for part in self.parts for attach in METHODS[part.name].attach}
+        read = {name for name, readable in READS.items() if deltas & readable}
+        random_crops = self.tte == "randaug"
+        needs = {
+            "prompt": ("init=text", self.needs_text),
+            "tau": ("loss=la", self.loss == "la"),
+            "scale": ("head=cosine or loss=ldam", self.head == "cosine" or self.loss == "ldam"),
+            "accumulation": ("accumulate above 1", self.accumulate > 1),
+            "crop_min_scale": ("a method that trains, or tte=randaug", self.trains or random_crops),
+            "expand": ("tte=fivecrop or tencrop", self.tte in ("fivecrop", "tencrop")),
+            "crops": ("tte=randaug", random_crops),
+            "image_cache": ("a data set of image files, and no native", held_as_files(self.dataset) and not self.native),
+            **{name: ("", name in read) for name in READS},
+        }
+        if not self.trains:
+            needs |= dict.fromkeys(TRAINING, ("a method that trains", False))
+        base = self._base
+        idle = {name: need for name, (need, there) in needs.items() if not there and getattr(self, name) != base[name]}
+        return {name: need or f"the method {' or '.join(readers(name))}" for name, need in idle.items()}
+
+    def _require(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            where = f"for {self.method} on {self.backbone}"
+            raise PelError(f"{name}={getattr(self, name)} is not possible {where}; it must be {expected}")
+
+
+FIELDS = tuple(field.name for field in fields(RunSpec))  # every value is a number, a word or None: no need for asdict's deep copy
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(RunSpec) if field.default is not MISSING}
+
+
+def differences(stored: Mapping[str, Any], spec: RunSpec) -> list[str]:
+    """Where a stored spec differs from ``spec``. A field younger than the record counts as its code default."""
+    now = spec.to_json()
+    then = {**DEFAULTS, **stored}
+    return [f"{name}: stored {then.get(name)!r}, now {value!r}" for name, value in now.items() if then.get(name) != value]

@@ -1,0 +1,242 @@
+"""The layout vocabulary of a study: selections, laid over each other, become cells; a cell is one number over seeds.
+
+A *selection* is a mapping that may name dataset, backbone, method, value and any field of RunSpec. A table lays rows over
+columns, a figure bars or points over series, a claim `a` and `b` over data sets; where two name a key, the latter wins.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from pel_core.common.errors import PelError, unknown
+from pel_core.data.datasets import LongTailed, find_dataset, split_name
+from pel_core.models.methods import METHODS, PART
+from pel_core.spec.options import spell
+from pel_core.spec.results import value_path
+from pel_core.spec.run_spec import RunSpec
+
+Selection = Mapping[str, Any]
+BRACES = re.compile(r"(?<![\w\\^$}])\{([a-z][a-z0-9_-]*)\}")
+
+
+class UnboundRole(Exception):
+    """A role that the configuration gives no data set: the artefact is left out, which is no error."""
+
+    def __init__(self, role: str):
+        super().__init__(f"the config names no data set for the role '{role}'")
+
+
+@dataclass(frozen=True)
+class Bindings:
+    """What a configuration brings to a study: data and backbone for its roles, seeds and shared values.
+
+    ``roles``: the study's role -> title; ``data``: the roles played -> data set; ``datasets``: declared data sets.
+    """
+
+    roles: Mapping[str, str]
+    data: Mapping[str, str]
+    datasets: Mapping[str, LongTailed]
+    backbone: str
+    seeds: tuple[int, ...]
+    recipe: Mapping[str, Any]
+
+    def dataset(self, text: str) -> str:
+        """A data set as a study writes it -> its name: ``cifar100-ir200`` -> ``demo-cifar-ir200``.
+
+        Raises:
+            UnboundRole: the configuration names none for this role.
+            PelError: no such role, or a ratio that the data set does not have.
+        """
+        role, ratio = split_name(text)
+        if role not in self.roles:
+            raise unknown("role", role, self.roles, "(a cell's dataset is a role of the study, perhaps with -irRATIO)")
+        if role not in self.data:
+            raise UnboundRole(role)
+        name = self.data[role] + (f"-ir{ratio:g}" if ratio else "")
+        find_dataset(name, self.datasets)
+        return name
+
+    def title(self, text: str) -> str:
+        """Fill ``{role}`` in a title; a role that is not played keeps the study's word.
+
+        Raises:
+            PelError: a word in braces that is no role (mathematics, ``_{...}``, is left alone).
+        """
+        for role in BRACES.findall(text):
+            if role not in self.roles:
+                raise unknown("role", role, self.roles, f"(in the title '{text}')")
+        for role, word in self.roles.items():
+            text = text.replace(f"{{{role}}}", word)
+        return text
+
+    def words(self, text: str) -> str:
+        """A data set in words: ``cifar100-ir100`` -> ``CIFAR100-LT, imbalance ratio 100``."""
+        role, ratio = split_name(text)
+        return self.roles.get(role, role) + (f", imbalance ratio {ratio:g}" if ratio else "")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number over seeds. ``dataset`` and ``method`` as the study writes them, ``value`` a path in metrics.json."""
+
+    row: int
+    column: int
+    dataset: str
+    method: str
+    value: str
+    specs: tuple[RunSpec, ...]
+
+    @property
+    def slugs(self) -> list[str]:
+        """The runs it is made of, one per seed."""
+        return [spec.slug for spec in self.specs]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One contrast of a claim: pairs (a, b) of cells, one per data set that is played; ``absent`` names the others.
+
+    ``minus`` holds further pairs, whose contrast is taken off: how much more a leads b there than here.
+    """
+
+    expect: Literal["higher", "lower", "equal"]
+    margin: float
+    value: str
+    label: str
+    pairs: tuple[tuple[Cell, Cell], ...]
+    absent: tuple[str, ...] = ()
+    minus: tuple[tuple[Cell, Cell], ...] = ()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A conclusion and the contrasts that test it."""
+
+    name: str
+    statement: str
+    source: str
+    parts: tuple[Contrast, ...]
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A table, figure or list that is drawn from results. ``declaration`` is its YAML, ``banner`` (mark, notice)."""
+
+    name: str
+    kind: Literal["table", "bars", "curve", "map", "compare", "claims"]
+    title: str
+    declaration: Mapping[str, Any]
+    cells: tuple[Cell, ...]
+    banner: tuple[str, str] = ("", "")
+    claims: tuple[Claim, ...] = ()
+    seeds: tuple[int, ...] = field(default=())
+
+    @cached_property
+    def specs(self) -> dict[str, RunSpec]:
+        """Its runs by slug, in reading order. A method map is drawn from models and needs none."""
+        return {} if self.kind == "map" else {spec.slug: spec for cell in self.cells for spec in cell.specs}
+
+
+def expand(entries: Iterable[Selection]) -> list[Selection]:
+    """Unroll every sweep: ``{sweep: lr, values: [0.1, 0.2], label: "lr {}"}`` becomes two selections, ``at`` 0.1 and 0.2."""
+    made: list[Selection] = []
+    for entry in entries:
+        if "sweep" not in entry:
+            made.append(entry)
+            continue
+        rest = {key: value for key, value in entry.items() if key not in ("sweep", "values", "label")}
+        for value in entry["values"]:
+            label = str(entry.get("label", "{}")).replace("{}", spell(value))
+            at = {"at": value} if isinstance(value, int | float) else {}
+            made.append({"label": label, **at, entry["sweep"]: value, **rest})
+    return made
+
+
+def make_cell(bindings: Bindings, seeds: Iterable[int], selections: Iterable[Selection], at: tuple[int, int] = (0, 0)) -> Cell:
+    """Lay selections over each other and resolve the result for every seed.
+
+    Raises:
+        UnboundRole: its role has no data set here.
+        PelError: something is missing or not possible.
+    """
+    fields: dict[str, Any] = {"backbone": bindings.backbone}
+    for selection in selections:
+        fields |= {key: value for key, value in selection.items() if key not in ("label", "at")}
+    for key in ("dataset", "method", "value"):
+        if key not in fields:
+            raise PelError(f"no {key} is given; say it in `where`, or in the row or column")
+    text, method, backbone, value = (fields.pop(key) for key in ("dataset", "method", "backbone", "value"))
+    check_method(method)
+    dataset = bindings.dataset(text)
+    specs = tuple(RunSpec.make(dataset, backbone, method, seed, bindings.recipe, **fields) for seed in seeds)
+    return Cell(*at, dataset=text, method=method, value=value_path(value), specs=specs)
+
+
+def check_method(method: str) -> None:
+    """Refuse an unknown method even where the artefact is left out, so that a slip does not hide.
+
+    Raises:
+        PelError: naming the method and its nearest match.
+    """
+    for part in method.split("+"):
+        match = PART.fullmatch(part)
+        if match and match["name"] not in METHODS:
+            raise unknown("method", match["name"], METHODS, f"(in '{method}')" if part != method else "")
+
+
+def grid(
+    bindings: Bindings, seeds: Iterable[int], where: Selection, rows: list[Selection], columns: list[Selection]
+) -> tuple[Cell, ...]:
+    """All cells of rows x columns, row by row.
+
+    Raises:
+        UnboundRole, PelError: as ``make_cell``; the message says which row and column.
+    """
+    seeds, cells = tuple(seeds), []
+    for i, row in enumerate(rows):
+        for j, column in enumerate(columns):
+            try:
+                cells.append(make_cell(bindings, seeds, (where, row, column), (i, j)))
+            except PelError as error:
+                names = [entry.get("label", entry.get("at")) for entry in (row, column)]
+                raise PelError(f"{' x '.join(str(name) for name in names if name is not None)}: {error}") from None
+    return tuple(cells)
+
+
+def make_contrast(bindings: Bindings, seeds: tuple[int, ...], part: Mapping[str, Any]) -> Contrast:
+    """One contrast of a claim, over the data sets that are played here.
+
+    Raises:
+        PelError: as ``make_cell``.
+    """
+    pairs, absent = _pairs(bindings, seeds, part, part["over"])
+    minus, more = _pairs(bindings, seeds, part, part.get("minus", []))
+    if more:  # half a difference of differences says nothing
+        pairs, minus, absent = [], [], [*absent, *more]
+    label = f"{_name(part['a'])} - {_name(part['b'])}"
+    if "minus" in part:
+        here, there = (", ".join(map(_name, part[key])) for key in ("over", "minus"))
+        label = f"({label} at {here}) - (the same at {there})"
+    margin = float(part.get("margin", 0.5 if part["expect"] == "equal" else 0))
+    return Contrast(part["expect"], margin, part["value"], label, tuple(pairs), tuple(absent), tuple(minus))
+
+
+def _pairs(
+    bindings: Bindings, seeds: tuple[int, ...], part: Mapping[str, Any], where: Iterable[Selection]
+) -> tuple[list[tuple[Cell, Cell]], list[str]]:
+    pairs, absent = [], []
+    for over in where:
+        try:
+            a, b = (make_cell(bindings, seeds, ({"value": part["value"]}, over, part[side])) for side in "ab")
+            pairs.append((a, b))
+        except UnboundRole:
+            absent.append(str(over.get("dataset", "")))
+    return pairs, absent
+
+
+def _name(selection: Selection) -> str:
+    """A selection in words: its method, and what else it sets."""
+    rest = [f"{key}={value}" for key, value in selection.items() if key != "method"]
+    return " ".join([str(selection.get("method", "")), *rest]).strip()

@@ -1,0 +1,195 @@
+"""What a run costs: images, operations, bytes on disk, and how long they take at a measured speed. Torch-free.
+
+GFLOP count matrix products and attention, a multiply-add as two. Speeds are measured: in finished runs, else by a short
+calibration (`pel_core.studies.measure_throughput`). Symbols: N tokens, D width of the network.
+"""
+
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pel_core.common.errors import PelError
+from pel_core.common.files import read_json
+from pel_core.data.datasets import DATASETS, split_name
+from pel_core.data.image_cache import cache_folder
+from pel_core.data.sampling import long_tail_counts
+from pel_core.demo.stand_ins import STAND_INS
+from pel_core.spec.options import VIEWS
+from pel_core.spec.run_spec import RunSpec
+from pel_core.studies.study import Study
+
+# Images of the public data sets (training, test) and their classes, for a plan made before they are prepared.
+PUBLIC = {"imagenet-lt": (115_846, 50_000), "places-lt": (62_500, 36_500), "inat2018": (437_513, 24_426)}
+CLASSES = {"imagenet-lt": 1000, "places-lt": 365, "inat2018": 8142, "cifar100": 100}
+CIFAR_TEST = 10_000
+# TFLOP/s of matrix products, dense, accumulated in fp32, as the makers' data sheets say; nothing was measured on them here.
+SHEETS: dict[str, dict[str, float]] = {
+    "H200": {"fp16": 989, "bf16": 989, "fp32": 67},
+    "RTX 3090": {"fp16": 71, "bf16": 71, "fp32": 35.6},
+}
+REACHED = 0.55  # of a data sheet's number, assumed
+
+
+@dataclass(frozen=True)
+class Work:
+    """Images a run passes through the network in training (epochs counted) and evaluation (crops counted), their GFLOP, and
+    the bytes it leaves on disk."""
+
+    train: int
+    evaluate: int
+    train_gflop: float
+    evaluate_gflop: float
+    disk: int
+
+    @property
+    def gflop(self) -> float:
+        """Training and evaluation."""
+        return self.train_gflop + self.evaluate_gflop
+
+
+@dataclass(frozen=True)
+class Speed:
+    """GFLOP/s of training and evaluation, and where that was measured."""
+
+    train: float
+    evaluate: float
+    source: str
+
+    def hours(self, train_gflop: float, evaluate_gflop: float) -> float:
+        """Hours that so much work takes."""
+        return (train_gflop / self.train + evaluate_gflop / self.evaluate) / 3600
+
+
+def block_gflop(tokens: int, width: int, read: int | None = None) -> float:
+    """One block: qkv, attention, projection and MLP (24 N D^2 + 4 N^2 D); of the last only ``read`` tokens are asked for."""
+    read = tokens if read is None else read
+    keys = 4 * tokens * width**2  # keys and values are needed of every token
+    return (keys + read * (2 * width**2 + 4 * tokens * width + 18 * width**2)) / 1e9
+
+
+def forward_gflop(spec: RunSpec) -> float:
+    """One image through the network of a run; all blocks but the last in full. ViT-B/16 at 224: 33 GFLOP."""
+    vit, tokens = spec.vit, _tokens(spec)
+    embed = 2 * (tokens - 1) * 3 * vit.patch**2 * vit.width / 1e9
+    return embed + (vit.layers - 1) * block_gflop(tokens, vit.width) + block_gflop(tokens, vit.width, 1)
+
+
+def training_gflop(spec: RunSpec) -> float:
+    """One image forward, and the gradient back to the lowest block in which something trains, attention's counted twice.
+
+    Frozen weights have no gradient; ``full`` has one for every weight from there on. Deltas are left out: a few per cent.
+    """
+    blocks = [part.start for part in spec.parts if part.blocks]
+    if not blocks:
+        return forward_gflop(spec)
+    vit, tokens, lowest = spec.vit, _tokens(spec), min(blocks)
+    linear = [block_gflop(tokens, vit.width)] * (vit.layers - 1 - lowest) + [block_gflop(tokens, vit.width, 1)]
+    attention = 4 * tokens**2 * vit.width / 1e9 * (vit.layers - 1 - lowest)
+    weights = sum(linear) - attention if any(part.name == "full" for part in spec.parts) else 0.0
+    return forward_gflop(spec) + sum(linear) + attention + weights
+
+
+def _tokens(spec: RunSpec) -> int:
+    prompts = spec.vpt_len if any(part.name.startswith("vpt") for part in spec.parts) else 0
+    return 1 + (spec.pixels // spec.vit.patch) ** 2 + int(prompts)
+
+
+def data_size(study: Study, name: str) -> tuple[int, int] | None:
+    """Training and test images of a data set: as prepared, else as declared; None where neither is known."""
+    base, ratio = split_name(name)
+    path = study.results / "data" / base / "data.json"
+    if path.is_file():
+        about = read_json(path)
+        counts = about["train_counts"]
+        if about["ratios"] != "any":
+            return sum(counts.get(f"{ratio:g}" if ratio else "", [])), about["test_images"]
+        return _pool(len(counts[""]), counts[""][0], ratio), about["test_images"]
+    if base in STAND_INS:
+        world = STAND_INS[base]
+        counts = world.train_counts(None if world.profile else ratio or 1)
+        return sum(counts), world.test_per_class * len(world.classes)
+    if base == "cifar100":
+        return _pool(*DATASETS[base].pool, ratio), CIFAR_TEST
+    return PUBLIC.get(base)
+
+
+def classes(study: Study, name: str) -> int:
+    """Classes of a data set; 0 where they are not known yet."""
+    base = split_name(name)[0]
+    path = study.results / "data" / base / "data.json"
+    if path.is_file():
+        return len(next(iter(read_json(path)["train_counts"].values())))
+    return len(STAND_INS[base].classes) if base in STAND_INS else CLASSES.get(base, 0)
+
+
+def _pool(number: int, largest: int, ratio: float | None) -> int:
+    return int(long_tail_counts(number, largest, ratio or 1).sum())
+
+
+def views(spec: Mapping[str, Any]) -> int:
+    """Crops of an evaluation."""
+    return VIEWS.get(spec["tte"]) or int(spec.get("crops", 1))
+
+
+def work(study: Study, spec: RunSpec) -> Work | None:
+    """What a run costs; None where the size of its data is not known yet."""
+    size = data_size(study, spec.dataset)
+    if size is None:
+        return None
+    train, test = spec.epochs * size[0] * spec.trains, views(spec.to_json()) * size[1]
+    number = classes(study, spec.dataset)
+    # Logits in fp32; head and deltas (about twice the head in the reference's adapters); predictions.
+    disk = 4 * size[1] * number + 12 * number * spec.vit.width * spec.trains + 150 * size[1]
+    return Work(train, test, train * training_gflop(spec), test * forward_gflop(spec), disk)
+
+
+def decoded_bytes(study: Study, specs: Iterable[RunSpec]) -> int:
+    """What decoded images (``image_cache``) that are not there yet will take on disk, about: photographs of 4 to 3. Data sets of
+    unknown size are left out."""
+    asked = {(split_name(spec.dataset)[0], spec.image_cache): spec.dataset for spec in specs if spec.image_cache}
+    total = 0
+    for (base, size), name in asked.items():
+        if not (cache_folder(study.results, base, size) / "cache.json").is_file():
+            total += 4 * size**2 * sum(data_size(study, name) or (0, 0))
+    return total
+
+
+def measured(study: Study, backbone: str) -> Speed | None:
+    """The speed of the finished runs with a backbone under the results folder, else what a calibration of this machine found."""
+    spent, done = [0.0, 0.0], [0.0, 0.0]
+    for path in sorted((study.results / "runs").glob(f"*.{backbone}.*/metrics.json")):
+        try:
+            record = read_json(path)
+            spec, data = RunSpec.parse(record["slug"]), record["data"]
+            parts = {"training": spec.epochs * data["train_images"] * training_gflop(spec)} if spec.trains else {}
+            if not record["environment"].get("blocks_from_cache"):  # else it is the speed of the rest of the network
+                parts["evaluation"] = views(record["spec"]) * data["test_images"] * forward_gflop(spec)
+            for kind, gflop in parts.items():
+                spent[kind == "evaluation"] += record[kind]["seconds"]
+                done[kind == "evaluation"] += gflop
+        except (PelError, KeyError, TypeError):
+            continue  # of another program or version: its speed says nothing
+    if all(spent):
+        return Speed(done[0] / spent[0], done[1] / spent[1], "measured in finished runs")
+    return calibrated(study.results, backbone)
+
+
+def calibration_file(results: Path) -> Path:
+    """Where speeds that were measured without a run are kept."""
+    return results / "calibration.json"
+
+
+def calibrated(results: Path, backbone: str) -> Speed | None:
+    """What the last calibration found on this host."""
+    path = calibration_file(results)
+    found = read_json(path).get(socket.gethostname(), {}).get(backbone) if path.is_file() else None
+    return Speed(found["train"], found["evaluate"], f"measured by a short calibration on {found['device']}") if found else None
+
+
+def on_paper(device: str, train: Mapping[str, float], evaluate: Mapping[str, float]) -> float:
+    """Hours on a device of ``SHEETS``, for GFLOP by precision of training and evaluation."""
+    sheet = SHEETS[device]
+    works = [*train.items(), *evaluate.items()]
+    return sum(gflop / (1e3 * REACHED * sheet[precision]) for precision, gflop in works) / 3600

@@ -1,0 +1,133 @@
+"""What a study will run and what that costs, before anything starts. Torch-free."""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from pel_core.common.errors import PelError
+from pel_core.data.datasets import USER_KINDS, split_name
+from pel_core.data.user_files import is_other
+from pel_core.spec.run_spec import RunSpec
+from pel_core.studies.config import shown
+from pel_core.studies.cost import REACHED, SHEETS, Work, decoded_bytes, measured, on_paper, work
+from pel_core.studies.study import Study
+
+PARALLEL = "Runs are independent: N CPU cores, or N GPUs of a cluster, take about an Nth of the time."
+LARGE = 1e7  # GFLOP from which a GPU is worth a word
+
+
+def plan(study: Study) -> str:
+    """The plan in words: what is there, what is missing, how many images that is and how long it will take."""
+    states = {slug: study.state(slug) for slug in study.specs}
+    missing = [study.specs[slug] for slug, state in states.items() if state != "done"]
+    unusable = {slug: state for slug, state in states.items() if state not in ("done", "missing")}
+    to_train = {spec.train.slug: spec for spec in missing if spec.trains and not _trained(study, spec)}
+    lines = [
+        f"{study.title}: {shown(study.path)} on {shown(study.config_path)} ({study.config['title']})",
+        f"Makes {', '.join(study.artefacts)}; seeds {', '.join(map(str, study.seeds))}.",
+        *(f"Leaves out {', '.join(names)}: {reason}." for reason, names in _by_reason(study).items()),
+        f"Runs: {len(states)}, of which {len(states) - len(missing)} done, {len(missing)} missing; "
+        f"to train {len(to_train)}, to evaluate {len(missing)}.",
+    ]
+    lines += [f"  cannot be used: {slug}: {state}" for slug, state in list(unusable.items())[:5]]
+    lines += [f"  ... and {len(unusable) - 5} more"] if len(unusable) > 5 else []
+    if missing:
+        lines += _cost(study, list(to_train.values()), missing)
+    else:
+        lines.append("Nothing is missing: tables and figures are drawn from what is there.")
+    lines += _own_images(study)
+    return "\n".join(lines)
+
+
+def _own_images(study: Study) -> list[str]:
+    """What finished runs do not show: images of the user's own that changed, or are not there."""
+    lines = []
+    for base in sorted({split_name(spec.dataset)[0] for spec in study.specs.values()}):
+        if study.bindings.datasets[base].kind not in USER_KINDS:
+            continue
+        try:
+            if is_other(folder := study.results / "data" / base, study.data_params(base)):
+                told = "its runs are made again where these are in the same place, and refused where they are in another"
+                lines.append(f"But the images of {base} are not those that {shown(folder)} was prepared from: {told}.")
+        except PelError as error:
+            lines.append(f"But `make study` will not start: {error}")
+    return lines
+
+
+def _by_reason(study: Study) -> dict[str, list[str]]:
+    reasons = study.left_out.values()
+    return {reason: [name for name, why in study.left_out.items() if why == reason] for reason in reasons}
+
+
+def _trained(study: Study, spec: RunSpec) -> bool:
+    return Path(study.delta(spec.slug)).is_file()
+
+
+def _cost(study: Study, to_train: list[RunSpec], missing: list[RunSpec]) -> list[str]:
+    costs = {spec: work(study, spec) for spec in missing}
+    unknown = dict.fromkeys(spec.dataset for spec, cost in costs.items() if cost is None)
+    reason = "are not counted: their sizes are not known before they are prepared."
+    lines = [f"Images and time of {', '.join(unknown)} {reason}"] if unknown else []
+    known = {spec: cost for spec, cost in costs.items() if cost}
+    if not known:
+        return lines
+    trained = {spec: known[spec] for spec in to_train if spec in known}
+    images = sum(cost.train for cost in trained.values()), sum(cost.evaluate for cost in known.values())
+    lines.append(f"Images: {images[0]:,} to train on, {images[1]:,} to evaluate (crops counted).")
+    lines.append(f"Disk: about {_bytes(sum(cost.disk for cost in known.values()))} of results.")
+    if decoded := decoded_bytes(study, known):
+        lines.append(f"Decoded images (image_cache): about {_bytes(decoded)} more in {study.results}/cache.")
+    return lines + _time(study, trained, known)
+
+
+def _time(study: Study, trained: Mapping[RunSpec, Work], known: Mapping[RunSpec, Work]) -> list[str]:
+    hours, sources, untimed = 0.0, {}, []
+    for backbone, count in Counter(spec.backbone for spec in known).items():
+        train = sum(cost.train_gflop for spec, cost in trained.items() if spec.backbone == backbone)
+        evaluate = sum(cost.evaluate_gflop for spec, cost in known.items() if spec.backbone == backbone)
+        if speed := measured(study, backbone):
+            hours += speed.hours(train, evaluate)
+            sources[speed.source] = None
+        else:
+            untimed.append(f"{count_of(count, 'run')} on {backbone}: about {_tflop(train + evaluate)}")
+    lines = []
+    if hours:
+        lines.append(f"Time, at the speed {' and '.join(sources)}: about {spell(hours)} on one device. {PARALLEL}")
+    if untimed:
+        how = "`make plan` measures a GPU in seconds, or a CPU that trains in fp32"
+        lines.append(f"No run has been timed here yet, so hours are not known ({how}). {'; '.join(untimed)}.")
+    total = sum(cost.train_gflop for cost in trained.values()) + sum(cost.evaluate_gflop for cost in known.values())
+    if total >= LARGE:
+        lines.append(_paper(trained, known))
+    return lines
+
+
+def _paper(trained: Mapping[RunSpec, Work], known: Mapping[RunSpec, Work]) -> str:
+    """Hours on GPUs that were not measured, as their data sheets have it."""
+    train, evaluate = Counter(), Counter()
+    for spec, cost in trained.items():
+        train[spec.precision] += cost.train_gflop
+    for spec, cost in known.items():
+        evaluate[spec.eval_precision] += cost.evaluate_gflop
+    hours = "; ".join(f"one {name}: {spell(on_paper(name, train, evaluate))}" for name in SHEETS)
+    return f"On paper, not measured, at {REACHED:.0%} of the data sheet's speed and with images that arrive in time: {hours}."
+
+
+def spell(hours: float) -> str:
+    """A length of time in words."""
+    if hours >= 1:
+        return f"{hours:.1f} hours"
+    return count_of(round(60 * hours), "minute") if hours >= 1 / 60 else "less than a minute"
+
+
+def count_of(number: int, word: str) -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _tflop(gflop: float) -> str:
+    return f"{gflop / 1e3:,.0f} TFLOP" if gflop >= 1e3 else f"{gflop:.2g} GFLOP"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(count / 1e6, 0.1):.1f} MB"

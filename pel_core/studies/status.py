@@ -1,0 +1,235 @@
+"""How far a study is: done, running, stopped, failed, missing, and how long the rest will take. Reads files only; torch-free."""
+
+import json
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pel_core.hardware.lease import STALE, dead
+from pel_core.spec.run_spec import RunSpec
+from pel_core.studies.config import shown
+from pel_core.studies.cost import measured, work
+from pel_core.studies.plan import PARALLEL, count_of, spell
+from pel_core.studies.study import Study
+
+TAIL = 4096  # bytes of a log that are looked at
+LISTED = 10  # runs of a kind that are listed, unless all are asked for
+STOPPED = "error: stopped by "  # a signal asked for it, and what was done is saved
+# What the last line of a log says when its job did not end well; a traceback's says anything.
+ENDS = re.compile(r"(error: |Killed|Terminated|Aborted|Segmentation fault|.*(DUE TO TIME LIMIT|oom.kill|out of memory))", re.I)
+
+
+@dataclass
+class Found:
+    """The runs of a study by what they are; a mapping's value is the job behind it (several evaluations share a training) and
+    what is told of that."""
+
+    done: list[str] = field(default_factory=list)
+    running: dict[str, tuple[str, str]] = field(default_factory=dict)
+    stopped: dict[str, tuple[str, str]] = field(default_factory=dict)
+    failed: dict[str, tuple[str, str]] = field(default_factory=dict)
+    unusable: dict[str, tuple[str, str]] = field(default_factory=dict)
+    trained: list[str] = field(default_factory=list)  # only to be evaluated
+    missing: list[str] = field(default_factory=list)
+
+    def states(self) -> dict[str, str]:
+        """Slug -> state, of every run."""
+        plain = {"done": self.done, "trained, to be evaluated": self.trained, "missing": self.missing}
+        told = {"running": self.running, "stopped": self.stopped, "failed": self.failed, "cannot be used": self.unusable}
+        states = {slug: state for state, slugs in plain.items() for slug in slugs}
+        return states | {slug: state for state, runs in told.items() for slug in runs}
+
+
+def read_leases(results: Path) -> dict[str, dict[str, Any]]:
+    """What each process that trains a run last said of it, by training slug; a file that cannot be read says nothing."""
+    leases = {}
+    for path in sorted((results / "checkpoints").glob("*.lease")):
+        try:
+            lease = json.loads(path.read_text(encoding="utf-8"))
+            lease["time"] = float(lease["time"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        leases[path.name.removesuffix(".lease")] = lease
+    return leases
+
+
+def alive(lease: Mapping[str, Any], now: float) -> bool:
+    """Whether the process behind a lease still runs, as far as can be told from here."""
+    return now - lease["time"] <= STALE and not dead(lease)
+
+
+def progress(lease: Mapping[str, Any]) -> str:
+    """Epoch, step, speed, loss, time left, device and since when, as far as the lease says."""
+    step, steps, speed = lease.get("step"), lease.get("steps"), lease_speed(lease)
+    parts = [f"epoch {lease['epoch'] + 1} of {lease['epochs']}"] if "epoch" in lease and "epochs" in lease else []
+    parts += [f"step {step:,} of {steps:,}"] if steps else []
+    parts += [f"{speed:.3g} steps/s, {spell((steps - step) / speed / 3600)} left"] if speed else []
+    parts += [f"loss {lease['loss']:.3g}"] if isinstance(lease.get("loss"), int | float) else []
+    where = " ".join(filter(None, [f"on {lease.get('device')}", f"of {lease.get('host')}", f"(pid {lease.get('pid')})"]))
+    parts += [where] if lease.get("device") else []
+    parts += [f"since {clock(lease['started'])}"] if isinstance(lease.get("started"), int | float) else []
+    return ", ".join(parts)
+
+
+def lease_speed(lease: Mapping[str, Any]) -> float:
+    """Optimiser steps per second since this process began; 0 where that is not known yet."""
+    try:
+        # `first_time` is when training began, or began again: `started` counts loading too.
+        seconds = lease["time"] - lease.get("first_time", lease["started"])
+        steps = lease["step"] - lease.get("first_step", 0)
+        return max(0.0, steps / seconds) if lease["steps"] and seconds > 0 else 0.0
+    except (KeyError, TypeError):
+        return 0.0
+
+
+def clock(seconds: float) -> str:
+    """A time of day, with the date where it is not today's."""
+    then, now = time.localtime(seconds), time.localtime()
+    return time.strftime("%H:%M" if then[:3] == now[:3] else "%Y-%m-%d %H:%M", then)
+
+
+def last_line(log: Path, output: Path) -> str | None:
+    """The last line of a log whose job failed; None where it did not, or made its output afterwards."""
+    try:
+        if output.is_file() and output.stat().st_mtime >= log.stat().st_mtime:
+            return None
+        with open(log, "rb") as handle:
+            handle.seek(max(0, handle.seek(0, os.SEEK_END) - TAIL))
+            text = handle.read().decode(errors="replace")
+    except OSError:
+        return None
+    lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
+    if not lines or not (ENDS.match(lines[-1]) or "Traceback (most recent call last)" in text):
+        return None
+    return lines[-1]
+
+
+def look(study: Study, now: float) -> tuple[Found, dict[str, dict[str, Any]]]:
+    """Sort the study's runs; also the leases of those that run."""
+    found, leases = Found(), read_leases(study.results)
+    live = {slug: lease for slug, lease in leases.items() if alive(lease, now)}
+    for slug, spec in study.specs.items():
+        state, of = study.state(slug), spec.train.slug if spec.trains else ""
+        if state == "done":
+            found.done.append(slug)
+        elif of in live:
+            found.running[slug] = of, progress(live[of])
+        elif told := _failure(study, slug, of):
+            (found.stopped if told[1].startswith(STOPPED) else found.failed)[slug] = told
+        elif of in leases:
+            found.stopped[slug] = of, f"last sign of life {clock(leases[of]['time'])}, {progress(leases[of])}"
+        elif state != "missing":
+            found.unusable[slug] = slug, state
+        elif of and Path(study.delta(slug)).is_file():
+            found.trained.append(slug)
+        else:
+            found.missing.append(slug)
+    trains = {spec.train.slug for spec in study.specs.values() if spec.trains}
+    return found, {slug: lease for slug, lease in live.items() if slug in trains}
+
+
+def _failure(study: Study, slug: str, of: str) -> tuple[str, str] | None:
+    """The job of a run that failed last, and its last line."""
+    jobs = [("evaluate", slug, "metrics.json")] + ([("train", of, "train.json")] if of else [])
+    for job, run, output in jobs:
+        log = study.results / "logs" / f"{run}.{job}.log"
+        if line := last_line(log, study.results / "runs" / run / output):
+            return run, f"{line}  ({shown(log)}, {clock(log.stat().st_mtime)})"
+    return None
+
+
+def _unprepared(study: Study, missing: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """What failed of the preparation of runs: each run's backbone, data or text, with the last line of its log."""
+    failed, ends = {}, {}
+    for slug in missing:
+        files = study.prepared(slug)
+        for kind in [kind for kind in ("backbone", "data", "text") if kind in files]:
+            path = Path(files[kind])
+            job = f"{path.parent.name}.{path.stem}.text" if kind == "text" else f"{path.parent.name}.{kind}"
+            log = study.results / "logs" / f"{job}.log"
+            if job not in ends:
+                ends[job] = last_line(log, path)
+            if ends[job]:
+                failed[slug] = job, f"{ends[job]}  ({shown(log)}, {clock(log.stat().st_mtime)})"
+                break
+    return failed
+
+
+def status(study: Study, every: bool = False, now: float | None = None) -> str:
+    """The state of a study in words: counts first, then what runs, stopped and failed; ``every`` lists all runs."""
+    found, live = look(study, time.time() if now is None else now)
+    states = found.states()
+    counts = {"done": found.done, "running": found.running, "stopped": found.stopped, "failed": found.failed}
+    counts |= {"unusable": found.unusable, "trained but not evaluated": found.trained, "missing": found.missing}
+    told = [f"{len(slugs):,} {word}" for word, slugs in counts.items() if slugs or word == "done"]
+    lines = [
+        f"{study.title}: {shown(study.path)} on {shown(study.config_path)} ({study.config['title']})",
+        f"{len(states):,} runs: {', '.join(told)}",
+        *_artefacts(study, set(found.done)),
+        *_section("Running", found.running, every),
+        *_section("Stopped; the next start takes them up where they were saved", found.stopped, every),
+        *_section(
+            "Failed before any run of it", _unprepared(study, (slug for slug in states if states[slug] == "missing")), every
+        ),
+        *_section("Failed", found.failed, every),
+        *_section("Cannot be used", found.unusable, every),
+        *_rest(study, [study.specs[slug] for slug in states if slug not in set(found.done)], live),
+    ]
+    if every:
+        width = max(map(len, states), default=0)
+        lines += ["Every run:", *(f"  {slug:{width}}  {states[slug]}" for slug in study.specs)]
+    return "\n".join(lines)
+
+
+def _artefacts(study: Study, done: set[str]) -> list[str]:
+    """How much of each table and figure is there."""
+    width = max(map(len, study.artefacts), default=0)
+    lines = []
+    for name, artefact in study.artefacts.items():
+        runs, files = artefact.specs, [Path(file) for file in study.files(name)]
+        there = f"{sum(slug in done for slug in runs):,} of {count_of(len(runs), 'run')}" if runs else "needs no run"
+        drawn = ", drawn" if all(file.is_file() for file in files) else ""
+        lines.append(f"  {name:{width}}  {there}{drawn}")
+    return lines
+
+
+def _section(title: str, runs: Mapping[str, tuple[str, str]], every: bool) -> list[str]:
+    if not runs:
+        return []
+    jobs = Counter(job for job, _ in runs.values())
+    texts = {job: text + (f"  [{count} runs wait for it]" if (count := jobs[job]) > 1 else "") for job, text in runs.values()}
+    chosen = list(texts.items())[: None if every else LISTED]
+    more = [f"  ... and {len(texts) - len(chosen):,} more (--all lists them)"] if len(texts) > len(chosen) else []
+    return [f"{title}:", *(f"  {job}  {text}" for job, text in chosen), *more]
+
+
+def _rest(study: Study, unfinished: Iterable[RunSpec], live: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The estimated rest, at the measured rates of finished runs, less what running ones have behind them."""
+    unfinished = list(unfinished)
+    if not unfinished:
+        return []
+    to_train = {spec.train.slug: spec for spec in unfinished if spec.trains and not Path(study.delta(spec.slug)).is_file()}
+    speeds = {name: measured(study, name) for name in {spec.backbone for spec in unfinished}}
+    hours, untimed = 0.0, []
+    for spec in unfinished:
+        cost, speed = work(study, spec), speeds[spec.backbone]
+        if cost is None or speed is None:
+            untimed.append(spec.slug)
+            continue
+        training = 0.0
+        if to_train.get(spec.train.slug) is spec:  # once, whoever shares the training
+            lease = live.get(spec.train.slug, {})
+            training = cost.train_gflop * (1 - lease.get("step", 0) / max(lease.get("steps") or 1, 1))
+        hours += speed.hours(training, cost.evaluate_gflop)
+    lines = []
+    if hours:
+        now = f", {spell(hours / len(live))} while {len(live)} train at once" if len(live) > 1 else ""
+        lines.append(f"Rest: about {spell(hours)} on one device{now}. {PARALLEL}")
+    if untimed:
+        lines.append(f"Rest of {count_of(len(untimed), 'run')}: not known, as none like them has been timed yet.")
+    return lines

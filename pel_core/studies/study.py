@@ -1,0 +1,313 @@
+"""A study (which tables, figures, claims) on a configuration (which data, backbone, seeds) -> artefacts -> runs.
+
+Torch-free and pandas-free: Snakemake's planning imports it. Both files are validated whole before anything is planned.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from pel_core.common.errors import PelError, unknown
+from pel_core.common.files import read_json
+from pel_core.common.fingerprints import canonical, fingerprint
+from pel_core.data.datasets import USER_KINDS, find_dataset, require_split, split_name
+from pel_core.data.image_cache import cache_folder
+from pel_core.data.roots import find_lists, given_root, tell_roots
+from pel_core.data.user_files import locate, require_same_source
+from pel_core.ingest.identity import data_params
+from pel_core.models.backbones import local_weights
+from pel_core.spec.results import OUTPUTS, invalid_reason, metrics_file
+from pel_core.spec.run_spec import ENGINE, RunSpec
+from pel_core.studies import provenance
+from pel_core.studies.artefacts import make_artefacts, make_bindings
+from pel_core.studies.cells import Artefact, Bindings
+from pel_core.studies.config import carried, find, parse_seeds, read_config, read_study, shown
+
+SETTINGS = ("study", "config", "seeds", "results", "figures", "root", "backbone", "weights")
+RESOURCES = {"threads": 1, "mem_mb": 4000, "runtime": 60}
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study resolved on a configuration. ``left_out``: artefact -> why this configuration does not cover it."""
+
+    title: str
+    path: Path
+    config_path: Path
+    config: Mapping[str, Any]
+    bindings: Bindings
+    results: Path
+    figures: Path
+    artefacts: Mapping[str, Artefact]
+    left_out: Mapping[str, str]
+    reported: Mapping[str, Any]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds every cell is made over, unless its artefact says otherwise."""
+        return self.bindings.seeds
+
+    @cached_property  # planning asks several times for each run
+    def specs(self) -> dict[str, RunSpec]:
+        """The union of all artefacts' runs by slug: each is trained and evaluated once, whoever shares it."""
+        return {slug: spec for artefact in self.artefacts.values() for slug, spec in artefact.specs.items()}
+
+    @property
+    def accept(self) -> tuple[str, ...]:
+        """Runs whose results of another engine are accepted by name."""
+        return tuple(self.config.get("accept", ()))
+
+    def artefact(self, name: str) -> Artefact:
+        """An artefact by name.
+
+        Raises:
+            PelError: it is not declared, or this configuration does not cover it.
+        """
+        if name in self.left_out:
+            raise PelError(f"{name} is not part of {shown(self.config_path)}: {self.left_out[name]}")
+        if name not in self.artefacts:
+            raise unknown("artefact", name, self.artefacts, f"(of {shown(self.path)})")
+        return self.artefacts[name]
+
+    def summary(self, kind: str) -> Artefact:
+        """The study's only artefact of the kind ``compare`` or ``claims``.
+
+        Raises:
+            PelError: there is none.
+        """
+        return next((artefact for artefact in self.artefacts.values() if artefact.kind == kind), None) or self.artefact(kind)
+
+    def spec(self, slug: str) -> RunSpec:
+        """The spec of a run by name, of this study or not.
+
+        Raises:
+            PelError: it is no run, or of an undeclared data set.
+        """
+        if slug in self.specs:
+            return self.specs[slug]
+        spec = RunSpec.parse(slug)
+        find_dataset(spec.dataset, self.bindings.datasets)
+        return spec
+
+    def files(self, name: str) -> list[str]:
+        """The files of an artefact."""
+        kind = self.artefact(name).kind
+        if kind in ("bars", "curve", "map"):
+            return [f"{self.figures}/{name}.{suffix}" for suffix in ("pdf", "svg", "png")]
+        suffixes = ("csv", "md", "tex") if kind == "table" else ("csv", "md")
+        return [f"{self.results}/tables/{name}.{suffix}" for suffix in suffixes]
+
+    def targets(self) -> list[str]:
+        """Every file the study makes. The runs' results are named too, or Snakemake would not miss a deleted one."""
+        made = [file for name in self.artefacts for file in self.files(name)]
+        for slug in self.specs:
+            folder = metrics_file(self.results, slug).parent
+            # An accepted result is older than some of its files; it stays as it is.
+            made += [f"{folder}/{file}" for file in ("metrics.json", *(() if self.accepted(slug) else OUTPUTS[:1]))]
+        return made
+
+    def inputs(self, name: str) -> list[str]:
+        """The files an artefact is drawn from."""
+        artefact = self.artefact(name)
+        if artefact.kind == "map":  # drawn from the models themselves
+            needed = [self.prepared(cell.specs[0].slug) for cell in artefact.cells]
+            return sorted({files[kind] for files in needed for kind in ("backbone", "data")})
+        return [str(metrics_file(self.results, slug)) for slug in artefact.specs]
+
+    def state(self, slug: str) -> str:
+        """``done``, ``missing``, or why the result that is there cannot be used."""
+        path = metrics_file(self.results, slug)
+        if not path.is_file():
+            return "missing"
+        return invalid_reason(read_json(path), self.specs[slug], self.accept, self.results) or "done"
+
+    def missing(self) -> list[str]:
+        """The runs without a usable result."""
+        return [slug for slug in self.specs if self.state(slug) != "done"]
+
+    def draw_params(self, name: str) -> str:
+        """An artefact's own resolved declaration: a changed label redraws it alone."""
+        artefact = self.artefact(name)
+        cells = [] if artefact.kind == "map" else [[cell.row, cell.column, cell.value, *cell.slugs] for cell in artefact.cells]
+        drawn: dict[str, Any] = {
+            "kind": artefact.kind,
+            "title": artefact.title,
+            "declaration": artefact.declaration,
+            "cells": cells,
+        }
+        drawn |= {"banner": artefact.banner, "accept": [slug for slug in self.accept if slug in artefact.specs]}
+        if artefact.kind == "map":
+            drawn["models"] = [provenance.train_params(cell.specs[0], ENGINE) for cell in artefact.cells]
+        if artefact.kind in ("compare", "claims") and self.reported:
+            drawn["reported"] = fingerprint(self.reported["path"])
+        return canonical(drawn)
+
+    def train_params(self, slug: str) -> str:
+        """What a training run depends on besides its inputs."""
+        return provenance.train_params(self.spec(slug), self._engine(slug, "train.json"), self._sentences(slug))
+
+    def evaluate_params(self, slug: str) -> str:
+        """What an evaluation depends on besides its inputs."""
+        return provenance.evaluate_params(self.spec(slug), self._engine(slug, "metrics.json"), self._sentences(slug))
+
+    def data_params(self, base: str) -> str:
+        """What a prepared data set depends on."""
+        return data_params(base, self.bindings.datasets, self.config)
+
+    @property
+    def check_images(self) -> str:
+        """How many image files are decoded when a data set is prepared: none, sample or all."""
+        return self.config.get("check_images", "sample")
+
+    def backbone_params(self, name: str) -> str:
+        """What a converted backbone depends on."""
+        return provenance.backbone_params(name, self.config.get("weights", {}).get(name))
+
+    def prepared(self, slug: str) -> dict[str, str]:
+        """The prepared files a run reads: backbone, vit, data, and text where class names start the head or decide."""
+        spec = self.spec(slug)
+        base, folder = split_name(spec.dataset)[0], f"{self.results}/backbones/{spec.backbone}"
+        files = {
+            "backbone": f"{folder}/backbone.json",
+            "vit": f"{folder}/vit.safetensors",
+            "data": f"{self.results}/data/{base}/data.json",
+        }
+        if spec.image_cache:
+            files["cache"] = f"{cache_folder(self.results, base, spec.image_cache)}/cache.json"
+        if spec.needs_text:
+            files["text"] = f"{self.results}/text/{spec.backbone}/{base}.{spec.prompt}.safetensors"
+        return files
+
+    def accepted(self, slug: str) -> bool:
+        """Whether a run's result is of another engine and accepted by name: it stays, whatever is prepared anew."""
+        return slug in self.accept and any(self._engine(slug, file) != ENGINE for file in ("train.json", "metrics.json"))
+
+    def check_sources(self) -> None:
+        """See that what the preparation reads is there (weights that are named, image folders, list files), and tell jobs where.
+
+        Raises:
+            PelError: something is missing; the message names it and the key that says where it is.
+        """
+        for name, path in self.config.get("weights", {}).items():
+            if (local := local_weights(path)) and not local.exists():
+                raise PelError(f"{shown(self.config_path)}: weights of {name}: {path} does not exist")
+        entries = {base: self.bindings.datasets[base] for base in {split_name(spec.dataset)[0] for spec in self.specs.values()}}
+        listed = {base: entry for base, entry in sorted(entries.items()) if entry.kind == "lists"}
+        for base, entry in listed.items():
+            find_lists(base, entry, self.config)
+        roots = {base: given_root(base, entry, self.config) for base, entry in listed.items()}
+        for base, entry in sorted(entries.items()):
+            if entry.kind in USER_KINDS:
+                roots[base] = locate(base, entry).root
+                require_same_source(self.results / "data" / base, base, roots[base], self.data_params(base))
+        tell_roots(roots)
+
+    def delta(self, slug: str) -> str:
+        """The trained parameters an evaluation reads; empty for zero-shot."""
+        spec = self.spec(slug)
+        return f"{self.results}/runs/{spec.train.slug}/delta.safetensors" if spec.trains else ""
+
+    def weights_option(self, backbone: str) -> str:
+        """The command-line options that say where a backbone's weights come from, as far as the configuration does."""
+        values = {"weights": self.config.get("weights", {}).get(backbone), "cache-dir": self.config.get("cache_dir")}
+        return " ".join(f"--{name}={quote(value)}" for name, value in values.items() if value)
+
+    def descriptions(self, base: str, prompt: str) -> list[str]:
+        """The file of sentences that describes a data set's classes, where the prompt needs one."""
+        if prompt != "descriptions":
+            return []
+        file = self.config.get("descriptions", {}).get(base)
+        if not file:
+            hint = f"descriptions: {{{base}: FILE.json}}"
+            raise PelError(f"{shown(self.config_path)}: the prompt 'descriptions' needs sentences for the classes: {hint}")
+        return [carried("descriptions", self.config_path.parent / Path(file).expanduser())]
+
+    def _sentences(self, slug: str) -> list[str]:
+        spec = self.spec(slug)
+        return self.descriptions(split_name(spec.dataset)[0], spec.prompt)
+
+    def resource(self, name: str) -> int:
+        """A resource of a training or evaluation job: threads, mem_mb, runtime (minutes)."""
+        return {**RESOURCES, **self.config.get("resources", {})}[name]
+
+    def _engine(self, slug: str, file: str) -> int:
+        path = self.results / "runs" / slug / file
+        return read_json(path).get("engine", ENGINE) if slug in self.accept and path.is_file() else ENGINE
+
+
+def load(study: str | Path = "report", config: str | Path = "demo", **settings: Any) -> Study:
+    """Read, validate and resolve a study on a configuration.
+
+    Args:
+        study, config: names under ``workflow/config``, or paths.
+        settings: ``seeds`` ("0,1", a list or one number), ``results``, ``figures`` (folders), ``root`` (PEL_DATA: where
+            images are looked for), ``backbone``, ``weights`` (a local file for that backbone); None keeps the YAML's.
+
+    Raises:
+        PelError: one violation: which file, which key, what was found, what is allowed.
+    """
+    study_path, config_file = find(study), find(config)
+    values = read_config(config_file)
+    content = read_study(study_path, values.get("size", "full"))
+    _apply_settings(values, settings)
+    bindings = make_bindings(content, values, config_file)
+    artefacts, left_out = make_artefacts(content, values, bindings, study_path)
+    if not artefacts:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items()) or "it declares no table, figure or claim"
+        raise PelError(f"{shown(study_path)} on {shown(config_file)} makes nothing ({reasons})")
+    reported = dict(content.get("reported", {}))
+    if reported:
+        reported["path"] = study_path.parent / reported["file"]
+    made = Study(
+        title=content["title"], path=study_path, config_path=config_file, config=values, bindings=bindings,
+        results=Path(carried("results", values.get("results", "results"))),
+        figures=Path(carried("figures", values.get("figures", "figures"))),
+        artefacts=artefacts, left_out=left_out, reported=reported,
+    )  # fmt: skip
+    _check_accepted(made)
+    for slug, spec in made.specs.items():  # refuses a split or a prompt's file that there is not, before anything is planned
+        require_split(spec.dataset, spec.split, bindings.datasets)
+        made._sentences(slug)
+    return made
+
+
+def _check_accepted(study: Study) -> None:
+    for slug in study.accept:
+        try:
+            study.spec(slug)
+        except PelError as error:
+            raise PelError(f"{shown(study.config_path)}: accept: {error}") from None
+
+
+def load_settings(settings: Mapping[str, Any]) -> Study:
+    """``load`` from what ``snakemake --config`` was given.
+
+    Raises:
+        PelError: an unknown setting, weights or lists that do not exist, or as ``load``.
+    """
+    for key in settings:
+        if key not in SETTINGS:
+            raise unknown("setting of --config:", key, SETTINGS, "Other values belong into a configuration file.")
+    carried("working folder", Path.cwd())  # Snakemake's own records lie there
+    study = load(**settings)
+    study.check_sources()
+    return study
+
+
+def _apply_settings(values: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    given = {key: value for key, value in settings.items() if value is not None}
+    if "seeds" in given:
+        values["seeds"] = parse_seeds(given["seeds"])
+    if root := given.get("root") or os.environ.get("PEL_DATA"):
+        # Data folders name it, and the jobs that read the images inherit it.
+        os.environ["PEL_DATA"] = os.path.abspath(os.path.expanduser(str(root)))
+    if "backbone" in given:
+        values["backbone"] = str(given["backbone"])
+    if "weights" in given:
+        path = os.path.expandvars(os.path.expanduser(str(given["weights"])))
+        values["weights"] = {**values.get("weights", {}), values["backbone"]: path}
+    values.update({key: str(given[key]) for key in ("results", "figures") if key in given})

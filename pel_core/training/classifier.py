@@ -1,0 +1,139 @@
+"""Classifier: a ViT with a method attached and a head on top, built from a RunSpec. What trains is the whole checkpoint."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pel_core.common.errors import PelError
+from pel_core.common.seeds import torch_generator
+from pel_core.models.heads import HEADS, ZeroShot
+from pel_core.models.methods import METHODS, readers
+from pel_core.models.surgery import Inside, Tuned, apply, auto_adapter_dim, auto_mask_ratio
+from pel_core.models.vit import ViT
+from pel_core.spec.run_spec import RunSpec
+
+
+class Classifier(nn.Module):
+    """Images (B, 3, R, R) -> logits (B, C). ``tuned`` lists the backbone's and deltas' trained parameters."""
+
+    def __init__(self, vit: ViT, head: nn.Module, tuned: list[Tuned]):
+        super().__init__()
+        self.vit, self.head, self.tuned = vit, head, tuned
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.vit(images))
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Every parameter that trains, by its stored name: ``adaptformer.6.ffn.up.weight``, ``head.weight``."""
+        head = {f"head.{name}": value for name, value in self.head.named_parameters() if value.requires_grad}
+        return {tuned.name: tuned.parameter for tuned in self.tuned} | head
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """The checkpoint: detached CPU copies of ``trainable()``."""
+        return {name: value.detach().cpu().clone() for name, value in self.trainable().items()}
+
+    @torch.no_grad()
+    def load_trainable(self, state: Mapping[str, Tensor]) -> None:
+        """Load a checkpoint; names and shapes must match exactly.
+
+        Raises:
+            PelError: the checkpoint is of another method, head or class count.
+        """
+        own = self.trainable()
+        if missing := own.keys() ^ state.keys():
+            raise PelError(f"the checkpoint is of another run: {len(missing)} names differ, e.g. '{min(missing)}'")
+        for name, parameter in own.items():
+            if parameter.shape != state[name].shape:
+                raise PelError(f"the checkpoint's '{name}' is {tuple(state[name].shape)}, expected {tuple(parameter.shape)}")
+        for name, parameter in own.items():
+            parameter.copy_(state[name])
+
+    def census(self) -> dict[str, Any]:
+        """Parameter counts: ``learnable`` leaves the head out, as the report's columns do."""
+        by_part: dict[str, int] = {}
+        for tuned in self.tuned:
+            by_part[tuned.method] = by_part.get(tuned.method, 0) + tuned.parameter.numel()
+        learnable = sum(by_part.values())
+        head = sum(value.numel() for value in self.head.parameters() if value.requires_grad)
+        frozen = sum(value.numel() for value in self.vit.parameters() if not value.requires_grad)
+        counts = {"learnable": learnable, "head": head, "learnable_with_head": learnable + head, "frozen": frozen}
+        return counts | {"by_part": by_part}
+
+
+def cast_frozen_weights(classifier: Classifier, dtype: torch.dtype | None) -> None:
+    """Hold the frozen matrices as autocast to ``dtype`` would cast them at each use, in place: the same numbers, less memory.
+
+    What trains stays as it is, and so do norms and biases: some are added to fp32. None, for no autocast, changes nothing.
+    """
+    if dtype is None:
+        return
+    read = {id(wrap.module) for wrap in classifier.vit.modules() if isinstance(wrap, Inside)}  # by their deltas, in fp32
+    for module in classifier.vit.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d) and not module.weight.requires_grad and id(module) not in read:
+            module.weight.data = module.weight.data.to(dtype)
+
+
+def adapter_dim(spec: RunSpec, classes: int) -> int:
+    """The rank r of a run's bottlenecks and LoRA: declared, the reference's rule, or LIFT+'s, which counts tuned blocks only.
+
+    Raises:
+        PelError: a rule asks for more than the width.
+    """
+    if isinstance(spec.adapter_dim, int):
+        return spec.adapter_dim
+    layers = spec.vit.layers
+    if spec.adapter_dim == "auto-tuned":
+        ranked = [part for part in spec.parts if part.name in readers("adapter_dim")]
+        layers = len({block for part in ranked for block in part.blocks}) or layers
+    dim = auto_adapter_dim(classes, layers)
+    if dim > spec.vit.width:
+        found = f"is {dim} for {classes} classes, above the width {spec.vit.width}"
+        raise PelError(f"adapter_dim={spec.adapter_dim} {found}; say a number")
+    return dim
+
+
+def method_choices(spec: RunSpec, classes: int) -> dict[str, Any]:
+    """The keyword arguments of ``surgery.apply`` for a run."""
+    learnable, automatic = spec.adapter_scale == "learnable", spec.mask_ratio == "auto"
+    return {
+        "adapter_dim": adapter_dim(spec, classes),
+        "adapter_scale": None if learnable else float(spec.adapter_scale),
+        "vpt_len": spec.vpt_len,
+        "mask_ratio": auto_mask_ratio(classes, spec.vit.layers, spec.vit.width) if automatic else float(spec.mask_ratio),
+        "mask_seed": spec.seed if spec.mask_seed == "run" else int(spec.mask_seed),
+        "seed": spec.seed,
+    }
+
+
+def build(spec: RunSpec, vit: ViT, classes: int, text: Mapping[str, Tensor], rows: Tensor | None = None) -> Classifier:
+    """Attach the spec's method to ``vit`` (in place) and put its head on.
+
+    Args:
+        text: ``text.features`` (C, E), ``text.projection`` (D, E), ``text.logit_scale``, where the spec needs them.
+        rows: (C, D) that the head starts from, where the spec takes them from images; without them it starts at random, to
+            be loaded from a checkpoint.
+
+    Raises:
+        PelError: text features missing or of another number of classes.
+    """
+    if spec.needs_text and len(text.get("text.features", ())) != classes:
+        raise PelError(f"{spec.slug} needs {classes} class-text features, found {len(text.get('text.features', ()))}")
+    parts = tuple(part for part in spec.parts if METHODS[part.name].blocks != "none")
+    tuned = apply(vit, parts, **method_choices(spec, classes))
+    if not spec.trains:
+        return Classifier(vit, ZeroShot(text["text.projection"], text["text.features"], float(text["text.logit_scale"])), tuned)
+    head = HEADS[spec.head](vit.width, classes, spec.scale, torch_generator(spec.seed, "head"))
+    if spec.init == "text":
+        rows = text_head(text["text.features"], text["text.projection"])
+    if rows is not None:
+        with torch.no_grad():
+            head.weight.copy_(rows)
+    return Classifier(vit, head, tuned)
+
+
+def text_head(features: Tensor, projection: Tensor) -> Tensor:
+    """Head rows (C, D) from text features (C, E): normalise(features P^T), since image features stay before the projection."""
+    return F.normalize(F.normalize(features, dim=-1) @ projection.T, dim=-1)

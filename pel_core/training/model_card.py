@@ -1,0 +1,133 @@
+"""The model card of a trained run: metadata inside ``delta.safetensors``, and a README.md as the Hugging Face hub reads it.
+
+The metadata is all that is needed, with the backbone, to use the file elsewhere: spec, class names, hashes. It holds no time and
+no place, so that the same training gives the same bytes.
+"""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pel_core import __version__
+from pel_core.common.files import write_text
+from pel_core.common.versions import ENGINE
+from pel_core.data.datasets import DATASETS, split_name
+from pel_core.models.backbones import REPOSITORIES
+from pel_core.models.methods import METHODS
+from pel_core.spec.results import METRICS
+from pel_core.spec.run_spec import RunSpec
+
+CARD = "README.md"
+
+
+def card_metadata(record: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, str]:
+    """The metadata of a run's ``delta.safetensors``: texts, most of them JSON.
+
+    Args:
+        record: as `run_inputs.describe` gives it.
+        class_names: of the C rows of the head, in order.
+    """
+    data = {key: record["data"][key] for key in ("name", "classes", "sha256")}
+    backbone = {key: record["backbone"][key] for key in ("name", "arch", "sha256", "source_sha256")}
+    versions = {"pel_core": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    parts = {"spec": record["spec"], "data": data, "class_names": list(class_names), "backbone": backbone, "versions": versions}
+    return {"format": "pt", "slug": record["slug"], "engine": str(ENGINE)} | {
+        name: json.dumps(part, ensure_ascii=False) for name, part in parts.items()
+    }
+
+
+def write_card(folder: str | Path, record: Mapping[str, Any]) -> None:
+    """Write the README.md of a run's folder: after training without, after evaluation with its metrics."""
+    write_text(Path(folder) / CARD, model_card(record))
+
+
+def model_card(record: Mapping[str, Any]) -> str:
+    """A model card in the hub's form, from a run's train.json or metrics.json: YAML front matter, then Markdown."""
+    import yaml
+
+    spec = RunSpec.parse(record["slug"])
+    front = yaml.safe_dump(_front_matter(spec, record), sort_keys=False, allow_unicode=True, width=1000)
+    about = " + ".join(METHODS[part.name].about for part in spec.parts)
+    data, backbone = record["data"], record["backbone"]
+    groups = ", ".join(f"{count} {name}" for name, count in data["groups"].items())
+    lines = [
+        f"---\n{front}---\n",
+        f"# {spec.slug}\n",
+        f"{backbone['label']} with `{spec.method}` ({about}), fine-tuned on the long-tailed data set `{data['name']}`.",
+        *_notice(spec),
+        "\n## Data",
+        f"{data['train_images']} training images of {data['classes']} classes ({groups}), the largest with "
+        f"{max(data['train_counts'])}, the smallest with {min(data['train_counts'])}; {data['test_images']} images of the split "
+        f"`{spec.split}`. Content: SHA-256 `{data['sha256']}`.",
+        *_results(record),
+        *_parameters(record),
+        "\n## Use",
+        f"`delta.safetensors` holds only what was trained; the backbone is `{backbone['name']}` ({backbone['arch']}), prepared "
+        f"from weights of SHA-256 `{backbone['source_sha256']}`. Class names, spec and hashes are in the file's metadata.",
+        f"```\npython -m pel_core predict --run {spec.slug} IMAGES...\n```",
+        "\n## Training",
+        "| option | value |\n|---|---|",
+        *(f"| {name} | {'' if value is None else value} |" for name, value in record["spec"].items()),
+        *_environment(record),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _front_matter(spec: RunSpec, record: Mapping[str, Any]) -> dict[str, Any]:
+    base = {"base_model": REPOSITORIES[spec.backbone], "base_model_relation": "adapter"} if spec.backbone in REPOSITORIES else {}
+    tags = ["pel-lab", "long-tailed-recognition", "parameter-efficient-fine-tuning", *(part.name for part in spec.parts)]
+    front = {
+        "library_name": "pel-lab",
+        **base,
+        "pipeline_tag": "image-classification",
+        "tags": tags,
+        "metrics": ["accuracy", "f1"],
+    }
+    if metrics := _metrics(record):
+        dataset = {"name": record["data"]["name"], "type": split_name(spec.dataset)[0], "split": spec.split}
+        values = [{"type": kind, "name": label, "value": value} for kind, label, value in metrics]
+        task = {"type": "image-classification"}
+        front["model-index"] = [{"name": spec.slug, "results": [{"task": task, "dataset": dataset, "metrics": values}]}]
+    return front
+
+
+def _metrics(record: Mapping[str, Any]) -> list[tuple[str, str, float]]:
+    """Type as the hub calls it, label and value of every metric that there is."""
+    kinds = {"overall": "accuracy", "macro_f1": "f1"}
+    values = record.get("metrics", {})
+    there = [(name, metric.label) for name, metric in METRICS.items() if values.get(name) is not None]
+    return [(kinds.get(name, name), label, round(values[name], 4)) for name, label in there]
+
+
+def _notice(spec: RunSpec) -> list[str]:
+    entry = DATASETS.get(split_name(spec.dataset)[0])
+    if entry is None or entry.kind not in ("rendered", "toy"):
+        return []
+    return ["\n**Demo: its images are rendered stand-ins; its numbers are not comparable with published ones.**"]
+
+
+def _results(record: Mapping[str, Any]) -> list[str]:
+    rows = [f"| {label} | {value:.2f} |" for _, label, value in _metrics(record)]
+    if not rows:
+        return ["\n## Results", "Not evaluated yet."]
+    crops = record["evaluation"]["crops"]
+    told = f"Mean logit over {crops} crops (`tte: {record['evaluation']['tte']}`), one seed ({record['spec']['seed']})."
+    return ["\n## Results", told, "\n| metric | value |\n|---|---:|", *rows]
+
+
+def _parameters(record: Mapping[str, Any]) -> list[str]:
+    counts = record["parameters"]
+    parts = ", ".join(f"{name} {count:,}" for name, count in counts["by_part"].items())
+    trained = f"{counts['learnable']:,} learnable parameters" + (f" ({parts})" if parts else "")
+    return ["\n## Parameters", f"{trained}, {counts['head']:,} in the head, {counts['frozen']:,} frozen."]
+
+
+def _environment(record: Mapping[str, Any]) -> list[str]:
+    keys = ("pel_core", "python", "torch", "device", "commit")
+    there = record.get("environment", {})
+    told = ", ".join(f"{key} {there[key]}" for key in keys if there.get(key))
+    return [f"\nEngine {record['engine']}; {told}."] if told else [f"\nEngine {record['engine']}."]

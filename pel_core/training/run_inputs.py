@@ -1,0 +1,214 @@
+"""What a run starts from, found under the results folder and checked: prepared data, backbone, class-text features, and for an
+evaluation the trained parameters."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pel_core.common.errors import PelError, unknown
+from pel_core.common.files import read_json, sha256
+from pel_core.common.tensors import read_tensors
+from pel_core.common.versions import ENGINE, check_engine
+from pel_core.data.batches import EvalBatches
+from pel_core.data.datasets import DATASETS, Prepared, Split, open_prepared, split_name, train_split
+from pel_core.data.image_cache import cache_folder, open_cache
+from pel_core.data.transforms import reduced
+from pel_core.hardware.devices import loader_workers
+from pel_core.models.inits import INITS, images_for
+from pel_core.models.vit import ViT
+from pel_core.models.weights import load_vit
+from pel_core.spec.run_spec import RunSpec, differences
+from pel_core.training.classifier import Classifier, adapter_dim, build
+from pel_core.training.prefix_cache import PrefixCache
+
+
+def load(
+    spec: RunSpec, results: Path, device: torch.device, fresh: bool = False, prefix_cache_gb: float = 0.0
+) -> tuple[Prepared, Classifier, dict[str, Any]]:
+    """The prepared data, the untrained classifier on ``device`` and backbone.json of a run.
+
+    ``fresh`` starts the head as the spec says, also where that takes a look at the training images; a run that loads a
+    checkpoint saves itself that.
+    """
+    base = split_name(spec.dataset)[0]
+    prepared = [path.parent.name for path in (results / "data").glob("*/data.json")]
+    if base not in prepared:
+        if base not in DATASETS:
+            raise unknown("data set", base, {*DATASETS, *prepared}, "(one of your own is prepared with `data prepare --config`)")
+        raise PelError(
+            f"data set '{base}' is not prepared: run `python -m pel_core data prepare {base} --out {results}/data/{base}`"
+        )
+    data = at_native(open_prepared(results / "data" / base, spec.dataset), spec.native)
+    data = decoded(data, results, spec.image_cache)
+    vit, text, info = load_vit(results / "backbones" / spec.backbone, spec.resolution)
+    if spec.needs_text:
+        path = results / "text" / spec.backbone / f"{base}.{spec.prompt}.safetensors"
+        features, info["descriptions"] = load_text(path, data, info)
+        text |= features
+    rows = None
+    if fresh and spec.init in INITS:
+        rows = image_rows(spec, vit.to(device), data, device, PrefixCache(results, prefix_cache_gb), info["sha256"])
+    classifier = build(spec, vit.to(device), len(data.class_names), text, rows).to(device)
+    return data, classifier, info
+
+
+def at_native(data: Prepared, native: int | None) -> Prepared:
+    """The data set as if its images came at ``native`` pixels: arrays are reduced at once, files when they are read."""
+    if native is None:
+        return data
+
+    def reduce(split: Split | None) -> Split | None:
+        if split is None or split.images is None:
+            return split and replace(split, native=native)
+        return replace(split, images=np.stack([np.asarray(reduced(Image.fromarray(image), native)) for image in split.images]))
+
+    return replace(data, train=reduce(data.train), test=reduce(data.test), val=reduce(data.val))
+
+
+def decoded(data: Prepared, results: Path, size: int | None) -> Prepared:
+    """The data set with its files read from the images that `cache_build` decoded at ``size`` pixels.
+
+    Raises:
+        PelError: its images are no files, or are not decoded, or others are.
+    """
+    if size is None:
+        return data
+    if data.train.images is not None:
+        raise PelError(f"image_cache={size}: the images of '{data.name}' are not files but held as pixels; leave it out")
+    base = split_name(data.name)[0]
+    about = read_json(results / "data" / base / "data.json", ("digests", "ratios"))
+
+    def cached(split: Split | None, file: str) -> Split | None:
+        return split and replace(split, cache=open_cache(cache_folder(results, base, size), file, about["digests"][file]))
+
+    train = cached(data.train, train_split(about, data.name))
+    return replace(data, train=train, test=cached(data.test, "test"), val=cached(data.val, "val"))
+
+
+def image_rows(
+    spec: RunSpec, vit: ViT, data: Prepared, device: torch.device, cache: PrefixCache | None = None, backbone: str = ""
+) -> Tensor:
+    """Head rows (C, D) from the untuned features of training images: resized to the network's side and cropped at the centre.
+
+    ``cache`` keeps the features for other runs, with the SHA-256 of the ``backbone``.
+
+    Raises:
+        PelError: a class without an image.
+    """
+    chosen = images_for(spec.init, data.train.labels, spec.seed)
+    split = data.train
+    if len(chosen) < len(split):
+        images, paths = split.images, split.paths
+        images, paths = None if images is None else images[chosen], paths and [paths[i] for i in chosen]
+        taken = split.cache and split.cache.take(chosen)
+        split = replace(split, labels=split.labels[chosen], images=images, paths=paths, cache=taken)
+    workers = loader_workers(data.train.images is None, device)
+    batches = EvalBatches(
+        split, "plain", 0, spec.pixels, spec.vit.mean, spec.vit.std, device, workers=workers, interpolation=spec.interpolation
+    )
+    # On the CPU sums have one order; only the probe's many products are worth the device.
+    where = device if spec.init == "linear-probe" else torch.device("cpu")
+    about = {"backbone": backbone, "data": data.sha256, "native": spec.reduction, "positions": _digest(chosen)}
+    features = (cache or PrefixCache(".", 0)).predict(vit, batches, vit.layers, about).to(where)
+    labels = torch.as_tensor(np.asarray(split.labels, np.int64)).to(where)
+    return INITS[spec.init](features, labels, len(data.class_names))
+
+
+def _digest(positions: np.ndarray) -> str:
+    return hashlib.sha256(positions.astype("<i8").tobytes()).hexdigest()
+
+
+def load_text(path: Path, data: Prepared, info: dict[str, Any]) -> tuple[dict[str, Tensor], str | None]:
+    """Class-text features and the hash of the file of descriptions they were made of, if any.
+
+    Raises:
+        PelError: row i is not class i of the data, the weights are not the backbone's, or another engine made it.
+    """
+    features, metadata = read_tensors(path)
+    check_engine(path, metadata)
+    if json.loads(metadata["class_names"]) != list(data.class_names):
+        raise PelError(f"{path} was made for other class names than {data.name} has now; delete it and run again")
+    if metadata["backbone_sha256"] != info["sha256"]:
+        raise PelError(f"{path} was made with other weights than {info['name']} has now; delete it and run again")
+    return features, metadata.get("descriptions")
+
+
+def load_trained(
+    spec: RunSpec, results: Path, classifier: Classifier, record: dict[str, Any], accept: bool = False
+) -> dict[str, Any]:
+    """Load the trained parameters of a run; returns its train.json.
+
+    Raises:
+        PelError: it is missing or damaged, or was trained by another engine or from another spec, data set or weights.
+    """
+    folder = results / "runs" / spec.train.slug
+    stored = read_json(folder / "train.json", ("engine", "spec", "data", "backbone", "delta_sha256", "training"))
+    again = "delete the folder to train it again"
+    if stored["engine"] != ENGINE and not accept:
+        raise PelError(f"{folder} was trained by engine {stored['engine']}, this is engine {ENGINE}; {again}")
+    changed = differences(stored["spec"], spec.train)
+    changed += [f"{key} hash" for key in ("data", "backbone") if stored[key]["sha256"] != record[key]["sha256"]]
+    changed += ["descriptions"] if stored.get("descriptions") != record.get("descriptions") else []
+    if changed:
+        raise PelError(f"{folder} was trained from another spec ({'; '.join(changed)}); {again}")
+    state, _ = read_tensors(folder / "delta.safetensors")
+    if sha256(folder / "delta.safetensors") != stored["delta_sha256"]:
+        raise PelError(f"{folder / 'delta.safetensors'} is not the file that train.json describes; {again}")
+    classifier.load_trainable(state)
+    return stored
+
+
+def identity(record: dict[str, Any]) -> dict[str, Any]:
+    """What a training run is made of: a checkpoint that differs in it is of another run."""
+    kept = {key: record[key] for key in ("slug", "engine", "spec")} | {"descriptions": record.get("descriptions")}
+    return kept | {key: record[key]["sha256"] for key in ("data", "backbone")}
+
+
+def is_trained(spec: RunSpec, results: Path, record: dict[str, Any]) -> bool:
+    """Whether the run's folder holds a finished training of just this run."""
+    folder = results / "runs" / spec.slug
+    try:
+        stored = read_json(folder / "train.json", ("slug", "engine", "spec", "data", "backbone", "delta_sha256"))
+        return identity(stored) == identity(record) and sha256(folder / "delta.safetensors") == stored["delta_sha256"]
+    except (PelError, OSError):
+        return False
+
+
+def test_images(spec: RunSpec, results: Path, info: dict[str, Any]) -> dict[str, Any]:
+    """What identifies a run's backbone and the images it is evaluated on, for the prefix cache: not the imbalance ratio."""
+    digests = read_json(results / "data" / split_name(spec.dataset)[0] / "data.json", ("digests",))["digests"]
+    return {"backbone": info["sha256"], "images": digests[spec.split], "native": spec.reduction}
+
+
+def describe(spec: RunSpec, data: Prepared, info: dict[str, Any], classifier: Classifier) -> dict[str, Any]:
+    """The part of a record that is known before anything is trained."""
+    counts = np.asarray(data.train_counts)
+    dataset = {
+        "name": data.name,
+        "classes": len(data.class_names),
+        "train_images": int(counts.sum()),
+        "test_images": len(data.split(spec.split).labels),
+        "train_counts": counts.tolist(),
+        "groups": {group: list(data.groups).count(group) for group in ("head", "med", "tail")},
+        "sha256": data.sha256,
+    }
+    backbone = {
+        "name": spec.backbone,
+        "arch": spec.vit.arch,
+        "label": spec.vit.label,
+        "layers": spec.vit.layers,
+        "sha256": info["sha256"],
+        "source_sha256": info["source"].get("sha256"),
+    }
+    parameters = classifier.census() | {"adapter_dim": adapter_dim(spec, len(data.class_names))}
+    record = {"slug": spec.slug, "engine": ENGINE, "spec": spec.to_json()}
+    if info.get("descriptions"):
+        record["descriptions"] = info["descriptions"]  # SHA-256 of the file with the sentences that the head starts from
+    return record | {"data": dataset, "backbone": backbone, "parameters": parameters}

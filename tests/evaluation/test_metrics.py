@@ -1,0 +1,153 @@
+"""Scores against the reference's golden values, scikit-learn, and hand-made extremes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from sklearn import metrics
+
+from pel_core.common.errors import PelError
+from pel_core.evaluation.metrics import score
+from pel_core.spec.results import METRICS
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+NAMES = {
+    "overall": "accuracy",
+    "error_rate": "error_rate",
+    "macro_f1": "macro_f1",
+    "worst_class": "worst_case_acc",
+    "hmean": "hmean_acc",
+    "gmean": "gmean_acc",
+    "head": "many_acc",
+    "med": "med_acc",
+    "tail": "few_acc",
+    "mean_class": "mean_acc",
+}
+
+
+def one_hot(predicted, classes):
+    return 10.0 * np.eye(classes)[np.asarray(predicted)]
+
+
+def test_golden():
+    golden = np.load(GOLDEN / "evaluator.npz")
+    result = score(golden["a/logits"], golden["a/labels"], ["head"] * 3 + ["med"] * 3 + ["tail"] * 4)
+    for ours, theirs in NAMES.items():
+        assert result[ours] == pytest.approx(float(golden[f"a/result/{theirs}"]), abs=1e-10), ours
+    assert result["null_reasons"] == {}
+
+
+@given(data=st.data(), classes=st.integers(2, 8), images=st.integers(1, 30))
+def test_any_finite_logits_have_scores(data, classes, images):
+    logits = data.draw(arrays.arrays(np.float32, (images, classes), elements=st.floats(-1e4, 1e4, width=32)))
+    labels = np.array(data.draw(st.lists(st.integers(0, classes - 1), min_size=images, max_size=images)))
+    groups = data.draw(st.lists(st.sampled_from(["head", "med", "tail"]), min_size=classes, max_size=classes))
+    result = score(logits, labels, groups)
+    json.dumps(result, allow_nan=False)
+    for name, value in result.items():
+        if name not in ("null_reasons", "per_class", "nll"):
+            assert (value is None) == (name in result["null_reasons"])
+            assert value is None or -1e-9 <= value <= 100 + 1e-9, name
+    assert (None in result["per_class"]) == ("per_class" in result["null_reasons"])
+    assert result["worst_class"] - 1e-9 <= result["hmean"] or result["worst_class"] == 0
+    assert result["gmean"] <= result["mean_class"] + 1e-9
+
+
+@given(seed=st.integers(0, 10**6), classes=st.integers(2, 9))
+def test_macro_f1_and_recall_are_scikit_learns(seed, classes):
+    random = np.random.default_rng(seed)
+    labels, predicted = random.integers(0, classes, (2, 40))
+    result = score(one_hot(predicted, classes), labels, ["head"] * classes)
+    expected = metrics.f1_score(labels, predicted, average="macro", labels=np.unique(labels), zero_division=0)
+    assert result["macro_f1"] == pytest.approx(100 * expected)
+    recall = metrics.recall_score(labels, predicted, average="macro", labels=np.unique(labels), zero_division=0)
+    assert result["mean_class"] == result["head"] == pytest.approx(100 * recall)
+
+
+def test_ties_go_to_the_lowest_class():
+    assert score(np.zeros((2, 3)), np.array([0, 1]), ["head"] * 3)["per_class"] == [100.0, 0.0, None]
+
+
+def test_geometric_mean_of_many_classes():
+    """The reference's running product underflows here and reports 91.27."""
+    classes = 3500  # 0.8 ** 3500 is already below the smallest double
+    labels = np.repeat(np.arange(classes), 5)
+    predicted = np.where(np.arange(len(labels)) % 5 == 0, (labels + 1) % classes, labels)
+    logits = np.zeros((len(labels), classes), np.float16)
+    logits[np.arange(len(labels)), predicted] = 20
+    result = score(logits, labels, ["tail"] * classes)
+    assert result["gmean"] == pytest.approx(80) and result["hmean"] == pytest.approx(80)
+
+
+def test_a_class_that_is_never_right():
+    result = score(one_hot([0, 0], 2), np.array([0, 1]), ["head", "tail"])
+    assert result["gmean"] == 0 and result["worst_class"] == 0 and result["tail"] == 0
+    assert result["hmean"] == pytest.approx(2 / (1 / 100 + 1 / 1e-3))
+
+
+def test_an_absent_class_shifts_nothing():
+    result = score(one_hot([0, 2, 2], 4), np.array([0, 2, 2]), ["head", "med", "tail", "tail"])
+    assert result["per_class"] == [100.0, None, 100.0, None]
+    assert (result["head"], result["med"], result["tail"]) == (100.0, None, 100.0)
+    assert result["null_reasons"] == {
+        "med": "none of the 1 classes of this group has a test image",
+        "per_class": "2 classes have no test image: 1, 3",
+    }
+
+
+def test_an_empty_group():
+    reasons = score(one_hot([0, 1], 2), np.array([0, 1]), ["med", "med"])["null_reasons"]
+    assert reasons["head"] == "no class is in this group (more than 100 training images)"
+    assert reasons["tail"] == "no class is in this group (fewer than 20 training images)"
+
+
+def test_calibration_by_hand():
+    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.2, 0.8]])
+    result = score(np.log(probabilities), np.array([0, 1, 0, 1]), ["head", "head"])
+    # Bins of 1/15: 0.9 twice (one right: gap |1 - 1.8|), 0.6 (right: 0.4), 0.8 (right: 0.2), over 4 images.
+    assert result["ece"] == pytest.approx(100 * (0.8 + 0.4 + 0.2) / 4)
+    assert result["nll"] == pytest.approx(-np.log([0.9, 0.1, 0.6, 0.8]).mean())
+
+
+def test_calibration_of_a_uniform_and_a_certain_model():
+    uniform = score(np.zeros((4, 4)), np.arange(4), ["head"] * 4)
+    assert uniform["ece"] == pytest.approx(0) and uniform["nll"] == pytest.approx(np.log(4))
+    certain = score(1e4 * np.eye(4), np.arange(4), ["head"] * 4)
+    assert certain["ece"] == 0 and certain["nll"] == 0
+
+
+def test_calibration_does_not_depend_on_how_rows_are_taken(monkeypatch):
+    random = np.random.default_rng(0)
+    logits, labels = random.normal(size=(100, 5)).astype(np.float32), random.integers(0, 5, 100)
+    whole = score(logits, labels, ["head"] * 5)
+    monkeypatch.setattr("pel_core.evaluation.metrics.ROWS", 7)
+    assert score(logits, labels, ["head"] * 5) == whole
+
+
+@pytest.mark.parametrize(
+    "logits, labels, groups, message",
+    [
+        ([[0.0, np.nan], [0, 0]], [0, 1], ["head"] * 2, "1 of 2 images have NaN or infinite logits, image 0 first"),
+        ([[0.0, 1], [0, np.inf]], [0, 1], ["head"] * 2, "image 1 first"),
+        ([[0.0, 1]], [0, 1], ["head"] * 2, "do not fit"),
+        ([[0.0, 1]], [0], ["head"] * 3, "do not fit"),
+        ([[0.0, 1]], [2], ["head"] * 2, "from 0 to 1, found 2 to 2"),
+        ([[0.0, 1]], [-1], ["head"] * 2, "from 0 to 1"),
+        ([[0.0, 1]], [0.0], ["head"] * 2, "whole numbers"),
+        ([[0.0, 1]], [0], ["head", "many"], "unknown class groups"),
+        (np.zeros((0, 2)), np.zeros(0, int), ["head"] * 2, "no test images"),
+    ],
+)
+def test_what_cannot_be_scored(logits, labels, groups, message):
+    with pytest.raises(PelError, match=message):
+        score(np.array(logits), np.array(labels), groups)
+
+
+def test_the_declared_metrics_are_those_that_are_computed():
+    """Their names are what Snakemake compares: a metric that is computed but not declared would re-evaluate nothing."""
+    found = score(np.eye(3), np.arange(3), ["head", "med", "tail"])
+    assert found.keys() == {*METRICS, "per_class", "null_reasons"}

@@ -1,0 +1,275 @@
+"""Every method trains exactly what it says and composes with every other; the tests run over the registries."""
+
+from itertools import combinations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from pel_core.common.errors import PelError
+from pel_core.models import surgery
+from pel_core.models.heads import HEADS
+from pel_core.models.methods import METHODS, Attach, Method, MethodPart, parse_method
+from pel_core.models.surgery import WRAPS, apply
+from pel_core.models.vit import ViT
+from pel_core.training.classifier import Classifier
+
+LAYERS, WIDTH, RANK, PROMPTS, RATIO = 3, 32, 3, 2, 0.1
+TUNING = [name for name, method in METHODS.items() if method.blocks != "none"]
+RANGED = [name for name, method in METHODS.items() if method.blocks == "any"]
+PAIRS = [(a, b) for a, b in combinations(TUNING, 2) if b not in METHODS[a].excludes]
+# These start as random perturbations (scale and shift) or as random tokens; every other method starts as the identity.
+NOT_IDENTITY = {"ssf-ln", "ssf-attn", "ssf-mlp", "vpt-shallow", "vpt-deep"}
+D, R = WIDTH, RANK
+BOTTLENECK = 2 * D * R + R + 3 * D
+MATRICES = {"attn.qkv": (3 * D, D), "attn.proj": (D, D), "ffn.fc1": (4 * D, D), "ffn.fc2": (D, 4 * D)}
+BLOCK = sum(rows * columns + rows for rows, columns in MATRICES.values()) + 4 * D
+# Parameters of one block, in closed form.
+COUNTS = {
+    "mask": sum(int(RATIO * rows * (columns + 1)) for rows, columns in MATRICES.values()),
+    "lora": 4 * D * R,
+    "lora-mlp": 5 * D * R,
+    "ssf-ln": 4 * D,
+    "ssf-attn": 8 * D,
+    "ssf-mlp": 10 * D,
+    "adapter": BOTTLENECK,
+    "adaptformer": BOTTLENECK + 1,
+    "vpt-shallow": PROMPTS * D,
+    "vpt-deep": PROMPTS * D,
+    "ln": 4 * D,
+    "bias": 11 * D,
+    "full": BLOCK,
+}
+BOTTLENECK_NAMES = [f"ffn.{name}" for name in ("norm.weight", "norm.bias", "down.weight", "down.bias", "up.weight", "up.bias")]
+SCALE_SHIFT = ("scale", "shift")
+# What one block trains, in the method's own names (``METHOD.BLOCK.`` before them) or the backbone's (``blocks.BLOCK.``).
+NAMES = {
+    "mask": [f"{site}.{part}" for site in MATRICES for part in ("weight", "bias")],
+    "lora": [f"attn.qkv.{part}.{index}" for part in ("down", "up") for index in (0, 1)],
+    "lora-mlp": ["ffn.fc1.down.0", "ffn.fc1.up.0"],
+    "ssf-ln": [f"{site}.{part}" for site in ("attn.norm", "ffn.norm") for part in SCALE_SHIFT],
+    "ssf-attn": [f"{site}.{part}" for site in ("attn.qkv", "attn.proj") for part in SCALE_SHIFT],
+    "ssf-mlp": [f"{site}.{part}" for site in ("ffn.fc1", "ffn.fc2") for part in SCALE_SHIFT],
+    "adapter": BOTTLENECK_NAMES,
+    "adaptformer": [*BOTTLENECK_NAMES, "ffn.scale"],
+    "vpt-shallow": ["prompt"],
+    "vpt-deep": ["prompt"],
+    "ln": [f"{site}.norm.{part}" for site in ("attn", "ffn") for part in ("weight", "bias")],
+    "bias": [f"{site}.bias" for site in (*MATRICES, "attn.norm", "ffn.norm")],
+    "full": [f"{site}.{part}" for site in (*MATRICES, "attn.norm", "ffn.norm") for part in ("weight", "bias")],
+}
+
+
+def toy_vit(seed=1):
+    torch.manual_seed(seed)
+    vit = ViT(layers=LAYERS, width=WIDTH, heads=2, patch=8, resolution=16, quick_gelu=True).eval()
+    for parameter in vit.parameters():  # no zeros, so that weight decay alone moves whatever trains
+        nn.init.normal_(parameter, 1 if parameter.ndim == 1 else 0, 0.2)
+    return vit
+
+
+def tune(method, vit=None, **options):
+    vit = vit or toy_vit()
+    choices = {"adapter_dim": RANK, "vpt_len": PROMPTS, "mask_ratio": RATIO, **options}
+    parts = method if isinstance(method, tuple) else parse_method(method, LAYERS)
+    return vit, apply(vit, parts, **choices)
+
+
+def classifier(method, seed=0):
+    vit, tuned = tune(method, seed=seed)
+    return Classifier(vit, HEADS["cosine"](WIDTH, 5, 25.0, torch.Generator().manual_seed(0)), tuned)
+
+
+def images(count=4):
+    return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def steps(model, count=2):
+    """SGD with momentum and weight decay on the trainable parameters."""
+    optimizer = torch.optim.SGD(model.trainable().values(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    for _ in range(count):
+        optimizer.zero_grad()
+        F.cross_entropy(model(images()), torch.arange(4)).backward()
+        optimizer.step()
+
+
+def expected_names(method, blocks):
+    own = METHODS[method].train
+    return {f"{'blocks' if own else method}.{block}.{name}" for block in blocks for name in NAMES[method]}
+
+
+def test_the_tables_of_this_file_cover_the_registry():
+    assert set(COUNTS) == set(NAMES) == set(TUNING)
+
+
+@pytest.mark.parametrize("method", TUNING)
+def test_names_and_counts(method):
+    _, tuned = tune(method)
+    blocks = range(1 if METHODS[method].blocks == "first" else LAYERS)
+    names = [entry.name for entry in tuned]
+    assert len(names) == len(set(names))
+    assert set(names) == expected_names(method, blocks)
+    assert sum(entry.parameter.numel() for entry in tuned) == COUNTS[method] * len(blocks)
+    assert {entry.method for entry in tuned} == {method}
+
+
+@pytest.mark.parametrize("method", TUNING)
+def test_exactly_what_is_named_trains_and_nothing_else_changes(method):
+    model = classifier(method)
+    trained = {id(parameter) for parameter in model.trainable().values()}
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    assert {id(value) for value in model.parameters() if value.requires_grad} == trained
+    steps(model)
+    for name, value in model.named_parameters():
+        assert torch.equal(value, before[name]) != (id(value) in trained), name
+    assert all(torch.equal(value, buffers[name]) for name, value in model.named_buffers())
+
+
+@pytest.mark.parametrize("method", TUNING)
+def test_identity_at_initialisation(method):
+    plain = toy_vit()(images())
+    vit, _ = tune(method)
+    moved = (vit(images()) - plain).abs().max() > 1e-5
+    assert bool(moved) == (method in NOT_IDENTITY)
+
+
+@pytest.mark.parametrize("method", RANGED)
+def test_a_block_range_touches_these_blocks_only(method):
+    vit, tuned = tune(f"{method}@1:2")
+    assert {entry.name for entry in tuned} == expected_names(method, [1])
+    assert {entry.block for entry in tuned} == {1}
+    for block in (vit.blocks[0], vit.blocks[2]):
+        assert not any(isinstance(module, surgery.Wrapped) for module in block.modules())
+        assert not any(parameter.requires_grad for parameter in block.parameters())
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_every_two_methods_compose(first, second):
+    model = classifier(f"{first}+{second}")
+    names = {entry.name for entry in model.tuned}
+    separate = [expected_names(name, range(1 if METHODS[name].blocks == "first" else LAYERS)) for name in (first, second)]
+    assert names == separate[0] | separate[1]
+    F.cross_entropy(model(images()), torch.arange(4)).backward()
+    unreached = {name for name, value in model.trainable().items() if value.grad is None}
+    assert not unreached
+    other = classifier(f"{second}+{first}")
+    assert torch.equal(model(images()), other(images()))
+    assert model.trainable().keys() == other.trainable().keys()
+
+
+def test_every_method_at_once_in_any_order():
+    stack = [name for name in TUNING if name != "vpt-shallow"]
+    model, other = classifier("+".join(stack)), classifier("+".join(reversed(stack)))
+    assert torch.equal(model(images()), other(images()))
+    # "full" has every backbone parameter that "ln" and "bias" train; each counts once.
+    own = sum(COUNTS[name] for name in stack if name not in ("ln", "bias"))
+    assert model.census()["learnable"] == LAYERS * own == sum(model.census()["by_part"].values())
+
+
+def test_a_method_draws_the_same_start_whatever_it_is_stacked_with():
+    alone = {entry.name: entry.parameter for entry in tune("adaptformer")[1]}
+    stacked = {entry.name: entry.parameter for entry in tune("adaptformer+lora+vpt-deep")[1]}
+    assert all(torch.equal(stacked[name], value) for name, value in alone.items())
+
+
+@pytest.mark.parametrize("method", [name for name in TUNING if METHODS[name].attach])
+def test_the_seed_decides_the_start(method):
+    first, again, other = (torch.cat([entry.parameter.flatten() for entry in tune(method, seed=seed)[1]]) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert torch.equal(first, other) == (METHODS[method].draws == "mask")
+
+
+def test_several_attaches_on_one_site_stack(monkeypatch):
+    deltas = {"beside": "adaptformer", "after": "scale-shift", "before": "scale-shift"}
+    attach = tuple(Attach("ffn", how, delta) for how, delta in deltas.items())
+    monkeypatch.setitem(METHODS, "stacked", Method("test", attach))
+    vit, tuned = tune((MethodPart("stacked", 0, 1),))
+    assert len(tuned) == 7 + 2 + 2
+    for entry in tuned:
+        nn.init.normal_(entry.parameter)
+    outer = vit.blocks[0].ffn
+    before, after, beside = outer.delta, outer.module.delta, outer.module.module.delta
+    plain, x = outer.module.module.module, torch.randn(2, 5, WIDTH)
+    torch.testing.assert_close(outer(x), after(plain(before(x)) + beside(before(x))))
+
+
+def test_a_site_inside_a_wrapped_module_is_still_found():
+    """SSF scales fc1 inside the feed-forward network that AdaptFormer wraps, whichever comes first."""
+    vit, _ = tune("adaptformer+ssf-mlp+vpt-deep")
+    block = vit.blocks[0].module
+    assert isinstance(block.ffn, WRAPS["beside"]) and isinstance(block.ffn.module.fc1, WRAPS["after"])
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        Method("test", (Attach("ffn", "after", "adapter"), Attach("ffn.fc3", "after", "adapter"))),
+        Method("test", train=(r"attn\.norm\.weight", r"ffn\.gate")),
+    ],
+)
+def test_a_mistake_leaves_the_model_as_it_was(monkeypatch, broken):
+    monkeypatch.setitem(METHODS, "broken", broken)
+    vit = toy_vit()
+    shape, flags = str(vit), [parameter.requires_grad for parameter in vit.parameters()]
+    with pytest.raises(PelError, match=r"(fc3.*it has .*ffn\.fc1)|(gate.*it has .*ffn\.fc1)"):
+        tune((MethodPart("adaptformer", 0, 2), MethodPart("broken", 0, 2)), vit)
+    assert str(vit) == shape and [parameter.requires_grad for parameter in vit.parameters()] == flags
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", TUNING)
+def test_compiles_as_one_graph(method):
+    torch.compiler.reset()
+    model = classifier(method)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    found = compiled(images())
+    torch.testing.assert_close(found, model(images()))
+    found.sum().backward()
+
+
+@pytest.mark.slow
+def test_a_large_stack_compiles_as_one_graph():
+    torch.compiler.reset()
+    model = classifier("+".join(name for name in TUNING if name != "vpt-shallow"))
+    torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="eager")(images()), model(images()))
+
+
+@pytest.mark.parametrize("method", TUNING)
+def test_a_checkpoint_restores_the_model(method):
+    trained, fresh = classifier(method), classifier(method, seed=1)
+    steps(trained)
+    state = trained.trainable_state()
+    fresh.load_trainable(state)
+    assert torch.equal(fresh(images()), trained(images()))
+    steps(trained)
+    assert not torch.equal(state["head.weight"], trained.head.weight)  # the checkpoint is a copy
+
+
+def spoil(state, how):
+    if how == "missing":
+        del state["adaptformer.0.ffn.scale"]
+    elif how == "more":
+        state["adaptformer.9.ffn.scale"] = torch.ones(1)
+    else:
+        state["head.weight"] = torch.zeros(7, WIDTH)
+    return state
+
+
+@pytest.mark.parametrize(("how", "named"), [("missing", "0.ffn.scale"), ("more", "9.ffn.scale"), ("shape", "head.weight")])
+def test_a_checkpoint_of_another_run_is_refused_and_loads_nothing(how, named):
+    model, other = classifier("adaptformer"), classifier("adaptformer", seed=1)
+    before = model.trainable_state()
+    with pytest.raises(PelError, match=named):
+        model.load_trainable(spoil(other.trainable_state(), how))
+    assert all(torch.equal(value, before[name]) for name, value in model.trainable_state().items())
+
+
+def test_census():
+    model = classifier("adaptformer+ln")
+    census = model.census()
+    assert census["by_part"] == {"adaptformer": LAYERS * COUNTS["adaptformer"], "ln": LAYERS * COUNTS["ln"]}
+    assert census["head"] == 5 * WIDTH and census["learnable_with_head"] == census["learnable"] + 5 * WIDTH
+    total = sum(parameter.numel() for parameter in model.parameters())
+    assert census["frozen"] + census["learnable_with_head"] == total

@@ -1,0 +1,241 @@
+"""Every option once from the command line to metrics.json, on the toy backbone and data; what each changes and leaves."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pel_core.cli.main import main
+from pel_core.common.errors import PelError
+from pel_core.common.files import read_json
+from pel_core.models.backbones import BACKBONES
+from pel_core.models.deltas import DELTAS, SiteContext
+from pel_core.models.methods import METHODS, Attach, Method
+from pel_core.models.weights import load_vit, prepare_text
+from pel_core.spec.options import CHOICES, RECIPES
+from pel_core.spec.run_spec import DEFAULTS, RunSpec
+from pel_core.training.classifier import adapter_dim, build
+from pel_core.training.run_inputs import load
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def results(toy_results, tmp_path_factory):
+    """A results folder of its own with the class-text features of every prompt."""
+    folder = tmp_path_factory.mktemp("options") / "results"
+    shutil.copytree(toy_results, folder, ignore=shutil.ignore_patterns("runs"))
+    names = read_json(folder / "data" / "toy" / "data.json")["class_names"]
+    descriptions = folder / "descriptions.json"
+    descriptions.write_text(json.dumps({name: [f"a thing that is {name}.", f"{name} all over."] for name in names}))
+    for prompt in CHOICES["prompt"]:
+        out = folder / "text" / "toy" / f"toy.{prompt}.safetensors"
+        prepare_text(folder / "backbones" / "toy", folder / "data" / "toy", prompt, out, descriptions=descriptions)
+    return folder
+
+
+def run(results, method="adaptformer", **options):
+    """Train and evaluate; returns the record."""
+    spec = RunSpec.make("toy-ir20", "toy", method, 0, **{"epochs": 1, **options})
+    if spec.trains:
+        assert main(["train", spec.train.slug, "--results", str(results)]) == 0
+    assert main(["evaluate", spec.slug, "--results", str(results)]) == 0
+    return read_json(results / "runs" / spec.slug / "metrics.json")
+
+
+def fresh(results, method="adaptformer", seed=0, **options):
+    """The untrained classifier of a run."""
+    spec = RunSpec.make("toy-ir20", "toy", method, seed, **options)
+    return load(spec, results, CPU, fresh=True)[1]
+
+
+BESIDE = {"reference": {"accumulate": 4}}  # what a word needs to have an effect
+WORDS = [(name, word) for name, words in CHOICES.items() for word in words if (name, word) != ("split", "val")]
+NUMBERS = [
+    ("mask", {"mask_ratio": 0.1}),
+    ("mask@1:3", {"mask_seed": "run"}),
+    ("mask", {"mask_seed": 7}),
+    ("adaptformer", {"adapter_scale": 0.1}),
+    ("adaptformer@2:4", {"adapter_dim": "auto-tuned"}),
+    ("adapter+lora", {"adapter_dim": 32}),
+    ("vpt-deep", {"vpt_len": 3}),
+    ("adaptformer", {"resolution": 24}),
+    ("adaptformer", {"native": 7}),
+    ("adaptformer", {"accumulate": 3}),
+    ("head-only", {"tau": 0.5, "scale": 15, "lr": 0.1, "momentum": 0, "weight_decay": 0, "batch_size": 50}),
+    ("head-only", {"tte": "randaug", "crops": 3}),
+    ("head-only", {"tte": "tencrop", "expand": 5}),
+    ("head-only", {"crop_min_scale": 0.5, "augment": "mda-linear", "epochs": 3}),
+]
+
+
+@pytest.mark.parametrize(("name", "word"), WORDS)
+def test_every_word_runs(results, name, word):
+    record = run(results, **{name: word}, **BESIDE.get(word, {}))
+    assert record["spec"][name] == word and record["metrics"]["overall"] >= 0
+    assert record["evaluation"]["crops"] == RunSpec.parse(record["slug"]).views
+    if word == "descriptions":
+        assert len(record["descriptions"]) == 64
+
+
+@pytest.mark.parametrize(("method", "options"), NUMBERS)
+def test_every_number_runs(results, method, options):
+    record = run(results, method, **options)
+    assert {name: record["spec"][name] for name in options} == options
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs(results, method):
+    record = run(results, method, epochs=0 if method == "zero-shot" else 1)
+    assert record["parameters"]["learnable"] == sum(record["parameters"]["by_part"].values())
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_runs(results, recipe):
+    record = run(results, "adaptformer@2:4", recipe=recipe, epochs=2)
+    assert record["spec"]["recipe"] == recipe
+    lift_plus = recipe == "lift+"
+    assert (record["spec"]["augment"] == "mda") == lift_plus and (record["spec"]["interpolation"] == "bicubic") == lift_plus
+
+
+def test_every_field_is_run_here():
+    tried = {name for name, _ in WORDS} | {name for _, options in NUMBERS for name in options} | {"recipe"}
+    tried |= {"image_cache"}  # needs image files: test_image_cache.py
+    assert tried == set(DEFAULTS)
+
+
+def test_no_split_to_choose_on_is_named(results, capsys):
+    run(results)
+    assert main(["evaluate", "toy-ir20.toy.adaptformer.s0.epochs=1.split=val", "--results", str(results)]) == 1
+    assert "has no split 'val'" in capsys.readouterr().err
+
+
+# What options change
+
+
+CHANGES = [{"interpolation": "bicubic"}, {"augment": "mda"}, {"init": "class-mean"}, {"prompt": "ensemble"}, {"adapter_scale": 1}]
+
+
+@pytest.mark.parametrize("options", CHANGES)
+def test_training_options_change_what_is_trained(results, options):
+    changed, plain = run(results, **options), run(results)
+    head = [load_file(results / "runs" / record["slug"] / "delta.safetensors")["head.weight"] for record in (changed, plain)]
+    assert not torch.equal(*head)
+    assert changed["metrics"]["nll"] != plain["metrics"]["nll"]
+
+
+def test_evaluation_options_share_the_training_run(results):
+    plain = run(results)
+    for options in ({"tte": "randaug", "crops": 2}, {"expand": 6}):
+        record = run(results, **options)
+        assert record["metrics"]["nll"] != plain["metrics"]["nll"]
+        assert not (results / "runs" / record["slug"] / "delta.safetensors").exists()
+
+
+def test_random_crops_repeat(results):
+    path = results / "runs" / run(results, tte="randaug")["slug"] / "logits.safetensors"
+    before = load_file(path)["logits"]
+    run(results, tte="randaug")
+    assert torch.equal(load_file(path)["logits"], before)
+
+
+def test_a_fixed_scale_does_not_train(results):
+    learnable, fixed = fresh(results), fresh(results, adapter_scale=0.5)
+    scales = {f"adaptformer.{block}.ffn.scale" for block in range(4)}
+    assert learnable.trainable().keys() - fixed.trainable().keys() == scales
+    assert learnable.census()["learnable"] - fixed.census()["learnable"] == 4
+    state = fixed.trainable_state()
+    one = fresh(results, adapter_scale=1)
+    images = torch.randn(2, 3, 16, 16)
+    for classifier, factor in ((fixed, 1.0), (one, 0.5)):
+        for name, value in classifier.trainable().items():
+            if name.endswith("up.weight"):
+                value.data = torch.full_like(state[name], 0.01 * factor)
+    with torch.no_grad():
+        torch.testing.assert_close(fixed(images), one(images))
+
+
+def test_masks_follow_their_seed(results):
+    def chosen(seed, **options):
+        return fresh(results, "mask", seed, **options).vit.blocks[0].attn.qkv.delta.index_weight.tolist()
+
+    assert chosen(0) == chosen(1) == chosen(1, mask_seed=0)
+    assert chosen(0, mask_seed="run") == chosen(0) != chosen(1, mask_seed="run")
+    assert chosen(0, mask_seed=1) == chosen(1, mask_seed="run")
+
+
+def test_the_mask_ratio_is_the_share_that_trains(results):
+    classifier = fresh(results, "mask@0:1", mask_ratio=0.25)
+    entries = {"attn.qkv": 96 * 33, "attn.proj": 32 * 33, "ffn.fc1": 128 * 33, "ffn.fc2": 32 * 129}
+    assert classifier.census()["learnable"] == sum(int(0.25 * count) for count in entries.values())
+
+
+@pytest.mark.parametrize(
+    ("method", "rule", "classes", "dim"),
+    [
+        ("adaptformer", "auto", 100, 8), ("adaptformer@2:4", "auto", 100, 8), ("adaptformer@2:4", "auto-tuned", 100, 16),
+        ("adaptformer", "auto-tuned", 100, 8), ("adaptformer@3:4+lora@0:1", "auto-tuned", 100, 16), ("ln", "auto", 100, 8),
+        ("adaptformer@3:4+ln", "auto-tuned", 40, 16), ("adaptformer", "auto", 3, 1), ("adaptformer", 5, 1000, 5),
+    ],
+)  # fmt: skip
+def test_rules_of_the_rank(method, rule, classes, dim):
+    assert adapter_dim(RunSpec.make("toy", "toy", method, 0, adapter_dim=rule), classes) == dim
+
+
+def test_the_rules_on_clip():
+    """The reference's numbers, and LIFT+'s for half of the blocks."""
+    for classes, whole, half in ((100, 4, 8), (365, 8, 16), (1000, 32, 64), (8142, 256, 512)):
+        cases = ("adaptformer", "auto", whole), ("adaptformer@6:12", "auto", whole), ("adaptformer@6:12", "auto-tuned", half)
+        for method, rule, dim in cases:
+            assert adapter_dim(RunSpec.make("places-lt", "clip-b16", method, 0, adapter_dim=rule), classes) == dim
+
+
+def test_a_rule_above_the_width_is_refused(results):
+    spec = RunSpec.make("toy", "toy", "adaptformer@3:4", 0, adapter_dim="auto-tuned", init="random")
+    vit, text, _ = load_vit(results / "backbones" / "toy")
+    with pytest.raises(PelError, match="is 64 for 128 classes, above the width 32"):
+        build(spec, vit, 128, text)
+
+
+def test_a_linear_head_starts_from_text(results):
+    cosine, linear = fresh(results), fresh(results, head="linear")
+    assert torch.equal(cosine.head.weight, linear.head.weight) and not linear.head.bias.any()
+
+
+def test_other_descriptions_are_another_training_run(results, capsys):
+    slug = run(results, "head-only", prompt="descriptions")["slug"]
+    path = results / "runs" / slug / "train.json"
+    path.write_text(path.read_text().replace(read_json(path)["descriptions"], "0" * 64))
+    assert main(["evaluate", slug, "--results", str(results)]) == 1
+    assert "descriptions" in capsys.readouterr().err
+
+
+# docs/options.md
+
+DOCS = (Path(__file__).parents[2] / "docs" / "options.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
+
+
+def test_the_document_names_every_option():
+    text = DOCS.split("## Adding a method")[0]
+    quoted = set(re.findall(r"[\w+-]+", " ".join(re.findall(r"`([^`]+)`", text))))
+    words = [word for words in CHOICES.values() for word in words]
+    assert not {*DEFAULTS, *words, *METHODS, *BACKBONES, *RECIPES} - quoted
+
+
+@pytest.mark.parametrize(("example", "method"), list(zip(EXAMPLES, ["adaptformer-attn", "gate-mlp"], strict=True)))
+def test_the_worked_examples_work(results, example, method):
+    names = {"METHODS": METHODS, "DELTAS": DELTAS, "Method": Method, "Attach": Attach, "SiteContext": SiteContext, "nn": torch.nn}
+    before = set(METHODS), set(DELTAS)
+    try:
+        exec(example, names | {"torch": torch, "Tensor": torch.Tensor})
+        record = run(results, f"{method}@1:4+ln")
+        assert record["parameters"]["by_part"][method] > 0
+    finally:
+        for registry, known in zip((METHODS, DELTAS), before, strict=True):
+            for name in set(registry) - known:
+                del registry[name]

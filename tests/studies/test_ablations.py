@@ -1,0 +1,275 @@
+"""The ablation studies that ship: each loads, plans and draws; sweeps, sizes, `each`, curves and differences of contrasts."""
+
+import re
+from pathlib import Path
+
+import pytest
+from fake_results import write_results
+
+from pel_core.common.errors import PelError
+from pel_core.common.files import read_json, write_json
+from pel_core.reporting.claims import claim_files, claim_rows
+from pel_core.reporting.figure_bars import save_bars
+from pel_core.reporting.figure_curve import curve_figure, draw_curve, save_curve
+from pel_core.reporting.figure_style import plt, style
+from pel_core.reporting.tables import table_files
+from pel_core.spec.results import lookup, metrics_file
+from pel_core.spec.run_spec import RunSpec
+from pel_core.studies.cells import expand
+from pel_core.studies.config import sized
+from pel_core.studies.plan import plan
+from pel_core.studies.study import load
+
+CONFIGS = Path(__file__).parents[2] / "workflow/config"
+# Study: runs of one seed on the demo, training runs among them; tables and figures; artefacts at full size.
+STUDIES = {
+    "components": (5, 4, 1, 3),
+    "methods": (10, 9, 3, 9),
+    "inits": (7, 7, 2, 6),
+    "classifiers": (8, 8, 1, 3),
+    "losses": (8, 8, 1, 3),
+    "epochs": (8, 4, 1, 3),
+    "tte": (10, 1, 2, 6),
+    "parameters": (14, 14, 2, 6),
+    "blocks": (15, 15, 2, 6),
+    "backbones": (2, 2, 1, 3),
+    "resolution": (12, 12, 4, 7),
+    "budget": (18, 18, 5, 5),
+}
+TOY = "{title: T, backbone: toy, seeds: [0, 1, 2], data: {toy: toy}}"
+CURVE = """
+title: Sweeps
+roles: {toy: Toy}
+figures:
+  curve:
+    kind: curve
+    each: [toy-ir20]
+    title: "{data}: rates"
+    where: {method: adaptformer, value: tail}
+    x: Rate
+    log: true
+    points: [{sweep: lr, values: [0.001, 0.01, 0.1]}, {at: 1, lr: 1}]
+    series: [{sweep: loss, values: [la, ce], label: "loss {}"}]
+claims:
+  gap:
+    statement: PEL leads by more at the high rate
+    parts:
+      - {a: {method: adaptformer}, b: {method: ssf-ln}, over: [{dataset: toy-ir20, lr: 0.1}], minus: [{dataset: toy-ir20}],
+         value: overall, expect: higher}
+"""
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """A study of the given text on the toy configuration."""
+
+    def make(study: str = CURVE, config: str = TOY):
+        (tmp_path / "sweeps.yaml").write_text(study)
+        (tmp_path / "config.yaml").write_text(config)
+        return load(tmp_path / "sweeps.yaml", tmp_path / "config.yaml", results=tmp_path / "results")
+
+    return make
+
+
+def draw(study, name, folder):
+    """A table's text or a figure's files."""
+    kind = study.artefact(name).kind
+    if kind == "table":
+        return table_files(study, name)
+    return claim_files(study) if kind == "claims" else {"bars": save_bars, "curve": save_curve}[kind](study, name, folder)
+
+
+def test_every_study_that_ships_is_tested_here():
+    shipped = {path.stem for path in CONFIGS.glob("*.yaml") if "\nbackbone: " not in path.read_text(encoding="utf-8")}
+    assert shipped == {"report", "own-table", *STUDIES}  # own-table: test_own_data.py
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_plans_on_the_demo_and_at_full_size(name, tmp_path):
+    runs, trained, artefacts, large = STUDIES[name]
+    demo, paper = (load(name, config, seeds="0", results=tmp_path) for config in ("demo", "paper"))
+    assert len(demo.specs) == runs
+    assert len({spec.train.slug for spec in demo.specs.values() if spec.trains}) == trained
+    assert (len(demo.artefacts), len(paper.artefacts)) == (artefacts, large)
+    assert not paper.left_out and {*demo.left_out.values()} <= {"the config takes the first data set alone (each: first)"}
+    for study in (demo, paper):
+        assert all(RunSpec.parse(slug) == spec for slug, spec in study.specs.items())
+        text = plan(study)
+        assert f"to evaluate {len(study.specs)}." in text
+        assert "compare" not in text
+        assert "0 TFLOP" not in re.sub(r"[\d,.]*[1-9][\d,.]*0? TFLOP", "", text)
+        assert "1 minutes" not in text.replace("11 minutes", "").replace("21 minutes", "")
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_draws_all_it_declares(name, tmp_path):
+    study = load(name, "demo", seeds="0", results=tmp_path)
+    write_results(tmp_path, study.specs)
+    for artefact in study.artefacts:
+        made = draw(study, artefact, tmp_path / "figures")
+        if made is None:
+            assert (tmp_path / f"figures/{artefact}.pdf").stat().st_size > 5000
+        else:
+            assert "DEMO" in made["md"] and "–" not in made["md"]
+
+
+@pytest.mark.parametrize("name", sorted({*STUDIES} - {"blocks", "resolution"}))
+def test_a_study_shares_its_usual_run_with_the_report(name):
+    assert load(name, "demo", seeds="0").specs.keys() & load("report", "demo", seeds="0").specs.keys()
+
+
+def test_equal_budgets_are_equal():
+    """Scales and shifts of a block of width D: 8 D at attention, 4 D at the LayerNorms, 10 D at the MLP."""
+    per_block = {"ssf-attn": 8, "ssf-ln": 4, "ssf-mlp": 10}
+    study = load("budget", "paper")
+    cells = study.artefact("equal-budget-imagenet").cells
+    counts = {sum(per_block[part.name] * len(part.blocks) for part in cell.specs[0].parts) for cell in cells}
+    assert len(cells) == 6 and counts == {40}
+
+
+def test_a_value_may_depend_on_the_size():
+    content = {"a": {"full": [1, 2], "small": [3]}, "b": [{"c": {"full": 1, "small": {"full": 0}}}]}
+    assert sized(content, "full") == {"a": [1, 2], "b": [{"c": 1}]}
+    assert sized(content, "small") == {"a": [3], "b": [{"c": {"full": 0}}]}
+
+
+def test_a_sweep_is_a_selection_for_each_value():
+    made = expand([{"label": "x", "lr": 1}, {"sweep": "scale", "values": [15, 0.5], "head": "cosine", "label": "s {}"}])
+    assert made[0] == {"label": "x", "lr": 1}
+    assert made[1:] == [
+        {"label": "s 15", "at": 15, "scale": 15, "head": "cosine"},
+        {"label": "s 0.5", "at": 0.5, "scale": 0.5, "head": "cosine"},
+    ]
+    assert expand([{"sweep": "loss", "values": ["ce"]}]) == [{"label": "ce", "loss": "ce"}]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("sweep: lr,", "sweep: lrr,", ["figures.curve.points[0].sweep", "lrr", "Did you mean 'lr'?"]),
+        ("values: [0.001, 0.01, 0.1]", "values: 3", ["points[0].values", "expected a list"]),
+        ("values: [0.001, 0.01, 0.1]", "values: [0, 1]", ["curve-toy-ir20", "point 0", "logarithmic axis"]),
+        ("{at: 1, lr: 1}", "{lr: 1}", ["points[1]", "'at' is missing"]),
+        ("{at: 1, lr: 1}", "{sweep: loss, values: [ce]}", ["point ce", "needs a place"]),
+        ("{at: 1, lr: 1}", "{at: 1, lrr: 1}", ["points[1]", "'lrr'", "Did you mean 'lr'?"]),
+        ("values: [la, ce]", "values: []", ["series holds no value"]),
+        ("values: [la, ce]", "values: [la, cee]", ["loss cee", "'cee'", "Did you mean 'ce'?"]),
+        ("each: [toy-ir20]", "each: [toi-ir20]", ["unknown role 'toi'", "Did you mean 'toy'?"]),
+        ("  curve:\n", "  curve-toy-ir20: {kind: map, title: M, methods: [{label: A, dataset: toy, method: ln}]}\n  curve:\n",
+         ["curve-toy-ir20", "two artefacts of this name"]),
+        ("kind: curve", "kind: curves", ["figures.curve.kind", "Did you mean 'curve'?"]),
+        ("    x: Rate\n", "", ["figures.curve", "'x' is missing"]),
+        ("minus: [", "minsu: [", ["claims.gap.parts[0]", "'minsu'", "Did you mean 'minus'?"]),
+    ],
+)  # fmt: skip
+def test_a_slip_says_where_what_and_the_nearest(toy, old, new, words):
+    assert old in CURVE
+    with pytest.raises(PelError) as error:
+        toy(CURVE.replace(old, new))
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a_configuration_says_its_size(toy):
+    both = CURVE.replace("values: [la, ce]", "values: {full: [la, ce], small: [la]}")
+    assert len(toy(both).artefact("curve-toy-ir20").cells) == 8
+    assert len(toy(both, TOY[:-1] + ", size: small}").artefact("curve-toy-ir20").cells) == 4
+    with pytest.raises(PelError, match=r"config\.yaml: size = 'tiny'.*full, small"):
+        toy(both, TOY[:-1] + ", size: tiny}")
+
+
+def test_a_configuration_may_take_the_first_data_set_it_plays(toy):
+    text = CURVE.replace("{toy: Toy}", "{other: Other, toy: Toy}").replace("[toy-ir20]", "[other, toy-ir20, toy-ir10]")
+    assert [*toy(text).artefacts] == ["curve-toy-ir20", "curve-toy-ir10", "sweeps-claims"]
+    study = toy(text, TOY[:-1] + ", each: first}")
+    assert [*study.artefacts] == ["curve-toy-ir20", "sweeps-claims"]
+    assert "no data set for the role 'other'" in study.left_out["curve-other"]
+    assert "each: first" in study.left_out["curve-toy-ir10"]
+
+
+def test_a_curve_shows_what_a_reader_must_see(toy):
+    study = toy(CURVE.replace("roles: {toy: Toy}", "roles: {toy: Toy}"), TOY[:-1] + ", mark: DEMO, notice: not real}")
+    write_results(study.results, study.specs)
+    made = curve_figure(study, "curve-toy-ir20")
+    assert [line.label for line in made.lines] == ["loss la", "loss ce"]
+    assert made.lines[0].at == [0.001, 0.01, 0.1, 1]
+    with style():
+        figure = draw_curve(made)
+        figure.draw_without_rendering()
+        text = " ".join(item.get_text() for item in figure.findobj(plt.Text)).replace("\n", " ")
+        axes = figure.axes[0]
+        assert axes.get_xscale() == "log"
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["0.001", "0.01", "0.1", "1"]
+        assert len(axes.collections) == 2  # an error bar each
+        said = ["Toy, imbalance ratio 20: rates", "n = 3", "does not start at zero", "DEMO", "not real", "Tail acc", "loss ce"]
+        assert [word for word in said if word not in text] == []
+        box = figure.bbox
+        for item in figure.findobj(plt.Text):
+            if item.get_text().strip() and item.get_visible() and item.get_rotation() == 0:
+                extent = item.get_window_extent()
+                assert box.x0 - 1 <= extent.x0 and extent.x1 <= box.x1 + 1 and box.y0 - 1 <= extent.y0, item.get_text()
+
+
+def test_a_curve_has_the_same_bytes_each_time(toy, tmp_path):
+    study = toy()
+    write_results(study.results, study.specs)
+    for folder in ("a", "b"):
+        save_curve(study, "curve-toy-ir20", tmp_path / folder)
+    for suffix in ("pdf", "svg", "png"):
+        first, second = ((tmp_path / folder / f"curve-toy-ir20.{suffix}").read_bytes() for folder in ("a", "b"))
+        assert first == second
+
+
+def test_an_empty_group_is_a_gap_in_the_curve(toy):
+    study = toy()
+    write_results(study.results, study.specs)
+    for seed in study.seeds:
+        path = metrics_file(study.results, f"toy-ir20.toy.adaptformer.s{seed}.lr=0.1")
+        record = read_json(path)
+        record["metrics"]["tail"] = None
+        write_json(path, record)
+    assert curve_figure(study, "curve-toy-ir20").lines[0].at == [0.001, 0.01, 1]
+
+
+def test_a_contrast_may_be_taken_off_another(toy):
+    """(a - b) at one place minus (a - b) at another, seed by seed; the file is the study's own."""
+    study = toy()
+    write_results(study.results, study.specs)
+    for lr, lead, slope in ((".lr=0.1", 3.0, 0.1), ("", 1.0, 0.05)):
+        for seed in study.seeds:
+            for method, value in (("adaptformer", 50 + lead + slope * (seed - 1)), ("ssf-ln", 50)):
+                path = metrics_file(study.results, f"toy-ir20.toy.{method}.s{seed}{lr}")
+                record = read_json(path)
+                record["metrics"]["overall"] = value
+                write_json(path, record)
+    assert study.summary("claims").name == "sweeps-claims"
+    assert study.files("sweeps-claims")[1].endswith("tables/sweeps-claims.md")
+    line = claim_rows(study)[0]
+    assert line[3] == "(adaptformer - ssf-ln at dataset=toy-ir20 lr=0.1) - (the same at dataset=toy-ir20)"
+    assert line[7:11] == ["+2.00", "+1.88", "+2.12", "3"]
+    assert line[-3] == "holds"
+    text = claim_files(study)["md"]
+    assert "reported" not in text and "Sweeps: verdicts" in text
+
+
+def test_the_last_of_a_list_may_be_named():
+    record = {"slug": "r", "training": {"curve": [{"accuracy": 1.0}, {"accuracy": 2.0}]}}
+    assert lookup(record, "training.curve.last.accuracy") == 2.0
+    with pytest.raises(PelError):
+        lookup({"slug": "r", "training": {"curve": []}}, "training.curve.last.accuracy")
+
+
+def test_descriptions_need_a_file_and_count_by_content(toy, tmp_path):
+    prompt = CURVE.replace("method: adaptformer, value", "prompt: descriptions, method: adaptformer, value")
+    with pytest.raises(PelError, match=r"config\.yaml: the prompt 'descriptions' needs sentences.*descriptions: \{toy: FILE"):
+        toy(prompt)
+    config = TOY[:-1] + ", descriptions: {toy: words.json}}"
+    prints = []
+    for text in ("{}", "{ }"):
+        (tmp_path / "words.json").write_text(text)
+        study = toy(prompt, config)
+        slug = next(slug for slug, spec in study.specs.items() if spec.prompt == "descriptions")
+        prints.append((study.train_params(slug), study.evaluate_params(slug), study.train_params("toy-ir20.toy.ssf-ln.s0")))
+    assert study.descriptions("toy", "descriptions") == [str(tmp_path / "words.json")]
+    assert study.descriptions("toy", "default") == []
+    assert [a == b for a, b in zip(*prints, strict=True)] == [False, False, True]

@@ -1,0 +1,54 @@
+"""The cost model: operations of a run, and how long they take at a measured speed."""
+
+import socket
+
+import pytest
+import torch
+
+from pel_core.cli.main import main
+from pel_core.common.files import write_json
+from pel_core.spec.run_spec import RunSpec
+from pel_core.studies.cost import calibration_file, forward_gflop, training_gflop, work
+from pel_core.studies.plan import plan
+from pel_core.studies.study import load
+
+
+def test_the_network_costs_what_performance_notes_say():
+    spec = RunSpec.make("cifar100-ir100", "clip-b16", "adaptformer", 0)
+    assert forward_gflop(spec) == pytest.approx(35.4 - 2.6, rel=0.02)  # the last block is computed for one token alone
+    study = load("report", "paper")
+    cost = work(study, spec)
+    assert (cost.train, cost.evaluate) == (10 * 10_847, 5 * 10_000)
+    assert work(study, RunSpec.make("inat2018", "clip-b16", "adaptformer", 0)).train == 20 * 437_513
+
+
+@pytest.mark.parametrize(
+    "method, gflop",
+    [("adaptformer", 64.1), ("adaptformer@6:12", 45.6), ("vpt-shallow+adaptformer@6:12", 70.8), ("ln+adaptformer", 67.2),
+     ("ssf-attn", 66.4)],
+)  # fmt: skip
+def test_a_training_image_costs_what_its_method_reaches_down_to(method, gflop):
+    """Against the counted operations of PERFORMANCE.md; the model leaves the deltas themselves out."""
+    assert training_gflop(RunSpec.make("cifar100-ir100", "clip-b16", method, 0)) == pytest.approx(gflop, rel=0.07)
+
+
+def test_a_plan_of_gpu_hours_names_what_it_rests_on(tmp_path):
+    study = load("report", "paper", results=tmp_path)
+    assert "On paper, not measured" in plan(study) and "one H200: " in plan(study) and "one RTX 3090: " in plan(study)
+    found = {"train": 2e5, "evaluate": 1e5, "device": "cuda: made up", "batch": 128, "precision": "fp16"}
+    write_json(calibration_file(tmp_path), {socket.gethostname(): {"clip-b16": found}})
+    text = plan(study)
+    assert "measured by a short calibration on cuda: made up: about" in text and "hours are not known" not in text
+    write_json(calibration_file(tmp_path), {"elsewhere": {"clip-b16": found}})
+    assert "hours are not known" in plan(study)
+
+
+def test_a_calibration_measures_this_machine(tmp_path, capsys):
+    study = load("report", "demo", results=tmp_path)
+    assert "hours are not known" in plan(study)
+    for _ in range(2):  # what is known is not measured again
+        assert main(["measure_throughput", "--results", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("GFLOP/s in training (fp32)") == 1
+    assert "short calibration" in plan(study)
+    assert main(["measure_throughput", "--config", "cifar", "--results", str(tmp_path)]) == 0
+    assert "fp16 is for a GPU" in capsys.readouterr().out or torch.cuda.is_available()

@@ -1,0 +1,203 @@
+"""Heads and losses: their formulas, starts and invariances. Golden values are the conformance test's."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from pel_core.common.errors import PelError
+from pel_core.models.heads import HEADS, ZeroShot
+from pel_core.models.inits import class_mean, linear_probe
+from pel_core.training.classifier import text_head
+from pel_core.training.losses import LDAM, LOSSES, ClassBalanced, Focal, LogitAdjusted, Prior, Reweighted
+
+NORMED = [name for name in HEADS if name != "linear"]
+# LADE's regulariser looks at the size of the logits, so a constant added to them counts.
+SHIFT_INVARIANT = [name for name in LOSSES if name != "lade"]
+
+
+def draw(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def head(name, width=16, classes=5, scale=25.0, seed=0):
+    return HEADS[name](width, classes, scale, draw(seed))
+
+
+def batch(seed, classes=5, images=7):
+    generator = draw(seed)
+    logits = 5 * torch.randn(images, classes, generator=generator)
+    counts = torch.randint(1, 300, (classes,), generator=generator)
+    return logits, torch.randint(classes, (images,), generator=generator), counts
+
+
+def loss(name, logits, labels, counts, **prior):
+    return LOSSES[name](Prior(counts, **prior))(logits, labels)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_gives_logits_and_trains_only_its_own(name):
+    module = head(name)
+    assert module(torch.randn(3, 16)).shape == (3, 5)
+    assert set(dict(module.named_parameters())) == ({"weight", "bias"} if name == "linear" else {"weight"})
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_starts_from_its_generator_alone(name):
+    first, again, other = head(name, seed=1), head(name, seed=1), head(name, seed=2)
+    assert torch.equal(first.weight, again.weight) and not torch.equal(first.weight, other.weight)
+
+
+@pytest.mark.parametrize("name", NORMED)
+def test_a_normed_head_starts_with_unit_rows_and_ignores_their_length(name):
+    module, features = head(name), torch.randn(3, 16)
+    torch.testing.assert_close(module.weight.norm(dim=-1), torch.ones(5))
+    before = module(features)
+    with torch.no_grad():
+        module.weight.mul_(3)
+    torch.testing.assert_close(module(features), before)
+
+
+def test_linear_starts_kaiming_normal_with_zero_bias():
+    module = head("linear", 400, 300)
+    assert module.weight.std().item() == pytest.approx(math.sqrt(2 / 400), rel=0.02)
+    assert not module.bias.any()
+
+
+def test_cosine_is_bounded_by_its_scale_and_blind_to_feature_length():
+    module, features = head("cosine", scale=13), torch.randn(50, 16)
+    assert module(features).abs().max() <= 13
+    torch.testing.assert_close(module(features), module(5 * features))
+    row = module.weight[2:3].detach()
+    assert module(row)[0, 2].item() == pytest.approx(13)
+
+
+def test_l2norm_and_layernorm_formulas():
+    features = torch.randn(3, 16)
+    for name, normed in {"l2norm": features, "layernorm": F.layer_norm(features, (16,), eps=1e-12)}.items():
+        module = head(name)
+        torch.testing.assert_close(module(features), normed @ F.normalize(module.weight, dim=-1).T)
+
+
+def test_text_head_and_zero_shot_rank_alike_on_the_text_span():
+    projection, text = torch.linalg.qr(torch.randn(16, 8))[0], torch.randn(5, 8)
+    rows = text_head(text, projection)
+    torch.testing.assert_close(rows.norm(dim=-1), torch.ones(5))
+    # Orthonormal projection: the cosine with a projected feature is the cosine with a row, up to the feature's length.
+    features = torch.randn(20, 16)
+    zero_shot = ZeroShot(projection, text, 14.0)(features)
+    assert torch.equal((features @ rows.T).argmax(1), zero_shot.argmax(1))
+    assert zero_shot.abs().max() <= 14 and not list(ZeroShot(projection, text, 14.0).parameters())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=25, deadline=None)
+def test_a_loss_does_not_depend_on_the_order_of_classes_or_images(name, seed):
+    logits, labels, counts = batch(seed)
+    expected = loss(name, logits, labels, counts)
+    order = torch.randperm(5, generator=draw(seed))
+    reordered = loss(name, logits[:, order], order.argsort()[labels], counts[order])
+    torch.testing.assert_close(reordered, expected, rtol=1e-4, atol=1e-5)
+    images = torch.randperm(7, generator=draw(seed))
+    torch.testing.assert_close(loss(name, logits[images], labels[images], counts), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SHIFT_INVARIANT)
+@given(seed=st.integers(0, 1000), shift=st.floats(-20, 20))
+@settings(max_examples=25, deadline=None)
+def test_a_constant_added_to_the_logits_changes_nothing(name, seed, shift):
+    logits, labels, counts = batch(seed)
+    torch.testing.assert_close(
+        loss(name, logits + shift, labels, counts), loss(name, logits, labels, counts), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("name", ["la", "bs", "cb", "grw", "ce"])
+@given(seed=st.integers(0, 1000), count=st.integers(1, 500))
+@settings(max_examples=25, deadline=None)
+def test_balanced_counts_give_plain_cross_entropy(name, seed, count):
+    logits, labels, _ = batch(seed)
+    torch.testing.assert_close(
+        loss(name, logits, labels, torch.full((5,), count)), F.cross_entropy(logits, labels), rtol=1e-5, atol=1e-6
+    )
+
+
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=25, deadline=None)
+def test_relations_between_losses(seed):
+    logits, labels, counts = batch(seed)
+    plain, prior = F.cross_entropy(logits, labels), Prior(counts)
+    same = {
+        "LA at tau 1 is balanced softmax": (loss("la", logits, labels, counts), loss("bs", logits, labels, counts)),
+        "BS ignores tau": (loss("bs", logits, labels, counts, tau=3.0), loss("bs", logits, labels, counts)),
+        "LA at tau 0": (LogitAdjusted(prior, tau=0.0)(logits, labels), plain),
+        "focal at gamma 0": (Focal(prior, gamma=0.0)(logits, labels), plain),
+        "GRW at exponent 0": (Reweighted(prior, exponent=0.0)(logits, labels), plain),
+        "LDAM without margin": (LDAM(prior, largest=0.0)(logits, labels), plain),
+        "CB near beta 0": (ClassBalanced(prior, beta=1e-9)(logits, labels), plain),
+        "counts matter up to a factor only": (loss("la", logits, labels, 3 * counts), loss("la", logits, labels, counts)),
+    }
+    for what, (found, expected) in same.items():
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5, msg=lambda text, what=what: f"{what}: {text}")
+    assert loss("focal", logits, labels, counts) <= plain + 1e-6 <= loss("ldam", logits, labels, counts) + 2e-6
+
+
+def test_ldam_margins():
+    counts, scale = torch.tensor([1, 16, 81]), 10.0
+    found = LDAM(Prior(counts, scale=scale)).margins / scale
+    torch.testing.assert_close(found, torch.tensor([0.5, 0.25, 1 / 6]))
+
+
+def test_weights_have_mean_one_and_favour_rare_classes():
+    counts = torch.tensor([500, 50, 5])
+    for kind in (ClassBalanced, Reweighted):
+        weights = kind(Prior(counts)).weights
+        assert weights.mean().item() == pytest.approx(1) and weights[0] < weights[1] < weights[2]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_has_a_right_gradient(name):
+    logits, labels, counts = batch(3)
+    module = LOSSES[name](Prior(counts))
+    # Some losses work in float32 on purpose, hence the wide step.
+    logits = logits.double().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(module(logits, labels), logits)
+    direction = torch.randn(logits.shape, generator=draw(5)).double()
+    numeric = (module(logits + 1e-2 * direction, labels) - module(logits - 1e-2 * direction, labels)) / 2e-2
+    assert (gradient * direction).sum().item() == pytest.approx(numeric.item(), rel=5e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", LOSSES)
+def test_low_precision_logits_and_absent_classes_stay_finite(name, dtype):
+    logits, _, counts = batch(0)
+    labels = torch.zeros(7, dtype=torch.int64)  # every other class is absent from the batch
+    logits = logits.to(dtype).requires_grad_(True)
+    value = loss(name, logits, labels, counts)
+    value.backward()
+    assert torch.isfinite(value) and torch.isfinite(logits.grad).all()
+    torch.testing.assert_close(value.float(), loss(name, logits.detach().float(), labels, counts), rtol=0.02, atol=0.05)
+
+
+def test_class_mean():
+    features, labels = torch.tensor([[1.0, 0], [3, 0], [0, 2]]), torch.tensor([0, 0, 1])
+    assert torch.equal(class_mean(features, labels, 2), torch.eye(2))
+    with pytest.raises(PelError, match="class 2 has no training image"):
+        class_mean(features, labels, 3)
+    with pytest.raises(PelError, match="class 2 has no training image"):
+        linear_probe(features, labels, 3)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_linear_probe_separates_what_is_separable(classes):
+    generator = draw(0)
+    labels = torch.randint(classes, (60,), generator=generator)
+    features = torch.randn(60, 8, generator=generator) + 6 * F.one_hot(labels, 8)
+    rows = linear_probe(features, labels, classes)
+    assert rows.shape == (classes, 8)
+    torch.testing.assert_close(rows.norm(dim=-1), torch.ones(classes))
+    assert ((features - features.mean(0)) @ rows.T).argmax(-1).eq(labels).float().mean() > 0.9

@@ -1,0 +1,266 @@
+"""Runs that were interrupted: they end bit for bit where an undisturbed one ends, for every method, loss, crop and start."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from resuming import train_once
+
+from pel_core.cli.main import main
+from pel_core.common.files import read_json
+from pel_core.common.signals import Requests, Stopped
+from pel_core.data.batches import TrainBatches
+from pel_core.data.datasets import Split
+from pel_core.hardware.lease import Lease
+from pel_core.models.methods import METHODS
+from pel_core.spec.run_spec import CHOICES, RunSpec
+from pel_core.training import checkpoints as checkpoint
+from pel_core.training.checkpoints import CheckpointManager, checkpoint_path, read_checkpoint
+from pel_core.training.step import Step
+
+TRAINABLE = [name for name in METHODS if METHODS[name].trains_head]
+SLUG = "toy-ir20.toy.adaptformer@2:4+vpt-shallow.s0"
+
+
+class Asked(Requests):
+    """Asks to stop after so many steps, once."""
+
+    def __init__(self, after: int):
+        super().__init__()
+        self.after, self.count = after, 0
+
+    @property
+    def number(self) -> int:
+        self.count += 1
+        return signal.SIGUSR1 if self.count > self.after else 0
+
+    @number.setter
+    def number(self, value: int) -> None:
+        pass
+
+
+def interrupted(results, spec, path, after):
+    """Train, stop after the given steps of each life, and go on until it ends."""
+    lives = 0
+    while True:
+        lives += 1
+        try:
+            state, log = train_once(results, spec, CheckpointManager(path, {"slug": spec.slug}, requests=Asked(after)))
+            return state, log, lives
+        except Stopped as stopped:
+            assert stopped.status == 138 and "saved; the same command goes on" in str(stopped)
+
+
+VARIANTS = [
+    *({"method": method} for method in TRAINABLE),
+    *({"method": "head-only", "loss": loss} for loss in CHOICES["loss"]),
+    *({"method": "adaptformer", "augment": augment} for augment in CHOICES["augment"]),
+    *({"method": "head-only", "init": init, "head": "linear" if init == "random" else "cosine"} for init in CHOICES["init"]),
+    {"method": "lora+vpt-deep+bias", "precision": "fp16"},
+    {"method": "ln+adaptformer@2:4", "precision": "bf16", "accumulate": 3},
+    {"method": "mask", "mask_seed": "run"},
+]
+
+
+@pytest.mark.parametrize("choices", VARIANTS, ids=lambda choices: "-".join(map(str, choices.values())))
+def test_an_interrupted_training_ends_bit_for_bit_where_another_ends(toy_results, tmp_path, choices):
+    spec = RunSpec.make("toy-ir20", "toy", choices["method"], 3, **{k: v for k, v in choices.items() if k != "method"})
+    plain, log = train_once(toy_results, spec)
+    state, resumed, lives = interrupted(toy_results, spec, tmp_path / "c.safetensors", after=5)
+    assert lives > 2
+    assert state.keys() == plain.keys() and all(torch.equal(state[name], plain[name]) for name in plain)
+    assert resumed.curve == log.curve
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", ["arrays", "files"])
+def test_an_epoch_is_entered_in_the_middle(files, kind, workers):
+    spec = RunSpec.make("toy", "toy", "lora", 0, batch_size=12)
+    split = (
+        files if kind == "files" else Split(files.labels, np.random.default_rng(1).integers(0, 255, (40, 16, 16, 3), np.uint8))
+    )
+    batches = TrainBatches(split, spec, 16, (0, 0, 0), (1, 1, 1), "cpu", workers=workers)
+    whole = list(batches.epoch(1))
+    for first in range(len(batches) + 1):
+        rest = list(batches.epoch(1, first))
+        assert len(rest) == len(batches) - first
+        for (images, labels, indices), (images_2, labels_2, indices_2) in zip(rest, whole[first:], strict=True):
+            assert torch.equal(images, images_2) and torch.equal(labels, labels_2) and (indices == indices_2).all()
+
+
+# ---- the command
+
+
+def start(results, slug, *words, **variables):
+    words = [sys.executable, "-m", "pel_core", "train", slug, "--results", str(results), *words]
+    return subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=os.environ | variables)
+
+
+@pytest.fixture(scope="module")
+def trained(toy_results):
+    """The undisturbed run's files."""
+    assert main(["train", SLUG, "--results", str(toy_results)]) == 0
+    folder = toy_results / "runs" / SLUG
+    return (folder / "delta.safetensors").read_bytes(), read_json(folder / "train.json")
+
+
+def same(record: dict) -> dict:
+    """A record without times and environment."""
+    training = {k: v for k, v in record["training"].items() if k in ("curve", "micro_batch")}
+    return {k: v for k, v in record.items() if k not in ("environment", "evaluation")} | {"training": training}
+
+
+@pytest.fixture
+def world(toy_results, tmp_path):
+    """A results folder of its own on the shared prepared inputs."""
+    for name in ("backbones", "data", "text"):
+        (tmp_path / name).symlink_to(toy_results / name)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138)], ids=["TERM", "INT", "USR1"]
+)
+def test_a_signal_saves_and_the_next_start_goes_on(world, trained, number, status):
+    slug = f"{SLUG}.epochs=100000"
+    run = start(world, slug)
+    assert "epoch 0" in run.stderr.readline()
+    run.send_signal(number)
+    told = run.communicate(timeout=60)[1]
+    assert run.returncode == status and "Traceback" not in told
+    last = told.strip().splitlines()[-1]
+    assert last.startswith("error: stopped by SIG") and last.endswith("saved; the same command goes on from there")
+    assert not (world / "runs" / slug / "delta.safetensors").exists()
+    assert [path.name for path in (world / "checkpoints").iterdir()] == [f"{slug}.safetensors"]
+    if number != signal.SIGTERM:
+        return
+    again = start(world, slug)
+    first = again.stderr.readline()
+    again.send_signal(signal.SIGINT)
+    again.communicate(timeout=60)
+    assert "resumed from" in first
+
+
+def test_a_killed_run_ends_in_the_same_bytes_and_an_evaluation_removes_the_checkpoint(world, trained, monkeypatch, capsys):
+    monkeypatch.setattr(checkpoint, "SHARE", 1e9)
+
+    class Killed(BaseException):
+        pass
+
+    def dies(self, values):
+        if values.get("step") == 11:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lease, "note", dies)
+        with pytest.raises(Killed):
+            main(["train", SLUG, "--results", str(world), "--checkpoint-seconds", "1e-9"])
+    assert main(["train", SLUG, "--results", str(world)]) == 0
+    assert "10 of 16 steps are done" in capsys.readouterr().err
+    folder = world / "runs" / SLUG
+    assert (folder / "delta.safetensors").read_bytes() == trained[0]
+    record = read_json(folder / "train.json")
+    assert same(record) == same(trained[1]) and record["environment"]["resumed_at"] == [10]
+    assert checkpoint_path(world, SLUG).exists()
+    assert main(["evaluate", SLUG, "--results", str(world)]) == 0
+    assert not list((world / "checkpoints").iterdir())
+
+
+def test_a_finished_run_whose_files_were_deleted_ends_at_once(world, trained, capsys, monkeypatch):
+    assert main(["train", SLUG, "--results", str(world)]) == 0
+    for path in (world / "runs" / SLUG).iterdir():
+        path.unlink()
+    monkeypatch.setattr(Step, "__call__", lambda *_: pytest.fail("it trained again"))
+    assert main(["train", SLUG, "--results", str(world)]) == 0
+    assert "16 of 16 steps are done" in capsys.readouterr().err
+    assert (world / "runs" / SLUG / "delta.safetensors").read_bytes() == trained[0]
+
+
+def test_no_checkpoints_where_none_are_wanted(world, trained):
+    assert main(["train", SLUG, "--results", str(world), "--checkpoint-seconds", "0"]) == 0
+    assert not list((world / "checkpoints").iterdir())
+    assert (world / "runs" / SLUG / "delta.safetensors").read_bytes() == trained[0]
+
+
+@pytest.mark.parametrize("seconds", ["-1", "nan", "inf"])
+def test_seconds_that_make_no_sense(world, capsys, seconds):
+    assert main(["train", SLUG, "--results", str(world), f"--checkpoint-seconds={seconds}"]) == 1
+    assert "expected seconds" in capsys.readouterr().err
+
+
+def spoil(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    tensors, about = read_checkpoint(path)
+    if how == "torn":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "garbled":
+        path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    else:
+        key, value = {"engine": ("engine", 0), "data": ("data", "0" * 64), "weights": ("backbone", "1" * 64)}.get(
+            how, ("spec", about["identity"]["spec"] | {"lr": 0.5})
+        )
+        about["identity"][key] = value
+        checkpoint.write_checkpoint(path, tensors, about)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("torn", "is damaged"), ("empty", "is damaged"), ("garbled", "is damaged"), ("engine", "engine: stored 0, now 1"),
+        ("data", "data: stored 000000000000"), ("weights", "backbone: stored 1111"), ("spec", "lr: stored 0.5, now 0.01"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_that_is_not_of_this_run_is_discarded_with_a_line(world, trained, capsys, how, words):
+    assert main(["train", SLUG, "--results", str(world)]) == 0
+    spoil(checkpoint_path(world, SLUG), how)
+    capsys.readouterr()
+    assert main(["train", SLUG, "--results", str(world)]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "discarded" in line]
+    assert len(told) == 1 and words in told[0] and "training starts anew" in told[0]
+    assert (world / "runs" / SLUG / "delta.safetensors").read_bytes() == trained[0]
+
+
+def test_a_full_disk_stops_no_training(world, trained, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_checkpoint", full)
+    assert main(["train", SLUG, "--results", str(world)]) == 0
+    assert "no checkpoint was saved, training goes on" in capsys.readouterr().err
+    assert (world / "runs" / SLUG / "delta.safetensors").read_bytes() == trained[0]
+
+
+def test_saving_costs_no_more_than_its_share(tmp_path, monkeypatch):
+    """A save that takes long is made seldom, whatever the asked interval."""
+    clock = [0.0]
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: clock[0])
+    saves = []
+
+    def slow(*_):
+        clock[0] += 2.0
+        saves.append(clock[0])
+
+    monkeypatch.setattr(checkpoint, "write_checkpoint", slow)
+
+    class Idle:
+        whole = True
+
+        def tensors(self):
+            return {}
+
+        def numbers(self):
+            return {"curve": [], "epoch": 0, "step": 0}
+
+    manager = CheckpointManager(tmp_path / "c", seconds=1)
+    for _ in range(20_000):
+        clock[0] += 0.1
+        manager.step(Idle(), None)
+        manager.epoch(Idle(), None, last=False)
+    assert len(saves) > 5 and 2.0 * len(saves) <= 0.015 * clock[0]

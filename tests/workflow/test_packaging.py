@@ -1,0 +1,62 @@
+"""pyproject.toml, requirements.lock and environment.yml say the same."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCK = {
+    canonicalize_name(name): version
+    for name, version in (
+        line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if line and line[0] != "#"
+    )
+}
+
+
+def pins() -> dict[str, str]:
+    """The pip pins of environment.yml."""
+    entries = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    lines = next(entry["pip"] for entry in entries if isinstance(entry, dict))
+    return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines if "==" in line)}
+
+
+def test_every_declared_dependency_is_locked_within_its_range():
+    extras = PROJECT["optional-dependencies"]
+    declared = PROJECT["dependencies"] + extras["test"] + extras["hf"]
+    for requirement in map(Requirement, declared):
+        version = LOCK[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version, prereleases=True), f"{requirement} but locked {version}"
+
+
+def test_the_executor_plugins_are_pinned_apart_from_the_base_environment():
+    lines = (ROOT / "workflow/profiles/requirements.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if line and line[0] != "#")
+    for requirement in map(Requirement, PROJECT["optional-dependencies"]["slurm"] + PROJECT["optional-dependencies"]["generic"]):
+        assert requirement.specifier.contains(pinned[requirement.name])
+    assert not {canonicalize_name(name) for name in pinned} & LOCK.keys()  # with SLURM's, every call asks the controller
+
+
+def test_environment_yml_has_the_same_pins():
+    declared = {canonicalize_name(Requirement(text).name) for text in PROJECT["dependencies"]}
+    assert declared <= pins().keys()
+    assert pins() == {name: LOCK[name] for name in pins()}
+
+
+def test_torch_and_torchvision_are_a_matching_pair():
+    assert (LOCK["torch"], LOCK["torchvision"]) == ("2.15.0", "0.29.2")
+
+
+def test_the_lock_names_no_host_and_no_path():
+    for name in ("requirements.lock", "environment.yml", "pyproject.toml", "Makefile"):
+        assert not re.search(r"file:|--find-links|index-url|@ ", (ROOT / name).read_text()), name
+
+
+def test_python_versions_agree():
+    entries = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert "python=3.11" in entries
+    assert PROJECT["requires-python"] == ">=3.11"

@@ -1,0 +1,327 @@
+"""The workflow's promises, tested on Snakemake's own plans: what runs again after which change, and nothing else.
+
+A small study is built once with made-up results (tests/fake_results.py stands in for the engine); every test then asks for a
+dry run after one change. The engine itself is not imported, so this stays quick.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pel_core.common.yaml_files import load_yaml
+
+ROOT = Path(__file__).parents[2]
+STUDY = """
+title: Small
+roles: {small: Toy}
+tables:
+  t1:
+    title: One
+    rows:
+      - {label: PEL, method: adaptformer}
+      - {label: SSF, method: ssf-ln}
+    columns:
+      - {label: "20", dataset: small-ir20, value: overall}
+      - {label: "10", dataset: small-ir10, value: overall}
+  t2:
+    title: Two
+    where: {dataset: small-ir20}
+    rows:
+      - {label: PEL, method: adaptformer}
+      - {label: Zero, method: zero-shot}
+    columns:
+      - {label: All, value: overall}
+      - {label: One crop, value: overall, tte: none}
+figures:
+  f1:
+    kind: bars
+    title: Bars
+    where: {dataset: small-ir20, value: overall}
+    bars:
+      - {label: ln, method: ssf-ln}
+claims:
+  c1:
+    statement: PEL is better than SSF
+    parts:
+      - {a: {method: adaptformer}, b: {method: ssf-ln}, over: [{dataset: small-ir20}], value: overall, expect: higher}
+"""
+TABLE = """tables:
+  t1:
+    title: One
+    where: {dataset: small}
+    rows: [{label: PEL, method: adaptformer}]
+    columns: [{label: All, value: overall}]
+"""
+CONFIG = """
+title: Toy
+backbone: toy
+seeds: [0]
+data: {small: toy}
+"""
+
+
+class Lab:
+    """A copy of the workflow beside a working folder with its own study and config."""
+
+    def __init__(self, folder: Path):
+        self.code, self.work = folder / "code", folder / "work"
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        path = (self.work if file in ("study.yaml", "config.yaml") else self.code) / file
+        text = path.read_text()
+        assert text.count(old) >= 1, f"{old!r} is not in {file}"
+        path.write_text(text.replace(old, new, 1))
+
+    def snakemake(self, *words: str, **config: str) -> subprocess.CompletedProcess:
+        settings = {"study": "study.yaml", "config": "config.yaml", **config}
+        command = [sys.executable, "-m", "snakemake", "-s", str(self.code / "Snakefile"), "--directory", str(self.work), *words]
+        command += ["--config", *(f"{key}={value}" for key, value in settings.items())]
+        environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PEL_DATA")}
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"
+        return subprocess.run(command, cwd=self.work, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+    def plan(self, *words: str, **config: str) -> list[str]:
+        """The jobs of a dry run, as ``rule wildcards``; a run's wildcard is its slug."""
+        done = self.snakemake("-n", *words, **config)
+        text = done.stdout + done.stderr
+        assert done.returncode == 0, text
+        jobs = []
+        for block in re.split(r"^(?=(?:local)?rule \w+:)", text, flags=re.M)[1:]:
+            rule = re.match(r"(?:local)?rule (\w+):", block)[1]
+            wildcards = re.search(r"^ +wildcards: (.*)$", block, flags=re.M)
+            values = [pair.split("=", 1)[1] for pair in wildcards[1].split(", ")] if wildcards else []
+            jobs.append(" ".join([rule, *values]))
+        return sorted(job for job in jobs if job != "all")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """The small study, built."""
+    folder = tmp_path_factory.mktemp("lab")
+    lab = Lab(folder)
+    lab.code.mkdir()
+    lab.work.mkdir()
+    ignore = shutil.ignore_patterns("__pycache__", "clip-mini", "conformance")
+    for name in ("Snakefile", "workflow", "pel_core"):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, lab.code / name, ignore=ignore)
+        else:
+            shutil.copy(source, lab.code / name)
+    shutil.copy(ROOT / "tests/fake_results.py", lab.code / "pel_core/__main__.py")
+    (lab.work / "study.yaml").write_text(STUDY)
+    (lab.work / "config.yaml").write_text(CONFIG)
+    first = Counter(job.split()[0] for job in lab.plan())
+    # adaptformer at two ratios and ssf-ln at two: four trainings, whatever shares them; each of t2's rows is evaluated twice.
+    assert first == {"backbone": 1, "data": 1, "text": 1, "train": 4, "evaluate": 7, "table": 2, "figure": 1, "summary": 1}
+    done = lab.snakemake("--cores", "2", "--resources", "gpu=2", "--quiet", "all")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture
+def lab(built, tmp_path) -> Lab:
+    """A copy of the built study that a test may change. Snakemake's records are of relative paths, so they hold there."""
+    shutil.copytree(built, tmp_path / "lab", copy_function=shutil.copy2)
+    return Lab(tmp_path / "lab")
+
+
+def test_nothing_runs_twice(lab):
+    assert lab.plan() == []
+
+
+def test_another_row_runs_its_own_runs(lab):
+    lab.edit(
+        "study.yaml", "- {label: SSF, method: ssf-ln}", '- {label: SSF, method: ssf-ln}\n      - {label: LN, method: "ln@-2:"}'
+    )
+    # ln@-2: is the last half of the toy backbone's four blocks.
+    runs = [f"toy-ir{ratio}.toy.ln@2:4.s0" for ratio in (10, 20)]
+    assert lab.plan() == [*(f"evaluate {run}" for run in runs), "table t1", *(f"train {run}" for run in runs)]
+
+
+def test_a_label_redraws_its_figure_alone(lab):
+    lab.edit("study.yaml", "label: ln,", "label: LayerNorm,")
+    assert lab.plan() == ["figure f1"]
+
+
+@pytest.mark.slow
+def test_a_title_redraws_its_table_alone(lab):
+    lab.edit("study.yaml", "title: Two", "title: The second")
+    assert lab.plan() == ["table t2"]
+
+
+def test_a_seed_runs_only_itself(lab):
+    jobs = lab.plan(seeds="0,1")
+    assert all(job.endswith(".s1") or ".s1." in job for job in jobs if job.startswith(("train", "evaluate")))
+    assert Counter(job.split()[0] for job in jobs) == {"train": 4, "evaluate": 7, "table": 2, "figure": 1, "summary": 1}
+
+
+def test_a_value_that_is_stored_costs_no_run(lab):
+    lab.edit(
+        "study.yaml", '{label: "10", dataset: small-ir10, value: overall}', "{label: F1, dataset: small-ir20, value: macro_f1}"
+    )
+    assert lab.plan() == ["table t1"]
+
+
+def test_a_new_metric_evaluates_and_trains_nothing(lab):
+    lab.edit("pel_core/spec/results.py", '"overall": Metric(', '"new": Metric("New"),\n    "overall": Metric(')
+    assert Counter(job.split()[0] for job in lab.plan()) == {"evaluate": 7, "table": 2, "figure": 1, "summary": 1}
+
+
+def test_another_engine_runs_everything_the_preparation_too(lab):
+    lab.edit("pel_core/common/versions.py", "ENGINE = 1", "ENGINE = 2")
+    prepared = {"backbone": 1, "data": 1, "text": 1}
+    made = {"train": 4, "evaluate": 7, "table": 2, "figure": 1, "summary": 1}
+    assert Counter(job.split()[0] for job in lab.plan()) == {**prepared, **made}
+
+
+def test_accepted_runs_stay_whatever_is_prepared_anew(lab):
+    lab.edit("pel_core/common/versions.py", "ENGINE = 1", "ENGINE = 2")
+    run = "toy-ir20.toy.ssf-ln.s0"
+    lab.edit("config.yaml", "title: Toy", f"title: Toy\naccept: [{run}]")
+    jobs = lab.plan()
+    assert not [job for job in jobs if job.endswith(run)]
+    assert Counter(job.split()[0] for job in jobs)["train"] == 3
+
+
+def test_text_that_was_cut_short_hides_no_run(lab):
+    """Snakemake forgets why a job should run where one that is `ancient` to it runs again: then nothing would train."""
+    text = "results/text/toy/toy.default.safetensors"
+    run = "toy-ir20.toy.ssf-ln.s0"
+    shutil.rmtree(lab.work / f"results/runs/{run}")
+    jobs = lab.plan("--forcerun", text)
+    assert {"text toy toy default", f"train {run}", f"evaluate {run}"} <= set(jobs)
+
+
+@pytest.mark.slow
+def test_images_that_move_make_nothing_again(lab):
+    mine = "datasets: {mine: {root: $PEL_DATA, train: train.txt, test: test.txt, names: names.txt}}"
+    lab.edit("config.yaml", "data: {small: toy}", f"data: {{small: mine}}\n{mine}")
+    lab.edit("study.yaml", STUDY[STUDY.index("tables:") :], TABLE)
+    for place in ("a", "b"):
+        (lab.work / place).mkdir()
+        for name in ("names", "train", "test"):
+            (lab.work / place / f"{name}.txt").write_text(name)
+    done = lab.snakemake("--cores", "2", "--resources", "gpu=2", "--quiet", "all", root="a")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert lab.plan(root="a") == []
+    assert lab.plan(root="b") == []
+    shutil.rmtree(lab.work / "results/runs/mine.toy.adaptformer.s0")
+    run = "mine.toy.adaptformer.s0"
+    assert lab.plan(root="b") == [f"evaluate {run}", "table t1", f"train {run}"]
+    (lab.work / "b/test.txt").write_text("other")
+    assert "data mine" in lab.plan(root="b")
+    (lab.work / "b/test.txt").unlink()
+    done = lab.snakemake("-n", root="b")
+    text = done.stdout + done.stderr
+    assert done.returncode != 0 and "list file" in text and "--config root=FOLDER" in text
+    assert "Traceback" not in text and "InputFunctionException" not in text
+
+
+def test_a_recipe_runs_what_it_concerns(lab):
+    ssf = '"scale and shift after both LayerNorms (Lian et al. 2022)",'
+    lab.edit("pel_core/models/methods.py", ssf, f'{ssf}\n        recipe={{"lr": 0.02}},\n        attach=')
+    runs = [f"toy-ir{ratio}.toy.ssf-ln.s0" for ratio in (10, 20)]
+    drawn = ["figure f1", "summary study-claims", "table t1"]
+    assert lab.plan() == sorted([*(f"{rule} {run}" for rule in ("evaluate", "train") for run in runs), *drawn])
+
+
+def test_a_field_with_a_default_and_comments_run_nothing(lab):
+    lab.edit("pel_core/spec/run_spec.py", "    vpt_len: int = 10\n", "    vpt_len: int = 10\n    knob: float = 0.5\n")
+    lab.edit("workflow/rules/train.smk", "# One training run", "# Just one training run")
+    lab.edit("study.yaml", "title: Small", "title: Small # a remark")
+    assert lab.plan() == []
+
+
+def test_prepared_again_with_the_same_content_runs_nothing(lab):
+    path = lab.work / "results/data/toy/data.json"
+    os.utime(path, (path.stat().st_mtime + 100,) * 2)
+    assert lab.plan() == []
+
+
+def test_a_lost_run_is_made_again_alone(lab):
+    shutil.rmtree(lab.work / "results/runs/toy-ir20.toy.ssf-ln.s0")
+    run = "toy-ir20.toy.ssf-ln.s0"
+    assert lab.plan() == [f"evaluate {run}", "figure f1", "summary study-claims", "table t1", f"train {run}"]
+
+
+def test_lost_predictions_are_made_again_and_nothing_is_trained(lab):
+    run = "toy-ir20.toy.ssf-ln.s0"
+    (lab.work / f"results/runs/{run}/predictions.parquet").unlink()
+    assert lab.plan() == [f"evaluate {run}", "figure f1", "summary study-claims", "table t1"]
+
+
+@pytest.mark.parametrize(
+    ("edit", "settings", "words"),
+    [
+        (("study.yaml", "method: ssf-ln}", "method: sff-ln}"), {}, ["study.yaml", "tables.t1", "sff-ln", "ssf-ln"]),
+        (None, {"seed": "1"}, ["'seed'", "'seeds'"]),
+    ],
+)
+def test_a_slip_is_one_clear_error_before_anything_is_planned(lab, edit, settings, words):
+    if edit:
+        lab.edit(*edit)
+    done = lab.snakemake("-n", **settings)
+    text = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert all(word in text for word in words), text
+    assert "Job stats" not in text
+
+
+@pytest.mark.slow
+def test_why_jobs_failed_is_told_once_at_the_end(lab):
+    """Also under `--quiet rules`, as make calls it, which hides what Snakemake shows of a job that failed."""
+    (lab.code / "pel_core/__main__.py").write_text("raise SystemExit('error: the cheese is out')\n")
+    for ratio in (10, 20):
+        shutil.rmtree(lab.work / f"results/runs/toy-ir{ratio}.toy.ssf-ln.s0")
+    done = lab.snakemake("--cores", "2", "--resources", "gpu=2", "--quiet", "rules", "reason", "host", "--keep-going")
+    assert done.returncode != 0 and (done.stdout + done.stderr).count("the cheese is out") == 1
+    assert "error: the cheese is out  (results/logs/toy-ir" in done.stderr and "train.log and 1 more)" in done.stderr
+
+
+def test_an_undeclared_run_is_refused_by_name(lab):
+    done = lab.snakemake("-n", "results/runs/toy-ir20.toy.adaptfomer.s0/metrics.json")
+    assert done.returncode != 0
+    assert "adaptfomer" in done.stdout + done.stderr
+    assert "adaptformer" in done.stdout + done.stderr
+
+
+def test_a_cluster_is_told_what_every_gpu_job_needs(lab):
+    done = lab.snakemake("-n", "--forcerun", "train", "evaluate")
+    blocks = re.split(r"^(?=rule \w+:)", done.stdout + done.stderr, flags=re.M)[1:]
+    jobs = [block for block in blocks if block.startswith(("rule train:", "rule evaluate:"))]
+    assert len(jobs) == 4 + 7
+    for job in jobs:
+        declared = re.search(r"^ +resources: (.*)$", job, flags=re.M)[1]
+        for name in ("gpu=1", "mem_mb=", "runtime="):
+            assert name in declared, job
+        # The warning before the time limit: TERM, which Snakemake inside the job waits out; to the step, not the batch shell.
+        assert ("slurm_extra=--signal=TERM@120" in declared) == job.startswith("rule train:"), job
+
+
+def test_several_gpus_and_curves_change_no_number(lab):
+    lab.edit("config.yaml", "title: Toy", "title: Toy\nresources: {gpus: 2}\ntensorboard: false")
+    assert lab.plan() == []
+    told = lab.snakemake("-n", "-p", "--forcerun", "train").stdout
+    assert told.count("gpu=2, tasks=0") == 4 and told.count("--gpus 2 --no-tensorboard") == 4
+
+
+def test_every_profile_is_sound():
+    for path in (ROOT / "workflow/profiles").glob("*/config.yaml"):
+        profile = load_yaml(path)
+        assert profile["rerun-triggers"] == ["mtime", "params", "input"], path
+        assert profile["rerun-incomplete"], path
+        assert "default-resources" not in profile, path  # it would replace the site's own
+
+
+def test_a_plain_call_uses_the_default_profile():
+    """Without it a comment would train everything again; Snakemake looks for profiles/default and nowhere else."""
+    words = [sys.executable, "-m", "snakemake", "-n", "--quiet", "all"]
+    told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "workflow specific profile profiles/default" in told.stderr
