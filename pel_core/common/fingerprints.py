@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pel_core.common.errors import PelError
-from pel_core.common.versions import ENGINE
+from pel_core.common.versions import PREPARE
 
 END = 32 * 2**20  # bytes hashed at either end of a large file
 
@@ -41,6 +41,7 @@ def departing_fields(entry: Any) -> dict[str, Any]:
     return {name: value for name, value in asdict(entry).items() if plain[name] is MISSING or value != plain[name]}
 
 
-def later_engine() -> dict[str, int]:
-    """Nothing for the first engine, as for any value at its default."""
-    return {"engine": ENGINE} if ENGINE > 1 else {}
+def later_preparation() -> dict[str, int]:
+    """Nothing for the first version of PREPARE, as for any value at its default, so that what was prepared before stays. It is
+    spelled ``engine`` in texts that Snakemake compares, as before each stage had a number of its own."""
+    return {"engine": PREPARE} if PREPARE > 1 else {}

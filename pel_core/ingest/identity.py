@@ -5,8 +5,8 @@ from dataclasses import asdict
 from typing import Any
 
 from pel_core.common.errors import unknown
-from pel_core.common.fingerprints import canonical, departing_fields, fingerprint, later_engine
-from pel_core.common.versions import ENGINE
+from pel_core.common.fingerprints import canonical, departing_fields, fingerprint, later_preparation
+from pel_core.common.versions import PREPARE
 from pel_core.data.datasets import FORMAT, USER_KINDS, LongTailed
 from pel_core.data.naming import naming_of
 from pel_core.data.roots import find_lists
@@ -29,10 +29,10 @@ def data_params(base: str, datasets: Mapping[str, LongTailed], config: Mapping[s
         source = {name: fingerprint(path) for name, path in find_lists(base, entry, config).items()}
     if entry.kind in USER_KINDS:
         source = content_print(base, locate(base, entry))
-    if entry.kind == "rendered":  # a change of the renderer itself raises the engine
+    if entry.kind == "rendered":  # a change of the renderer itself raises PREPARE
         world = {key: value for key, value in asdict(STAND_INS[base]).items() if key != "recipe"}
-        source = {"engine": ENGINE, "world": world}
-    return canonical({"format": FORMAT, "entry": plain, "source": source, **_naming(base, config), **later_engine()})
+        source = {"engine": PREPARE, "world": world}
+    return canonical({"format": FORMAT, "entry": plain, "source": source, **_naming(base, config), **later_preparation()})
 
 
 def _naming(base: str, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from pel_core.common.errors import unknown
 from pel_core.common.files import replace_file, write_json
 from pel_core.common.problems import Problems
-from pel_core.common.versions import ENGINE
+from pel_core.common.versions import versions
 from pel_core.data.datasets import FORMAT, USER_KINDS
 from pel_core.data.naming import naming_of, renamed
 from pel_core.data.roots import given_root, write_root
@@ -72,7 +72,7 @@ def prepare(
     files = [f"{split}.npz" for split in content.splits] + [f"images-{split}.npy" for split in content.images]
     about = {
         "format": FORMAT,
-        "engine": ENGINE,
+        "versions": versions("prepare"),
         "name": base,
         "kind": entry.kind,
         "native_resolution": entry.native_resolution,

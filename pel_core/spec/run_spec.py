@@ -12,7 +12,6 @@ from functools import cached_property
 from typing import Any
 
 from pel_core.common.errors import PelError, unknown
-from pel_core.common.versions import ENGINE as ENGINE
 from pel_core.data.datasets import held_as_files
 from pel_core.models.backbones import BACKBONES, Backbone, find_backbone
 from pel_core.models.methods import METHODS, READS, MethodPart, format_method, parse_method, readers

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from pel_core.common.files import sweep, temporary_name
-from pel_core.common.versions import ENGINE
+from pel_core.common.versions import PREDICT
 from pel_core.data.batches import EvalBatches
 from pel_core.models.vit import ViT
 from pel_core.training.classifier import Classifier
@@ -236,7 +236,7 @@ def name(vit: ViT, batches: EvalBatches, depth: int, about: Identity, precision:
     device = batches.device
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     content = {
-        "engine": ENGINE, "about": dict(about), "depth": depth, "precision": precision,
+        "predict": PREDICT, "about": dict(about), "depth": depth, "precision": precision,
         "crops": [batches.tte, batches.expand, batches.resolution, batches.interpolation],
         "random": asdict(batches.random) if batches.tte == "randaug" else None,
         "channels": [batches._mean.flatten().tolist(), batches._std.flatten().tolist()],
