@@ -51,7 +51,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "metrics": (*METRICS, "per_class"),
     "parameters": ("learnable", "head", "learnable_with_head", "frozen", "by_part", "adapter_dim"),
     "training": ("curve", "seconds", "images_per_second", "peak_memory_mb", "micro_batch"),
-    "evaluation": ("tte", "crops", "precision", "seconds", "images_per_second", "peak_memory_mb"),
+    "evaluation": ("tte", "crops", "precision", "seconds", "images_per_second", "peak_memory_mb", "logits"),
     "data": ("name", "classes", "train_images", "test_images", "train_counts", "groups", "sha256"),
     "spec": ("dataset", "backbone", "method", "seed", *DEFAULTS),
     "backbone": ("name", "arch", "label", "layers", "sha256", "source_sha256"),
