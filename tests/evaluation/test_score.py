@@ -116,8 +116,8 @@ def test_predictions_of_something_else_are_made_again(copy, change):
     folder, before = run_folder(copy, ONE), prints(copy, ONE)
     path = folder / "predict.json"
     record, words = read_json(path), ["evaluate", ONE, "--results", str(copy)]
-    changed = {"delta": {"delta_sha256": "0"}, "data": {"data": {**record["data"], "sha256": "0"}},
-               "versions": {"versions": {**record["versions"], "predict": 0}}, "spec": {"spec": {**record["spec"], "lr": 9}}}  # fmt: skip
+    changed = {"delta": {"delta_sha256": "0"}, "data": {"data": {**record["data"], "sha256": "0"}}}
+    changed |= {"versions": {"versions": {**record["versions"], "predict": 0}}, "spec": {"spec": {**record["spec"], "lr": 9}}}
     write_json(path, record | changed.get(change, {}))
     if change == "logits":
         (folder / "logits.safetensors").unlink()
