@@ -104,8 +104,8 @@ class Study:
         return [f"{self.results}/tables/{name}.{suffix}" for suffix in suffixes]
 
     def targets(self) -> list[str]:
-        """Every file the study makes. The runs' results are named too, or Snakemake would not miss a deleted one."""
-        made = [file for name in self.artefacts for file in self.files(name)]
+        """Every file the study makes. The runs' results and the scores' stamp are named too, or Snakemake would not miss them."""
+        made = [file for name in self.artefacts for file in self.files(name)] + [self.score_stamp] * bool(self.specs)
         for slug in self.specs:
             folder = run_folder(self.results, slug)
             # An accepted result is older than some of its files; it stays as it is.
