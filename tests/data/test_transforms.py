@@ -196,7 +196,7 @@ def test_crops_are_torchvisions(height, width, tte, expand, kernel):
 
 
 def test_unknown_crops():
-    with pytest.raises(PelError, match="unknown evaluation crops 'ninecrop'"):
+    with pytest.raises(PelError, match="unknown tte 'ninecrop'"):
         transforms.evaluation_size("ninecrop", 32, 0)
 
 
