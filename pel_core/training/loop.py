@@ -19,11 +19,11 @@ from pel_core.common.errors import PelError
 from pel_core.common.progress import Progress
 from pel_core.data.loading import DataError
 from pel_core.hardware.process_group import ProcessGroup
-from pel_core.spec.choices import SCHEDULES
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.checkpoints import CheckpointManager
 from pel_core.training.classifier import Classifier
 from pel_core.training.losses import make_loss
+from pel_core.training.schedules import check_warmup, learning_rate, rate_factor
 from pel_core.training.step import PRECISIONS, OutOfMemory, Step
 
 AT_ONCE = 640  # crops in one forward pass of an evaluation on a GPU: ten of 64 images
@@ -66,6 +66,11 @@ class State:
         """Steps of the run that are finished."""
         return self.epoch * self.steps + self.step
 
+    @property
+    def rate(self) -> float:
+        """The learning rate of the step before, that of the backbone and its deltas; in an epoch without one, of its first."""
+        return learning_rate(self.spec, self.epoch, max(0, self.step - 1), self.steps)
+
     def add(self, images: Tensor, labels: Tensor, count: int) -> None:
         """Take a step on a batch, or on this process's part of one of ``count`` images."""
         self.whole = False
@@ -76,10 +81,10 @@ class State:
         self.images += count
         self.whole = True
 
-    def end_epoch(self, rate: float) -> None:
-        """Put the epoch's means into the curve and begin the next one."""
+    def end_epoch(self) -> None:
+        """Put the epoch's means and its last rate into the curve and begin the next one."""
         loss, accuracy = (self.total / self.images).tolist()
-        self.curve.append({"epoch": self.epoch, "lr": rate, "loss": loss, "accuracy": 100 * accuracy})
+        self.curve.append({"epoch": self.epoch, "lr": self.rate, "loss": loss, "accuracy": 100 * accuracy})
         self.seen += self.images
         self.epoch, self.step, self.images = self.epoch + 1, 0, 0
         self.total.zero_()
@@ -101,22 +106,16 @@ class State:
         names = ("epoch", "step", "images", "seen", "curve", "seconds", "peak_memory_mb")
         kept = {name: getattr(self, name) for name in names}
         kept |= {"done": self.done, "steps": self.spec.epochs * self.steps}
-        kept |= {"micro_batch": self.take.micro_batch, "device": self.device.type}
-        return kept | {"scaler": self.take.scaler.state_dict()}
+        return kept | {"micro_batch": self.take.micro_batch, "device": self.device.type} | self.take.numbers()
 
     def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         """Go on from ``tensors()`` and ``numbers()``."""
         kept = {name: numbers[name] for name in ("epoch", "step", "images", "seen", "curve", "seconds", "peak_memory_mb")}
         alike = numbers.get("device") == self.device.type  # a CPU's micro-batch would waste a GPU
-        self.take.load(tensors, numbers["scaler"], numbers["micro_batch"] if alike else self.take.micro_batch)
+        self.take.load(tensors, numbers, numbers["micro_batch"] if alike else self.take.micro_batch)
         self.__dict__.update(kept)
         self.total.copy_(tensors["total"])
         self._clock = time.perf_counter()
-
-
-def learning_rate(spec: RunSpec, epoch: int) -> float:
-    """The rate of an epoch (`schedules`)."""
-    return SCHEDULES[spec.schedule](spec.lr, epoch, spec.epochs)
 
 
 def train(
@@ -137,33 +136,34 @@ def train(
         manager: saves checkpoints, brings one back, and stops when asked to. group: the processes that train together.
 
     Raises:
-        PelError: the loss is not finite (names epoch, step, learning rate and images), images cannot be read, or one image
+        PelError: a warm-up longer than the run; the loss is not finite (names epoch, step, learning rate and images), images cannot be read, or one image
             does not fit into the device's memory.
         Stopped: a signal asked for it.
     """
     device = next(classifier.parameters()).device
     manager, group = manager or CheckpointManager(), group or ProcessGroup()
     criterion = make_loss(spec, counts).to(device)
-    step = Step(classifier, criterion, spec, device, group)
-    progress = progress or Progress(spec.slug, spec.epochs * len(batches), quiet=True)
-    step.say = progress.say
+    steps = len(batches)
+    check_warmup(spec, steps)
+    progress = progress or Progress(spec.slug, spec.epochs * steps, quiet=True)
+    step = Step(classifier, criterion, spec, device, group, progress.say)
     reset_peak_memory(device)
-    state = State(step, spec, len(batches), device)
+    state = State(step, spec, steps, device)
     manager.restore(state, progress)
     group.same_start(classifier.trainable().values(), state.done)
     manager.agree = group.largest
     try:
         while state.epoch < spec.epochs:
-            step.rate = rate = learning_rate(spec, state.epoch)
             for images, labels, indices in batches.epoch(state.epoch, state.step):
+                step.set_rates(rate_factor(spec, state.epoch, state.step, steps))
                 state.add(images, labels, len(indices))
                 # Reading the loss waits for the GPU, so it is done at log steps only; on a CPU it costs nothing.
                 if device.type == "cpu" or (state.step - 1) % progress.every == 0:
                     loss = _finite(state, batches, manager)
-                    progress.step(state.done, rate, loss, epoch=state.epoch, epochs=spec.epochs)
+                    progress.step(state.done, state.rate, loss, epoch=state.epoch, epochs=spec.epochs)
                 manager.step(state, progress)
             _finite(state, batches, manager)
-            state.end_epoch(rate)
+            state.end_epoch()
             progress.epoch(state.curve[-1])
             if state.epoch == spec.epochs:
                 _whole(classifier, spec, manager)
@@ -191,7 +191,7 @@ def _finite(state: State, batches: Any, manager: CheckpointManager) -> float:
     names = batches.names(state.epoch, step) if hasattr(batches, "names") else "unnamed images"
     raise PelError(
         f"{state.spec.slug}: the loss became {float(state.losses[step]):g} at step {step} of epoch {state.epoch} at learning "
-        f"rate {state.take.rate:g}, on {names}; no result was written (last good checkpoint: {manager.last}). "
+        f"rate {learning_rate(state.spec, state.epoch, step, state.steps):g}, on {names}; no result was written (last good checkpoint: {manager.last}). "
         "Try a lower lr, or precision=bf16 or fp32"
     )
 
