@@ -32,7 +32,7 @@ class Classifier(nn.Module):
         return {tuned.name: tuned.parameter for tuned in self.tuned} | head
 
     def stored(self) -> dict[str, nn.Parameter]:
-        """What a checkpoint holds by name: ``trainable()`` and the head, which may have started from images also if it is frozen."""
+        """What a checkpoint holds by name: ``trainable()`` and the head, also a frozen one: it may come from images."""
         return self.trainable() | {f"head.{name}": value for name, value in self.head.named_parameters()}
 
     def trainable_state(self) -> dict[str, Tensor]:

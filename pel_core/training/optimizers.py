@@ -40,7 +40,7 @@ SHARED = (
         needs=lambda spec: "" if spec.weight_decay else "weight_decay above 0",
     ),
     Knob(
-        "layer_decay", 1.0, "block i of L learns at the rate times this to the power L - 1 - i, the head at its own; 1 for one rate",
+        "layer_decay", 1.0, "block i of L learns at lr times this to the power L - 1 - i, the head at its own rate; 1: all alike",
         Check("above 0 and at most 1", lambda value: 0 < value <= 1),
         needs=lambda spec: "" if any(part.blocks for part in spec.parts) else "a method that trains in the blocks",
     ),

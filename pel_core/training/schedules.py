@@ -16,7 +16,7 @@ from pel_core.spec.choices import SCHEDULES
 
 @dataclass(frozen=True)
 class Position:
-    """Where a training is: ``epoch`` of ``epochs`` and ``step`` of ``steps``, both counted from 0, ``step`` over the whole run."""
+    """Where a training is: ``epoch`` of ``epochs`` and ``step`` of the run's ``steps``, both counted from 0."""
 
     epoch: float
     epochs: float
