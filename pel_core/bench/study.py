@@ -12,6 +12,7 @@ from typing import Any
 from pel_core.bench.machine import Bench, glance
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, write_text
+from pel_core.hardware.cores import usable_cpus
 
 ROOT = Path(__file__).resolve().parents[2]
 # Python imports a module of this name at every start: each process of the study leaves a line when it ends.
@@ -68,7 +69,7 @@ def run(bench: Bench) -> dict[str, Any]:
 
 
 def _measure(quick: bool) -> dict[str, Any]:
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cpus()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
         words = [f"config={ROOT / 'workflow' / 'config' / 'demo.yaml'}"]

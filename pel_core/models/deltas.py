@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pel_core.models.activation_checkpointing import checkpointed
+from pel_core.hardware.cpu import checkpointed
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from pel_core.common.versions import ENGINE
 from pel_core.data.batches import EvalBatches
 from pel_core.models.vit import ViT
 from pel_core.training.classifier import Classifier
-from pel_core.training.loop import at_once, predict, reduced
+from pel_core.training.loop import autocast, crops_per_pass, predict
 
 GIGABYTES = 4.0  # that all entries together may take
 FREE = 4  # an entry takes at most one part in so many of the disk's free space: results go first
@@ -120,10 +120,10 @@ class Entry:
 
     def make(self, precision: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield what the blocks make of each batch, (B, K, T, D) or (B, K, D), and write it on the way."""
-        writer, size = Writer(self.path, self.shape), at_once(self.vit, self.batches.device)
+        writer, size = Writer(self.path, self.shape), crops_per_pass(self.vit, self.batches.device)
         try:
             for crops, labels in self.batches:
-                with torch.inference_mode(), reduced(precision, crops.device):
+                with torch.inference_mode(), autocast(precision, crops.device):
                     parts = [self.vit.prefix(part, self.depth) for part in crops.flatten(0, 1).split(size)]
                     x = torch.cat(parts).unflatten(0, crops.shape[:2])
                 writer.add(x)
@@ -240,7 +240,7 @@ def name(vit: ViT, batches: EvalBatches, depth: int, about: Identity, precision:
         "crops": [batches.tte, batches.expand, batches.resolution, batches.interpolation],
         "random": asdict(batches.random) if batches.tte == "randaug" else None,
         "channels": [batches._mean.flatten().tolist(), batches._std.flatten().tolist()],
-        "at_once": [batches.batch_size, at_once(vit, device)],
+        "per_pass": [batches.batch_size, crops_per_pass(vit, device)],
         "machine": [torch.__version__, device.type, kind, torch.get_num_threads()],
     }  # fmt: skip
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

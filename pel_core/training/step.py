@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pel_core.common.errors import PelError
+from pel_core.hardware import cpu
 from pel_core.hardware.process_group import ProcessGroup
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.classifier import Classifier
@@ -18,8 +19,6 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 OutOfMemory: type[RuntimeError] = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)  # the former from torch 2.5 on
 # Losses that are a plain mean over images, so that parts of a batch add up. Others are computed on the whole batch's logits.
 DECOMPOSABLE_LOSSES = ("la", "ce", "focal", "ldam", "bs")
-# On a CPU: 16 images of a ViT-B/16. A larger micro-batch is slower, since it leaves the caches, and takes a laptop's memory.
-MICRO_TOKENS = 3200
 
 
 def make_optimizer(classifier: Classifier, spec: RunSpec, fused: bool | None = None) -> torch.optim.SGD:
@@ -58,7 +57,7 @@ class Step:
         self.scaler = torch.amp.GradScaler(device.type, enabled=spec.precision == "fp16")
         self.micro_batch = math.ceil(spec.batch_size / spec.accumulate)
         if device.type == "cpu" and spec.loss in DECOMPOSABLE_LOSSES:
-            self.micro_batch = min(self.micro_batch, max(1, MICRO_TOKENS // classifier.vit.tokens))
+            self.micro_batch = min(self.micro_batch, cpu.images_per_micro_batch(classifier.vit.tokens))
         self.say = print
 
     @property
