@@ -17,7 +17,11 @@ Shape legend: B images, N tokens, M tokens whose output is read, H heads, K head
 """
 
 import ctypes
+import platform
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +34,16 @@ MANY_TOKENS = 64  # below, an image's activations are small and computing them t
 TRAIN_TOKENS = 3200
 EVAL_TOKENS = 1600  # that go through at once in an evaluation
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+
+
+@cache
+def model() -> str:
+    """The CPU's model in words, as far as the system tells."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def images_per_micro_batch(tokens: int) -> int:
