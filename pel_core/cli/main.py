@@ -98,7 +98,7 @@ def _threads(count: int) -> None:
         raise PelError(f"--threads {count}: expected 1 or more, or 0 for torch's own choice")
     if count:
         os.environ["OMP_NUM_THREADS"] = str(count)
-        if "torch" in sys.modules:  # in a warm process it is too late for that
+        if "torch" in sys.modules:  # in a child of the fork server it is too late for that
             sys.modules["torch"].set_num_threads(count)
 
 

@@ -19,6 +19,7 @@ from pel_core.data.datasets import LongTailed
 from pel_core.data.lists import ImageList
 from pel_core.data.roots import find_lists, find_root, list_names
 from pel_core.data.sampling import shot_groups
+from pel_core.hardware.cores import usable_cpus
 from pel_core.ingest.known_mistakes import known_mistakes
 from pel_core.ingest.published import PUBLISHED, Published, difference
 
@@ -186,7 +187,7 @@ def decode_images(
     positions = there[np.linspace(0, len(there) - 1, count).astype(int)].tolist() if count else []
     advance = bar(f"{Path(images.source).stem}: decoding", count) if bar and check == "all" else None
     # Threads do: Pillow lets go of the interpreter while it decodes. Blocks keep half a million futures from piling up.
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cpus()) as pool:
         for start in range(0, count, 4096):
             block = positions[start : start + 4096]
             for kind, text in pool.map(decode, block):

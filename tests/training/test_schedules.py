@@ -109,7 +109,7 @@ def test_knobs_that_make_no_sense(options, words):
 
 
 def test_a_knob_of_another_schedule_names_those_that_have_it():
-    with pytest.raises(PelError, match="schedule.final=0.1 has no effect .* needs schedule=cosine or .*schedule=linear"):
+    with pytest.raises(PelError, match=r"schedule.final=0.1 has no effect .* needs schedule=cosine or .*schedule=linear"):
         make("constant", final=0.1)
 
 
