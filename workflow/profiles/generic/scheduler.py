@@ -145,7 +145,7 @@ def submit(scheduler: Scheduler, script: str) -> str:
 
 
 def status(scheduler: Scheduler, number: str) -> str:
-    """running, success or failed. A job that nobody knows for ``UNKNOWN_LIMIT`` seconds has failed: its retry finds what it saved."""
+    """running, success or failed. A job unknown for ``UNKNOWN_LIMIT`` seconds has failed: its retry finds what it saved."""
     unknown = LOGS / f"{number}.unknown"
     for command in scheduler.query:
         try:
