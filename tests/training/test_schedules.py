@@ -32,6 +32,11 @@ def test_the_default_has_the_bits_of_the_reference():
             assert {learning_rate(spec, epoch, step, STEPS) for step in range(STEPS)} == {expected}
 
 
+def test_learning_rate_is_a_cosine_per_epoch():
+    rates = [learning_rate(make("cosine", 10, lr=0.01), epoch) for epoch in range(10)]
+    assert rates[0] == 0.01 and rates[5] == pytest.approx(0.005) and rates[9] == pytest.approx(0.0002447, rel=1e-3)
+
+
 def test_formulas():
     total = EPOCHS * STEPS
     expected = {
