@@ -1,0 +1,54 @@
+"""Words that users typed and that have another name now: the old one works for one version, and a warning names the new one.
+
+A rename is one entry here. The next version takes the entry out, and the old word is an unknown one.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pel_core.common.errors import PelError
+
+CONFIG_KEYS = {"own_lists": "user_lists"}  # of a configuration's top level
+COMMANDS = {"calibrate": "measure-throughput"}
+OPTIONS: dict[str, str] = {}  # of any command, without the dashes
+
+log = logging.getLogger(__name__)
+_told: set[str] = set()
+
+
+def renamed_keys(content: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A configuration's content under the names of today; ``where`` names its file.
+
+    Raises:
+        PelError: a key is given under both names.
+    """
+    for old, new in CONFIG_KEYS.items():
+        if old in content and new in content:
+            raise PelError(f"{where}: '{old}' is the old name of '{new}'; both are given, keep '{new}'")
+        if old in content:
+            _tell(f"{where}: the key '{old}' is called '{new}' now; the old name will go with the next version")
+    return {CONFIG_KEYS.get(key, key): value for key, value in content.items()}
+
+
+def renamed_words(words: Sequence[str]) -> list[str]:
+    """A command line under the names of today: the command, which is its first word, and options."""
+    made = list(words)
+    if made and made[0] in COMMANDS:
+        _tell(f"the command '{made[0]}' is called '{COMMANDS[made[0]]}' now; the old name will go with the next version")
+        made[0] = COMMANDS[made[0]]
+    for i, word in enumerate(made):
+        if word == "--":
+            break
+        name, equals, value = word.removeprefix("--").partition("=")
+        if word.startswith("--") and name in OPTIONS:
+            _tell(f"the option --{name} is called --{OPTIONS[name]} now; the old name will go with the next version")
+            made[i] = f"--{OPTIONS[name]}{equals}{value}"
+    return made
+
+
+def _tell(message: str) -> None:
+    """Warn, once in a process."""
+    if message not in _told:
+        _told.add(message)
+        log.warning("warning: %s", message)
