@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def read_configuration(path: str | None) -> dict[str, Any]:
     """A configuration by name or path, validated, as a study reads it; nothing without one."""
-    return read_config(find(path)) if path else {}
+    return read_config(find(path), complete=False) if path else {}
 
 
 def with_root(base: str, config: Mapping[str, Any], root: str) -> dict[str, Any]:

@@ -116,14 +116,16 @@ def read_study(path: Path, size: str = "full") -> dict[str, Any]:
     return content
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path, complete: bool = True) -> dict[str, Any]:
     """A configuration file, validated: keys by their names of today, paths that it names found.
+
+    ``complete=False`` is for the commands about data, which need none of the keys that a study does (backbone, seeds, ...).
 
     Raises:
         PelError: the first violation.
     """
     values = renamed_keys(_loaded(path), shown(path))
-    validate(values, Configuration, shown(path))
+    validate(values, Configuration, shown(path), complete)
     try:
         _check_together(values)
     except PelError as error:

@@ -58,7 +58,8 @@ Role = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$"), Expected("l
 DataName = Annotated[
     str, Field(pattern=r"^[a-z][a-z0-9_-]*$"), Expected("lower-case letters, digits, - and _, starting with a letter")
 ]
-Seeds = no_repeats("a list of different whole numbers, at least one", Annotated[int, Field(ge=0)], 1)
+Natural = Annotated[int, Field(ge=0), Expected("a whole number of 0 or more")]
+Seeds = no_repeats("a list of different whole numbers, at least one", Natural, 1)
 Texts = no_repeats("a list of different texts", Text)
 Digits = Annotated[int, Field(ge=0, le=6), Expected("a whole number from 0 to 6")]
 Number = scalar(int, float, words="a number", schema=["number"])

@@ -15,13 +15,13 @@ from pel_core.studies.schema.types import Expected
 UNKNOWN = ("extra_forbidden", "unknown_key", "invalid_key")
 # pydantic's name of an error -> what was expected.
 EXPECTED = {
-    "dict_type": "a mapping", "model_type": "a mapping", "list_type": "a list", "string_type": "a text", "float_type": "a number",
+    "dict_type": "a mapping", "model_type": "a mapping", "model_attributes_type": "a mapping", "list_type": "a list", "string_type": "a text", "float_type": "a number",
     "bool_type": "true or false", "int_type": "a whole number", "int_from_float": "a whole number", "finite_number": "a number",
 }  # fmt: skip
 
 
-def validate(content: Mapping[str, Any], model: type[BaseModel], path: str) -> None:
-    """Check a loaded YAML file against its model.
+def validate(content: Mapping[str, Any], model: type[BaseModel], path: str, complete: bool = True) -> None:
+    """Check a loaded YAML file against its model; with ``complete=False`` its top level may lack keys.
 
     Raises:
         PelError: the first violation in reading order: file, key path, what was found, what is allowed.
@@ -30,8 +30,12 @@ def validate(content: Mapping[str, Any], model: type[BaseModel], path: str) -> N
         model.model_validate(content)
         return
     except ValidationError as error:
-        found = [Violation(item, model, content) for item in error.errors(include_url=False)]
-    raise PelError(f"{path}: {min(found, key=lambda item: item.order).words()}")
+        errors = [
+            item for item in error.errors(include_url=False) if complete or item["type"] != "missing" or len(item["loc"]) > 1
+        ]
+    found = [Violation(item, model, content) for item in errors]
+    if found:
+        raise PelError(f"{path}: {min(found, key=lambda item: item.order).words()}")
 
 
 def place(parts: Iterable[Any]) -> str:
@@ -49,11 +53,11 @@ class Violation:
         self.type: Any = model
         self.owner: Any = model  # the innermost mapping with declared keys
         self.siblings: tuple[Any, ...] = ()  # the kinds that the owner is one of
-        of_key = error["loc"][-1:] == ("[key]",) and self.kind not in UNKNOWN  # (..., key, "[key]"): the key itself
-        for part in error["loc"][:-2] if of_key else error["loc"]:
+        self.of_key = error["loc"][-1:] == ("[key]",) and self.kind not in UNKNOWN  # (..., key, "[key]"): the key itself
+        for part in error["loc"][:-2] if self.of_key else error["loc"]:
             self._step(part)
-        if of_key:
-            self.kind, self.key, self.type = "key", error["loc"][-2], get_args(_bare(self.type))[0]
+        if self.of_key:
+            self.key, self.type = error["loc"][-2], get_args(_bare(self.type))[0]
         if self.kind in ("extra_forbidden", "invalid_key", "missing"):
             self.key = self.path.pop()
         elif self.kind == "unknown_key":
@@ -98,8 +102,9 @@ class Violation:
             if self.kind == "union_tag_not_found" and not isinstance(self.found, Mapping):
                 return f"{where}: found {_show(self.found)}, expected a mapping"
             return f"{where}: the key '{lacking}' is missing; given: {given or 'nothing'}"
-        if self.kind == "key":
-            return f"{where}: '{self.key}' is not a possible name here; expected {self._expected()}"
+        if self.of_key:
+            expected = "a text (put it into quotes)" if self.kind == "string_type" else self._expected()
+            return f"{where}: '{self.key}' is not a possible name here; expected {expected}"
         if self.kind == "union_tag_invalid":
             known = [word.strip("'") for word in self.error["ctx"]["expected_tags"].split(", ")]
             return _not_one_of(f"{where}.kind", self.error["ctx"]["tag"], known)
