@@ -3,17 +3,16 @@
 A rename is one entry here. The next version takes the entry out, and the old word is an unknown one.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pel_core.common.errors import PelError
+from pel_core.common.logs import logger
 
 CONFIG_KEYS = {"own_lists": "user_lists"}  # of a configuration's top level
 COMMANDS = {"calibrate": "measure-throughput"}
 OPTIONS: dict[str, str] = {}  # of any command, without the dashes
 
-log = logging.getLogger(__name__)
 _told: set[str] = set()
 
 
@@ -51,4 +50,4 @@ def _tell(message: str) -> None:
     """Warn, once in a process."""
     if message not in _told:
         _told.add(message)
-        log.warning("warning: %s", message)
+        logger.warning(message)

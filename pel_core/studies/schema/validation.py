@@ -15,8 +15,9 @@ from pel_core.studies.schema.types import Expected
 UNKNOWN = ("extra_forbidden", "unknown_key", "invalid_key")
 # pydantic's name of an error -> what was expected.
 EXPECTED = {
-    "dict_type": "a mapping", "model_type": "a mapping", "model_attributes_type": "a mapping", "list_type": "a list", "string_type": "a text", "float_type": "a number",
-    "bool_type": "true or false", "int_type": "a whole number", "int_from_float": "a whole number", "finite_number": "a number",
+    "model_attributes_type": "a mapping", "dict_type": "a mapping", "model_type": "a mapping", "list_type": "a list",
+    "string_type": "a text", "bool_type": "true or false", "int_type": "a whole number", "int_from_float": "a whole number",
+    "float_type": "a number", "finite_number": "a number",
 }  # fmt: skip
 
 
