@@ -3,6 +3,7 @@
 A rename is one entry here. The next version takes the entry out, and the old word is an unknown one.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ CONFIG_KEYS = {"own_lists": "user_lists"}  # of a configuration's top level
 COMMANDS = {"calibrate": "measure-throughput"}
 OPTIONS: dict[str, str] = {}  # of any command, without the dashes
 
-_told: set[str] = set()
+TOLD = "PEL_TOLD"  # environment variable: what was warned of, so that Snakemake's jobs do not say it again
 
 
 def renamed_keys(content: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -47,7 +48,8 @@ def renamed_words(words: Sequence[str]) -> list[str]:
 
 
 def _tell(message: str) -> None:
-    """Warn, once in a process."""
-    if message not in _told:
-        _told.add(message)
+    """Warn, once in a process and those that it starts."""
+    told = os.environ.get(TOLD, "").split("\n")
+    if message not in told:
+        os.environ[TOLD] = "\n".join([*filter(None, told), message])
         logger.warning(message)

@@ -28,7 +28,7 @@ Count = Annotated[int, Field(ge=1), Expected("a whole number of 1 or more")]
 
 
 class Resources(Declaration):
-    """What a training or evaluation job may take."""
+    """Threads, memory, time and GPUs of one training or evaluation."""
 
     threads: Count = Field(default=1, description="CPU threads.")
     mem_mb: Annotated[int, Field(ge=100), Expected("a whole number of 100 or more")] = Field(
