@@ -24,7 +24,7 @@ from pel_core.ingest.known_mistakes import known_mistakes
 from pel_core.ingest.published import PUBLISHED, Published, difference
 
 Advance = Callable[[int], Any]
-OWN_LISTS = "fetch it again (delete it, then `data fetch {base}`), or say `own_lists: [{base}]` in the configuration"
+USER_LISTS = "fetch it again (delete it, then `data fetch {base}`), or say `user_lists: [{base}]` in the configuration"
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Checked:
 
 def published_facts(base: str, config: Mapping[str, Any]) -> Published | None:
     """What is known of the data set's lists; None for one of the user's own, or with lists of the user's own."""
-    return None if base in (config.get("own_lists") or []) else PUBLISHED.get(base)
+    return None if base in (config.get("user_lists") or []) else PUBLISHED.get(base)
 
 
 def split_files(entry: LongTailed) -> dict[str, str]:
@@ -81,7 +81,7 @@ def check_lists(
     root, found, facts = find_root(base, entry, config), find_lists(base, entry, config, problems), published_facts(base, config)
     for name in list_names(entry) if facts else ():
         if name in found and name in facts.files and (text := difference(found[name], facts.files[name])):
-            problems.add("lists that are not the published ones", text, OWN_LISTS.format(base=base))
+            problems.add("lists that are not the published ones", text, USER_LISTS.format(base=base))
     try:
         checked, labels = _read_names(found[entry.names], entry)
     except (KeyError, PelError) as error:

@@ -89,6 +89,6 @@ def prepare(
         write_source(out, entry.root, params)
     if entry.kind == "lists":
         write_root(out, given_root(base, entry, config or {}))
-    if base in ((config or {}).get("own_lists") or ()):
-        about["own_lists"] = True  # the built-in name, but not the published lists
+    if base in ((config or {}).get("user_lists") or ()):
+        about["user_lists"] = True  # the built-in name, but not the published lists
     write_json(out / "data.json", about)

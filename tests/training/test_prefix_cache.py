@@ -5,7 +5,6 @@ import shutil
 import signal
 from dataclasses import replace
 
-import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -19,7 +18,7 @@ from pel_core.models.vit import ViT
 from pel_core.spec.choices import CHOICES
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies import job_options
-from pel_core.studies.config import schema
+from pel_core.studies.schema.configuration import Configuration
 from pel_core.training.loop import predict
 from pel_core.training.prefix_cache import Entry, PrefixCache, Writer, name, pays
 from pel_core.training.run_inputs import image_rows, load
@@ -266,7 +265,7 @@ def test_processes_that_make_one_at_once(toy_results, tmp_path):
 
 @pytest.mark.parametrize(("config", "option"), LIMITS)
 def test_a_configuration_s_limit_reaches_the_jobs(config, option):
-    jsonschema.validate(config.get("prefix_cache_gb", 0), schema("config")["properties"]["prefix_cache_gb"])
+    Configuration.model_validate({"title": "x", "backbone": "toy", "seeds": [0], "data": {"small": "toy"}, **config})
     assert job_options.evaluate_options(config) == job_options.train_options(config) == option
 
 
