@@ -25,84 +25,70 @@ from pel_core.data.sampling import long_tail_counts, long_tail_subset, shot_grou
 from pel_core.demo.stand_ins import STAND_INS
 
 FORMAT = 1  # of a prepared folder
-USER_KINDS = ("folders", "csv", "huggingface", "auto")  # of the user's own images, divided and sampled when they are prepared
+MARK = ".written-by-pel-lab"  # in the folder ``images`` of a prepared data set whose images were taken out of tables, into files
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 NAME = re.compile(r"(?P<base>[a-z][a-z0-9_-]*?)(?:-ir(?P<ratio>[1-9]\d*(?:\.\d*[1-9])?))?")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LongTailed:
-    """Where a data set comes from.
+    """A data set as every kind of source declares it.
 
-    ``kind``: ``toy`` and ``rendered`` (made here), ``cifar`` (torchvision's archive), ``lists`` (image files and list files), or
-    one of USER_KINDS: ``folders`` (of class folders), ``csv``, ``huggingface`` (a directory that its library saved), ``auto``
-    (whichever of these ``root`` is).
+    ``kind``: the name of the source that reads it (`pel_core.ingest.sources`); ``options``: what that source has to be told, such
+    as where the images lie. They are checked by the source's own model; nothing else looks into them.
     ``ratios``: the imbalance ratios there are; "any" samples one from a balanced pool; empty means that the set comes
-    with one profile of its own. ``groups_from``: the ratio whose training counts say which classes are head, medium
-    and tail, whatever ratio is trained on; None takes the counts trained on.
+    with one profile of its own. ``as_found``: it also comes without a ratio, beside those that are drawn from it.
+    ``groups_from``: the ratio whose training counts say which classes are head, medium and tail, whatever ratio is trained on;
+    None takes the counts trained on.
     ``pool``: classes and training images of each, where ratios are "any"; a ratio that leaves a class empty is refused.
     ``recipe``: RunSpec fields that this data set sets.
-    For ``lists``: ``root`` is the image folder; ``train`` (which holds ``{ir}`` where there are several ratios), ``test``,
-    ``val`` and ``names`` are files below it, or below its subfolder (or another folder, given in full) ``lists``. A ``names``
-    file that ends in .json is iNaturalist's: labels in the lists are category ids, and become ranks of the sorted names.
-    For USER_KINDS: ``root`` as above (``file`` is the table below it, for ``csv``); images come as they are found, and at each of
-    ``ratios`` as drawn from them by ``profile`` with ``sampling_seed`` (``largest``: images of the largest class, 0 for as many
-    as fit); ``test_fraction`` and ``val_fraction`` are held out with ``split_seed`` where there is no such split;
-    ``class_names`` maps a class's folder or label to its name, or is a file that does.
+    ``held_as``: whether prepared images are files that stay where they are, or one array of pixels.
+    ``synthetic``: images are drawn by this program, so that numbers cannot be compared with published ones.
     """
 
-    kind: Literal["toy", "rendered", "cifar", "lists", "folders", "csv", "huggingface", "auto"]
+    kind: str
     native_resolution: int | None = None
     ratios: tuple[float, ...] | Literal["any"] = ()
+    as_found: bool = False
     groups_from: float | None = None
     pool: tuple[int, int] | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    root: str = ""
-    lists: str = ""
-    train: str = ""
-    test: str = ""
-    val: str = ""
-    names: str = ""
-    names_format: str = "auto"
-    file: str = ""
-    image_column: str = ""
-    label_column: str = ""
-    split_column: str = ""
-    class_names: Mapping[Any, str] | str = ""
-    profile: str = ""
-    largest: int = 0
-    sampling_seed: int = 0
-    test_fraction: float = 0.0
-    val_fraction: float = 0.0
-    split_seed: int = 0
+    held_as: Literal["files", "pixels"] = "files"
+    synthetic: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _stand_in(name: str) -> LongTailed:
     world = STAND_INS[name]
     pool = len(world.classes), world.largest
     many: dict[str, Any] = {} if world.profile else {"ratios": "any", "groups_from": 100, "pool": pool}
-    return LongTailed(kind="rendered", native_resolution=world.native_resolution, recipe=world.recipe, **many)
+    shared: dict[str, Any] = {"held_as": "pixels", "synthetic": True, "recipe": world.recipe}
+    return LongTailed(kind="rendered", native_resolution=world.native_resolution, **shared, **many)
+
+
+def _lists(root: str, names: str, train: str, test: str, recipe: Mapping[str, Any] = NOTHING, **more: str) -> LongTailed:
+    """A data set of image files below ``root`` and list files beside them (`pel_core.ingest.sources.lists`)."""
+    return LongTailed(kind="lists", recipe=recipe, options={"root": root, "names": names, "train": train, "test": test, **more})
 
 
 DATASETS: dict[str, LongTailed] = {
     "cifar100": LongTailed(
-        kind="cifar", native_resolution=32, ratios="any", groups_from=100, pool=(100, 500), root="cifar-100-python"
+        kind="cifar", native_resolution=32, ratios="any", groups_from=100, pool=(100, 500), held_as="pixels",
+        options={"root": "cifar-100-python"},
     ),
-    "imagenet-lt": LongTailed(
-        kind="lists", root="imagenet", names="classnames.txt", names_format="id name",
-        train="ImageNet_LT_train.txt", val="ImageNet_LT_val.txt", test="ImageNet_LT_test.txt",
+    "imagenet-lt": _lists(
+        "imagenet", "classnames.txt", "ImageNet_LT_train.txt", "ImageNet_LT_test.txt", val="ImageNet_LT_val.txt",
+        names_format="id name",
     ),
-    "places-lt": LongTailed(
-        kind="lists", root="places", names="classnames.txt", names_format="id name",
-        train="Places_LT_train.txt", val="Places_LT_val.txt", test="Places_LT_test.txt",
+    "places-lt": _lists(
+        "places", "classnames.txt", "Places_LT_train.txt", "Places_LT_test.txt", val="Places_LT_val.txt", names_format="id name"
     ),
     # Its validation images are its test set in the literature, so that there is no split to choose on.
-    "inat2018": LongTailed(
-        kind="lists", root="inat2018", names="categories.json", recipe={"epochs": 20},
-        train="iNaturalist18_train.txt", test="iNaturalist18_val.txt",
+    "inat2018": _lists(
+        "inat2018", "categories.json", "iNaturalist18_train.txt", "iNaturalist18_val.txt", recipe={"epochs": 20}
     ),
     "toy": LongTailed(
-        kind="toy", native_resolution=20, ratios="any", groups_from=20, pool=(6, 120),
+        kind="toy", native_resolution=20, ratios="any", groups_from=20, pool=(6, 120), held_as="pixels", synthetic=True,
         recipe={"epochs": 2, "batch_size": 32, "precision": "fp32"},
     ),
     **{name: _stand_in(name) for name in STAND_INS},
@@ -134,8 +120,9 @@ def find_dataset(name: str, datasets: Mapping[str, LongTailed] = DATASETS) -> Lo
     if ratios == "any":
         _check_pool(name, datasets[base], ratio)
         return datasets[base]
-    known = ", ".join([*([base] if datasets[base].kind in USER_KINDS else []), *(f"{base}-ir{r:g}" for r in ratios)])
-    if ratios and ratio not in ratios and not (ratio is None and datasets[base].kind in USER_KINDS):
+    found = datasets[base].as_found
+    if ratios and ratio not in ratios and not (ratio is None and found):
+        known = ", ".join([*([base] if found else []), *(f"{base}-ir{r:g}" for r in ratios)])
         raise PelError(f"data set '{name}' does not exist; {base} comes as {known}")
     if not ratios and ratio is not None:
         raise PelError(f"data set '{name}' does not exist; {base} has one profile of its own, ask for '{base}'")
@@ -145,19 +132,7 @@ def find_dataset(name: str, datasets: Mapping[str, LongTailed] = DATASETS) -> Lo
 def held_as_files(name: str) -> bool:
     """Whether the images of a data set stay files when it is prepared; a user's own do."""
     entry = DATASETS.get(split_name(name)[0])
-    return entry is None or entry.kind in ("lists", *USER_KINDS)
-
-
-def require_split(name: str, split: str, datasets: Mapping[str, LongTailed] = DATASETS) -> None:
-    """See that a data set has the split that is evaluated on. Of the user's own folders and tables it shows when they are read.
-
-    Raises:
-        PelError: it has none of this name.
-    """
-    entry = datasets[split_name(name)[0]]
-    if split == "val" and not entry.val and entry.kind not in USER_KINDS:
-        have = sorted(base for base, other in datasets.items() if other.val)
-        raise PelError(f"split=val: data set '{name}' has no validation split" + (f"; {', '.join(have)} has" if have else ""))
+    return entry is None or entry.held_as == "files"
 
 
 def _check_pool(name: str, entry: LongTailed, ratio: float | None) -> None:
@@ -294,7 +269,7 @@ def image_list(folder: Path, about: Mapping[str, Any], name: str) -> tuple[str, 
     path = folder / f"{name}.npz"
     with np.load(path, allow_pickle=False) as arrays:
         images = ImageList(str(path), arrays["paths"].tobytes().decode().split("\n"), arrays["labels"])
-    if about["kind"] == "huggingface":  # whose images were taken out of its tables, into this folder
+    if (folder / "images" / MARK).is_file():
         return f"{folder}/images", images, False
     root, moved = read_root(folder, about["name"])
     return root, images, moved

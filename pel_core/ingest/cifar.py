@@ -22,6 +22,9 @@ CIFAR_MD5 = {
 }
 
 
+Reader = Callable[[str], dict[str, Any]]  # from meta, train or test to the record of that file
+
+
 class Absent(PelError):
     """CIFAR-100 is not where it should be."""
 
@@ -60,7 +63,7 @@ def read_cifar(content: bytes, name: str, source: str | Path) -> dict[str, Any]:
     return _PlainUnpickler(io.BytesIO(content), encoding="latin1").load()
 
 
-def find_cifar(folder: str | Path) -> Callable[[str], dict[str, Any]]:
+def find_cifar(folder: str | Path) -> Reader:
     """Find CIFAR-100 as an unpacked folder, or as torchvision's archive in that folder or beside it, which is not unpacked.
 
     Returns:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from pel_core.common.errors import PelError, unknown
-from pel_core.data.image_folders import SPLITS, Catalogue, Placed, check_path, class_order
 from pel_core.data.lists import read_lines
+from pel_core.ingest.image_folders import SPLITS, Catalogue, Placed, check_path, class_order
 
 DELIMITERS = (",", ";", "\t", "|")
 COLUMNS = (("path", "image_column"), ("label", "label_column"), ("split", "split_column"))  # and the keys that rename them

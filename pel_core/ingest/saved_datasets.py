@@ -13,9 +13,9 @@ import numpy as np
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import write_text
-from pel_core.data.image_folders import SPLITS, SUFFIXES, Catalogue, Placed, class_order
+from pel_core.data.datasets import MARK
+from pel_core.ingest.image_folders import SPLITS, SUFFIXES, Catalogue, Placed, class_order
 
-MARK = ".written-by-pel-lab"
 FOLDER_SIZE = 1000  # images in a folder
 # The first bytes of an image file -> its suffix.
 MAGIC = (

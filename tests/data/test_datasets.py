@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from pel_core.common.errors import PelError
 from pel_core.data.datasets import DATASETS, find_dataset, split_name
 from pel_core.data.sampling import long_tail_counts, long_tail_subset, shot_groups
-from pel_core.data.user_data import declared
 from pel_core.demo.stand_ins import STAND_INS
+from pel_core.ingest.entries import declared
+from pel_core.ingest.sources import open_source
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -136,7 +137,9 @@ def test_every_entry_is_whole():
     for name, entry in DATASETS.items():
         assert split_name(name) == (name, None)
         assert entry.ratios == "any" or not entry.groups_from
-        assert entry.kind != "lists" or all((entry.root, entry.train, entry.test, entry.names))
+        source = open_source(name, entry)
+        assert (source.root is not None) == (entry.held_as == "files") and not source.is_users
+        assert source.options.model_dump(exclude_defaults=True) == dict(entry.options), "a default need not be said"
 
 
 def test_importing_is_light():

@@ -1,4 +1,4 @@
-"""What a prepared data set depends on is one text, which Snakemake compares: it may not change for any entry, or all is made again.
+"""What a prepared data set depends on is one text, which Snakemake compares: were it another, all would be made again.
 
 The golden texts were written before the sources were classes of their own.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pel_core.data.datasets import DATASETS
-from pel_core.data.user_data import declared
+from pel_core.ingest.entries import declared
 from pel_core.ingest.identity import data_params
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "data-params.json"
