@@ -5,7 +5,7 @@ workers and travel as uint8. Either way image, crop and flip are functions of th
 Shapes: N images, B a batch, K crops, R pixels a side.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -40,6 +40,15 @@ class Augmentation(Protocol):
     interpolation: str
 
 
+# A generator and the labels (N,) -> N positions, those of an epoch's images in their order.
+Sampler = Callable[[np.random.Generator, np.ndarray], np.ndarray]
+
+
+def shuffled(order: np.random.Generator, labels: np.ndarray) -> np.ndarray:
+    """Every image once, in random order."""
+    return order.permutation(len(labels))
+
+
 class TrainBatches:
     """Shuffled, augmented training images.
 
@@ -53,6 +62,7 @@ class TrainBatches:
         device: where batches go, and where an array of images is kept.
         workers: processes that decode image files; 0 decodes in this one. Has no effect on what comes out.
         group: the processes that train together: this one's part of every batch comes out.
+        sampler: the order of an epoch's images.
     """
 
     def __init__(
@@ -65,7 +75,9 @@ class TrainBatches:
         device: torch.device | str,
         workers: int = 0,
         group: ProcessGroup | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
+        self.sampler = sampler or shuffled
         self.split, self.spec, self.resolution, self.device = split, spec, resolution, torch.device(device)
         self.images, self.group = len(split), group or ProcessGroup()
         self.augmenter = Augmenter(spec.augment, spec.crop_min_scale, spec.epochs)
@@ -110,7 +122,7 @@ class TrainBatches:
         return slice(start + part.start, start + part.stop)
 
     def _order(self, epoch: int) -> np.ndarray:
-        return generator(self.spec.seed, "order", epoch).permutation(self.images)
+        return self.sampler(generator(self.spec.seed, "order", epoch), np.asarray(self.split.labels))
 
     def _device_crops(self, epoch: int, order: Tensor, first: int) -> Iterator[Tensor]:
         _, height, width, _ = self._pixels.shape
@@ -202,7 +214,7 @@ class EvalBatches:
         for start in range(0, self.images, self.batch_size):
             images = self._images(start)
             whole = resize_batch(images, rows, columns)
-            mirror = whole.flip(-1) if self.tte == "tencrop" else whole
+            mirror = whole.flip(-1) if any(mirrored for *_, mirrored in corners) else whole
             r = self.resolution
             yield torch.stack([(mirror if m else whole)[..., y : y + r, x : x + r] for y, x, m in corners], dim=1)
 

@@ -13,10 +13,10 @@ from typing import Any
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
 from pel_core.data.datasets import split_name
+from pel_core.data.ensembling import TTE
 from pel_core.data.image_cache import cache_folder
 from pel_core.data.sampling import long_tail_counts
 from pel_core.ingest.sources import Size, open_source
-from pel_core.spec.options import VIEWS
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.study import Study
 
@@ -127,7 +127,7 @@ def _pool(number: int, largest: int, ratio: float | None) -> int:
 
 def views(spec: Mapping[str, Any]) -> int:
     """Crops of an evaluation."""
-    return VIEWS.get(spec["tte"]) or int(spec.get("crops", 1))
+    return TTE[spec["tte"]].views or int(spec.get("crops", 1))
 
 
 def work(study: Study, spec: RunSpec) -> Work | None:

@@ -5,7 +5,6 @@ with a default reruns nothing. Snakemake itself watches the inputs.
 """
 
 from collections.abc import Iterable
-from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,19 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.common.fingerprints import canonical, departing_fields, fingerprint, later_engine
 from pel_core.models.backbones import BACKBONES, local_weights
 from pel_core.spec.results import METRICS
-from pel_core.spec.run_spec import DEFAULTS, EVALUATION, RunSpec
+from pel_core.spec.run_spec import DEFAULTS, RunSpec, is_evaluation
 
 
 def train_params(spec: RunSpec, engine: int, sentences: Iterable[str] = ()) -> str:
     """Of a training run: the spec's departures from code defaults, evaluation's left out, and the sentences it starts from."""
-    return canonical({"engine": engine, "spec": _departures(spec, EVALUATION), **_sentences(sentences)})
+    return canonical({"engine": engine, "spec": _departures(spec, training=True), **_sentences(sentences)})
 
 
 def evaluate_params(spec: RunSpec, engine: int, sentences: Iterable[str] = ()) -> str:
     """Of an evaluation. A new metric evaluates again, and trains nothing."""
-    return canonical({"engine": engine, "spec": _departures(spec, ()), "metrics": list(METRICS), **_sentences(sentences)})
+    return canonical(
+        {"engine": engine, "spec": _departures(spec, training=False), "metrics": list(METRICS), **_sentences(sentences)}
+    )
 
 
 def _sentences(files: Iterable[str]) -> dict[str, list[str]]:
@@ -55,6 +56,7 @@ def _weight_files(name: str, given: Path | None) -> list[Path]:
     return sorted(item for item in path.rglob("*") if item.suffix in read) if path.is_dir() else [path]
 
 
-def _departures(spec: RunSpec, without: tuple[str, ...]) -> dict[str, Any]:
-    values = spec.to_json()
-    return {name: value for name, value in values.items() if name not in without and DEFAULTS.get(name, MISSING) != value}
+def _departures(spec: RunSpec, training: bool) -> dict[str, Any]:
+    """What departs from code defaults, and what has none; ``training``: of what training reads alone."""
+    names = {"dataset": spec.dataset, "backbone": spec.backbone, "method": spec.method, "seed": spec.seed}
+    return names | {name: value for name, value in spec.departures(DEFAULTS).items() if not (training and is_evaluation(name))}

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from pel_core.common.errors import PelError
 from pel_core.common.seeds import torch_generator
 from pel_core.models.heads import HEADS, ZeroShot
-from pel_core.models.methods import METHODS, readers
+from pel_core.models.methods import METHODS
 from pel_core.models.surgery import Inside, Tuned, apply, auto_adapter_dim, auto_mask_ratio
 from pel_core.models.vit import ViT
 from pel_core.spec.run_spec import RunSpec
@@ -86,7 +86,7 @@ def adapter_dim(spec: RunSpec, classes: int) -> int:
         return spec.adapter_dim
     layers = spec.vit.layers
     if spec.adapter_dim == "auto-tuned":
-        ranked = [part for part in spec.parts if part.name in readers("adapter_dim")]
+        ranked = [part for part in spec.parts if "adapter_dim" in METHODS.entry(part.name).reads]
         layers = len({block for part in ranked for block in part.blocks}) or layers
     dim = auto_adapter_dim(classes, layers)
     if dim > spec.vit.width:
@@ -105,6 +105,7 @@ def method_choices(spec: RunSpec, classes: int) -> dict[str, Any]:
         "mask_ratio": auto_mask_ratio(classes, spec.vit.layers, spec.vit.width) if automatic else float(spec.mask_ratio),
         "mask_seed": spec.seed if spec.mask_seed == "run" else int(spec.mask_seed),
         "seed": spec.seed,
+        "knobs": {part.name: spec.knobs_of(part.name) for part in spec.parts},
     }
 
 
@@ -125,7 +126,8 @@ def build(spec: RunSpec, vit: ViT, classes: int, text: Mapping[str, Tensor], row
     tuned = apply(vit, parts, **method_choices(spec, classes))
     if not spec.trains:
         return Classifier(vit, ZeroShot(text["text.projection"], text["text.features"], float(text["text.logit_scale"])), tuned)
-    head = HEADS[spec.head](vit.width, classes, spec.scale, torch_generator(spec.seed, "head"))
+    head = HEADS[spec.head](vit.width, classes, spec.scale, torch_generator(spec.seed, "head"), **spec.knobs_of("head"))
+    head.requires_grad_(spec.train_head)
     if spec.init == "text":
         rows = text_head(text["text.features"], text["text.projection"])
     if rows is not None:

@@ -19,10 +19,11 @@ from pel_core.common.errors import PelError
 from pel_core.common.progress import Progress
 from pel_core.data.loading import DataError
 from pel_core.hardware.process_group import ProcessGroup
+from pel_core.spec.choices import SCHEDULES
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.checkpoints import CheckpointManager
 from pel_core.training.classifier import Classifier
-from pel_core.training.losses import LOSSES, Prior
+from pel_core.training.losses import make_loss
 from pel_core.training.step import PRECISIONS, OutOfMemory, Step
 
 AT_ONCE = 640  # crops in one forward pass of an evaluation on a GPU: ten of 64 images
@@ -114,8 +115,8 @@ class State:
 
 
 def learning_rate(spec: RunSpec, epoch: int) -> float:
-    """Cosine annealing stepped once per epoch: .5 lr (1 + cos(pi e / E)); constant within an epoch."""
-    return 0.5 * spec.lr * (1 + math.cos(math.pi * epoch / spec.epochs))
+    """The rate of an epoch (`schedules`)."""
+    return SCHEDULES[spec.schedule](spec.lr, epoch, spec.epochs)
 
 
 def train(
@@ -142,7 +143,7 @@ def train(
     """
     device = next(classifier.parameters()).device
     manager, group = manager or CheckpointManager(), group or ProcessGroup()
-    criterion = LOSSES[spec.loss](Prior(counts, spec.tau, spec.scale)).to(device)
+    criterion = make_loss(spec, counts).to(device)
     step = Step(classifier, criterion, spec, device, group)
     progress = progress or Progress(spec.slug, spec.epochs * len(batches), quiet=True)
     step.say = progress.say

@@ -11,33 +11,25 @@ from torch import Tensor
 
 from pel_core.common.errors import PelError
 from pel_core.hardware.process_group import ProcessGroup
+from pel_core.spec.choices import OPTIMIZERS
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.classifier import Classifier
+from pel_core.training.losses import decomposable
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 OutOfMemory: type[RuntimeError] = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)  # the former from torch 2.5 on
-# Losses that are a plain mean over images, so that parts of a batch add up. Others are computed on the whole batch's logits.
-DECOMPOSABLE_LOSSES = ("la", "ce", "focal", "ldam", "bs")
 # On a CPU: 16 images of a ViT-B/16. A larger micro-batch is slower, since it leaves the caches, and takes a laptop's memory.
 MICRO_TOKENS = 3200
 
 
-def make_optimizer(classifier: Classifier, spec: RunSpec, fused: bool | None = None) -> torch.optim.SGD:
-    """SGD with momentum and weight decay on everything that trains, biases and norms too, as the reference does.
+def make_optimizer(classifier: Classifier, spec: RunSpec, fused: bool | None = None) -> torch.optim.Optimizer:
+    """The run's optimiser over everything that trains.
 
     ``fused``, by default on a GPU, leaves it to the device to skip a step whose fp16 gradients overflowed; else the host waits
     every step.
     """
-    parameters = list(classifier.trainable().values())
-    fused = parameters[0].is_cuda if fused is None else fused
-    how = {"fused": True} if fused else {"foreach": True}  # the latter has the bits of a loop over parameters, in half its time
-    optimizer = torch.optim.SGD(parameters, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, **how)
-    if fused and spec.momentum:
-        # Its first step allocates momentum unfilled, and where it overflows, as fp16's first steps do, never fills it (torch
-        # 2.15): the next step would add what was in memory. From zeros the first step is the same.
-        for parameter in parameters:
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return optimizer
+    fused = next(iter(classifier.trainable().values())).is_cuda if fused is None else fused
+    return OPTIMIZERS[spec.optimizer](classifier, spec, fused, **spec.knobs_of("optimizer"))
 
 
 class Step:
@@ -57,7 +49,7 @@ class Step:
         self.optimizer = make_optimizer(classifier, spec)
         self.scaler = torch.amp.GradScaler(device.type, enabled=spec.precision == "fp16")
         self.micro_batch = math.ceil(spec.batch_size / spec.accumulate)
-        if device.type == "cpu" and spec.loss in DECOMPOSABLE_LOSSES:
+        if device.type == "cpu" and decomposable(spec.loss):
             self.micro_batch = min(self.micro_batch, max(1, MICRO_TOKENS // classifier.vit.tokens))
         self.say = print
 
@@ -104,7 +96,7 @@ class Step:
 
     def _backward(self, images: Tensor, labels: Tensor, share: float) -> Tensor:
         """Add a group's gradients, weighted by ``share``; returns its sums as ``__call__`` does."""
-        if self.micro_batch >= len(labels) or self.spec.loss in DECOMPOSABLE_LOSSES:
+        if self.micro_batch >= len(labels) or decomposable(self.spec.loss):
             parts = zip(images.split(self.micro_batch), labels.split(self.micro_batch), strict=True)
             sums = [self._direct(chunk, target, share * (len(target) / len(labels))) for chunk, target in parts]
             return torch.stack(sums).sum(0) if len(sums) > 1 else sums[0]

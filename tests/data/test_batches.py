@@ -13,7 +13,7 @@ from pel_core.common.seeds import generator
 from pel_core.data.batches import EvalBatches, TrainBatches
 from pel_core.data.datasets import Split
 from pel_core.data.loading import RandomCrops
-from pel_core.spec.options import CHOICES
+from pel_core.spec.choices import CHOICES
 
 PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 

@@ -13,9 +13,10 @@ from PIL import Image
 
 from pel_core.common.errors import PelError
 from pel_core.data import resample, transforms
+from pel_core.data.augmentations import AUGMENTATIONS
 from pel_core.data.batches import EvalBatches
 from pel_core.data.datasets import Split
-from pel_core.spec.options import CHOICES
+from pel_core.spec.choices import CHOICES
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -148,7 +149,7 @@ def test_schedules_of_the_smallest_area(augment, half):
 
 def test_plain_augmentation_has_no_schedule():
     assert {transforms.Augmenter("rrc", 0.3, 5).smallest(epoch) for epoch in range(5)} == {0.3}
-    assert set(transforms.SCHEDULES) | {"rrc"} == set(CHOICES["augment"])
+    assert set(AUGMENTATIONS) == set(CHOICES["augment"])
     assert set(transforms.RESAMPLING) == set(resample.KERNELS) == set(CHOICES["interpolation"])
 
 

@@ -16,7 +16,8 @@ from pel_core.models.backbones import BACKBONES
 from pel_core.models.deltas import DELTAS, SiteContext
 from pel_core.models.methods import METHODS, Attach, Method
 from pel_core.models.weights import load_vit, prepare_text
-from pel_core.spec.options import CHOICES, RECIPES
+from pel_core.spec.choices import CHOICES
+from pel_core.spec.options import RECIPES
 from pel_core.spec.run_spec import DEFAULTS, RunSpec
 from pel_core.training.classifier import adapter_dim, build
 from pel_core.training.run_inputs import load

@@ -15,7 +15,7 @@ from pel_core.common.files import read_json
 from pel_core.data.batches import EvalBatches
 from pel_core.models.methods import METHODS
 from pel_core.models.vit import ViT
-from pel_core.spec.options import CHOICES
+from pel_core.spec.choices import CHOICES
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies import job_options
 from pel_core.studies.config import schema

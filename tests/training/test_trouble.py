@@ -23,9 +23,9 @@ from pel_core.training import checkpoints as checkpoint
 from pel_core.training.checkpoints import CheckpointManager, read_checkpoint
 from pel_core.training.classifier import build
 from pel_core.training.loop import TOKENS_AT_ONCE, State, predict, train
-from pel_core.training.losses import LOSSES, Prior
+from pel_core.training.losses import LOSSES, Prior, decomposable
 from pel_core.training.run_inputs import load
-from pel_core.training.step import DECOMPOSABLE_LOSSES, OutOfMemory, Step
+from pel_core.training.step import OutOfMemory, Step
 
 SLUG = "toy-ir20.toy.adaptformer@2:4+vpt-shallow.s1"
 
@@ -129,7 +129,7 @@ def test_parts_that_do_not_add_up_are_known(toy_results):
     for name, kind in LOSSES.items():
         loss = kind(Prior(torch.tensor([50, 20, 10, 5, 2, 1])))
         parts = sum(loss(logits[i : i + 3], labels[i : i + 3]) for i in range(0, 12, 3)) / 4
-        assert torch.allclose(parts, loss(logits, labels), atol=1e-5) == (name in DECOMPOSABLE_LOSSES), name
+        assert torch.allclose(parts, loss(logits, labels), atol=1e-5) == decomposable(name), name
 
 
 def test_one_image_that_does_not_fit_is_an_error(toy_results, monkeypatch, capsys):
