@@ -17,6 +17,7 @@ import numpy as np
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import read_json
+from pel_core.common.registry import Registry
 from pel_core.common.versions import check_engine
 from pel_core.data.image_cache import CachedImages
 from pel_core.data.lists import ImageList, check_files, digest
@@ -58,41 +59,49 @@ class LongTailed:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _stand_in(name: str) -> LongTailed:
-    world = STAND_INS[name]
-    pool = len(world.classes), world.largest
-    many: dict[str, Any] = {} if world.profile else {"ratios": "any", "groups_from": 100, "pool": pool}
-    shared: dict[str, Any] = {"held_as": "pixels", "synthetic": True, "recipe": world.recipe}
-    return LongTailed(kind="rendered", native_resolution=world.native_resolution, **shared, **many)
+DATASETS: Registry[LongTailed] = Registry("data set")
 
 
-def _lists(root: str, names: str, train: str, test: str, recipe: Mapping[str, Any] = NOTHING, **more: str) -> LongTailed:
-    """A data set of image files below ``root`` and list files beside them (`pel_core.ingest.sources.lists`)."""
-    return LongTailed(kind="lists", recipe=recipe, options={"root": root, "names": names, "train": train, "test": test, **more})
+def register_lists(name: str, about: str, recipe: Mapping[str, Any] = NOTHING, **options: str) -> None:
+    """Add a data set of image files and list files, of which ``options`` tell (`pel_core.ingest.sources.lists.ListsOptions`)."""
+    DATASETS.register(name, LongTailed(kind="lists", recipe=recipe, options=options), about=about)
 
 
-DATASETS: dict[str, LongTailed] = {
-    "cifar100": LongTailed(
-        kind="cifar", native_resolution=32, ratios="any", groups_from=100, pool=(100, 500), held_as="pixels",
-        options={"root": "cifar-100-python"},
-    ),
-    "imagenet-lt": _lists(
-        "imagenet", "classnames.txt", "ImageNet_LT_train.txt", "ImageNet_LT_test.txt", val="ImageNet_LT_val.txt",
-        names_format="id name",
-    ),
-    "places-lt": _lists(
-        "places", "classnames.txt", "Places_LT_train.txt", "Places_LT_test.txt", val="Places_LT_val.txt", names_format="id name"
-    ),
-    # Its validation images are its test set in the literature, so that there is no split to choose on.
-    "inat2018": _lists(
-        "inat2018", "categories.json", "iNaturalist18_train.txt", "iNaturalist18_val.txt", recipe={"epochs": 20}
-    ),
-    "toy": LongTailed(
-        kind="toy", native_resolution=20, ratios="any", groups_from=20, pool=(6, 120), held_as="pixels", synthetic=True,
-        recipe={"epochs": 2, "batch_size": 32, "precision": "fp32"},
-    ),
-    **{name: _stand_in(name) for name in STAND_INS},
-}  # fmt: skip
+register_lists(
+    "imagenet-lt", "ImageNet-LT (Liu et al. 2019): 1,000 classes of ILSVRC 2012", root="imagenet",
+    names="classnames.txt", names_format="id name",
+    train="ImageNet_LT_train.txt", val="ImageNet_LT_val.txt", test="ImageNet_LT_test.txt",
+)  # fmt: skip
+register_lists(
+    "places-lt", "Places-LT (Liu et al. 2019): 365 scenes", root="places", names="classnames.txt", names_format="id name",
+    train="Places_LT_train.txt", val="Places_LT_val.txt", test="Places_LT_test.txt",
+)  # fmt: skip
+# Its validation images are its test set in the literature, so that there is no split to choose on.
+register_lists(
+    "inat2018", "iNaturalist 2018: 8,142 species", root="inat2018", names="categories.json", recipe={"epochs": 20},
+    train="iNaturalist18_train.txt", test="iNaturalist18_val.txt",
+)  # fmt: skip
+
+
+def _register_pixels(name: str, kind: str, about: str, **more: Any) -> None:
+    DATASETS.register(name, LongTailed(kind=kind, held_as="pixels", **more), about=about)
+
+
+_register_pixels(
+    "cifar100", "cifar", "CIFAR-100, long-tailed at any ratio (Cui et al. 2019)", native_resolution=32,
+    ratios="any", groups_from=100, pool=(100, 500), options={"root": "cifar-100-python"},
+)  # fmt: skip
+_register_pixels(
+    "toy", "toy", "six tinted textures, for tests", native_resolution=20, ratios="any", groups_from=20, pool=(6, 120),
+    synthetic=True, recipe={"epochs": 2, "batch_size": 32, "precision": "fp32"},
+)  # fmt: skip
+for _name, _world in STAND_INS.items():
+    _pool = len(_world.classes), _world.largest
+    _many: dict[str, Any] = {} if _world.profile else {"ratios": "any", "groups_from": 100, "pool": _pool}
+    _register_pixels(
+        _name, "rendered", f"the demo's rendered stand-in for {_name.removeprefix('demo-')}", synthetic=True,
+        native_resolution=_world.native_resolution, recipe=_world.recipe, **_many,
+    )  # fmt: skip
 
 
 def split_name(name: str) -> tuple[str, float | None]:

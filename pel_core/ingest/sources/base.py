@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.problems import Problems
+from pel_core.common.registry import Registry
 from pel_core.data.datasets import LongTailed, split_name
 from pel_core.data.naming import naming_of, renamed
 from pel_core.data.sampling import long_tail_counts
@@ -176,7 +177,7 @@ class Source:
         raise PelError(f"data set '{self.base}' has nothing to download: its images are made here, or are yours")
 
 
-SOURCES: dict[str, type[Source]] = {}
+SOURCES: Registry[type[Source]] = Registry("kind of data", ("pel_core.ingest.sources",))
 
 
 def register(source: type[Source]) -> type[Source]:
@@ -185,10 +186,7 @@ def register(source: type[Source]) -> type[Source]:
     Raises:
         PelError: there is another source of this kind.
     """
-    if source.kind in SOURCES:
-        raise PelError(f"there is a source of the kind '{source.kind}' already; give the new one another name")
-    SOURCES[source.kind] = source
-    return source
+    return SOURCES.register(source.kind, source)
 
 
 def open_source(base: str, entry: LongTailed, config: Mapping[str, Any] | None = None) -> Source:
