@@ -12,6 +12,7 @@ from pel_core.ingest.sources import SOURCES, Source
 
 DEFAULT = "lists"  # the kind of an entry that says none
 EXPECTED = {
+    "groups_from": "one of its ratios",
     "native_resolution": "a number of pixels",
     "test_fraction": "a number between 0 and 1 such as 0.2",
     "val_fraction": "a number between 0 and 1 such as 0.2",
@@ -62,9 +63,7 @@ def _user_entry(name: str, entry: Any) -> LongTailed:
     if not isinstance(entry, Mapping):
         raise PelError(f"{where}: expected a mapping with kind ({', '.join(kinds)}), root and more, found {entry!r}")
     kind = _kind(entry)
-    if not isinstance(kind, str):
-        raise PelError(f"{where}: kind is {kind!r}, expected text")
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise unknown(f"kind of {where}:", kind, kinds)
     source = kinds[kind]
     try:

@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import require_writable
-from pel_core.ingest import cifar
 from pel_core.ingest.facts import FACTS, Facts, difference
 from pel_core.ingest.known_mistakes import SPLIT_VAL
+from pel_core.ingest.sources import cifar
 
 TRIES, PAUSE = 4, 2.0  # attempts of a download, each from where the last one stopped, and seconds between two
 PATIENCE = 10, 60  # seconds for a connection, and for the next bytes

@@ -11,10 +11,10 @@ from pydantic_core import PydanticCustomError
 
 
 def one_of(known: Iterable[str], hint: str = "") -> Any:
-    """The type of a text that is a word of ``known`` (read when it is checked), or empty."""
+    """The type of a text that is a word of ``known`` (read when it is checked), or empty where a ``hint`` tells to leave it out."""
 
     def check(word: str) -> str:
-        if word and word not in known:
+        if word not in known and (word or not hint):
             raise PydanticCustomError("unknown_word", "{asked}", {"asked": word, "known": list(known), "hint": hint})
         return word
 
@@ -36,7 +36,7 @@ Ratios = Annotated[tuple[float, ...], BeforeValidator(_ratios, json_schema_input
 class Rooted(BaseModel):
     """Options of data that lie somewhere."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
     root: Annotated[str, Field(min_length=1, description="the image folder; $PEL_DATA stands for what DATA= says")]
 
 

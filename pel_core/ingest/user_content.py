@@ -17,10 +17,10 @@ from pel_core.common.problems import Problems
 from pel_core.common.yaml_files import load_yaml
 from pel_core.data import lists
 from pel_core.data.sampling import held_out, largest_fitting, profile_counts, profile_subset
+from pel_core.ingest.catalogue import Catalogue, Placed
 from pel_core.ingest.content import Content
 from pel_core.ingest.data_check import decode_images
 from pel_core.ingest.duplicate_images import duplicate_notes
-from pel_core.ingest.image_folders import Catalogue, Placed
 
 if TYPE_CHECKING:
     from pel_core.ingest.sources.users import UserOptions, UserSource

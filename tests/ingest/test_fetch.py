@@ -12,8 +12,9 @@ import pytest
 
 from pel_core.cli.main import main
 from pel_core.data.datasets import open_prepared
-from pel_core.ingest import cifar, fetch
+from pel_core.ingest import fetch
 from pel_core.ingest.facts import FACTS
+from pel_core.ingest.sources import cifar
 
 
 def make_archive(extra=()) -> tuple[bytes, dict[str, bytes]]:

@@ -14,10 +14,10 @@ from pel_core.common.errors import PelError
 from pel_core.data.datasets import DATASETS, open_prepared
 from pel_core.data.sampling import long_tail_subset, shot_groups
 from pel_core.demo.stand_ins import STAND_INS
-from pel_core.ingest import cifar, fetch
+from pel_core.ingest import fetch
 from pel_core.ingest.facts import FACTS
 from pel_core.ingest.prepare import prepare
-from pel_core.ingest.sources import open_source
+from pel_core.ingest.sources import cifar, open_source
 
 
 @pytest.fixture(scope="module")

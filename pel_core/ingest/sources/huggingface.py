@@ -1,18 +1,30 @@
-"""A directory that Hugging Face's ``save_to_disk`` left (`pel_core.ingest.saved_datasets` takes its images out)."""
+"""Directories that Hugging Face's ``Dataset.save_to_disk`` or ``DatasetDict.save_to_disk`` leaves: their images, as files.
+
+Their tables hold encoded images. These bytes are written to files once, as they are, so that everything later sees files.
+"""
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pel_core.common.errors import PelError
-from pel_core.common.files import sha256
-from pel_core.ingest.image_folders import Catalogue
-from pel_core.ingest.saved_datasets import read_saved, replace_images
+import numpy as np
+
+from pel_core.common.errors import PelError, unknown
+from pel_core.common.files import sha256, write_text
+from pel_core.data.datasets import MARK
+from pel_core.ingest.catalogue import SPLITS, SUFFIXES, Catalogue, Placed, class_order
 from pel_core.ingest.sources.base import register
 from pel_core.ingest.sources.csv import Columns
 from pel_core.ingest.sources.users import UserEntry, UserOptions, UserSource, digest_lines
 
 SAVED = ("dataset_dict.json", "state.json")  # what Hugging Face's save_to_disk leaves
+FOLDER_SIZE = 1000  # images in a folder
+# The first bytes of an image file -> its suffix.
+MAGIC = (
+    (b"\xff\xd8\xff", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"BM", ".bmp"), (b"II*\0", ".tif"), (b"MM\0*", ".tif"),
+)  # fmt: skip
 
 
 class HuggingFaceOptions(UserOptions, Columns):
@@ -58,3 +70,169 @@ class HuggingFace(UserSource):
     def finish(self, new: Path, out: Path) -> None:
         """Put the images where runs look for them."""
         replace_images(new, out)
+
+
+def read_saved(root: str, out: Path, image_column: str = "", label_column: str = "") -> Catalogue:
+    """Write every image of a saved data set below ``out``, and list them.
+
+    Args:
+        root: the directory.
+        out: an empty folder; its images are called SPLIT/00012/00012345.jpg after their place.
+        image_column, label_column: columns, where there is more than one that could be meant.
+
+    Raises:
+        PelError: it is damaged or without training images, a column is missing or of another kind, an image or label is empty,
+            or the disk has no room.
+    """
+    tables = _tables(root)
+    first = tables["train"]
+    image, label = _image_column(root, first, image_column), _label_column(root, first, label_column)
+    labels = {split: _labels(root, split, table, label) for split, table in tables.items()}
+    order = _classes(first, label, labels["train"])
+    index = {key: i for i, key in enumerate(order)}
+    for split, keys in labels.items():
+        if strange := sorted(set(keys) - set(index)):
+            raise PelError(f"{root}: {len(strange)} classes of the split '{split}' have no training image: {strange[:5]}")
+    note = _announce(root, tables, out)
+    splits = {}
+    for split, table in tables.items():
+        paths = list(_write(root, split, table, image, out))
+        splits[split] = Placed(f"{root} ({split})", paths, np.array([index[key] for key in labels[split]], np.int64))
+    write_text(out / MARK, f"Images of {root}, as they were encoded there.\n")
+    return Catalogue(str(out), order, splits, [note])
+
+
+def _library() -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise PelError(
+            "reading a Hugging Face directory needs their library: pip install datasets (it is the extra 'hf' of this package)"
+        ) from None
+    datasets.disable_progress_bars()
+    return datasets
+
+
+def _tables(root: str) -> dict[str, Any]:
+    """The tables by split: train, and test and val where there are such."""
+    library = _library()
+    try:
+        loaded = library.load_from_disk(root)
+    except Exception as error:  # a damaged directory makes it raise nearly anything
+        raise PelError(f"{root} cannot be read as a Hugging Face directory ({' '.join(str(error).split())})") from None
+    loaded = loaded.with_format(None)  # plain values, whatever it was saved as
+    if not isinstance(loaded, dict):
+        return {"train": loaded}
+    tables: dict[str, Any] = {}
+    for name, table in loaded.items():
+        split = SPLITS.get(str(name).lower())
+        if split is None:
+            print(f"note: the split '{name}' of {root} is left out, as it is no train, val or test split")
+        elif split in tables:
+            raise PelError(f"{root} holds several splits that mean '{split}': {', '.join(map(str, loaded))}; keep one of them")
+        else:
+            tables[split] = table
+    if "train" not in tables:
+        raise PelError(f"{root} holds the splits {', '.join(map(str, loaded))} and none to train on; expected one called train")
+    return tables
+
+
+def _image_column(root: str, table: Any, asked: str) -> str:
+    images = [
+        name for name, kind in table.features.items() if "Image" in type(kind).__name__ or getattr(kind, "dtype", "") == "binary"
+    ]
+    if asked and asked not in table.features:
+        raise unknown(f"image_column of {root}:", asked, table.features)
+    if asked and asked not in images:
+        raise PelError(f"image_column: '{asked}' of {root} is {table.features[asked]}, expected images")
+    if not asked and len(images) != 1:
+        found = f"{len(images)} columns of images ({', '.join(images)})" if images else f"no image in {', '.join(table.features)}"
+        raise PelError(f"{root} has {found}; expected one, or its name by 'image_column'")
+    return asked or images[0]
+
+
+def _label_column(root: str, table: Any, asked: str) -> str:
+    kinds = {name: type(kind).__name__ for name, kind in table.features.items()}
+    if asked and asked not in kinds:
+        raise unknown(f"label_column of {root}:", asked, kinds)
+    named = [name for name, kind in kinds.items() if kind == "ClassLabel"]
+    named = named if len(named) == 1 else [name for name in ("label", "labels") if name in kinds][:1]
+    if not asked and not named:
+        raise PelError(f"{root} has no column of class labels among {', '.join(kinds)}; name it by 'label_column'")
+    return asked or named[0]
+
+
+def _labels(root: str, split: str, table: Any, column: str) -> list[str]:
+    """Every image's class, as its name or number."""
+    if column not in table.features:
+        raise unknown(f"column of the split '{split}' of {root}:", column, table.features)
+    values = table.select_columns([column])[:][column]
+    names = getattr(table.features[column], "names", None)
+    for position, value in enumerate(values):
+        if isinstance(value, bool) or not isinstance(value, int | str) or value == "" or (isinstance(value, int) and value < 0):
+            raise PelError(
+                f"{root} ({split}), image {position}: its {column} is {value!r}, which is no class (unlabelled images?)"
+            )
+    return [names[value] if names else str(value) for value in values]
+
+
+def _classes(table: Any, column: str, keys: list[str]) -> list[str]:
+    """Classes in label order: as the data set numbers them, less those without a training image; else by name."""
+    names = getattr(table.features[column], "names", None)
+    there = set(keys)
+    return [name for name in names if name in there] if names else class_order(keys)
+
+
+def _announce(root: str, tables: dict[str, Any], out: Path) -> str:
+    """Say how much will be written, before it is; refuse what has no room."""
+    size = sum(os.path.getsize(file["filename"]) for table in tables.values() for file in table.cache_files)
+    images = sum(len(table) for table in tables.values())
+    out.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(out).free
+    text = f"{images:,} images (about {max(1, round(size / 1e6)):,} MB) are taken out of {root} into {out.parent / 'images'}"
+    if free < 1.1 * size:
+        raise PelError(f"{text}, but {free / 1e6:,.0f} MB are free there; choose another results folder")
+    print(f"note: {text}", flush=True)
+    return ""
+
+
+def _write(root: str, split: str, table: Any, column: str, out: Path) -> Iterator[str]:
+    """Write a split's images; yields their paths below ``out``."""
+    raw = table.select_columns([column])
+    if type(table.features[column]).__name__ == "Image":
+        raw = raw.cast_column(column, _library().Image(decode=False))
+    position = 0
+    for batch in raw.iter(batch_size=64):
+        for value in batch[column]:
+            content, name = (value.get("bytes"), value.get("path") or "") if isinstance(value, dict) else (value, "")
+            if not content:
+                what = f"only a path ({name}), and not the image itself" if name else "empty"
+                raise PelError(f"{root} ({split}), image {position}: is {what}; save it again with the images in it")
+            path = f"{split}/{position // FOLDER_SIZE:05d}/{position:08d}{_suffix(content, name)}"
+            target = out / path
+            if position % FOLDER_SIZE == 0:
+                target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+            yield path
+            position += 1
+
+
+def _suffix(content: bytes, name: str) -> str:
+    given = os.path.splitext(name)[1].lower()
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return ".webp"
+    return next((suffix for magic, suffix in MAGIC if content.startswith(magic)), given if given in SUFFIXES else ".img")
+
+
+def replace_images(new: Path, folder: Path) -> None:
+    """Put the images that were written to ``new`` where runs look for them, in place of earlier ones.
+
+    Raises:
+        PelError: images of somebody else lie there.
+    """
+    target = folder / "images"
+    if target.exists():
+        if not (target / MARK).is_file():
+            raise PelError(f"{target} was not written by this program; move it away, or choose another results folder")
+        shutil.rmtree(target)
+    new.rename(target)

@@ -15,8 +15,8 @@ from pel_core.common.files import sha256
 from pel_core.common.problems import Problems
 from pel_core.data.roots import expand_root
 from pel_core.data.sampling import PROFILES
+from pel_core.ingest.catalogue import Catalogue
 from pel_core.ingest.content import Content
-from pel_core.ingest.image_folders import Catalogue
 from pel_core.ingest.options import Declared, Rooted, one_of
 from pel_core.ingest.sources.base import Source
 

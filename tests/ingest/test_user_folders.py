@@ -8,9 +8,9 @@ from own_trees import CLASSES, counts, draw, fill, make
 
 from pel_core.common.errors import PelError
 from pel_core.ingest.entries import declared
-from pel_core.ingest.image_folders import Walk
 from pel_core.ingest.prepare import prepare
 from pel_core.ingest.sources import open_source
+from pel_core.ingest.sources.folders import Walk
 
 
 @pytest.fixture
