@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 
 def one_of(known: Iterable[str], hint: str = "") -> Any:
-    """The type of a text that is a word of ``known`` (read when it is checked), or empty where a ``hint`` tells to leave it out."""
+    """The type of a text that is a word of ``known`` (read when it is checked), or empty where a ``hint`` says so."""
 
     def check(word: str) -> str:
         if word not in known and (word or not hint):
