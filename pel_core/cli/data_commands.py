@@ -72,7 +72,7 @@ def fetch(base: str, entry: LongTailed, config: Mapping[str, Any], mirror: str) 
     source, unsaid = open_source(base, entry, config), open_source(base, entry)
     source.fetch(mirror)
     root, usual = (Path(expand_root(each.given_root)) for each in (source, unsaid))
-    said = "" if usual.exists() and root.samefile(usual) else f" --root {root}"
+    said = "" if root.exists() and usual.exists() and root.samefile(usual) else f" --root {root}"
     print(f"Then: python -m pel_core data check {base}{said}")
 
 

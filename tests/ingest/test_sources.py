@@ -173,8 +173,9 @@ def test_a_kind_says_what_it_is(kind):
         assert source.Entry.model_fields["kind"].annotation.__args__ == (kind,)
 
 
-def test_a_new_kind_is_one_class(tmp_path):
+def test_a_new_kind_is_one_class(tmp_path, monkeypatch):
     """Entries of it are declared, known, prepared and told apart without a change anywhere else."""
+    monkeypatch.setattr(SOURCES, "_entries", {entry.name: entry for entry in SOURCES.entries()})
 
     class StripesEntry(Declared):
         kind: Literal["stripes"]
@@ -195,17 +196,14 @@ def test_a_new_kind_is_one_class(tmp_path):
                 content.add_images(split, images, np.array([0, 1] * 2))
             return content
 
-    try:
-        config = {"datasets": {"mine": {"kind": "stripes", "root": "x", "width": 4}}}
-        prepare("mine", tmp_path, config)
-        assert open_prepared(tmp_path, "mine").train.images.shape == (4, 8, 8, 3)
-        assert '"width":4' in data_params("mine", declared(config), config)
-        with pytest.raises(PelError, match=r"unknown key .*\(kind: stripes\): 'widht'.*Did you mean 'width'"):
-            declared({"datasets": {"mine": {"kind": "stripes", "root": "x", "widht": 4}}})
-        with pytest.raises(PelError, match="has no validation split"):
-            require_split("mine", "val", declared(config))
-    finally:
-        del SOURCES._entries["stripes"]
+    config = {"datasets": {"mine": {"kind": "stripes", "root": "x", "width": 4}}}
+    prepare("mine", tmp_path, config)
+    assert open_prepared(tmp_path, "mine").train.images.shape == (4, 8, 8, 3)
+    assert '"width":4' in data_params("mine", declared(config), config)
+    with pytest.raises(PelError, match=r"unknown key .*\(kind: stripes\): 'widht'.*Did you mean 'width'"):
+        declared({"datasets": {"mine": {"kind": "stripes", "root": "x", "widht": 4}}})
+    with pytest.raises(PelError, match="has no validation split"):
+        require_split("mine", "val", declared(config))
 
 
 def test_a_kind_that_is_there_already():

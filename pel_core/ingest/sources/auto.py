@@ -27,8 +27,9 @@ class Auto(UserSource):
     def found_at(self, root: str) -> UserSource:
         """Of the kind that it is; options which that kind does not have mean nothing."""
         users = [source for source in SOURCES.values() if issubclass(source, UserSource)]
-        chosen = next((source for source in users if source.recognises(root, self.options)), SOURCES["folders"])
-        if chosen.kind != "csv" and not os.path.isdir(root):
+        recognised = next((source for source in users if source.recognises(root, self.options)), None)
+        if recognised is None and not os.path.isdir(root):
             raise PelError(f"{root} is a file, expected a folder; a table of images has a name that ends in .csv or .tsv")
+        chosen = recognised or SOURCES["folders"]
         told = {key: value for key, value in self.entry.options.items() if key in chosen.Options.model_fields}
         return chosen(self.base, replace(self.entry, options=told), self.config).found_at(root)
