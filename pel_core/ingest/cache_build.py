@@ -29,12 +29,11 @@ from pel_core.data.lists import check_files, digest
 from pel_core.data.transforms import load_rgb, resized
 from pel_core.hardware.cores import usable_cpus
 from pel_core.hardware.lease import Lease
-from pel_core.ingest.data_check import Advance
+from pel_core.ingest.data_check import Bar
 
 PART = 2**26  # bytes, about: what a kill costs, and the memory that decoding takes
 SPARE = 2**28  # bytes that stay free on the disk
 SAID_EVERY = 60.0  # seconds between two lines of a log
-Bar = Callable[[str, int], Advance]
 
 
 @dataclass(frozen=True)
