@@ -116,7 +116,7 @@ def test_what_changes_the_bits_changes_the_name(toy_results, monkeypatch):
     names = [name(vit, batches, depth, {}, "fp32") for depth in (2, 3)] + [name(vit, batches, 2, {"images": "other"}, "fp32")]
     names += [name(vit, batches, 2, {}, word) for word in CHOICES["eval_precision"] if word != "fp32"]
     names += [name(vit, other, 2, {}, "fp32") for other in others]
-    monkeypatch.setattr("pel_core.training.prefix_cache.ENGINE", 99)
+    monkeypatch.setattr("pel_core.training.prefix_cache.PREDICT", 99)
     names.append(name(vit, batches, 2, {}, "fp32"))
     monkeypatch.undo()
     monkeypatch.setattr(torch, "__version__", "9")
