@@ -22,7 +22,7 @@ from pel_core.models.surgery import After, Before, Tuned
 from pel_core.models.vit import ViT
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.classifier import Classifier, build, method_choices
-from pel_core.training.losses import LOSSES, Prior
+from pel_core.training.losses import make_loss
 from pel_core.training.step import Step
 
 HEAD_WIDTH = {"toy": 16, "clip-mini": 32}  # else 64
@@ -191,6 +191,6 @@ def require_equal(baseline: Classifier, ours: Classifier, images: Tensor) -> flo
 def make_step(classifier: Classifier, spec: RunSpec, classes: int, device: torch.device) -> Callable[[Tensor, Tensor], object]:
     """The engine's optimiser step on a classifier, the baseline's too, as a function of images and labels."""
     counts = torch.arange(classes, 0, -1)
-    criterion = LOSSES[spec.loss](Prior(counts, spec.tau, spec.scale)).to(device)
+    criterion = make_loss(spec, counts).to(device)
     step = Step(classifier, criterion, spec, device, ProcessGroup())
     return lambda images, labels: step(images, labels, len(labels))

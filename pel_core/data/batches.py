@@ -5,8 +5,8 @@ workers and travel as uint8. Either way image, crop and flip are functions of th
 Shapes: N images, B a batch, K crops, R pixels a side.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from pel_core.data.transforms import (
 from pel_core.hardware.process_group import ProcessGroup
 
 # Small batches are cropped and resized several at once, up to so many images and pixels: a call costs as much as ten images.
-AT_ONCE, PIXELS_AT_ONCE = 128, 1 << 21
+CROPS_PER_CALL, PIXELS_PER_CALL = 128, 1 << 21
 
 
 class Augmentation(Protocol):
@@ -38,6 +38,15 @@ class Augmentation(Protocol):
     augment: str
     crop_min_scale: float
     interpolation: str
+
+
+# A generator and the labels (N,) -> N positions, those of an epoch's images in their order.
+Sampler = Callable[[np.random.Generator, np.ndarray], np.ndarray]
+
+
+def shuffled(order: np.random.Generator, labels: np.ndarray) -> np.ndarray:
+    """Every image once, in random order."""
+    return order.permutation(len(labels))
 
 
 class TrainBatches:
@@ -53,6 +62,7 @@ class TrainBatches:
         device: where batches go, and where an array of images is kept.
         workers: processes that decode image files; 0 decodes in this one. Has no effect on what comes out.
         group: the processes that train together: this one's part of every batch comes out.
+        sampler: the order of an epoch's images.
     """
 
     def __init__(
@@ -65,7 +75,9 @@ class TrainBatches:
         device: torch.device | str,
         workers: int = 0,
         group: ProcessGroup | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
+        self.sampler = sampler or shuffled
         self.split, self.spec, self.resolution, self.device = split, spec, resolution, torch.device(device)
         self.images, self.group = len(split), group or ProcessGroup()
         self.augmenter = Augmenter(spec.augment, spec.crop_min_scale, spec.epochs)
@@ -76,8 +88,7 @@ class TrainBatches:
         else:
             source = spec.interpolation, split.native, split.cache
             reader = TrainReader(split.paths or [], spec.seed, resolution, self.augmenter, *source)
-            self._keys: list[Any] = []
-            self._loader = loader(reader, self._keys, self.device, workers)
+            self._loader = loader(reader, (), self.device, workers)
 
     def __len__(self) -> int:
         return -(-self.images // self.spec.batch_size)
@@ -110,14 +121,14 @@ class TrainBatches:
         return slice(start + part.start, start + part.stop)
 
     def _order(self, epoch: int) -> np.ndarray:
-        return generator(self.spec.seed, "order", epoch).permutation(self.images)
+        return self.sampler(generator(self.spec.seed, "order", epoch), np.asarray(self.split.labels))
 
     def _device_crops(self, epoch: int, order: Tensor, first: int) -> Iterator[Tensor]:
         _, height, width, _ = self._pixels.shape
         u = uniforms(self.spec.seed, epoch, 0, self.images)
         # Sent once an epoch, so that no step waits for a copy.
         boxes, flips = (torch.from_numpy(x).to(self.device) for x in self.augmenter.boxes(u, height, width, epoch))
-        ahead = max(1, min(AT_ONCE, PIXELS_AT_ONCE // self.resolution**2) // self.spec.batch_size)
+        ahead = max(1, min(CROPS_PER_CALL, PIXELS_PER_CALL // self.resolution**2) // self.spec.batch_size)
         for start in range(first - first % ahead, len(self), ahead):
             parts = [self._part(step) for step in range(start, min(start + ahead, len(self)))]
             chosen = torch.cat([torch.arange(part.start, part.stop, device=self.device) for part in parts])
@@ -127,8 +138,8 @@ class TrainBatches:
 
     def _file_crops(self, epoch: int, order: np.ndarray, first: int) -> Iterator[Tensor]:
         parts = map(self._part, range(first, len(self)))
-        self._keys[:] = [(epoch, part.start, order[part]) for part in parts]
-        for pixels in received(self._loader, self.device):
+        keys = [(epoch, part.start, order[part]) for part in parts]
+        for pixels in received(self._loader, self.device, keys):
             yield pixels.permute(0, 3, 1, 2).float(memory_format=torch.contiguous_format)
 
 
@@ -202,7 +213,7 @@ class EvalBatches:
         for start in range(0, self.images, self.batch_size):
             images = self._images(start)
             whole = resize_batch(images, rows, columns)
-            mirror = whole.flip(-1) if self.tte == "tencrop" else whole
+            mirror = whole.flip(-1) if any(mirrored for *_, mirrored in corners) else whole
             r = self.resolution
             yield torch.stack([(mirror if m else whole)[..., y : y + r, x : x + r] for y, x, m in corners], dim=1)
 

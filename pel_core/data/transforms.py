@@ -3,9 +3,7 @@
 NumPy and PIL only, so that a loading worker needs nothing else. Shapes: n images; a box is (top, left, height, width).
 """
 
-import math
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +12,8 @@ from PIL import Image
 
 from pel_core.common.errors import PelError
 from pel_core.common.seeds import derive
+from pel_core.data.augmentations import AUGMENTATIONS
+from pel_core.data.ensembling import find_ensemble
 
 ATTEMPTS = 10  # of RandomResizedCrop, as in torchvision
 DRAWS = 24  # per image: area and aspect of each attempt, vertical and horizontal position, flip, one unused
@@ -24,14 +24,6 @@ STEPS_PER_IMAGE = DRAWS // 4
 LARGEST = 2**26  # pixels of a resized test image, 200 MB; beyond that its crops are resized one by one
 
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-# How far the smallest area of LIFT+'s minimalist augmentation has moved to the whole image, at t of the training in 0..1.
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "mda": lambda t: 1 - math.sqrt(1 - t**2),  # convex
-    "mda-linear": lambda t: t,
-    "mda-concave": lambda t: math.sqrt(1 - (1 - t) ** 2),
-    "mda-min": lambda t: 0.0,
-    "mda-max": lambda t: 1.0,
-}
 
 
 def uniforms(seed: int, epoch: int, start: int, count: int, purpose: str = "augment") -> np.ndarray:
@@ -88,26 +80,16 @@ def square_boxes(u: np.ndarray, height: int, width: int, min_scale: float) -> tu
 
 @dataclass(frozen=True)
 class Augmenter:
-    """How training images are cropped: ``augment`` (a word of CHOICES), its smallest area, and the epochs of its schedule."""
+    """How training images are cropped: ``augment`` (an entry of AUGMENTATIONS), its smallest area, the epochs it takes."""
 
     augment: str
     min_scale: float
     epochs: int = 1
 
-    def smallest(self, epoch: int) -> float:
-        """The smallest area of a crop in an epoch, as a fraction of the image's.
-
-        Source: LIFT+: s + (1 - s) f(t) at t = epoch / (epochs - 1); a training of one epoch stays at its start.
-        """
-        if self.augment not in SCHEDULES:
-            return self.min_scale
-        t = epoch / (self.epochs - 1) if self.epochs > 1 else 0.0
-        return self.min_scale + (1 - self.min_scale) * SCHEDULES[self.augment](t)
-
     def boxes(self, u: np.ndarray, height: int, width: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Crop boxes (n, 4) and flips (n,) in an epoch, from the rows of its table."""
-        draw = square_boxes if self.augment in SCHEDULES else random_boxes
-        return draw(u, height, width, self.smallest(epoch))
+        entry = AUGMENTATIONS[self.augment]
+        return entry.boxes(u, height, width, entry.smallest(self.min_scale, epoch, self.epochs))
 
 
 def fallback_box(height: int, width: int) -> tuple[int, int, int, int]:
@@ -128,25 +110,13 @@ def resized(height: int, width: int, shorter: int) -> tuple[int, int]:
 
 
 def evaluation_size(tte: str, resolution: int, expand: int) -> int:
-    """Shorter edge before cropping: of single-crop ("none") and ensemble ("fivecrop", "tencrop") evaluation, or "plain"."""
-    sizes = {"none": resolution * 8 // 7, "plain": resolution, "fivecrop": resolution + expand, "tencrop": resolution + expand}
-    if tte not in sizes:
-        raise PelError(f"unknown evaluation crops '{tte}'; known: {', '.join(sizes)}")
-    return sizes[tte]
+    """Shorter edge before cropping, of an entry of TTE with fixed crops or ``plain``."""
+    return find_ensemble(tte).shorter(resolution, expand)
 
 
 def crop_corners(tte: str, height: int, width: int, resolution: int) -> list[tuple[int, int, bool]]:
-    """Where the evaluation crops lie in a resized image: (top, left, mirrored) each.
-
-    Five crops are top left, top right, bottom left, bottom right, centre; ten are those and the same five of the mirrored
-    image, whose positions count in the mirrored image. The centre's half pixel rounds to even, as Python's ``round`` does.
-    """
-    down, right = height - resolution, width - resolution
-    centre = (round(down / 2), round(right / 2))
-    if tte in ("none", "plain"):
-        return [(*centre, False)]
-    five = [(0, 0), (0, right), (down, 0), (down, right), centre]
-    return [(*corner, mirrored) for mirrored in ((False, True) if tte == "tencrop" else (False,)) for corner in five]
+    """Where the evaluation crops lie in a resized image: (top, left, mirrored) each (`ensembling`)."""
+    return find_ensemble(tte).corners(height, width, resolution)
 
 
 def reduced(image: Image.Image, native: int | None) -> Image.Image:

@@ -4,22 +4,27 @@ Every factory takes a ``SiteContext`` (where it goes) and the method's options. 
 the generator the site carries.
 """
 
+from __future__ import annotations
+
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from pel_core.common.lazy import F, Module, nn, torch
+from pel_core.common.registry import Registry
 
-from pel_core.models.activation_checkpointing import checkpointed
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DELTAS: Registry[Any] = Registry("delta")
 
 
 @dataclass(frozen=True)
 class SiteContext:
     """What a delta may know of its site: the module there and its widths, the ViT's numbers, the run's choices.
 
-    ``adapter_scale`` None stands for learnable.
+    ``adapter_scale`` None stands for learnable. ``knobs``: the values of the knobs of the method that attaches it.
     """
 
     module: nn.Module
@@ -32,9 +37,10 @@ class SiteContext:
     mask_ratio: float
     generator: torch.Generator
     adapter_scale: float | None = None
+    knobs: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Module):
     """scale * up(relu(down(norm(x)))): tokens (..., D) -> (..., D); starts at zero.
 
     Unless ``scaled``, there is no scale; else it is a parameter that starts at 1, or the constant ``site.adapter_scale``.
@@ -55,6 +61,8 @@ class Bottleneck(nn.Module):
                 zero.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
+        from pel_core.hardware.cpu import checkpointed
+
         return checkpointed(self._branch, x)
 
     def _branch(self, x: Tensor) -> Tensor:
@@ -62,6 +70,7 @@ class Bottleneck(nn.Module):
         return out if self.scale is None else out * self.scale
 
 
+@DELTAS.register("adapter", reads=("adapter_dim",))
 class Adapter(Bottleneck):
     """y + bottleneck(y), after the MLP (Houlsby et al. 2019); the identity at initialisation."""
 
@@ -72,7 +81,8 @@ class Adapter(Bottleneck):
         return x + super().forward(x)
 
 
-class LoRA(nn.Module):
+@DELTAS.register("lora", reads=("adapter_dim",))
+class LoRA(Module):
     """x A B / r for each updated part of a fused projection, zero for the others: (..., D) -> (..., parts * D_part).
 
     ``parts`` tells which equal slices of the output are updated: (True, False, True) are query and value of qkv. A is
@@ -99,7 +109,8 @@ class LoRA(nn.Module):
         return torch.cat([next(queue) if part else zero for part in self.parts], -1)
 
 
-class ScaleShift(nn.Module):
+@DELTAS.register("scale-shift")
+class ScaleShift(Module):
     """x * scale + shift per channel (SSF); scale N(1, .02), shift N(0, .02), hence not the identity at initialisation."""
 
     def __init__(self, site: SiteContext):
@@ -111,7 +122,8 @@ class ScaleShift(nn.Module):
         return x * self.scale + self.shift
 
 
-class Prompt(nn.Module):
+@DELTAS.register("prompt", reads=("vpt_len",))
+class Prompt(Module):
     """Append P learnable tokens to the image's own: (B, N, D) -> (B, tokens + P, D), dropping earlier prompts."""
 
     def __init__(self, site: SiteContext):
@@ -126,7 +138,8 @@ class Prompt(nn.Module):
         return torch.cat([x_BND[:, : self.tokens], prompt], 1)
 
 
-class Sparse(nn.Module):
+@DELTAS.register("sparse", reads=("mask_ratio", "mask_seed"))
+class Sparse(Module):
     """A random fraction of a linear layer's own weights and biases, trained in the site of the frozen ones.
 
     ``int(ratio * n)`` of n entries in row-major order of [weight | bias], the bias being the last column (the reference's
@@ -153,11 +166,7 @@ class Sparse(nn.Module):
         return F.linear(x, weight, linear.bias.index_copy(0, self.index_bias, self.bias))
 
 
-DELTAS: dict[str, Callable[..., nn.Module]] = {
-    "adapter": Adapter,
-    "adaptformer": lambda site: Bottleneck(site, scaled=True),
-    "lora": LoRA,
-    "scale-shift": ScaleShift,
-    "prompt": Prompt,
-    "sparse": Sparse,
-}
+@DELTAS.register("adaptformer", reads=("adapter_dim", "adapter_scale"))
+def adaptformer(site: SiteContext) -> Bottleneck:
+    """The bottleneck with a scale (Chen et al. 2022)."""
+    return Bottleneck(site, scaled=True)

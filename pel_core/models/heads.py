@@ -1,30 +1,32 @@
-"""HEADS: classifiers on features f (B, D) giving logits (B, C). The stored weight (C, D) is not renormalised while training."""
+"""HEADS: classifiers on features f (B, D) giving logits (B, C). The stored weight (C, D) is not renormalised while training.
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+A head is made of width D, classes C, the option ``scale``, a generator, and its own knobs by name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pel_core.common.lazy import F, Module, nn, torch
+from pel_core.common.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+HEADS: Registry[Any] = Registry("head")
 
 
-class Linear(nn.Linear):
-    """f W^T + b; Kaiming-normal weights (std sqrt(2/D)), zero bias."""
-
-    def __init__(self, width: int, classes: int, scale: float, generator: torch.Generator):
-        super().__init__(width, classes)
-        with torch.no_grad():
-            self.weight.normal_(0, (2 / width) ** 0.5, generator=generator)
-            self.bias.zero_()
-
-
-class _Normed(nn.Module):
+class _Normed(Module):
     """A head of unit rows; its weight starts uniform in (-1, 1), scaled to unit rows."""
 
-    def __init__(self, width: int, classes: int, scale: float, generator: torch.Generator):
+    def __init__(self, width: int, classes: int, scale: float, generator: Generator):
         super().__init__()
         rows = torch.empty(classes, width).uniform_(-1, 1, generator=generator)
         self.weight = nn.Parameter(F.normalize(rows, dim=-1))
         self.scale = scale
 
 
+@HEADS.register("cosine", reads=("scale",))
 class Cosine(_Normed):
     """scale * cos(f, w)"""
 
@@ -32,6 +34,20 @@ class Cosine(_Normed):
         return F.linear(F.normalize(f_BD, dim=-1), F.normalize(self.weight, dim=-1)) * self.scale
 
 
+@HEADS.register("linear")
+class Linear(Module):
+    """f W^T + b; Kaiming-normal weights (std sqrt(2/D)), zero bias."""
+
+    def __init__(self, width: int, classes: int, scale: float, generator: Generator):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(classes, width).normal_(0, (2 / width) ** 0.5, generator=generator))
+        self.bias = nn.Parameter(torch.zeros(classes))
+
+    def forward(self, f_BD: Tensor) -> Tensor:
+        return F.linear(f_BD, self.weight, self.bias)
+
+
+@HEADS.register("l2norm")
 class L2Norm(_Normed):
     """f w / |w|"""
 
@@ -39,6 +55,7 @@ class L2Norm(_Normed):
         return F.linear(f_BD, F.normalize(self.weight, dim=-1))
 
 
+@HEADS.register("layernorm")
 class LayerNormed(_Normed):
     """LayerNorm(f) w / |w|, the norm without affine parameters (eps 1e-12)"""
 
@@ -46,10 +63,7 @@ class LayerNormed(_Normed):
         return F.linear(F.layer_norm(f_BD, f_BD.shape[-1:], eps=1e-12), F.normalize(self.weight, dim=-1))
 
 
-HEADS: dict[str, type[nn.Module]] = {"cosine": Cosine, "linear": Linear, "l2norm": L2Norm, "layernorm": LayerNormed}
-
-
-class ZeroShot(nn.Module):
+class ZeroShot(Module):
     """logit_scale * cos(f P, text): CLIP's own classifier; nothing trains.
 
     Args:

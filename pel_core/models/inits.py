@@ -1,15 +1,34 @@
-"""Head rows from image features, instead of class names. Shapes: N images, D width, C classes."""
+"""INITS: what a head starts from: class names, training images, or chance. Shapes: N images, D width, C classes."""
+
+from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from pel_core.common.errors import PelError
+from pel_core.common.lazy import F, torch
+from pel_core.common.registry import Registry
 from pel_core.common.seeds import generator
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Init:
+    """Where head rows come from. ``rows`` makes them (C, D) of the untuned features (N, D) of training images and their labels
+    (N,); ``shots``: images of each class that it looks at, 0 for all."""
+
+    start: Literal["text", "images", "random"]
+    rows: Callable[[Tensor, Tensor, int], Tensor] | None = None
+    shots: int = 0
+
+
+INITS: Registry[Init] = Registry("init")
 
 
 def class_mean(features: Tensor, labels: Tensor, classes: int) -> Tensor:
@@ -43,14 +62,13 @@ def linear_probe(features: Tensor, labels: Tensor, classes: int, iterations: int
     return F.normalize(rows, dim=-1).to(features)
 
 
-# Each makes head rows (C, D) of tuner-free features (N, D) and labels (N,).
-INITS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
-    "class-mean": class_mean,
-    "shot-1": class_mean,
-    "shot-10": class_mean,
-    "shot-100": class_mean,
-    "linear-probe": linear_probe,
-}
+INITS.register("text", Init("text"), about="the features of the class names, as in the reference", reads=("prompt",))
+INITS.register("class-mean", Init("images", class_mean), about="the mean feature of each class's training images")
+for _shots in (1, 10, 100):
+    _about = f"the mean feature of {_shots} training image{'s' if _shots > 1 else ''} of each class"
+    INITS.register(f"shot-{_shots}", Init("images", class_mean, _shots), about=_about)
+INITS.register("linear-probe", Init("images", linear_probe), about="logistic regression on the features of the training images")
+INITS.register("random", Init("random"), about="the head's own random start")
 
 
 def images_for(init: str, labels: np.ndarray, seed: int) -> np.ndarray:
@@ -58,13 +76,13 @@ def images_for(init: str, labels: np.ndarray, seed: int) -> np.ndarray:
 
     A class of fewer than k images gives all it has.
     """
-    if not init.startswith("shot-"):
+    if not (shots := INITS[init].shots):
         return np.arange(len(labels))
-    shots, draw = int(init.removeprefix("shot-")), generator(seed, "shots", init)
+    shuffle = generator(seed, "shots", init)
     chosen = []
     for label in np.unique(labels):
         positions = np.flatnonzero(labels == label)
-        chosen.append(draw.permutation(positions)[:shots])
+        chosen.append(shuffle.permutation(positions)[:shots])
     return np.sort(np.concatenate(chosen))
 
 

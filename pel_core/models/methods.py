@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pel_core.common.errors import PelError, unknown
+from pel_core.common.registry import Knob, Registry
+from pel_core.models.deltas import DELTAS
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Method:
     ``blocks`` is ``"any"`` (all by default, a range may follow the name), ``"first"`` (block 0, no range) or ``"none"``.
     ``recipe`` holds values of RunSpec fields that the method needs; ``excludes`` the methods it cannot be stacked with.
     ``draws`` says which seed its initial values come from: the run's, or the masks' (the reference's masks are the same in
-    every run).
+    every run). ``knobs`` are options of its own, ``METHOD.KNOB`` in a study; its deltas find them in `SiteContext.knobs`.
     """
 
     about: str
@@ -46,12 +48,22 @@ class Method:
     excludes: tuple[str, ...] = ()
     recipe: Mapping[str, Any] = field(default_factory=dict)
     draws: Literal["run", "mask"] = "run"
+    knobs: tuple[Knob, ...] = ()
+
+
+METHODS: Registry[Method] = Registry("method")
+
+
+def add_method(name: str, method: Method) -> None:
+    """Add a method. It reads the options that its deltas read."""
+    reads = dict.fromkeys(option for attach in method.attach for option in DELTAS.entry(attach.delta).reads)
+    METHODS.register(name, method, about=method.about, knobs=method.knobs, reads=tuple(reads))
 
 
 # The order of entries is the order in which stacked methods are applied, innermost first. It is the reference's: LoRA's
 # update is added before SSF scales it, and an adapter reads what SSF has scaled. Sparse weights replace those of the bare
 # layer, so they come first.
-METHODS: dict[str, Method] = {
+_METHODS: dict[str, Method] = {
     "mask": Method(
         "a random fraction of the scalar weights of the four matrices and their biases",
         tuple(Attach(site, "inside", "sparse") for site in ("attn.qkv", "attn.proj", "ffn.fc1", "ffn.fc2")),
@@ -108,20 +120,8 @@ METHODS: dict[str, Method] = {
     ),
 }
 
-# Options of a run that only some deltas read, and which. An option that none of a run's deltas reads is refused there.
-READS: dict[str, set[str]] = {
-    "adapter_dim": {"adapter", "adaptformer", "lora"},
-    "adapter_scale": {"adaptformer"},
-    "vpt_len": {"prompt"},
-    "mask_ratio": {"sparse"},
-    "mask_seed": {"sparse"},
-}
-
-
-def readers(option: str) -> list[str]:
-    """The methods whose deltas read an option of ``READS``."""
-    return [name for name, method in METHODS.items() if any(attach.delta in READS[option] for attach in method.attach)]
-
+for _name, _method in _METHODS.items():
+    add_method(_name, _method)
 
 PART = re.compile(r"(?P<name>[a-z0-9-]+)(@(?P<start>-?\d*):(?P<stop>-?\d*))?")
 

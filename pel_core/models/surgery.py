@@ -89,10 +89,11 @@ def apply(
     mask_ratio: float = 0.001,
     seed: int = 0,
     mask_seed: int = 0,
+    knobs: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Tuned]:
     """Freeze ``vit``, attach ``parts`` to it in place and return what trains, block by block in the order of METHODS.
 
-    ``adapter_scale`` None makes AdaptFormer's scale learnable.
+    ``adapter_scale`` None makes AdaptFormer's scale learnable; ``knobs``: the knobs of each method by name.
 
     Raises:
         PelError: a site or a trained pattern that no block has.
@@ -112,7 +113,7 @@ def apply(
         of_run = METHODS[part.name].draws == "run"
         generator = torch_generator(seed, "delta", part.name) if of_run else torch.Generator().manual_seed(mask_seed)
         choices = {"rank": adapter_dim, "adapter_scale": adapter_scale, "vpt_len": vpt_len, "mask_ratio": mask_ratio}
-        choices["generator"] = generator
+        choices |= {"generator": generator, "knobs": (knobs or {}).get(part.name, {})}
         for index in part.blocks:
             for attach in METHODS[part.name].attach:
                 attached += _attach(vit, part, attach, index, choices)

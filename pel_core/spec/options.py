@@ -1,27 +1,16 @@
-"""Options as data: the words each field of RunSpec may take, the named recipes, and how a value is read and spelled."""
+"""Options as data: the named recipes, and how a field's value is read. The words there are: `choices`."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pel_core.common.errors import PelError, unknown
+from pel_core.common.registry import read_bool, read_number
+from pel_core.common.registry import spell as spell
 from pel_core.data.datasets import DATASETS, split_name
+from pel_core.demo.stand_ins import STAND_INS
 from pel_core.models.methods import METHODS
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "accumulation": ("exact", "reference"),
-    "loss": ("la", "ce", "focal", "ldam", "cb", "grw", "bs", "lade"),
-    "head": ("cosine", "linear", "l2norm", "layernorm"),
-    "init": ("text", "class-mean", "shot-1", "shot-10", "shot-100", "linear-probe", "random"),
-    "prompt": ("default", "classname", "ensemble", "descriptions"),
-    "augment": ("rrc", "mda", "mda-linear", "mda-concave", "mda-min", "mda-max"),
-    "interpolation": ("bilinear", "bicubic"),
-    "precision": ("fp16", "bf16", "fp32"),
-    "tte": ("fivecrop", "tencrop", "randaug", "none"),
-    "split": ("test", "val"),
-    "eval_precision": ("fp32", "bf16", "fp16"),
-}
 # Fields that are a number or one of these words.
 WORDS: dict[str, tuple[tuple[Any, ...], type]] = {
     "resolution": ((None,), int),
@@ -32,9 +21,7 @@ WORDS: dict[str, tuple[tuple[Any, ...], type]] = {
     "mask_ratio": (("auto",), float),
     "mask_seed": (("run",), int),
 }
-EVALUATION = ("tte", "expand", "crops", "split", "eval_precision")
-VIEWS = {"fivecrop": 5, "tencrop": 10, "none": 1}
-IMAGE_INITS = tuple(name for name in CHOICES["init"] if name not in ("text", "random"))
+EVALUATION = ("tte", "expand", "crops", "split", "eval_precision")  # fields that training does not read; so are TTE's knobs
 
 
 @dataclass(frozen=True)
@@ -53,7 +40,7 @@ RECIPES: dict[str, Recipe] = {
     "lift+": Recipe(
         "LIFT+ (Shi et al. 2025): half the epochs at twice the rate, minimalist augmentation, bicubic resizing",
         {"epochs": 5, "lr": 0.02, "augment": "mda", "interpolation": "bicubic", "adapter_dim": "auto-tuned"},
-        {"inat2018": {"epochs": 15}} | {name: _DEMO for name, entry in DATASETS.items() if entry.kind == "rendered"},
+        {"inat2018": {"epochs": 15}} | dict.fromkeys(STAND_INS, _DEMO),
     ),
 }
 
@@ -88,27 +75,13 @@ def convert(name: str, value: Any, default: Any) -> Any:
     Raises:
         PelError: the value is not of that type.
     """
+    if isinstance(default, bool):
+        return read_bool(name, value)
     if isinstance(value, bool):
         raise PelError(f"{name}={value}: expected {'a number' if isinstance(default, int | float) else 'a word'}")
     if name in WORDS:
         words, kind = WORDS[name]
-        return value if value in words else _number(name, value, kind, words)
+        return value if value in words else read_number(name, value, kind, words)
     if isinstance(default, int | float):
-        return _number(name, value, type(default))
+        return read_number(name, value, type(default))
     return str(value)
-
-
-def _number(name: str, value: Any, kind: type, words: tuple[Any, ...] = ()) -> int | float:
-    try:
-        number = float(value)
-        if not math.isfinite(number) or (kind is int and number != int(number)):
-            raise ValueError
-    except (TypeError, ValueError):
-        also = "".join(f" or {word}" for word in words if word)
-        raise PelError(f"{name}={value}: expected {'a whole number' if kind is int else 'a number'}{also}") from None
-    return kind(number)
-
-
-def spell(value: Any) -> str:
-    """One spelling for each value, so that a spec has one slug."""
-    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)

@@ -17,6 +17,7 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import read_json
 from pel_core.common.versions import SCORE, STAGES, made_by, stale
 from pel_core.data.datasets import content_hash, split_name
+from pel_core.spec.choices import knob_owners
 from pel_core.spec.options import EVALUATION
 from pel_core.spec.run_spec import DEFAULTS, RunSpec, differences
 
@@ -69,7 +70,8 @@ def value_path(text: str) -> str:
     section, _, rest = text.partition(".")
     if section not in SECTIONS or not rest:
         raise unknown("value", text, METRICS, f"Or give a path such as parameters.head; sections: {', '.join(SECTIONS)}.")
-    if rest.split(".")[0] not in SECTIONS[section]:
+    knob = section == "spec" and rest in knob_owners()
+    if not knob and rest.split(".")[0] not in SECTIONS[section]:
         raise unknown("value", text, [f"{section}.{key}" for key in SECTIONS[section]])
     return text
 
@@ -260,7 +262,10 @@ def lookup(record: Mapping[str, Any], path: str) -> Any:
         PelError: nothing is there; the message names the run, the part that is missing and what there is.
     """
     here: Any = record
-    for index, word in enumerate(path.split(".")):
+    words = path.split(".")
+    for index, word in enumerate(words):
+        if isinstance(here, Mapping) and (rest := ".".join(words[index:])) in here:
+            return here[rest]  # a knob's name holds a point: spec.loss.gamma
         if isinstance(here, list) and word.isdigit() and int(word) < len(here):
             here = here[int(word)]
         elif isinstance(here, list) and word == "last" and here:
@@ -268,7 +273,7 @@ def lookup(record: Mapping[str, Any], path: str) -> Any:
         elif isinstance(here, Mapping) and word in here:
             here = here[word]
         else:
-            where, known = ".".join(path.split(".")[:index]) or "the result", here if isinstance(here, Mapping) else ()
+            where, known = ".".join(words[:index]) or "the result", here if isinstance(here, Mapping) else ()
             hint = f"in {where} of {record['slug']}. A result older than a metric: score the run again (python -m pel_core score)"
             raise unknown("value", word, known, hint)
     return here

@@ -12,21 +12,25 @@ from functools import cached_property
 from typing import Any
 
 from pel_core.common.errors import PelError, unknown
+from pel_core.common.registry import Entry, spell
 from pel_core.data.datasets import held_as_files
 from pel_core.models.backbones import BACKBONES, Backbone, find_backbone
-from pel_core.models.methods import METHODS, READS, MethodPart, format_method, parse_method, readers
-from pel_core.spec.options import CHOICES, EVALUATION, IMAGE_INITS, VIEWS, convert, fixed_by, recipe, spell
+from pel_core.models.methods import METHODS, MethodPart, format_method, parse_method
+from pel_core.spec.choices import CHOICES, INITS, REGISTRIES, TTE, knob_owners, readers, scoped_knobs
+from pel_core.spec.options import EVALUATION, convert, fixed_by, recipe
 
 # Fields that only training reads; precision too: evaluation has its own.
 TRAINING = (
     "lr", "momentum", "weight_decay", "batch_size", "accumulate", "accumulation", "loss", "tau", "head", "scale", "init",
-    "augment", "precision",
+    "augment", "precision", "optimizer", "schedule", "sampler", "train_head",
 )  # fmt: skip
 
 SLUG = re.compile(
     r"(?P<dataset>[a-z][a-z0-9_-]*(?:(?<=\d)\.\d+)?)\.(?P<backbone>[a-z][a-z0-9_-]*)\.(?P<method>[a-z0-9@:+-]+)"
-    r"\.s(?P<seed>\d+)(?P<overrides>(?:\.[a-z_]+=.+)?)"
+    r"\.s(?P<seed>\d+)(?P<overrides>(?:\.[a-z][a-z0-9_.-]*=.+)?)"
 )
+KEY = r"[a-z_]+|[a-z][a-z0-9_-]*\.[a-z_][a-z0-9_]*"  # of an option: a field, or SCOPE.KNOB
+OVERRIDE = re.compile(rf"\.({KEY})=(.*?)(?=\.(?:{KEY})=|$)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,10 @@ class RunSpec:
     in every run, or ``"run"``, the run's own seed. ``crop_min_scale`` is the smallest area of a training crop, where an
     ``mda`` schedule starts. ``expand`` is how many pixels test-time ensembling enlarges the image before cropping,
     ``crops`` the number of random crops of ``tte="randaug"``; ``precision`` is training's, ``eval_precision`` evaluation's.
+    ``train_head`` false leaves the head at its start.
+
+    ``knobs`` holds the options that belong to one entry, as far as they depart from its defaults: pairs of full name
+    (``loss.gamma``; of a method ``METHOD.KNOB``) and value, sorted. Ask for one by ``knob``, for an entry's by ``knobs_of``.
     """
 
     dataset: str
@@ -75,11 +83,16 @@ class RunSpec:
     crop_min_scale: float = 0.08
     interpolation: str = "bilinear"
     precision: str = "fp16"
+    optimizer: str = "sgd"
+    schedule: str = "cosine"
+    sampler: str = "shuffle"
+    train_head: bool = True
     tte: str = "fivecrop"
     expand: int = 24
     crops: int = 10
     split: str = "test"
     eval_precision: str = "fp32"
+    knobs: tuple[tuple[str, Any], ...] = ()
 
     @classmethod
     def make(
@@ -97,14 +110,19 @@ class RunSpec:
         layers = find_backbone(backbone).layers
         method = format_method(parse_method(method, layers), layers)
         shared = dict(shared or {})
+        owners = knob_owners() if any("." in name for name in (*shared, *overrides)) else {}
         for name in (*shared, *overrides):
-            if name not in DEFAULTS:
-                raise unknown("option", name, DEFAULTS)
+            if name not in DEFAULTS and name not in owners:
+                raise unknown("option", name, owners or knob_owners() if "." in name else DEFAULTS)
         base = recipe(dataset, method, {**shared, **overrides}.get("recipe", DEFAULTS["recipe"]))
         stronger = fixed_by(dataset, method, overrides.get("recipe"))
         shared = {name: value for name, value in shared.items() if name not in stronger}
-        values = {name: convert(name, value, DEFAULTS[name]) for name, value in {**base, **shared, **overrides}.items()}
+        given = {**base, **shared, **overrides}
+        values = {name: convert(name, value, DEFAULTS[name]) for name, value in given.items() if name in DEFAULTS}
         spec = cls(dataset=dataset, backbone=backbone, method=method, seed=seed, **values)
+        spec._check_words()
+        knobs = {name: value for name, value in given.items() if "." in name}
+        spec = spec._with_knobs(knobs, mild=shared.keys() - overrides.keys())
         idle = [name for name in spec._idle() if name in shared and name not in overrides]
         spec = replace(spec, **{name: spec._base[name] for name in idle})
         spec._check()
@@ -120,7 +138,9 @@ class RunSpec:
         match = SLUG.fullmatch(slug)
         if not match:
             raise PelError(f"'{slug}' is not a run: expected DATASET.BACKBONE.METHOD.sSEED[.option=value...]")
-        pairs = [part.split("=", 1) for part in re.split(r"\.(?=[a-z_]+=)", match["overrides"]) if part]
+        pairs = OVERRIDE.findall(match["overrides"])
+        if "".join(f".{name}={value}" for name, value in pairs) != match["overrides"]:
+            raise PelError(f"'{slug}' is not a run: '{match['overrides']}' is not .option=value...")
         spec = cls.make(match["dataset"], match["backbone"], match["method"], int(match["seed"]), **dict(pairs))
         if spec.slug != slug:
             raise PelError(f"'{slug}' is not the name of its run; that is '{spec.slug}'")
@@ -129,8 +149,8 @@ class RunSpec:
     @cached_property
     def slug(self) -> str:
         """The run's name: also its folder under results/runs."""
-        base = self._base
-        departures = [f".{name}={spell(value)}" for name, value in self.to_json().items() if name in base and value != base[name]]
+        departing = self.departures(self._base)
+        departures = [f".{name}={spell(value)}" for name, value in departing.items()]
         text = f"{self.dataset}.{self.backbone}.{self.method}.s{self.seed}{''.join(departures)}"
         if len(text) > 200:
             raise PelError(f"the run name '{text}' is longer than a folder name may be; put shared values into a recipe")
@@ -139,11 +159,53 @@ class RunSpec:
     @property
     def train(self) -> "RunSpec":
         """The spec of the training run this evaluates: evaluation fields back at their recipe's values."""
-        return replace(self, **{name: self._base[name] for name in EVALUATION})
+        knobs = tuple((name, value) for name, value in self.knobs if not is_evaluation(name))
+        return replace(self, knobs=knobs, **{name: self._base[name] for name in EVALUATION})
 
     @property
     def _base(self) -> dict[str, Any]:
         return {**DEFAULTS, **recipe(self.dataset, self.method, self.recipe)}
+
+    @cached_property
+    def entries(self) -> dict[str, Entry[Any]]:
+        """The chosen entries by scope: the field that names one, or the name of a stacked method. Of what trains nothing, few."""
+        scopes = REGISTRIES if self.trains else {"tte": TTE}
+        chosen = {scope: registry.entry(getattr(self, scope)) for scope, registry in scopes.items()}
+        return chosen | {part.name: METHODS.entry(part.name) for part in self.parts}
+
+    def knob(self, name: str) -> Any:
+        """The value of a knob of a chosen entry by its full name."""
+        known = scoped_knobs(self.entries)
+        if name not in known:
+            raise unknown("knob of this run:", name, known)
+        return dict(self.knobs).get(name, known[name].default)
+
+    def knobs_of(self, scope: str) -> dict[str, Any]:
+        """The values of all knobs of the entry chosen for a scope (``"loss"``, a method's name), by their short names."""
+        entry, given = self.entries[scope], dict(self.knobs)
+        return {knob.name: given.get(f"{scope}.{knob.name}", knob.default) for knob in entry.knobs}
+
+    def _with_knobs(self, given: Mapping[str, Any], mild: set[str]) -> "RunSpec":
+        """The spec with these knobs. Those in ``mild``, which a configuration shares, stay away where they are idle.
+
+        Raises:
+            PelError: a knob of an entry that is not chosen, or a value that is not possible.
+        """
+        if not given:
+            return self
+        known, kept = scoped_knobs(self.entries), {}
+        for name, value in given.items():
+            if name in known:
+                kept[name] = known[name].convert(name, value)
+            elif name not in mild:
+                need = " or ".join(knob_owners()[name])
+                raise PelError(f"{name}={spell(value)} has no effect on {self.method} here: it needs {need}")
+        departing = {name: value for name, value in kept.items() if value != known[name].default}
+        spec = replace(self, knobs=tuple(sorted(departing.items())))
+        idle = {name: need for name in departing if (need := known[name].needs(spec))}
+        for name in idle.keys() - mild:
+            raise PelError(f"{name}={spell(departing[name])} has no effect on {self.method} here: it needs {idle[name]}")
+        return replace(spec, knobs=tuple(pair for pair in spec.knobs if pair[0] not in idle))
 
     @property
     def parts(self) -> tuple[MethodPart, ...]:
@@ -163,7 +225,7 @@ class RunSpec:
     @property
     def views(self) -> int:
         """How many crops of a test image are evaluated."""
-        return VIEWS.get(self.tte, self.crops)
+        return TTE[self.tte].views or self.crops
 
     @property
     def num_frozen_prefix_blocks(self) -> int:
@@ -186,13 +248,25 @@ class RunSpec:
         return self.resolution or self.vit.resolution
 
     def to_json(self) -> dict[str, Any]:
-        """Every resolved field."""
-        return {name: getattr(self, name) for name in FIELDS}
+        """Every resolved value: fields and the knobs of chosen entries; what evaluation alone reads comes last."""
+        knobs = scoped_knobs(self.entries)
+        given = dict(self.knobs)
+        of_knobs = {name: given.get(name, knob.default) for name, knob in sorted(knobs.items())}
+        plain = {name: _plain(value) for name, value in of_knobs.items()}
+        values = {name: getattr(self, name) for name in FIELDS} | plain
+        return dict(sorted(values.items(), key=lambda item: is_evaluation(item[0])))
 
-    def _check(self) -> None:
+    def departures(self, base: Mapping[str, Any]) -> dict[str, Any]:
+        """The values that depart from ``base`` (fields) and from the entries' defaults (knobs), in the order of a slug."""
+        values = {name: getattr(self, name) for name in FIELDS if name in base and getattr(self, name) != base[name]}
+        return dict(sorted((values | dict(self.knobs)).items(), key=lambda item: is_evaluation(item[0])))
+
+    def _check_words(self) -> None:
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise unknown(name, getattr(self, name), known)
+
+    def _check(self) -> None:
         for name in ("epochs", "seed", "expand", "weight_decay", "momentum", "lr", "tau"):
             self._require(name, getattr(self, name) >= 0, "at least 0")
         for name in ("batch_size", "accumulate", "vpt_len", "crops"):
@@ -209,6 +283,11 @@ class RunSpec:
         self._require("epochs", self.trains or self.epochs == 0, "0 for zero-shot, which trains nothing")
         self._check_method_options()
         self._check_text()
+        heads_only = all(METHODS[part.name].blocks == "none" for part in self.parts)
+        self._require("train_head", self.train_head or not heads_only or not self.trains, "true, since nothing else trains")
+        for name, knob in scoped_knobs(self.entries).items():
+            if limit := knob.limit(self):
+                raise PelError(f"{name}={spell(self.knob(name))} is not possible for {self.method} here; it must be {limit}")
         for name, need in self._idle().items():
             raise PelError(f"{name}={getattr(self, name)} has no effect on {self.method} here: it needs {need}")
 
@@ -224,30 +303,22 @@ class RunSpec:
 
     def _check_text(self) -> None:
         name = "init" if self.init == "text" else "method"
-        instead = f"{', '.join(IMAGE_INITS)} or random" if self.trains else "one that trains"
+        images = [entry.name for entry in INITS.entries() if entry.value.start == "images"]
+        instead = f"{', '.join(images)} or random" if self.trains else "one that trains"
         self._require(name, self.vit.text or not self.needs_text, f"{instead}: {self.backbone} has no text tower")
 
     def _idle(self) -> dict[str, str]:
         """Options that are set and can have no effect beside the others, and what they need."""
-        deltas = {attach.delta for part in self.parts for attach in METHODS[part.name].attach}
-        read = {name for name, readable in READS.items() if deltas & readable}
-        random_crops = self.tte == "randaug"
-        needs = {
-            "prompt": ("init=text", self.needs_text),
-            "tau": ("loss=la", self.loss == "la"),
-            "scale": ("head=cosine or loss=ldam", self.head == "cosine" or self.loss == "ldam"),
-            "accumulation": ("accumulate above 1", self.accumulate > 1),
-            "crop_min_scale": ("a method that trains, or tte=randaug", self.trains or random_crops),
-            "expand": ("tte=fivecrop or tencrop", self.tte in ("fivecrop", "tencrop")),
-            "crops": ("tte=randaug", random_crops),
-            "image_cache": ("a data set of image files, and no native", held_as_files(self.dataset) and not self.native),
-            **{name: ("", name in read) for name in READS},
-        }
-        if not self.trains:
-            needs |= dict.fromkeys(TRAINING, ("a method that trains", False))
         base = self._base
-        idle = {name: need for name, (need, there) in needs.items() if not there and getattr(self, name) != base[name]}
-        return {name: need or f"the method {' or '.join(readers(name))}" for name, need in idle.items()}
+        read = {name for entry in self.entries.values() for name in entry.reads} | ({"prompt"} if self.needs_text else set())
+        needs = {name: _need(name) for name in partly_read() if name not in read}
+        if self.accumulate == 1:
+            needs["accumulation"] = "accumulate above 1"
+        if not held_as_files(self.dataset) or self.native:
+            needs["image_cache"] = "a data set of image files, and no native"
+        if not self.trains:
+            needs |= dict.fromkeys(TRAINING, "a method that trains")
+        return {name: need for name, need in needs.items() if getattr(self, name) != base[name]}
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
@@ -255,12 +326,41 @@ class RunSpec:
             raise PelError(f"{name}={getattr(self, name)} is not possible {where}; it must be {expected}")
 
 
-FIELDS = tuple(field.name for field in fields(RunSpec))  # every value is a number, a word or None: no need for asdict's deep copy
+FIELDS = tuple(field.name for field in fields(RunSpec) if field.name != "knobs")
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(RunSpec) if field.default is not MISSING}
+del DEFAULTS["knobs"]
+
+
+def is_evaluation(name: str) -> bool:
+    """Whether a field or knob is read by evaluation alone."""
+    return name in EVALUATION or name.startswith("tte.")
+
+
+def partly_read() -> set[str]:
+    """The fields that only some entries look at."""
+    registries = (*REGISTRIES.values(), METHODS)
+    return {name for registry in registries for entry in registry.entries() for name in entry.reads}
+
+
+def _need(name: str) -> str:
+    """What has to be chosen for an option to have an effect, in words."""
+    words = readers(name)
+    if "a method that trains" in words:
+        return ", or ".join(words)
+    return " or ".join(words)
 
 
 def differences(stored: Mapping[str, Any], spec: RunSpec) -> list[str]:
-    """Where a stored spec differs from ``spec``. A field younger than the record counts as its code default."""
-    now = spec.to_json()
-    then = {**DEFAULTS, **stored}
+    """Where a stored spec differs from ``spec``. A field or knob younger than the record counts as its default."""
+    now, then = spec.to_json(), completed(stored, spec)
     return [f"{name}: stored {then.get(name)!r}, now {value!r}" for name, value in now.items() if then.get(name) != value]
+
+
+def completed(stored: Mapping[str, Any], spec: RunSpec) -> dict[str, Any]:
+    """A stored spec with the fields and the knobs of ``spec`` that are younger than the record, at their defaults."""
+    younger = {name: _plain(knob.default) for name, knob in scoped_knobs(spec.entries).items()}
+    return {**DEFAULTS, **younger, **stored}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -17,7 +17,7 @@ from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.cost import calibration_file, forward_gflop, training_gflop
 from pel_core.training.classifier import build, cast_frozen_weights
 from pel_core.training.loop import predict
-from pel_core.training.losses import LOSSES, Prior
+from pel_core.training.losses import make_loss
 from pel_core.training.step import PRECISIONS, Step
 
 SECONDS = 3.0  # of repeats, after one to warm up
@@ -55,7 +55,7 @@ def _speeds(spec: RunSpec, device: torch.device) -> tuple[float, float, int]:
     images = torch.randn(batch, 3, spec.pixels, spec.pixels, generator=generator).to(device)
     labels = torch.randint(0, CLASSES, (batch,), generator=generator).to(device)
     classifier = build(spec, _network(spec).to(device), CLASSES, _text(spec, generator)).to(device)
-    criterion = LOSSES[spec.loss](Prior(torch.ones(CLASSES), spec.tau, spec.scale)).to(device)
+    criterion = make_loss(spec, torch.ones(CLASSES)).to(device)
     step = Step(classifier, criterion, spec, device, ProcessGroup())
     evaluate = batch * forward_gflop(spec) / _seconds(lambda: predict(classifier, [(images[:, None], labels)]), device)
     cast_frozen_weights(classifier, PRECISIONS[spec.precision])  # as a run that trains does

@@ -5,14 +5,13 @@ with a default reruns nothing. Snakemake itself watches the inputs.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.fingerprints import canonical, departing_fields, fingerprint, later_preparation
 from pel_core.models.backbones import BACKBONES, local_weights
-from pel_core.spec.run_spec import DEFAULTS, EVALUATION, RunSpec
+from pel_core.spec.run_spec import DEFAULTS, RunSpec, is_evaluation
 
 # These texts were there before stages had versions of their own and scoring was one: what they say at version 1 stays letter for
 # letter, so that results from then are neither trained nor predicted again. TRAIN is spelled `engine`; a prediction's text holds
@@ -27,14 +26,14 @@ def train_params(spec: RunSpec, train: int, sentences: Iterable[str] = ()) -> st
 
     ``train`` is the version of the stage.
     """
-    return canonical({"engine": train, "spec": _departures(spec, EVALUATION), **_sentences(sentences)})
+    return canonical({"engine": train, "spec": _departures(spec, training=True), **_sentences(sentences)})
 
 
 def predict_params(spec: RunSpec, made: Mapping[str, int], sentences: Iterable[str] = ()) -> str:
     """Of an evaluation's predictions, by the versions of the stages; neither SCORE nor a metric changes them."""
     later = {"predict": made["predict"]} if made["predict"] > 1 else {}
     train = made["train"] if spec.trains else 1
-    about = {"engine": train, "spec": _departures(spec, ()), "metrics": FIRST_METRICS}
+    about = {"engine": train, "spec": _departures(spec, training=False), "metrics": FIRST_METRICS}
     return canonical({**about, **later, **_sentences(sentences)})
 
 
@@ -67,6 +66,7 @@ def _weight_files(name: str, given: Path | None) -> list[Path]:
     return sorted(item for item in path.rglob("*") if item.suffix in read) if path.is_dir() else [path]
 
 
-def _departures(spec: RunSpec, without: tuple[str, ...]) -> dict[str, Any]:
-    values = spec.to_json()
-    return {name: value for name, value in values.items() if name not in without and DEFAULTS.get(name, MISSING) != value}
+def _departures(spec: RunSpec, training: bool) -> dict[str, Any]:
+    """What departs from code defaults, and what has none; ``training``: of what training reads alone."""
+    names = {"dataset": spec.dataset, "backbone": spec.backbone, "method": spec.method, "seed": spec.seed}
+    return names | {name: value for name, value in spec.departures(DEFAULTS).items() if not (training and is_evaluation(name))}

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from pel_core.common.errors import PelError
 from pel_core.common.seeds import torch_generator
 from pel_core.models.heads import HEADS, ZeroShot
-from pel_core.models.methods import METHODS, readers
+from pel_core.models.methods import METHODS
 from pel_core.models.surgery import Inside, Tuned, apply, auto_adapter_dim, auto_mask_ratio
 from pel_core.models.vit import ViT
 from pel_core.spec.run_spec import RunSpec
@@ -31,9 +31,13 @@ class Classifier(nn.Module):
         head = {f"head.{name}": value for name, value in self.head.named_parameters() if value.requires_grad}
         return {tuned.name: tuned.parameter for tuned in self.tuned} | head
 
+    def stored(self) -> dict[str, nn.Parameter]:
+        """What a checkpoint holds by name: ``trainable()`` and the head, also a frozen one: it may come from images."""
+        return self.trainable() | {f"head.{name}": value for name, value in self.head.named_parameters()}
+
     def trainable_state(self) -> dict[str, Tensor]:
-        """The checkpoint: detached CPU copies of ``trainable()``."""
-        return {name: value.detach().cpu().clone() for name, value in self.trainable().items()}
+        """The checkpoint: detached CPU copies of ``stored()``."""
+        return {name: value.detach().cpu().clone() for name, value in self.stored().items()}
 
     @torch.no_grad()
     def load_trainable(self, state: Mapping[str, Tensor]) -> None:
@@ -42,7 +46,7 @@ class Classifier(nn.Module):
         Raises:
             PelError: the checkpoint is of another method, head or class count.
         """
-        own = self.trainable()
+        own = self.stored()
         if missing := own.keys() ^ state.keys():
             raise PelError(f"the checkpoint is of another run: {len(missing)} names differ, e.g. '{min(missing)}'")
         for name, parameter in own.items():
@@ -58,7 +62,8 @@ class Classifier(nn.Module):
             by_part[tuned.method] = by_part.get(tuned.method, 0) + tuned.parameter.numel()
         learnable = sum(by_part.values())
         head = sum(value.numel() for value in self.head.parameters() if value.requires_grad)
-        frozen = sum(value.numel() for value in self.vit.parameters() if not value.requires_grad)
+        everything = [*self.vit.parameters(), *self.head.parameters()]
+        frozen = sum(value.numel() for value in everything if not value.requires_grad)
         counts = {"learnable": learnable, "head": head, "learnable_with_head": learnable + head, "frozen": frozen}
         return counts | {"by_part": by_part}
 
@@ -86,7 +91,7 @@ def adapter_dim(spec: RunSpec, classes: int) -> int:
         return spec.adapter_dim
     layers = spec.vit.layers
     if spec.adapter_dim == "auto-tuned":
-        ranked = [part for part in spec.parts if part.name in readers("adapter_dim")]
+        ranked = [part for part in spec.parts if "adapter_dim" in METHODS.entry(part.name).reads]
         layers = len({block for part in ranked for block in part.blocks}) or layers
     dim = auto_adapter_dim(classes, layers)
     if dim > spec.vit.width:
@@ -105,6 +110,7 @@ def method_choices(spec: RunSpec, classes: int) -> dict[str, Any]:
         "mask_ratio": auto_mask_ratio(classes, spec.vit.layers, spec.vit.width) if automatic else float(spec.mask_ratio),
         "mask_seed": spec.seed if spec.mask_seed == "run" else int(spec.mask_seed),
         "seed": spec.seed,
+        "knobs": {part.name: spec.knobs_of(part.name) for part in spec.parts},
     }
 
 
@@ -125,7 +131,8 @@ def build(spec: RunSpec, vit: ViT, classes: int, text: Mapping[str, Tensor], row
     tuned = apply(vit, parts, **method_choices(spec, classes))
     if not spec.trains:
         return Classifier(vit, ZeroShot(text["text.projection"], text["text.features"], float(text["text.logit_scale"])), tuned)
-    head = HEADS[spec.head](vit.width, classes, spec.scale, torch_generator(spec.seed, "head"))
+    head = HEADS[spec.head](vit.width, classes, spec.scale, torch_generator(spec.seed, "head"), **spec.knobs_of("head"))
+    head.requires_grad_(spec.train_head)
     if spec.init == "text":
         rows = text_head(text["text.features"], text["text.projection"])
     if rows is not None:

@@ -23,10 +23,10 @@ from pel_core.common.errors import PelError
 from pel_core.common.signals import Stopped
 from pel_core.hardware.process_group import ProcessGroup
 from pel_core.spec.run_spec import RunSpec
-from pel_core.training.step import DECOMPOSABLE_LOSSES
+from pel_core.training.losses import LOSSES, decomposable
 
 # Rank 0 may wait for hours for a run that another process trains. A rank that dies is noticed by the agent, not by this.
-PATIENCE = timedelta(days=2)
+EXCHANGE_TIMEOUT = timedelta(days=2)
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -111,10 +111,10 @@ def check(spec: RunSpec) -> None:
     Raises:
         PelError: the loss does not add up over parts of a batch, or accumulation follows the reference's weights.
     """
-    if spec.loss not in DECOMPOSABLE_LOSSES:
+    if not decomposable(spec.loss):
         raise PelError(
             f"{spec.slug}: the loss '{spec.loss}' is no mean over images, so that parts of a batch do not add up to it; train on "
-            f"one GPU (resources: gpus: 1), or choose of {', '.join(DECOMPOSABLE_LOSSES)}"
+            f"one GPU (resources: gpus: 1), or choose of {', '.join(filter(decomposable, LOSSES))}"
         )
     if spec.accumulate > 1 and spec.accumulation == "reference":
         raise PelError(f"{spec.slug}: accumulation=reference is for one GPU; choose accumulation=exact, or gpus: 1")
@@ -132,7 +132,7 @@ def join(spec: RunSpec, device: torch.device) -> Iterator[ProcessGroup]:
         return
     check(spec)
     die_with_parent()
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=EXCHANGE_TIMEOUT)
     together = False
     try:
         yield DistributedGroup()

@@ -1,13 +1,24 @@
 """LOSSES: long-tailed classification losses of raw logits (B, C) and labels (B,), given the training counts (C,).
 
-Each is a module built from ``Prior(counts, tau, scale)``; the statistics are float32 buffers, so they follow the device.
+Each is a module built from ``Prior(counts, tau, scale)`` and its own knobs; the statistics are float32 buffers, so they
+follow the device. A loss that is a plain mean over images says ``decomposable = True``: parts of a batch then add up to it.
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pel_core.common.lazy import F, Module, torch
+from pel_core.common.registry import Knob, above, at_least, between
+from pel_core.spec.choices import LOSSES
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pel_core.spec.run_spec import RunSpec
+
+SMOOTHING = Knob("label_smoothing", 0.0, "share of the target that is spread evenly over all classes", between(0, 1))
 
 
 @dataclass(frozen=True)
@@ -24,36 +35,48 @@ class Prior:
         return (self.counts.double() / self.counts.sum()).float()
 
 
-class CrossEntropy(nn.Module):
+@LOSSES.register("ce", knobs=(SMOOTHING,))
+class CrossEntropy(Module):
     """Plain cross-entropy."""
 
-    def __init__(self, prior: Prior):
+    decomposable = True
+
+    def __init__(self, prior: Prior, label_smoothing: float = 0.0):
         super().__init__()
+        self.label_smoothing = label_smoothing
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits, labels)
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
 
-class LogitAdjusted(nn.Module):
+@LOSSES.register("la", knobs=(SMOOTHING,), reads=("tau",))
+class LogitAdjusted(Module):
     """Cross-entropy of logits + tau * log prior (Menon et al. 2021; the report's equation 2)."""
 
-    def __init__(self, prior: Prior, tau: float | None = None):
+    decomposable = True
+
+    def __init__(self, prior: Prior, tau: float | None = None, label_smoothing: float = 0.0):
         super().__init__()
+        self.label_smoothing = label_smoothing
         self.register_buffer("shift", (prior.tau if tau is None else tau) * prior.probabilities.log())
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits + self.shift, labels)
+        return F.cross_entropy(logits + self.shift, labels, label_smoothing=self.label_smoothing)
 
 
+@LOSSES.register("bs", knobs=(SMOOTHING,))
 class BalancedSoftmax(LogitAdjusted):
     """Logit adjustment at tau = 1 (Ren et al. 2020)."""
 
-    def __init__(self, prior: Prior):
-        super().__init__(prior, tau=1.0)
+    def __init__(self, prior: Prior, label_smoothing: float = 0.0):
+        super().__init__(prior, 1.0, label_smoothing)
 
 
-class Focal(nn.Module):
+@LOSSES.register("focal", knobs=(Knob("gamma", 2.0, "exponent of 1 - p", at_least(0)),))
+class Focal(Module):
     """(1 - p)^gamma * CE with p = exp(-CE) (Lin et al. 2017)."""
+
+    decomposable = True
 
     def __init__(self, prior: Prior, gamma: float = 2.0):
         super().__init__()
@@ -64,7 +87,7 @@ class Focal(nn.Module):
         return ((1 - torch.exp(-loss)) ** self.gamma * loss).mean()
 
 
-class Weighted(nn.Module):
+class Weighted(Module):
     """Cross-entropy with class weights of mean 1, divided by the batch's weight sum."""
 
     def __init__(self, weights: Tensor):
@@ -76,6 +99,7 @@ class Weighted(nn.Module):
         return F.cross_entropy(logits.float(), labels, weight=self.weights)
 
 
+@LOSSES.register("cb", knobs=(Knob("beta", 0.9999, "weights are (1 - beta) / (1 - beta^n)", between(0, 1)),))
 class ClassBalanced(Weighted):
     """Weights (1 - beta) / (1 - beta^n) (Cui et al. 2019), in float64: the reference's float32 is off by up to 4e-5."""
 
@@ -83,6 +107,7 @@ class ClassBalanced(Weighted):
         super().__init__((1 - beta) / (1 - beta ** prior.counts.double()))
 
 
+@LOSSES.register("grw", knobs=(Knob("exponent", 1.0, "weights are n^-exponent", at_least(0)),))
 class Reweighted(Weighted):
     """Generalised re-weighting: weights n^-exponent (Zhang et al. 2021)."""
 
@@ -90,11 +115,14 @@ class Reweighted(Weighted):
         super().__init__(prior.counts.double() ** -exponent)
 
 
-class LDAM(nn.Module):
+@LOSSES.register("ldam", knobs=(Knob("largest", 0.5, "the largest margin, of the rarest class", above(0)),), reads=("scale",))
+class LDAM(Module):
     """Cross-entropy with the true logit lowered by s * margin, margin = n^(-1/4) scaled to a largest of 0.5 (Cao et al. 2019).
 
     The logits come scaled already; s is the head's scale.
     """
+
+    decomposable = True
 
     def __init__(self, prior: Prior, largest: float = 0.5):
         super().__init__()
@@ -106,7 +134,8 @@ class LDAM(nn.Module):
         return F.cross_entropy(logits - true * self.margins[labels, None], labels)
 
 
-class LADE(nn.Module):
+@LOSSES.register("lade", knobs=(Knob("weight", 0.1, "factor of the disentangling term", at_least(0)),))
+class LADE(Module):
     """Logit adjustment (tau 1) + 0.1 * label distribution disentangling (Hong et al. 2021, with the reference's constants)."""
 
     def __init__(self, prior: Prior, weight: float = 0.1):
@@ -126,13 +155,11 @@ class LADE(nn.Module):
         return self.adjusted(logits, labels) + self.weight * estimate
 
 
-LOSSES: dict[str, type[nn.Module]] = {
-    "la": LogitAdjusted,
-    "ce": CrossEntropy,
-    "focal": Focal,
-    "ldam": LDAM,
-    "cb": ClassBalanced,
-    "grw": Reweighted,
-    "bs": BalancedSoftmax,
-    "lade": LADE,
-}
+def make_loss(spec: RunSpec, counts: Tensor) -> nn.Module:
+    """The loss of a run; ``counts``: training images per class (C,)."""
+    return LOSSES[spec.loss](Prior(counts, spec.tau, spec.scale), **spec.knobs_of("loss"))
+
+
+def decomposable(loss: str) -> bool:
+    """Whether a loss is a plain mean over images, so that parts of a batch add up to it."""
+    return bool(getattr(LOSSES[loss], "decomposable", False))

@@ -29,6 +29,7 @@ from pel_core.training.loop import train
 from pel_core.training.model_card import card_metadata, write_card
 from pel_core.training.prefix_cache import GIGABYTES
 from pel_core.training.run_inputs import describe, identity, is_trained, load
+from pel_core.training.samplers import make_sampler
 from pel_core.training.step import PRECISIONS
 
 
@@ -70,7 +71,7 @@ def train_run(
         cast_frozen_weights(classifier, PRECISIONS[spec.precision])
         workers = loader_workers(data.train.images is None, target, group.size)
         kind = spec.pixels, spec.vit.mean, spec.vit.std, target, workers, group
-        batches, first = TrainBatches(data.train, spec, *kind), group.rank == 0
+        batches, first = TrainBatches(data.train, spec, *kind, make_sampler(spec)), group.rank == 0
         course = MetricLogger(Path(results), spec, len(batches), **(loggers if first else {"tensorboard": False}))
         progress = Progress(slug, spec.epochs * len(batches), quiet=not first, watchers=[lease.note, course])
         with Requests() as requests, closing(course):

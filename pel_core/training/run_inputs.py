@@ -54,7 +54,7 @@ def load(
         features, info["descriptions"] = load_text(path, data, info)
         text |= features
     rows = None
-    if fresh and spec.init in INITS:
+    if fresh and INITS[spec.init].start == "images":
         rows = image_rows(spec, vit.to(device), data, device, PrefixCache(results, prefix_cache_gb), info["sha256"])
     classifier = build(spec, vit.to(device), len(data.class_names), text, rows).to(device)
     return data, classifier, info
@@ -119,7 +119,7 @@ def image_rows(
     about = {"backbone": backbone, "data": data.sha256, "native": spec.reduction, "positions": _digest(chosen)}
     features = (cache or PrefixCache(".", 0)).predict(vit, batches, vit.layers, about).to(where)
     labels = torch.as_tensor(np.asarray(split.labels, np.int64)).to(where)
-    return INITS[spec.init](features, labels, len(data.class_names))
+    return INITS[spec.init].rows(features, labels, len(data.class_names))
 
 
 def _digest(positions: np.ndarray) -> str:

@@ -9,7 +9,7 @@ from pel_core.common.tensors import read_tensors
 from pel_core.data.batches import EvalBatches
 from pel_core.ingest.prepare import prepare
 from pel_core.models.weights import prepare_backbone
-from pel_core.spec.options import CHOICES
+from pel_core.spec.choices import CHOICES
 from pel_core.spec.results import metrics_file
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.loop import EVALUATION_TOLERANCE, predict

@@ -12,8 +12,9 @@ from pel_core.common.errors import PelError
 from pel_core.common.versions import TRAIN
 from pel_core.data.datasets import DATASETS
 from pel_core.models.backbones import BACKBONES
-from pel_core.models.methods import METHODS, format_method, parse_method, readers
-from pel_core.spec.options import CHOICES, RECIPES, recipe
+from pel_core.models.methods import METHODS, format_method, parse_method
+from pel_core.spec.choices import CHOICES
+from pel_core.spec.options import RECIPES, recipe
 from pel_core.spec.run_spec import DEFAULTS, RunSpec, differences
 
 RANGED = [name for name in METHODS if METHODS[name].blocks == "any" and name != "vpt-deep"]
@@ -45,7 +46,7 @@ OVERRIDES = st.fixed_dictionaries(
 def with_effect(overrides, names=("adaptformer",)):
     """Without those that are refused beside the others."""
     scaled = overrides.get("head", "cosine") == "cosine" or overrides.get("loss") == "ldam"
-    ranked = {*names} & {*readers("adapter_dim")}
+    ranked = {*names} & {name for name in METHODS if "adapter_dim" in METHODS.entry(name).reads}
     idle = {"scale": not scaled, "adapter_dim": not ranked}
     return {name: value for name, value in overrides.items() if not idle.get(name)}
 

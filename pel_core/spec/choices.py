@@ -1,0 +1,88 @@
+"""The registries a run chooses from, by the field of RunSpec that names the entry. Torch-free.
+
+Those whose code comes in a later room (losses, optimizers, ...) are declared here and filled there, so that a spec can be checked
+without knowing how anything is done.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pel_core.common.registry import Entry, Knob, Registry
+from pel_core.data.augmentations import AUGMENTATIONS
+from pel_core.data.ensembling import TTE
+from pel_core.models.heads import HEADS
+from pel_core.models.inits import INITS
+from pel_core.models.methods import METHODS
+
+LOSSES: Registry[Any] = Registry("loss", ("pel_core.training.losses",))
+OPTIMIZERS: Registry[Any] = Registry("optimizer", ("pel_core.training.optimizers",))
+SCHEDULES: Registry[Any] = Registry("schedule", ("pel_core.training.schedules",))
+SAMPLERS: Registry[Any] = Registry("sampler", ("pel_core.training.samplers",))
+
+# Field of RunSpec -> its registry. A knob of a chosen entry is called FIELD.KNOB, one of a method METHOD.KNOB.
+REGISTRIES: dict[str, Registry[Any]] = {
+    "head": HEADS,
+    "loss": LOSSES,
+    "init": INITS,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "sampler": SAMPLERS,
+    "augment": AUGMENTATIONS,
+    "tte": TTE,
+}
+# Fields that are one of some words, without code of their own.
+WORD_FIELDS: dict[str, tuple[str, ...]] = {
+    "accumulation": ("exact", "reference"),
+    "prompt": ("default", "classname", "ensemble", "descriptions"),
+    "interpolation": ("bilinear", "bicubic"),
+    "precision": ("fp16", "bf16", "fp32"),
+    "split": ("test", "val"),
+    "eval_precision": ("fp32", "bf16", "fp16"),
+}
+
+
+class _Choices(Mapping[str, tuple[str, ...]]):
+    """The words each field of RunSpec may take; a plugin's entries are among them."""
+
+    def __getitem__(self, name: str) -> tuple[str, ...]:
+        return WORD_FIELDS[name] if name in WORD_FIELDS else tuple(REGISTRIES[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*REGISTRIES, *WORD_FIELDS))
+
+    def __len__(self) -> int:
+        return len(REGISTRIES) + len(WORD_FIELDS)
+
+
+CHOICES: Mapping[str, tuple[str, ...]] = _Choices()
+
+
+def scoped_knobs(entries: Mapping[str, Entry[Any]]) -> dict[str, Knob]:
+    """The knobs of some entries by their full names: ``loss.gamma``. ``entries``: scope (a field or a method) -> entry."""
+    return {f"{scope}.{knob.name}": knob for scope, entry in entries.items() for knob in entry.knobs}
+
+
+def knob_owners() -> dict[str, list[str]]:
+    """Every knob there is by its full name, and the entries that have it: ``loss.gamma`` -> ``["loss=focal"]``."""
+    owners: dict[str, list[str]] = {}
+    for scope, registry in REGISTRIES.items():
+        for entry in registry.entries():
+            for knob in entry.knobs:
+                owners.setdefault(f"{scope}.{knob.name}", []).append(f"{scope}={entry.name}")
+    for entry in METHODS.entries():
+        for knob in entry.knobs:
+            owners.setdefault(f"{entry.name}.{knob.name}", []).append(f"the method {entry.name}")
+    return owners
+
+
+def readers(option: str) -> list[str]:
+    """What has to be chosen for an option of every run to be read, in words: ``tau`` -> ``["loss=la"]``."""
+    words = []
+    for scope, registry in REGISTRIES.items():
+        names = [entry.name for entry in registry.entries() if option in entry.reads]
+        if names and len(names) == len(registry) and scope != "tte":
+            words.append("a method that trains")
+        elif names:
+            words.append(f"{scope}={' or '.join(names)}")
+    methods = [entry.name for entry in METHODS.entries() if option in entry.reads]
+    return words + ([f"the method {' or '.join(methods)}"] if methods else [])
