@@ -12,6 +12,8 @@ CORES  ?= $(shell getconf _NPROCESSORS_ONLN)
 GPUS   ?=
 AT_ONCE = $(or $(GPUS),$$($(BIN)/python -m pel_core slots $(CORES) $(ARGS)))
 REPORT ?= report.html
+# A worker per core; the tests of a file share its fixtures, so they stay together.
+PARALLEL ?= -n auto --dist loadfile
 # What may be said besides, to Snakemake and to the program; the path of the images goes through the environment, as it is.
 CHOICE := study=$(STUDY) config=$(CONFIG) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(BACKBONE),backbone=$(BACKBONE)) \
     $(if $(WEIGHTS),weights='$(WEIGHTS)') $(if $(RESULTS),results='$(RESULTS)') $(if $(FIGURES),figures='$(FIGURES)')
@@ -32,7 +34,7 @@ study: setup  ## train and evaluate what is missing, then build every table and 
 	$(BIN)/python -m pel_core show $(ARGS)
 
 plan: setup  ## what would run, and what it would cost on this machine, whose speed is measured in seconds where no run has shown it
-	$(BIN)/python -m pel_core calibrate $(ARGS)
+	$(BIN)/python -m pel_core measure-throughput $(ARGS)
 	$(BIN)/python -m pel_core plan $(ARGS)
 
 status: setup  ## what is done, running and failed, and how long the rest will take
@@ -49,10 +51,10 @@ show: setup  ## the finished tables on screen
 	$(BIN)/python -m pel_core show $(ARGS)
 
 test: setup lint  ## every test, the slow ones too
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(PARALLEL)
 
 test-fast: setup
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow"
 
 test-cluster: .venv/cluster/installed  ## a real SLURM on this host: node failure, cancelling, time limit, preemption, requeueing
 	tests/cluster/install.sh
