@@ -35,7 +35,7 @@ class Tree:
     @property
     def config(self) -> dict:
         """What a configuration says of it."""
-        return {"roots": {self.base: str(self.root)}, "own_lists": [self.base]}
+        return {"roots": {self.base: str(self.root)}, "user_lists": [self.base]}
 
     def paths(self, split: str) -> list[Path]:
         """The image files of a split."""

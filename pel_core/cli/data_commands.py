@@ -11,13 +11,11 @@ from tqdm import tqdm
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.problems import Problems
-from pel_core.common.yaml_files import load_yaml
 from pel_core.data.datasets import LongTailed, split_name
-from pel_core.data.naming import located
 from pel_core.data.roots import expand_root
 from pel_core.ingest.entries import declared
 from pel_core.ingest.sources import open_source
-from pel_core.studies.config import find
+from pel_core.studies.config import find, read_config
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -55,8 +53,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def read_configuration(path: str | None) -> dict[str, Any]:
-    """A configuration by name or path, with the files it names found; nothing without one."""
-    return located(load_yaml(find(path)), find(path)) if path else {}
+    """A configuration by name or path, validated, as a study reads it; nothing without one."""
+    return read_config(find(path), complete=False) if path else {}
 
 
 def with_root(base: str, config: Mapping[str, Any], root: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pel_core.common.problems import Problems
 from pel_core.data import lists
 from pel_core.data.lists import ImageList
 from pel_core.data.sampling import shot_groups
+from pel_core.hardware.cores import usable_cpus
 from pel_core.ingest.facts import Facts, difference
 from pel_core.ingest.known_mistakes import known_mistakes
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 # Makes a progress bar from a title and a total; it returns what is told of progress.
 Bar = Callable[[str, int], Callable[[int], Any]]
-OWN_LISTS = "fetch it again (delete it, then `data fetch {base}`), or say `own_lists: [{base}]` in the configuration"
+USER_LISTS = "fetch it again (delete it, then `data fetch {base}`), or say `user_lists: [{base}]` in the configuration"
 
 
 @dataclass
@@ -67,7 +68,7 @@ def check_lists(
     root, found = source.find_root(), source.find_lists(problems)
     for name in source.list_names() if facts else ():
         if name in found and name in facts.files and (text := difference(found[name], facts.files[name])):
-            problems.add("lists that are not the published ones", text, OWN_LISTS.format(base=base))
+            problems.add("lists that are not the published ones", text, USER_LISTS.format(base=base))
     try:
         checked, labels = _read_names(found[options.names], options.names_format)
     except (KeyError, PelError) as error:
@@ -175,7 +176,7 @@ def decode_images(
     positions = there[np.linspace(0, len(there) - 1, count).astype(int)].tolist() if count else []
     advance = bar(f"{Path(images.source).stem}: decoding", count) if bar and check == "all" else None
     # Threads do: Pillow lets go of the interpreter while it decodes. Blocks keep half a million futures from piling up.
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cpus()) as pool:
         for start in range(0, count, 4096):
             block = positions[start : start + 4096]
             for kind, text in pool.map(decode, block):

@@ -81,6 +81,6 @@ def prepare(
         write_root(out, source.root)
     if source.is_users:
         write_source(out, source.root, params)
-    if base in ((config or {}).get("own_lists") or ()):
-        about["own_lists"] = True  # the built-in name, but not the published lists
+    if base in ((config or {}).get("user_lists") or ()):
+        about["user_lists"] = True  # the built-in name, but not the published lists
     write_json(out / "data.json", about)

@@ -62,7 +62,7 @@ def test_a_list_that_is_cut_off(tree, tmp_path, capsys):
     assert status == 1 and "1 x lists that are not the published ones" in out
     assert "42 lines, expected 45" in out and "perhaps a download that was cut off" in out
     assert "classes without a training image" in out and "published: 24 to 3" in out
-    with pytest.raises(PelError, match=rf"is not the published file.*own_lists: \[{tree.base}\]"):
+    with pytest.raises(PelError, match=rf"is not the published file.*user_lists: \[{tree.base}\]"):
         prepare(tree.base, tmp_path / "out", {"roots": {tree.base: str(tree.root)}})
 
 

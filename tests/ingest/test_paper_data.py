@@ -75,7 +75,7 @@ seeds: [0]
 size: small
 data: {{imagenet-lt: imagenet-lt, inat2018: inat2018}}
 roots: {{imagenet-lt: {root}/imagenet, inat2018: {root}/inat}}
-own_lists: [imagenet-lt, inat2018]
+user_lists: [imagenet-lt, inat2018]
 naming: {{imagenet-lt: {{distinct: true}}}}
 check_images: all
 recipe: {{epochs: 1, batch_size: 16, precision: fp32}}

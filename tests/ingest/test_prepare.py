@@ -375,10 +375,10 @@ def test_inaturalist_labels_follow_the_sorted_names(tmp_path):
     for split in ("train", "val"):
         (root / f"iNaturalist18_{split}.txt").write_text("".join(f"{split}{label}.png {label}\n" for label in range(3)))
     config = {"roots": {"inat2018": str(root)}}
-    with pytest.raises(PelError, match=r"categories\.json is not the published file: .*own_lists: \[inat2018\]"):
+    with pytest.raises(PelError, match=r"categories\.json is not the published file: .*user_lists: \[inat2018\]"):
         prepare("inat2018", tmp_path / "out", config)
-    prepare("inat2018", tmp_path / "out", config | {"own_lists": ["inat2018"]})
-    assert json.loads((tmp_path / "out/data.json").read_text())["own_lists"] is True
+    prepare("inat2018", tmp_path / "out", config | {"user_lists": ["inat2018"]})
+    assert json.loads((tmp_path / "out/data.json").read_text())["user_lists"] is True
     data = open_prepared(tmp_path / "out", "inat2018")
     assert data.class_names == ["Abies alba", "Mus musculus", "Zea mays"]
     assert data.train.labels.tolist() == data.test.labels.tolist() == [2, 0, 1]

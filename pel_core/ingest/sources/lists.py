@@ -71,7 +71,7 @@ class Lists(Source):
     @property
     def published(self) -> Facts | None:
         """What is known of the lists; None for a data set of the user's own, or with lists of the user's own."""
-        return None if self.base in (self.config.get("own_lists") or []) else self.facts
+        return None if self.base in (self.config.get("user_lists") or []) else self.facts
 
     def locate(self) -> "Lists":
         """See that the image folder exists; what lacks of the lists is told when they are read."""
