@@ -16,11 +16,12 @@ sys.path.insert(0, str(workflow.basedir))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
 
 from pel_core.studies import job_options
-from pel_core.fork_server import server as warm
+from pel_core.fork_server import client as fork_server
 from pel_core.studies.config import submittable
 from pel_core.common.errors import PelError
 from pel_core.studies.failures import failures
-from pel_core.spec.results import OUTPUTS
+from pel_core.spec.results import OUTPUTS, metrics_file, slug_of
+from pel_core.studies.migrate import migrate
 from pel_core.studies.study import load_settings
 
 try:
@@ -32,17 +33,28 @@ except PelError as error:
 STARTED = time.time()
 PYTHON, RESULTS, FIGURES = sys.executable, STUDY.results, STUDY.figures
 
+if workflow.is_main_process:
+    for line in migrate(RESULTS):
+        print(line, file=sys.stderr)
+    STUDY.check_scores()
+
+
+def uncompared(value):
+    """A param that changes no number: a function of the first wildcard. Snakemake compares params between calls, and runs a job
+    again where one changes, but not those of functions that ask for `threads`."""
+    return lambda wc, threads: value(wc[0])
+
 
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
-include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/predict.smk"
 include: "workflow/rules/report.smk"
 
 
 onstart:
     # Small jobs on this machine's CPU share what they import; a cluster's nodes cannot.
     if workflow.is_main_process and workflow.local_exec:
-        warm.offer(workflow.snakemake_tmp_dir)
+        fork_server.offer(workflow.snakemake_tmp_dir)
     elif workflow.is_main_process:
         try:
             submittable([*config.values(), workflow.basedir, os.getcwd()])

@@ -12,18 +12,16 @@ from typing import Any
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
-from pel_core.data.datasets import DATASETS, split_name
+from pel_core.data.datasets import split_name
 from pel_core.data.ensembling import TTE
 from pel_core.data.image_cache import cache_folder
 from pel_core.data.sampling import long_tail_counts
-from pel_core.demo.stand_ins import STAND_INS
+from pel_core.evaluation.predictions import stored_bytes
+from pel_core.ingest.sources import Size, open_source
+from pel_core.spec.results import result_files
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.study import Study
 
-# Images of the public data sets (training, test) and their classes, for a plan made before they are prepared.
-PUBLIC = {"imagenet-lt": (115_846, 50_000), "places-lt": (62_500, 36_500), "inat2018": (437_513, 24_426)}
-CLASSES = {"imagenet-lt": 1000, "places-lt": 365, "inat2018": 8142, "cifar100": 100}
-CIFAR_TEST = 10_000
 # TFLOP/s of matrix products, dense, accumulated in fp32, as the makers' data sheets say; nothing was measured on them here.
 SHEETS: dict[str, dict[str, float]] = {
     "H200": {"fp16": 989, "bf16": 989, "fp32": 67},
@@ -106,13 +104,8 @@ def data_size(study: Study, name: str) -> tuple[int, int] | None:
         if about["ratios"] != "any":
             return sum(counts.get(f"{ratio:g}" if ratio else "", [])), about["test_images"]
         return _pool(len(counts[""]), counts[""][0], ratio), about["test_images"]
-    if base in STAND_INS:
-        world = STAND_INS[base]
-        counts = world.train_counts(None if world.profile else ratio or 1)
-        return sum(counts), world.test_per_class * len(world.classes)
-    if base == "cifar100":
-        return _pool(*DATASETS[base].pool, ratio), CIFAR_TEST
-    return PUBLIC.get(base)
+    size = _declared(study, name)
+    return (size.train, size.test) if size else None
 
 
 def classes(study: Study, name: str) -> int:
@@ -121,7 +114,13 @@ def classes(study: Study, name: str) -> int:
     path = study.results / "data" / base / "data.json"
     if path.is_file():
         return len(next(iter(read_json(path)["train_counts"].values())))
-    return len(STAND_INS[base].classes) if base in STAND_INS else CLASSES.get(base, 0)
+    size = _declared(study, name)
+    return size.classes if size else 0
+
+
+def _declared(study: Study, name: str) -> Size | None:
+    base, ratio = split_name(name)
+    return open_source(base, study.bindings.datasets[base], study.config).size(ratio)
 
 
 def _pool(number: int, largest: int, ratio: float | None) -> int:
@@ -140,8 +139,9 @@ def work(study: Study, spec: RunSpec) -> Work | None:
         return None
     train, test = spec.epochs * size[0] * spec.trains, views(spec.to_json()) * size[1]
     number = classes(study, spec.dataset)
-    # Logits in fp32; head and deltas (about twice the head in the reference's adapters); predictions.
-    disk = 4 * size[1] * number + 12 * number * spec.vit.width * spec.trains + 150 * size[1]
+    # Logits; head and deltas (about twice the head in the reference's adapters); predictions.
+    logits = stored_bytes(size[1], number, study.config.get("logits", "compact"))
+    disk = logits + 12 * number * spec.vit.width * spec.trains + 150 * size[1]
     return Work(train, test, train * training_gflop(spec), test * forward_gflop(spec), disk)
 
 
@@ -159,7 +159,7 @@ def decoded_bytes(study: Study, specs: Iterable[RunSpec]) -> int:
 def measured(study: Study, backbone: str) -> Speed | None:
     """The speed of the finished runs with a backbone under the results folder, else what a calibration of this machine found."""
     spent, done = [0.0, 0.0], [0.0, 0.0]
-    for path in sorted((study.results / "runs").glob(f"*.{backbone}.*/metrics.json")):
+    for path in result_files(study.results, run=f"*.{backbone}.*"):
         try:
             record = read_json(path)
             spec, data = RunSpec.parse(record["slug"]), record["data"]

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pel_core.common.errors import PelError
-from pel_core.data.datasets import USER_KINDS, split_name
-from pel_core.data.user_files import is_other
+from pel_core.data.datasets import split_name
+from pel_core.ingest.identity import is_other
+from pel_core.ingest.sources import open_source
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.config import shown
 from pel_core.studies.cost import REACHED, SHEETS, Work, decoded_bytes, measured, on_paper, work
@@ -19,15 +20,17 @@ LARGE = 1e7  # GFLOP from which a GPU is worth a word
 def plan(study: Study) -> str:
     """The plan in words: what is there, what is missing, how many images that is and how long it will take."""
     states = {slug: study.state(slug) for slug in study.specs}
-    missing = [study.specs[slug] for slug, state in states.items() if state != "done"]
-    unusable = {slug: state for slug, state in states.items() if state not in ("done", "missing")}
+    unscored = [slug for slug, state in states.items() if state == "to score"]
+    missing = [study.specs[slug] for slug, state in states.items() if state not in ("done", "to score")]
+    unusable = {slug: state for slug, state in states.items() if state not in ("done", "missing", "to score")}
     to_train = {spec.train.slug: spec for spec in missing if spec.trains and not _trained(study, spec)}
+    again = f", to score again {len(unscored)} (seconds)" if unscored else ""
     lines = [
         f"{study.title}: {shown(study.path)} on {shown(study.config_path)} ({study.config['title']})",
         f"Makes {', '.join(study.artefacts)}; seeds {', '.join(map(str, study.seeds))}.",
         *(f"Leaves out {', '.join(names)}: {reason}." for reason, names in _by_reason(study).items()),
-        f"Runs: {len(states)}, of which {len(states) - len(missing)} done, {len(missing)} missing; "
-        f"to train {len(to_train)}, to evaluate {len(missing)}.",
+        f"Runs: {len(states)}, of which {len(states) - len(missing) - len(unscored)} done, {len(missing)} missing; "
+        f"to train {len(to_train)}, to evaluate {len(missing)}{again}.",
     ]
     lines += [f"  cannot be used: {slug}: {state}" for slug, state in list(unusable.items())[:5]]
     lines += [f"  ... and {len(unusable) - 5} more"] if len(unusable) > 5 else []
@@ -43,7 +46,7 @@ def _own_images(study: Study) -> list[str]:
     """What finished runs do not show: images of the user's own that changed, or are not there."""
     lines = []
     for base in sorted({split_name(spec.dataset)[0] for spec in study.specs.values()}):
-        if study.bindings.datasets[base].kind not in USER_KINDS:
+        if not open_source(base, study.bindings.datasets[base], study.config).is_users:
             continue
         try:
             if is_other(folder := study.results / "data" / base, study.data_params(base)):

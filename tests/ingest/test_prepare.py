@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from PIL import Image
 
 from pel_core.common.errors import PelError
 from pel_core.data.datasets import DATASETS, open_prepared
-from pel_core.data.roots import given_root
 from pel_core.data.sampling import long_tail_subset, shot_groups
 from pel_core.demo.stand_ins import STAND_INS
-from pel_core.ingest import cifar, fetch
+from pel_core.ingest import fetch
+from pel_core.ingest.facts import FACTS
 from pel_core.ingest.prepare import prepare
+from pel_core.ingest.sources import cifar, open_source
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +133,7 @@ def test_cifar(archive, tmp_path, monkeypatch):
 
 def test_cifar_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("PEL_DATA", str(tmp_path))
-    monkeypatch.setattr(fetch, "CIFAR_ADDRESS", "http://127.0.0.1:9")
+    monkeypatch.setitem(FACTS, "cifar100", replace(FACTS["cifar100"], address="http://127.0.0.1:9"))
     monkeypatch.setattr(fetch, "PAUSE", 0)
     with pytest.raises(PelError, match=r"roots: \{cifar100: FOLDER\}.*data fetch cifar100"):
         prepare("cifar100", tmp_path / "out")
@@ -254,17 +256,17 @@ def test_images_that_moved_are_found_again(folder, tmp_path, monkeypatch):
 
 def test_a_built_in_root_keeps_its_variable(monkeypatch):
     monkeypatch.delenv("PEL_DATA", raising=False)
-    assert given_root("places-lt", DATASETS["places-lt"], {}) == "data/places"
+    assert open_source("places-lt", DATASETS["places-lt"], {}).given_root == "data/places"
     monkeypatch.setenv("PEL_DATA", "/pictures")
-    assert given_root("places-lt", DATASETS["places-lt"], {}) == "$PEL_DATA/places"
-    assert given_root("places-lt", DATASETS["places-lt"], {"roots": {"places-lt": "~/p"}}) == "~/p"
+    assert open_source("places-lt", DATASETS["places-lt"], {}).given_root == "$PEL_DATA/places"
+    assert open_source("places-lt", DATASETS["places-lt"], {"roots": {"places-lt": "~/p"}}).given_root == "~/p"
 
 
 def test_a_folder_of_another_engine_is_stale(tmp_path):
     prepare("toy", tmp_path)
     path = tmp_path / "data.json"
-    path.write_text(path.read_text().replace('"engine": 1', '"engine": 0'))
-    with pytest.raises(PelError, match="stale: made by engine 0, this is engine 1"):
+    path.write_text(path.read_text().replace('"prepare": 1', '"prepare": 0'))
+    with pytest.raises(PelError, match="stale: prepared by version 0, this is 1"):
         open_prepared(tmp_path, "toy")
 
 

@@ -14,10 +14,11 @@ from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
 from pel_core.models.backbones import BACKBONES
 from pel_core.models.deltas import DELTAS, SiteContext
-from pel_core.models.methods import METHODS, Attach, Method
+from pel_core.models.methods import METHODS, Attach, Method, add_method
 from pel_core.models.weights import load_vit, prepare_text
 from pel_core.spec.choices import CHOICES
 from pel_core.spec.options import RECIPES
+from pel_core.spec.results import metrics_file
 from pel_core.spec.run_spec import DEFAULTS, RunSpec
 from pel_core.training.classifier import adapter_dim, build
 from pel_core.training.run_inputs import load
@@ -45,7 +46,7 @@ def run(results, method="adaptformer", **options):
     if spec.trains:
         assert main(["train", spec.train.slug, "--results", str(results)]) == 0
     assert main(["evaluate", spec.slug, "--results", str(results)]) == 0
-    return read_json(results / "runs" / spec.slug / "metrics.json")
+    return read_json(metrics_file(results, spec.slug))
 
 
 def fresh(results, method="adaptformer", seed=0, **options):
@@ -67,6 +68,7 @@ NUMBERS = [
     ("adaptformer", {"resolution": 24}),
     ("adaptformer", {"native": 7}),
     ("adaptformer", {"accumulate": 3}),
+    ("adaptformer", {"train_head": False}),
     ("head-only", {"tau": 0.5, "scale": 15, "lr": 0.1, "momentum": 0, "weight_decay": 0, "batch_size": 50}),
     ("head-only", {"tte": "randaug", "crops": 3}),
     ("head-only", {"tte": "tencrop", "expand": 5}),
@@ -138,8 +140,9 @@ def test_evaluation_options_share_the_training_run(results):
 
 
 def test_random_crops_repeat(results):
-    path = results / "runs" / run(results, tte="randaug")["slug"] / "logits.safetensors"
+    path = metrics_file(results, run(results, tte="randaug")["slug"]).with_name("logits.safetensors")
     before = load_file(path)["logits"]
+    path.unlink()
     run(results, tte="randaug")
     assert torch.equal(load_file(path)["logits"], before)
 
@@ -229,14 +232,10 @@ def test_the_document_names_every_option():
 
 
 @pytest.mark.parametrize(("example", "method"), list(zip(EXAMPLES, ["adaptformer-attn", "gate-mlp"], strict=True)))
-def test_the_worked_examples_work(results, example, method):
-    names = {"METHODS": METHODS, "DELTAS": DELTAS, "Method": Method, "Attach": Attach, "SiteContext": SiteContext, "nn": torch.nn}
-    before = set(METHODS), set(DELTAS)
-    try:
-        exec(example, names | {"torch": torch, "Tensor": torch.Tensor})
-        record = run(results, f"{method}@1:4+ln")
-        assert record["parameters"]["by_part"][method] > 0
-    finally:
-        for registry, known in zip((METHODS, DELTAS), before, strict=True):
-            for name in set(registry) - known:
-                del registry[name]
+def test_the_worked_examples_work(monkeypatch, results, example, method):
+    for registry in (METHODS, DELTAS):
+        monkeypatch.setattr(registry, "_entries", {entry.name: entry for entry in registry.entries()})
+    names = {"add_method": add_method, "DELTAS": DELTAS, "Method": Method, "Attach": Attach, "SiteContext": SiteContext}
+    exec(example, names | {"nn": torch.nn, "torch": torch, "Tensor": torch.Tensor})
+    record = run(results, f"{method}@1:4+ln")
+    assert record["parameters"]["by_part"][method] > 0
