@@ -6,46 +6,22 @@ weights that lie prepared beside it.
 
 import os
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import read_json
 from pel_core.common.versions import ENGINE
 from pel_core.data.datasets import content_hash, split_name
+from pel_core.spec.choices import METRICS
 from pel_core.spec.run_spec import DEFAULTS, RunSpec, differences
 
-
-@dataclass(frozen=True)
-class Metric:
-    """How a value is called and which end of it is good."""
-
-    label: str
-    better: Literal["higher", "lower", "neither"] = "higher"
-
-
-# What evaluation writes under "metrics". A new name here re-evaluates every run and trains none.
-METRICS: dict[str, Metric] = {
-    "overall": Metric("Overall accuracy (%)"),
-    "head": Metric("Head accuracy (%)"),
-    "med": Metric("Medium accuracy (%)"),
-    "tail": Metric("Tail accuracy (%)"),
-    "mean_class": Metric("Mean per-class accuracy (%)"),
-    "error_rate": Metric("Error rate (%)", "lower"),
-    "macro_f1": Metric("Macro F1 (%)"),
-    "worst_class": Metric("Worst class accuracy (%)"),
-    "hmean": Metric("Harmonic mean of class accuracies (%)"),
-    "gmean": Metric("Geometric mean of class accuracies (%)"),
-    "ece": Metric("Expected calibration error (%)", "lower"),
-    "nll": Metric("Negative log-likelihood", "lower"),
-}
 # What evaluation writes beside metrics.json for others to build on (docs/outputs.md).
 OUTPUTS = ("predictions.parquet", "confusion.csv", "classes.csv")
-# The parts of metrics.json a study may print from, as dotted paths, and what there is in each: parameters.head.
+# The parts of metrics.json a study may print from, as dotted paths, and what there is in each beside METRICS: parameters.head.
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "metrics": (*METRICS, "per_class"),
+    "metrics": ("per_class",),
     "parameters": ("learnable", "head", "learnable_with_head", "frozen", "by_part", "adapter_dim"),
     "training": ("curve", "seconds", "images_per_second", "peak_memory_mb", "micro_batch"),
     "evaluation": ("tte", "crops", "precision", "seconds", "images_per_second", "peak_memory_mb"),
@@ -66,9 +42,14 @@ def value_path(text: str) -> str:
     section, _, rest = text.partition(".")
     if section not in SECTIONS or not rest:
         raise unknown("value", text, METRICS, f"Or give a path such as parameters.head; sections: {', '.join(SECTIONS)}.")
-    if rest.split(".")[0] not in SECTIONS[section]:
-        raise unknown("value", text, [f"{section}.{key}" for key in SECTIONS[section]])
+    if rest.split(".")[0] not in (keys := section_keys(section)):
+        raise unknown("value", text, [f"{section}.{key}" for key in keys])
     return text
+
+
+def section_keys(section: str) -> tuple[str, ...]:
+    """What there is in a section of metrics.json; the metrics of plugins are among it."""
+    return (*METRICS, *SECTIONS[section]) if section == "metrics" else SECTIONS[section]
 
 
 def metrics_file(results: str | Path, slug: str) -> Path:
