@@ -18,6 +18,7 @@ from pel_core.data.naming import located
 from pel_core.models.backbones import BACKBONES
 from pel_core.spec.run_spec import DEFAULTS
 from pel_core.studies import job_options
+from pel_core.studies.kinds import figure_schema
 
 WORKFLOW = Path(__file__).resolve().parents[2] / "workflow"
 SIZES = ("full", "small")  # of a configuration: real backbones and budgets, or the demo's
@@ -167,6 +168,7 @@ def read_study(path: Path, size: str = "full") -> dict[str, Any]:
         PelError: the first violation.
     """
     rules = schema("study")
+    rules["$defs"]["figure"] = figure_schema()
     for name in ("selection", "labelled", "point", "sweep"):
         rules["$defs"][name]["properties"].update(selection_fields())
     rules["$defs"]["sweep"]["properties"]["sweep"]["enum"] = ["dataset", "backbone", "method", "value", *DEFAULTS]
