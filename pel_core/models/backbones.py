@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pel_core.common.errors import PelError, unknown
+from pel_core.common.errors import PelError
+from pel_core.common.registry import Registry
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -64,7 +65,7 @@ def _in21k(label: str, size: str, layers: int, width: int) -> Backbone:
     return Backbone(label, "timm", arch, layers, width, 16, 224, text=False, mean=HALF, std=HALF)
 
 
-BACKBONES: dict[str, Backbone] = {
+_BACKBONES: dict[str, Backbone] = {
     "clip-mini": Backbone(
         "clip-mini (demo)", "bundled", "demo/clip-mini", 12, 96, 8, 32, quick_gelu=True, interpolation="bilinear"
     ),
@@ -89,6 +90,10 @@ BACKBONES: dict[str, Backbone] = {
     "toy": Backbone("toy", "random", "toy", 4, 32, 8, 16, quick_gelu=True),
 }
 
+BACKBONES: Registry[Backbone] = Registry("backbone")
+for _name, _entry in _BACKBONES.items():
+    BACKBONES.register(_name, _entry, about=_entry.label)
+
 _MAP_POOL = (
     "SigLIP's image tower has no class token; its feature is a learned attention over all patches with an MLP of its own, which "
     "this ViT does not have. CLIP backbones with a text tower: clip-b16, laion-b16, datacomp-b16"
@@ -112,9 +117,7 @@ def find_backbone(name: str) -> Backbone:
     """
     if name in UNFIT:
         raise PelError(f"backbone '{name}' does not fit: {UNFIT[name]}")
-    if name not in BACKBONES:
-        raise unknown("backbone", name, BACKBONES)
-    return BACKBONES[name]
+    return BACKBONES.entry(name).value
 
 
 HUB = "hf-hub:"

@@ -14,12 +14,12 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import read_json
 from pel_core.common.versions import ENGINE
 from pel_core.data.datasets import content_hash, split_name
-from pel_core.spec.choices import METRICS
+from pel_core.spec.choices import METRICS, knob_owners
 from pel_core.spec.run_spec import DEFAULTS, RunSpec, differences
 
 # What evaluation writes beside metrics.json for others to build on (docs/outputs.md).
 OUTPUTS = ("predictions.parquet", "confusion.csv", "classes.csv")
-# The parts of metrics.json a study may print from, as dotted paths, and what there is in each beside METRICS: parameters.head.
+# The parts of metrics.json a study may print from, as dotted paths, and what there is in each beside METRICS and knobs.
 SECTIONS: dict[str, tuple[str, ...]] = {
     "metrics": ("per_class",),
     "parameters": ("learnable", "head", "learnable_with_head", "frozen", "by_part", "adapter_dim"),
@@ -42,14 +42,16 @@ def value_path(text: str) -> str:
     section, _, rest = text.partition(".")
     if section not in SECTIONS or not rest:
         raise unknown("value", text, METRICS, f"Or give a path such as parameters.head; sections: {', '.join(SECTIONS)}.")
-    if rest.split(".")[0] not in (keys := section_keys(section)):
+    keys = section_keys(section)
+    if rest not in keys and rest.split(".")[0] not in keys:
         raise unknown("value", text, [f"{section}.{key}" for key in keys])
     return text
 
 
 def section_keys(section: str) -> tuple[str, ...]:
-    """What there is in a section of metrics.json; the metrics of plugins are among it."""
-    return (*METRICS, *SECTIONS[section]) if section == "metrics" else SECTIONS[section]
+    """What there is in a section of metrics.json: metrics and knobs, those of plugins among them."""
+    also = {"metrics": METRICS, "spec": knob_owners() if section == "spec" else ()}.get(section, ())
+    return (*also, *SECTIONS[section])
 
 
 def metrics_file(results: str | Path, slug: str) -> Path:
@@ -164,7 +166,10 @@ def lookup(record: Mapping[str, Any], path: str) -> Any:
         PelError: nothing is there; the message names the run, the part that is missing and what there is.
     """
     here: Any = record
-    for index, word in enumerate(path.split(".")):
+    words = path.split(".")
+    for index, word in enumerate(words):
+        if isinstance(here, Mapping) and (rest := ".".join(words[index:])) in here:
+            return here[rest]  # a knob's name holds a point: spec.loss.gamma
         if isinstance(here, list) and word.isdigit() and int(word) < len(here):
             here = here[int(word)]
         elif isinstance(here, list) and word == "last" and here:
@@ -172,7 +177,7 @@ def lookup(record: Mapping[str, Any], path: str) -> Any:
         elif isinstance(here, Mapping) and word in here:
             here = here[word]
         else:
-            where, known = ".".join(path.split(".")[:index]) or "the result", here if isinstance(here, Mapping) else ()
+            where, known = ".".join(words[:index]) or "the result", here if isinstance(here, Mapping) else ()
             hint = f"in {where} of {record['slug']}. A result older than a metric: evaluate the run again"
             raise unknown("value", word, known, hint)
     return here

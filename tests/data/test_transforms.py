@@ -139,16 +139,16 @@ def test_squares_have_the_declared_distribution():
     "augment, half", [("mda", 1 - 0.75**0.5), ("mda-linear", 0.5), ("mda-concave", 0.75**0.5), ("mda-min", 0), ("mda-max", 1)]
 )
 def test_schedules_of_the_smallest_area(augment, half):
-    smallest = [transforms.Augmenter(augment, 0.08, 5).smallest(epoch) for epoch in range(5)]
+    smallest = [AUGMENTATIONS[augment].smallest(0.08, epoch, 5) for epoch in range(5)]
     ends = {"mda-min": (0, 0), "mda-max": (1, 1)}.get(augment, (0, 1))
     expected = [0.08 + 0.92 * f for f in (ends[0], half, ends[1])]
     assert smallest[::2] == pytest.approx(expected)
     assert smallest == sorted(smallest)
-    assert transforms.Augmenter(augment, 0.08, 1).smallest(0) == pytest.approx(expected[0])
+    assert AUGMENTATIONS[augment].smallest(0.08, 0, 1) == pytest.approx(expected[0])
 
 
 def test_plain_augmentation_has_no_schedule():
-    assert {transforms.Augmenter("rrc", 0.3, 5).smallest(epoch) for epoch in range(5)} == {0.3}
+    assert {AUGMENTATIONS["rrc"].smallest(0.3, epoch, 5) for epoch in range(5)} == {0.3}
     assert set(AUGMENTATIONS) == set(CHOICES["augment"])
     assert set(transforms.RESAMPLING) == set(resample.KERNELS) == set(CHOICES["interpolation"])
 
@@ -196,7 +196,7 @@ def test_crops_are_torchvisions(height, width, tte, expand, kernel):
 
 
 def test_unknown_crops():
-    with pytest.raises(PelError, match="unknown evaluation crops 'ninecrop'"):
+    with pytest.raises(PelError, match="unknown tte 'ninecrop'"):
         transforms.evaluation_size("ninecrop", 32, 0)
 
 

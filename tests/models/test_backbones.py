@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from open_clip.pretrained import get_pretrained_cfg
+from registries import set_entry
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -74,7 +75,7 @@ def shrunk(name, monkeypatch):
     config["embed_dim"] = 32
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, entry.arch, config)
     small = type(entry)(**{**vars(entry), "layers": DEPTH})
-    monkeypatch.setitem(BACKBONES, name, small)
+    set_entry(monkeypatch, BACKBONES, name, small)
     torch.manual_seed(0)
     return open_clip.create_model(entry.arch, precision="fp32", device="cpu").eval()
 
@@ -96,7 +97,7 @@ def test_open_clip_s_features(name, monkeypatch, tmp_path):
 def small_timm(name, monkeypatch):
     """A timm network of two blocks with layer scales that matter, made whenever its architecture is asked for."""
     entry, create = BACKBONES[name], timm.create_model
-    monkeypatch.setitem(BACKBONES, name, type(entry)(**{**vars(entry), "layers": DEPTH}))
+    set_entry(monkeypatch, BACKBONES, name, type(entry)(**{**vars(entry), "layers": DEPTH}))
     monkeypatch.setattr(timm, "create_model", lambda arch, **options: create(arch, depth=DEPTH, **options))
     torch.manual_seed(0)
     model = timm.create_model(entry.arch, pretrained=False, num_classes=0).eval()

@@ -17,7 +17,7 @@ def place(**changes):
     linear = nn.Linear(WIDTH, 3 * WIDTH)
     values = {"module": linear, "width_in": WIDTH, "width_out": 3 * WIDTH, "tokens": 5, "patch": 8, "rank": RANK}
     values |= {"vpt_len": PROMPTS}
-    return SiteContext(**{**values, "mask_ratio": RATIO, "draw": torch.Generator().manual_seed(0), **changes})
+    return SiteContext(**{**values, "mask_ratio": RATIO, "generator": torch.Generator().manual_seed(0), **changes})
 
 
 OPTIONS = {"lora": {"parts": (True, False, True)}}

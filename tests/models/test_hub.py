@@ -8,6 +8,7 @@ import open_clip
 import pytest
 import timm
 import torch
+from registries import set_entry
 from safetensors.torch import save_file
 from test_weights import SMALL, write
 
@@ -35,7 +36,7 @@ def small(monkeypatch, tmp_path):
     """A small CLIP that open_clip and our registry know as "small"; returns its state dict."""
     (tmp_path / "small-quickgelu.json").write_text(json.dumps(MODEL))
     open_clip.add_model_config(tmp_path / "small-quickgelu.json")
-    monkeypatch.setitem(BACKBONES, "small", SMALL)
+    set_entry(monkeypatch, BACKBONES, "small", SMALL)
     torch.manual_seed(0)
     return open_clip.create_model("small-quickgelu", device="cpu").state_dict()
 
@@ -146,7 +147,7 @@ def test_timm_s_weights_by_hub_name_and_from_a_folder(no_network, monkeypatch, t
     torch.manual_seed(0)
     model = timm.create_model("test_vit", num_classes=0).eval()
     entry = Backbone("test", "timm", "test_vit", len(model.blocks), 64, 16, 160, text=False, mean=HALF, std=HALF)
-    monkeypatch.setitem(BACKBONES, "test", entry)
+    set_entry(monkeypatch, BACKBONES, "test", entry)
     folder = tmp_path / "model"
     folder.mkdir()
     save_file(model.state_dict(), folder / "model.safetensors")

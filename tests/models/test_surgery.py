@@ -4,6 +4,7 @@ from itertools import combinations
 
 import pytest
 import torch
+from registries import set_entry
 from torch import nn
 from torch.nn import functional as F
 
@@ -184,7 +185,7 @@ def test_the_seed_decides_the_start(method):
 def test_several_attaches_on_one_site_stack(monkeypatch):
     deltas = {"beside": "adaptformer", "after": "scale-shift", "before": "scale-shift"}
     attach = tuple(Attach("ffn", how, delta) for how, delta in deltas.items())
-    monkeypatch.setitem(METHODS, "stacked", Method("test", attach))
+    set_entry(monkeypatch, METHODS, "stacked", Method("test", attach))
     vit, tuned = tune((MethodPart("stacked", 0, 1),))
     assert len(tuned) == 7 + 2 + 2
     for entry in tuned:
@@ -210,7 +211,7 @@ def test_a_site_inside_a_wrapped_module_is_still_found():
     ],
 )
 def test_a_mistake_leaves_the_model_as_it_was(monkeypatch, broken):
-    monkeypatch.setitem(METHODS, "broken", broken)
+    set_entry(monkeypatch, METHODS, "broken", broken)
     vit = toy_vit()
     shape, flags = str(vit), [parameter.requires_grad for parameter in vit.parameters()]
     with pytest.raises(PelError, match=r"(fc3.*it has .*ffn\.fc1)|(gate.*it has .*ffn\.fc1)"):

@@ -8,6 +8,7 @@ import open_clip
 import pytest
 import timm
 import torch
+from registries import set_entry
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.nn import functional as F
@@ -50,7 +51,7 @@ def model(tmp_path_factory):
 @pytest.fixture
 def small(monkeypatch, model):
     """The registry entry of that model."""
-    monkeypatch.setitem(BACKBONES, "small", SMALL)
+    set_entry(monkeypatch, BACKBONES, "small", SMALL)
     return "small"
 
 
@@ -156,7 +157,7 @@ def test_weights_of_another_architecture_are_refused(small, model, tmp_path):
 
 @pytest.mark.parametrize(("arch", "quick_gelu"), [("small-gelu", True), ("small-quickgelu", False)])
 def test_the_activation_is_asserted(monkeypatch, small, model, tmp_path, arch, quick_gelu):
-    monkeypatch.setitem(BACKBONES, small, replace(SMALL, arch=arch, quick_gelu=quick_gelu))
+    set_entry(monkeypatch, BACKBONES, small, replace(SMALL, arch=arch, quick_gelu=quick_gelu))
     with pytest.raises(PelError, match=r"GELU, expected (Quick)?GELU"):
         load_open_clip(small, str(write("state dict", model.state_dict(), tmp_path)))
 
@@ -168,7 +169,7 @@ def test_openai_entries_ask_for_quick_gelu():
 
 
 def test_sizes_that_the_registry_does_not_declare_are_refused(monkeypatch, small, model, tmp_path):
-    monkeypatch.setitem(BACKBONES, small, replace(SMALL, layers=12))
+    set_entry(monkeypatch, BACKBONES, small, replace(SMALL, layers=12))
     with pytest.raises(PelError, match=r"2 blocks.*expected 12"):
         prepare_backbone(small, tmp_path / "out", str(write("state dict", model.state_dict(), tmp_path)))
 
@@ -188,7 +189,7 @@ def test_timm_weights_from_a_file(monkeypatch, tmp_path):
     original = timm.create_model("test_vit", num_classes=0).eval()
     save_file(original.state_dict(), tmp_path / "vit.safetensors")
     entry = Backbone("test", "timm", "test_vit", len(original.blocks), 64, 16, 160, text=False)
-    monkeypatch.setitem(BACKBONES, "test", entry)
+    set_entry(monkeypatch, BACKBONES, "test", entry)
     prepare_backbone("test", tmp_path / "out", str(tmp_path / "vit.safetensors"))
     vit, text, _ = load_vit(tmp_path / "out")
     images = torch.randn(1, 3, 160, 160)

@@ -101,7 +101,7 @@ def test_a_full_device_is_one_line(monkeypatch, capsys):
     def full(*_, **__):
         raise OutOfMemory("CUDA out of memory. Tried to allocate 2 GiB.\nMore words")
 
-    monkeypatch.setattr("pel_core.training.run.evaluate_run", full)
+    monkeypatch.setattr("pel_core.evaluation.evaluate.evaluate_run", full)
     assert main(["evaluate", SLUG]) == 1
     assert capsys.readouterr().err.splitlines() == [
         "error: the device's memory is full: CUDA out of memory. Tried to allocate 2 GiB. Use one with more that is free"
