@@ -146,8 +146,8 @@ FIGURES.register(
     ArtefactKind(FIGURE, save_curve, rows="points", columns="series", places=True, check=check_places),
     about="a value against a number that is swept, a line for each series",
     knobs=(
-        Knob("x", REQUIRED, "the title of the axis of places", kind=str),
-        Knob("log", False, "whether the axis of places is logarithmic"),
+        Knob("x", REQUIRED, "the title of the x axis", kind=str),
+        Knob("log", False, "whether the x axis is logarithmic"),
         AXIS,
     ),
 )

@@ -8,12 +8,12 @@ from typing import Any
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.data.datasets import split_name
-from pel_core.data.user_data import declared
+from pel_core.ingest.entries import declared
 from pel_core.models.backbones import BACKBONES
 from pel_core.spec.results import value_path
 from pel_core.studies.cells import Artefact, Bindings, Claim, Selection, UnboundRole, check_method, expand, grid, make_contrast
 from pel_core.studies.config import shown
-from pel_core.studies.kinds import FIGURES, TABLES, read_knobs
+from pel_core.studies.kinds import FIGURES, TABLES
 
 
 def make_bindings(content: Mapping[str, Any], values: Mapping[str, Any], path: Path) -> Bindings:
@@ -125,7 +125,6 @@ def _artefact(name: str, declaration: Mapping[str, Any], bindings: Bindings) -> 
         raise PelError(f"{kind.columns if rows else kind.rows} holds no value at this configuration's size")
     where = declaration.get("where", {})
     _check_names(where, rows, columns, declaration.get("info", []))
-    read_knobs(entry, declaration)
     if kind.places:
         _require_places(rows)
     kind.check(declaration)

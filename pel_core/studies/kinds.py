@@ -50,51 +50,18 @@ class ArtefactKind:
     on_screen: Callable[[str, str], list[str]] | None = None
 
 
-# A figure's knobs are its own keys in a study, beside title, each, where, seeds, note and its lists. REQUIRED stands for the
-# default of a key that has to be given.
+# A figure's knobs are its own keys in a study, beside title, each, where, seeds, note and its lists (`schema.study_file`
+# makes its model of them). REQUIRED stands for the default of a key that has to be given.
 FIGURES: Registry[ArtefactKind] = Registry("kind of figure", ("pel_core.reporting",))
 TABLES: Registry[ArtefactKind] = Registry("kind of table", ("pel_core.reporting",))
 REQUIRED: Any = ...
 
-AXIS = Knob("axis", "", "the title of the axis of values; without it the metric's name")
-DIGITS = Knob("digits", 1, "decimals of a printed value", Check("a whole number from 0 to 6", lambda value: 0 <= value <= 6))
+AXIS = Knob("axis", "", "the title of the y axis, in place of the metric's name")
+UP_TO_SIX = Check("a whole number from 0 to 6", lambda value: 0 <= value <= 6)
+DIGITS = Knob("digits", 1, "how many digits after the decimal point", UP_TO_SIX)
 
 
 def read_knobs(entry: Entry[ArtefactKind], declaration: Declaration) -> dict[str, Any]:
-    """A kind's own keys in a declaration, defaults where they are not given.
-
-    Raises:
-        PelError: a value that is not possible.
-    """
+    """A kind's own keys in a declaration, defaults where they are not given."""
     given = {knob: declaration.get(knob.name, knob.default) for knob in entry.knobs}
     return {knob.name: knob.convert(knob.name, value) if knob.name in declaration else value for knob, value in given.items()}
-
-
-_FORMS = {bool: {"type": "boolean"}, int: {"type": "integer"}, float: {"type": "number"}, str: {"$ref": "#/$defs/text"},
-          tuple: {"type": "array", "items": {"type": "number"}}}  # fmt: skip
-
-
-def figure_schema() -> dict[str, Any]:
-    """The JSON schema of an entry of ``figures``: what stands in it is told by its ``kind``."""
-    cases = [
-        {"if": {"properties": {"kind": {"const": entry.name}}, "required": ["kind"]}, "then": _kind_schema(entry)}
-        for entry in FIGURES.entries()
-    ]
-    return {"type": "object", "required": ["kind"], "properties": {"kind": {"enum": [*FIGURES]}}, "allOf": cases}
-
-
-def _kind_schema(entry: Entry[ArtefactKind]) -> dict[str, Any]:
-    kind = entry.value
-    keys: dict[str, Any] = {"kind": {"const": entry.name}}
-    keys |= {name: {"$ref": f"#/$defs/{name}"} for name in ("title", "each", "where", "note")}
-    keys |= {} if kind.from_models else {"seeds": {"$ref": "#/$defs/seeds"}}
-    keys |= {kind.rows: {"$ref": f"#/$defs/{'points' if kind.places else 'selections'}"}}
-    keys |= {kind.columns: {"$ref": "#/$defs/selections"}} if kind.columns else {}
-    keys |= {knob.name: _FORMS[knob.kind or type(knob.default)] for knob in entry.knobs}
-    required = [knob.name for knob in entry.knobs if knob.default is REQUIRED]
-    return {
-        "type": "object",
-        "properties": keys,
-        "required": ["kind", "title", *required, kind.rows],
-        "additionalProperties": False,
-    }

@@ -9,6 +9,7 @@ from fake_results import fake_record, write_results
 
 from pel_core.cli.main import main
 from pel_core.common.files import write_bytes, write_json, write_text
+from pel_core.hardware.lease import pid_space
 from pel_core.studies.status import alive, last_line, lease_speed, look, read_leases, status
 from pel_core.studies.study import load
 
@@ -92,12 +93,13 @@ def test_the_words(study):
         ({"time": -121.0}, False),
         ({"pid": "dead"}, False),
         ({"pid": "dead", "host": "elsewhere"}, True),  # cannot be asked from here
+        ({"pid": "dead", "pid_namespace": "another"}, True),  # nor from this container
         ({"host": "elsewhere", "time": -500.0}, False),
     ],
 )
 def test_a_lease_lives_as_long_as_its_process_says_so(values, expected):
     now = 1000.0
-    given = {"host": socket.gethostname(), "pid": os.getpid(), **values}
+    given = {"host": socket.gethostname(), "pid": os.getpid(), **pid_space(), **values}
     given |= {"time": now + values.get("time", 0.0), "pid": dead_pid() if given["pid"] == "dead" else given["pid"]}
     assert alive(given, now) is expected
 
