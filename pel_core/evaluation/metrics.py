@@ -1,4 +1,4 @@
-"""METRICS: every number of a result, from what a network said of the test images. N images, C classes; percentages are 0..100.
+"""METRICS: every number of a result, from stored predictions alone. N images, C classes; percentages are 0..100.
 
 A metric is one function of `Scored` here, under `metric(name, label)`. It returns a number, or None and the reason why there is
 none; never NaN. NumPy alone: planning reads the names.
@@ -7,10 +7,12 @@ Source: FIDELITY.md section 8. Unlike the reference, the geometric mean is taken
 with 8,142 classes), and a class absent from the test set shifts nothing.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,54 +20,55 @@ from pel_core.common.errors import PelError
 from pel_core.data.sampling import GROUPS
 from pel_core.spec.choices import METRICS, metric
 
+if TYPE_CHECKING:
+    from pel_core.evaluation.predictions import Predictions
+
 CALIBRATION_BINS = 15
 HMEAN_FLOOR = 1e-3  # percent
-ROWS = 4096  # of logits turned into probabilities at a time: 8,142 classes in double precision would fill memory
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What a network said of N images, and what follows from it for classes; each is computed once.
+    """What a network said of N images, and what follows from it; each is computed once, and where a metric asks.
 
     Args:
-        labels: int (N,) in 0..C-1.
-        predicted: int (N,), the most probable class; of a tie the lowest index.
-        confidence: float64 (N,), the probability of ``predicted``.
-        nll: float64 (N,), negative log-likelihood of the label in nats.
+        predictions: of the N images, with their labels in 0..C-1.
         groups: "head", "med" or "tail" of each class.
 
     Raises:
         PelError: no images, labels that are no classes, or unknown groups.
     """
 
-    labels: np.ndarray
-    predicted: np.ndarray
-    confidence: np.ndarray
-    nll: np.ndarray
+    predictions: Predictions
     groups: Sequence[str]
 
     def __post_init__(self) -> None:
         require_labels(self.labels, self.groups)
 
-    @classmethod
-    def of(cls, logits: np.ndarray, labels: np.ndarray, groups: Sequence[str]) -> "Scored":
-        """From logits (N, C) of any floating type; a test-time ensemble's are the mean over its crops.
+    @property
+    def labels(self) -> np.ndarray:
+        """int (N,) in 0..C-1."""
+        return self.predictions.labels
 
-        Raises:
-            PelError: shapes that do not fit, a logit that is NaN or infinite, or as `Scored`.
-        """
-        logits, labels = np.asarray(logits), np.asarray(labels)
-        if logits.ndim != 2 or logits.shape != (len(labels), len(groups)) or labels.ndim != 1:
-            shapes = f"logits {logits.shape}, labels {labels.shape} and {len(groups)} classes"
-            raise PelError(f"{shapes} do not fit; expected (N, C), (N,) and C")
-        require_labels(labels, groups)
-        require_finite(logits)
-        return cls(labels, logits.argmax(axis=1), *_likelihoods(logits, labels), groups)
+    @property
+    def predicted(self) -> np.ndarray:
+        """int (N,): the most probable class; of a tie the lowest index."""
+        return self.predictions.predicted
 
     @cached_property
     def right(self) -> np.ndarray:
         """bool (N,): whether the most probable class is the label."""
         return self.predicted == self.labels
+
+    @cached_property
+    def confidence(self) -> np.ndarray:
+        """float64 (N,): probability of the most probable class, whose logit less the largest is 0."""
+        return np.exp(-np.log(self.predictions.totals))
+
+    @cached_property
+    def nll(self) -> np.ndarray:
+        """float64 (N,): negative log-likelihood of the label in nats."""
+        return np.log(self.predictions.totals) - (self.predictions.label_logits - self.predictions.top_logits[:, 0])
 
     @cached_property
     def images(self) -> np.ndarray:
@@ -94,20 +97,37 @@ class Scored:
 
 
 def score(logits: np.ndarray, labels: np.ndarray, groups: Sequence[str]) -> dict[str, Any]:
-    """Score logits (N, C) of any floating type, labels (N,) and the group of each class (C,).
+    """Score logits: `score_predictions` of what they say. A tie goes to the lowest class index.
 
-    Returns:
-        As `score_all`.
+    Args:
+        logits: (N, C) of any floating type; a test-time ensemble's are the mean over its crops.
+        labels: int (N,) in 0..C-1.
+        groups: "head", "med" or "tail" of each class.
 
     Raises:
-        PelError: as `Scored.of`.
+        PelError: as `Scored`, or a logit that is NaN or infinite, or the shapes do not fit.
     """
-    return score_all(Scored.of(logits, labels, groups))
+    from pel_core.evaluation.predictions import Predictions
+
+    logits, labels = np.asarray(logits), np.asarray(labels)
+    if logits.ndim != 2 or logits.shape != (len(labels), len(groups)) or labels.ndim != 1:
+        shapes = f"logits {logits.shape}, labels {labels.shape} and {len(groups)} classes"
+        raise PelError(f"{shapes} do not fit; expected (N, C), (N,) and C")
+    require_labels(labels, groups)
+    return score_predictions(Predictions.of(logits, labels), groups)
 
 
-def score_all(scored: Scored) -> dict[str, Any]:
-    """Every metric by name, None where there is none; ``per_class`` (C,), accuracies in percent, None for a class without a
-    test image; ``null_reasons``: why a value is None."""
+def score_predictions(predictions: Predictions, groups: Sequence[str]) -> dict[str, Any]:
+    """Score what a network said of N images of classes whose groups ("head", "med", "tail") are given.
+
+    Returns:
+        Every metric by name, None where there is none; ``per_class`` (C,), accuracies in percent, None for a class without a
+        test image; ``null_reasons``: why a value is None. No value is ever NaN.
+
+    Raises:
+        PelError: as `Scored`.
+    """
+    scored = Scored(predictions, groups)
     values: dict[str, Any] = {}
     reasons: dict[str, str] = {}
     for name, each in METRICS.items():
@@ -210,19 +230,6 @@ def _group_mean(scored: Scored, group: str, rule: str) -> float | tuple[None, st
     return float(values.mean())
 
 
-def _likelihoods(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Probability of the most probable class and negative log-likelihood of the label, both float64 (N,)."""
-    confidence, nll = np.empty(len(labels)), np.empty(len(labels))
-    for start in range(0, len(labels), ROWS):
-        rows = slice(start, start + ROWS)
-        part = logits[rows].astype(np.float64)
-        part -= part.max(axis=1, keepdims=True)
-        log_total = np.log(np.exp(part).sum(axis=1))
-        confidence[rows] = np.exp(-log_total)  # of the most probable class, whose shifted logit is 0
-        nll[rows] = log_total - part[np.arange(len(part)), labels[rows]]
-    return confidence, nll
-
-
 def require_labels(labels: np.ndarray, groups: Sequence[str]) -> None:
     """Refuse labels (N,) that are no classes, and classes of unknown groups.
 
@@ -236,17 +243,3 @@ def require_labels(labels: np.ndarray, groups: Sequence[str]) -> None:
         raise PelError(f"labels must be whole numbers from 0 to {len(groups) - 1}, {found}")
     if wrong := set(groups).difference(GROUPS):
         raise PelError(f"unknown class groups {sorted(wrong)}; known: {', '.join(GROUPS)}")
-
-
-def require_finite(logits: np.ndarray) -> None:
-    """Refuse logits (N, C) of a network that diverged.
-
-    Raises:
-        PelError: naming the first image with a NaN or infinite logit.
-    """
-    finite = np.isfinite(logits).all(axis=1)
-    if not finite.all():
-        raise PelError(
-            f"{int((~finite).sum())} of {len(logits)} images have NaN or infinite logits, image {int(finite.argmin())} first: "
-            "the model diverged or overflowed; lower the learning rate or use precision=fp32"
-        )

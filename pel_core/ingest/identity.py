@@ -7,7 +7,7 @@ from typing import Any
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import read_json, write_json
-from pel_core.common.fingerprints import canonical, departing_fields, fingerprint, later_engine
+from pel_core.common.fingerprints import canonical, departing_fields, fingerprint, later_preparation
 from pel_core.data.datasets import FORMAT, LongTailed
 from pel_core.data.naming import naming_of
 from pel_core.ingest.sources import open_source
@@ -23,7 +23,7 @@ def data_params(base: str, datasets: Mapping[str, LongTailed], config: Mapping[s
         raise unknown("data set", base, datasets)
     source = open_source(base, datasets[base], config)
     about = {"format": FORMAT, "entry": source.declared_options(), "source": source.locate().fingerprint()}
-    return canonical({**about, **_naming(base, config), **later_engine()})
+    return canonical({**about, **_naming(base, config), **later_preparation()})
 
 
 def _naming(base: str, config: Mapping[str, Any]) -> dict[str, Any]:

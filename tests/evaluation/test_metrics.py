@@ -13,6 +13,7 @@ from sklearn import metrics
 from pel_core.common.errors import PelError
 from pel_core.common.registry import Plugin, importing
 from pel_core.evaluation.metrics import Scored, score
+from pel_core.evaluation.predictions import Predictions
 from pel_core.spec.choices import METRICS, metric
 from pel_core.spec.results import value_path
 
@@ -126,7 +127,7 @@ def test_calibration_does_not_depend_on_how_rows_are_taken(monkeypatch):
     random = np.random.default_rng(0)
     logits, labels = random.normal(size=(100, 5)).astype(np.float32), random.integers(0, 5, 100)
     whole = score(logits, labels, ["head"] * 5)
-    monkeypatch.setattr("pel_core.evaluation.metrics.ROWS", 7)
+    monkeypatch.setattr("pel_core.evaluation.predictions.ROWS", 7)
     assert score(logits, labels, ["head"] * 5) == whole
 
 
@@ -150,6 +151,7 @@ def test_what_cannot_be_scored(logits, labels, groups, message):
 
 
 def test_the_declared_metrics_are_those_that_are_computed():
+    """Their names say whether a result is scored again: one that is computed but not declared would be scored nowhere."""
     found = score(np.eye(3), np.arange(3), ["head", "med", "tail"])
     assert [*found] == [*METRICS, "per_class", "null_reasons"]
 
@@ -172,7 +174,7 @@ ODD = {
 def test_a_metric_is_a_number_or_says_why_not(name, case):
     logits, labels, groups = ODD[case]
     declared = METRICS[name]
-    found = declared.formula(Scored.of(logits, np.array(labels), groups))
+    found = declared.formula(Scored(Predictions.of(logits, np.array(labels)), groups))
     if isinstance(found, tuple):
         assert found[0] is None and len(found[1]) > 10
     else:
