@@ -7,47 +7,22 @@ from the data and weights that lie prepared beside it.
 import hashlib
 import os
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import read_json
 from pel_core.common.versions import SCORE, STAGES, made_by, stale
 from pel_core.data.datasets import content_hash, split_name
-from pel_core.spec.choices import knob_owners
+from pel_core.spec.choices import METRICS, knob_owners
 from pel_core.spec.run_spec import DEFAULTS, OVERRIDE, SLUG, RunSpec, differences, is_evaluation
 
-
-@dataclass(frozen=True)
-class Metric:
-    """How a value is called and which end of it is good."""
-
-    label: str
-    better: Literal["higher", "lower", "neither"] = "higher"
-
-
-# What scoring writes under "metrics". A new name here scores every run again, and passes no image through a network.
-METRICS: dict[str, Metric] = {
-    "overall": Metric("Overall accuracy (%)"),
-    "head": Metric("Head accuracy (%)"),
-    "med": Metric("Medium accuracy (%)"),
-    "tail": Metric("Tail accuracy (%)"),
-    "mean_class": Metric("Mean per-class accuracy (%)"),
-    "error_rate": Metric("Error rate (%)", "lower"),
-    "macro_f1": Metric("Macro F1 (%)"),
-    "worst_class": Metric("Worst class accuracy (%)"),
-    "hmean": Metric("Harmonic mean of class accuracies (%)"),
-    "gmean": Metric("Geometric mean of class accuracies (%)"),
-    "ece": Metric("Expected calibration error (%)", "lower"),
-    "nll": Metric("Negative log-likelihood", "lower"),
-}
 # What scoring writes beside metrics.json for others to build on (docs/outputs.md).
 OUTPUTS = ("predictions.parquet", "confusion.csv", "classes.csv")
-# The parts of metrics.json a study may print from, as dotted paths, and what there is in each: parameters.head.
+# The parts of metrics.json a study may print from, as dotted paths, and what there is in each beside METRICS and knobs.
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "metrics": (*METRICS, "per_class"),
+    "metrics": ("per_class",),
     "parameters": ("learnable", "head", "learnable_with_head", "frozen", "by_part", "adapter_dim"),
     "training": ("curve", "seconds", "images_per_second", "peak_memory_mb", "micro_batch"),
     "evaluation": ("tte", "crops", "precision", "seconds", "images_per_second", "peak_memory_mb", "logits"),
@@ -68,10 +43,16 @@ def value_path(text: str) -> str:
     section, _, rest = text.partition(".")
     if section not in SECTIONS or not rest:
         raise unknown("value", text, METRICS, f"Or give a path such as parameters.head; sections: {', '.join(SECTIONS)}.")
-    knob = section == "spec" and rest in knob_owners()
-    if not knob and rest.split(".")[0] not in SECTIONS[section]:
-        raise unknown("value", text, [f"{section}.{key}" for key in SECTIONS[section]])
+    keys = section_keys(section)
+    if rest not in keys and rest.split(".")[0] not in keys:
+        raise unknown("value", text, [f"{section}.{key}" for key in keys])
     return text
+
+
+def section_keys(section: str) -> tuple[str, ...]:
+    """What there is in a section of metrics.json: metrics and knobs, those of plugins among them."""
+    also = {"metrics": METRICS, "spec": knob_owners() if section == "spec" else ()}.get(section, ())
+    return (*also, *SECTIONS[section])
 
 
 def run_folder(results: str | Path, slug: str) -> Path:

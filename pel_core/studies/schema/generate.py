@@ -4,6 +4,7 @@ In an editor: ``# yaml-language-server: $schema=PATH/study.schema.json`` as a fi
 """
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
@@ -13,10 +14,10 @@ from pel_core.spec.choices import CHOICES, METHODS, REGISTRIES
 from pel_core.spec.run_spec import DEFAULTS
 from pel_core.studies.schema.configuration import Configuration
 from pel_core.studies.schema.selections import Fields, Point, Row, Selection, Sweep
-from pel_core.studies.schema.study_file import StudyFile
+from pel_core.studies.schema.study_file import study_model
 from pel_core.studies.schema.types import KNOB
 
-FILES: dict[str, type[BaseModel]] = {"study": StudyFile, "config": Configuration}
+FILES: dict[str, Callable[[], type[BaseModel]]] = {"study": study_model, "config": lambda: Configuration}
 SELECTIONS = (Selection, Row, Point, Sweep)
 EMPTY = [("default", ""), ("default", []), ("default", {}), ("default", None)]
 SIZED = {
@@ -32,12 +33,12 @@ def json_schemas() -> dict[str, str]:
     """The text of each file by its name."""
     made = {}
     for name, model in FILES.items():
-        schema = model.model_json_schema()
+        schema = model().model_json_schema()
         schema["$defs"]["Fields"] = _fields()
         for selection in SELECTIONS:
             if selection.__name__ in schema["$defs"]:
                 _refer_to_fields(schema["$defs"][selection.__name__])
-        if model is StudyFile:
+        if name == "study":
             _allow_sizes(schema)
         if model is Configuration:
             _describe_entries(schema)
