@@ -6,7 +6,6 @@ from the data and weights that lie prepared beside it.
 
 import hashlib
 import os
-import re
 from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -17,8 +16,7 @@ from pel_core.common.files import read_json
 from pel_core.common.versions import SCORE, STAGES, made_by, stale
 from pel_core.data.datasets import content_hash, split_name
 from pel_core.spec.choices import METRICS, knob_owners
-from pel_core.spec.options import EVALUATION
-from pel_core.spec.run_spec import DEFAULTS, RunSpec, differences
+from pel_core.spec.run_spec import DEFAULTS, OVERRIDE, SLUG, RunSpec, differences, is_evaluation
 
 # What scoring writes beside metrics.json for others to build on (docs/outputs.md).
 OUTPUTS = ("predictions.parquet", "confusion.csv", "classes.csv")
@@ -57,21 +55,20 @@ def section_keys(section: str) -> tuple[str, ...]:
     return (*also, *SECTIONS[section])
 
 
-# Between the name of a training and what its evaluation departs in: evaluation's options are the last of a slug.
-_OPTION = rf"(?:{'|'.join(EVALUATION)})="
-_EVALUATION = re.compile(rf"\.(?={_OPTION})")
-
-
 def run_folder(results: str | Path, slug: str) -> Path:
     """Where the files of a run lie. An evaluation that departs from its training's own lies inside the training's folder:
-    ``runs/x.s0`` holds the run ``x.s0``, ``runs/x.s0/tte=none`` the run ``x.s0.tte=none``."""
-    return Path(results, "runs", *_EVALUATION.split(slug, maxsplit=1))
+    ``runs/x.s0`` holds the run ``x.s0``, ``runs/x.s0/tte=none`` the run ``x.s0.tte=none``. A name that is no run stays whole."""
+    name = SLUG.fullmatch(slug)  # evaluation's options are the last of it
+    options = OVERRIDE.finditer(slug, name.start("overrides")) if name else iter(())
+    start = next((option.start() for option in options if is_evaluation(option[1])), None)
+    return Path(results, "runs", slug) if start is None else Path(results, "runs", slug[:start], slug[start + 1 :])
 
 
 def slug_of(folder: str | Path) -> str:
     """The run whose files lie in a folder: the inverse of `run_folder`."""
     parts = Path(folder).parts[-2:]
-    return ".".join(parts if re.match(_OPTION, parts[-1]) else parts[-1:])
+    option = OVERRIDE.match(f".{parts[-1]}")
+    return ".".join(parts if option and is_evaluation(option[1]) else parts[-1:])
 
 
 def metrics_file(results: str | Path, slug: str) -> Path:

@@ -217,6 +217,21 @@ def test_every_key_says_what_it_means(name):
             assert len(meant.get("description", "")) > 5, f"{owner}.{key}"
 
 
+@pytest.mark.parametrize(
+    ("entry", "fits"),
+    [
+        ({"root": "x", "train": "t", "test": "e", "names": "n"}, True),
+        ({"kind": "auto", "root": "$PEL_DATA", "profile": "step", "ratios": 10, "class_names": {"a": "an A"}}, True),
+        ({"kind": "folders", "root": "x", "file": "table.csv"}, False),
+        ({"kind": "folder", "root": "x"}, False),
+        ({"root": "x"}, False),
+    ],
+)
+def test_an_editor_knows_the_keys_of_each_kind_of_data(entry, fits):
+    validator = jsonschema.Draft202012Validator(SCHEMAS["config"])
+    assert validator.is_valid({**CONFIG, "datasets": {"mine": entry}}) == fits
+
+
 @pytest.mark.parametrize("kind", FIGURES)
 def test_each_kind_of_figure_has_a_model_of_its_own(kind):
     fields = figure_model(FIGURES.entry(kind)).model_fields
