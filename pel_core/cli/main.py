@@ -12,6 +12,7 @@ from pathlib import Path
 from pel_core.cli import study_commands as report
 from pel_core.cli.data_options import data_options
 from pel_core.common.errors import PelError
+from pel_core.common.plugins import use_plugins
 from pel_core.common.signals import leaving
 
 Arguments = argparse.Namespace
@@ -112,6 +113,8 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(function=function)
         for name in positional:
             sub.add_argument(name)
+        told = "a Python file that adds entries (docs/extending.md); may be given again"
+        sub.add_argument("--plugins", action="append", default=[], metavar="FILE", help=told)
         return sub
 
     sub = command(backbone, "name")
@@ -165,6 +168,7 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(words)
     arguments.words = list(sys.argv[1:] if words is None else words)
     try:
+        use_plugins(arguments.plugins)
         arguments.function(arguments)
     except PelError as error:
         return _fail(str(error), getattr(error, "status", 1))

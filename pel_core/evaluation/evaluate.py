@@ -16,7 +16,7 @@ from pel_core.data.loading import RandomCrops
 from pel_core.evaluation.metrics import score
 from pel_core.evaluation.outputs import write_outputs
 from pel_core.hardware.devices import environment, loader_workers, pick_device
-from pel_core.spec.run_spec import RunSpec
+from pel_core.spec.plugins import parse_run
 from pel_core.training.checkpoints import drop_checkpoint
 from pel_core.training.classifier import cast_frozen_weights
 from pel_core.training.loggers import evaluated
@@ -43,7 +43,7 @@ def evaluate_run(
     Raises:
         PelError: the trained run is missing, or was trained from another spec, data or weights.
     """
-    spec = RunSpec.parse(slug)
+    spec = parse_run(slug, results)
     target, started = pick_device(device), time.strftime("%Y-%m-%dT%H:%M:%S%z")
     data, classifier, info = load(spec, Path(results), target)
     record = describe(spec, data, info, classifier)

@@ -16,6 +16,7 @@ from pel_core.common.files import read_json
 from pel_core.common.versions import ENGINE
 from pel_core.data.datasets import content_hash, split_name
 from pel_core.spec.choices import knob_owners
+from pel_core.spec.plugins import other_plugins
 from pel_core.spec.run_spec import DEFAULTS, RunSpec, differences
 
 
@@ -121,6 +122,8 @@ def invalid_reason(record: Any, spec: RunSpec, accept: Collection[str] = (), res
             f"the name {spec.slug} means something else now ({'; '.join(changed)}): a default or recipe changed. "
             "Delete the folder and run again, or change it back"
         )
+    if reason := other_plugins(record, spec):
+        return f"{reason}. Delete the folder and run again, or give the earlier file"
     if results is not None and record["engine"] == ENGINE:
         return _other_inputs(record, spec, Path(results))
     return ""

@@ -12,6 +12,7 @@ from typing import Any
 import jsonschema
 
 from pel_core.common.errors import PelError, unknown
+from pel_core.common.plugins import refuse_in_file
 from pel_core.common.yaml_files import load_yaml
 from pel_core.data.datasets import DATASETS
 from pel_core.data.naming import located
@@ -171,6 +172,7 @@ def read_study(path: Path, size: str = "full") -> dict[str, Any]:
         rules["$defs"][name]["properties"].update(selection_fields())
     rules["$defs"]["sweep"]["properties"]["sweep"]["enum"] = ["dataset", "backbone", "method", "value", *DEFAULTS]
     content = sized(load_yaml(path), size)
+    refuse_in_file(content, shown(path))
     validate(content, rules, shown(path))
     lists = ["compare"] * ("reported" in content) + ["claims"] * ("claims" in content)
     names = [*content.get("tables", {}), *content.get("figures", {}), *lists]
@@ -191,6 +193,7 @@ def read_config(path: Path) -> dict[str, Any]:
     rules = schema("config")
     rules["properties"]["recipe"]["properties"] = selection_fields()
     values = load_yaml(path)
+    refuse_in_file(values, shown(path))
     validate(values, rules, shown(path))
     if not values.get("comparable", True) and not values.get("notice"):
         raise PelError(f"{shown(path)}: comparable is false; say why in the key 'notice'")

@@ -11,19 +11,28 @@ from typing import Any
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.fingerprints import canonical, departing_fields, fingerprint, later_engine
 from pel_core.models.backbones import BACKBONES, local_weights
+from pel_core.spec.plugins import with_plugins
 from pel_core.spec.results import METRICS
 from pel_core.spec.run_spec import DEFAULTS, RunSpec, is_evaluation
 
 
 def train_params(spec: RunSpec, engine: int, sentences: Iterable[str] = ()) -> str:
     """Of a training run: the spec's departures from code defaults, evaluation's left out, and the sentences it starts from."""
-    return canonical({"engine": engine, "spec": _departures(spec, training=True), **_sentences(sentences)})
+    return canonical(
+        {"engine": engine, "spec": _departures(spec, training=True), **with_plugins(spec.train), **_sentences(sentences)}
+    )
 
 
 def evaluate_params(spec: RunSpec, engine: int, sentences: Iterable[str] = ()) -> str:
     """Of an evaluation. A new metric evaluates again, and trains nothing."""
     return canonical(
-        {"engine": engine, "spec": _departures(spec, training=False), "metrics": list(METRICS), **_sentences(sentences)}
+        {
+            "engine": engine,
+            "spec": _departures(spec, training=False),
+            "metrics": list(METRICS),
+            **with_plugins(spec),
+            **_sentences(sentences),
+        }
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import read_json
 from pel_core.common.fingerprints import canonical, fingerprint
+from pel_core.common.plugins import use_plugins
 from pel_core.data.datasets import USER_KINDS, find_dataset, require_split, split_name
 from pel_core.data.image_cache import cache_folder
 from pel_core.data.roots import find_lists, given_root, tell_roots
@@ -27,7 +28,7 @@ from pel_core.studies.artefacts import make_artefacts, make_bindings
 from pel_core.studies.cells import Artefact, Bindings
 from pel_core.studies.config import carried, find, parse_seeds, read_config, read_study, shown
 
-SETTINGS = ("study", "config", "seeds", "results", "figures", "root", "backbone", "weights")
+SETTINGS = ("study", "config", "seeds", "results", "figures", "root", "backbone", "weights", "plugins")
 RESOURCES = {"threads": 1, "mem_mb": 4000, "runtime": 60}
 
 
@@ -284,7 +285,7 @@ def _check_accepted(study: Study) -> None:
 
 
 def load_settings(settings: Mapping[str, Any]) -> Study:
-    """``load`` from what ``snakemake --config`` was given.
+    """``load`` from what ``snakemake --config`` was given; ``plugins`` are loaded first.
 
     Raises:
         PelError: an unknown setting, weights or lists that do not exist, or as ``load``.
@@ -292,10 +293,15 @@ def load_settings(settings: Mapping[str, Any]) -> Study:
     for key in settings:
         if key not in SETTINGS:
             raise unknown("setting of --config:", key, SETTINGS, "Other values belong into a configuration file.")
+    use_plugins(_listed(settings.get("plugins")))
     carried("working folder", Path.cwd())  # Snakemake's own records lie there
     study = load(**settings)
     study.check_sources()
     return study
+
+
+def _listed(given: Any) -> list[str]:
+    return [] if given is None else list(map(str, given)) if isinstance(given, list) else [str(given)]
 
 
 def _apply_settings(values: dict[str, Any], settings: Mapping[str, Any]) -> None:

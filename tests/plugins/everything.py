@@ -1,0 +1,125 @@
+"""One entry of every kind, in one file outside the package: what docs/extending.md walks through.
+
+``python -m pel_core train RUN --plugins tests/plugins/everything.py``, ``snakemake --config plugins=tests/plugins/everything.py``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pel_core.common.lazy import F, Module, nn, torch
+from pel_core.common.registry import Knob, above, at_least, between
+from pel_core.data.augmentations import AUGMENTATIONS, Augmentation
+from pel_core.data.ensembling import TTE, Ensemble
+from pel_core.models.backbones import BACKBONES, Backbone
+from pel_core.models.deltas import DELTAS, SiteContext
+from pel_core.models.heads import HEADS
+from pel_core.models.inits import INITS, Init
+from pel_core.models.methods import Attach, Method, add_method
+from pel_core.spec.choices import LOSSES, OPTIMIZERS, SAMPLERS, SCHEDULES
+from pel_core.training.losses import Prior
+
+
+# delta: a module that a method attaches
+@DELTAS.register("my-gate")
+class Gate(Module):
+    """x * (1 + strength * tanh(gate)) per channel: the identity at initialisation."""
+
+    def __init__(self, site: SiteContext):
+        super().__init__()
+        self.gate = nn.Parameter(torch.zeros(site.width_out))
+        self.strength = site.knobs["strength"]
+
+    def forward(self, x_BND):
+        return x_BND * (1 + self.strength * torch.tanh(self.gate))
+
+
+# method: what is attached where, with a knob of its own (`my-gate.strength` in a study)
+STRENGTH = Knob("strength", 1.0, "largest relative change of a channel", above(0))
+add_method(
+    "my-gate",
+    Method("a gate on the MLP's hidden units", attach=(Attach("ffn.fc1", "after", "my-gate"),), knobs=(STRENGTH,)),
+)
+
+
+# loss: built from the training counts and its knobs (`loss.power`)
+@LOSSES.register("my-loss", knobs=(Knob("power", 0.5, "images count n^-power", at_least(0)),))
+class MyLoss(Module):
+    """Cross-entropy whose classes count n^-power."""
+
+    def __init__(self, prior: Prior, power: float):
+        super().__init__()
+        self.register_buffer("weights", (prior.counts.double() ** -power).float())
+
+    def forward(self, logits_BC, labels_B):
+        return F.cross_entropy(logits_BC.float(), labels_B, weight=self.weights)
+
+
+# head: features (B, D) -> logits (B, C)
+@HEADS.register("my-head", knobs=(Knob("temperature", 0.1, "the cosine is divided by it", above(0)),))
+class MyHead(Module):
+    """cos(f, w) / temperature, with a bias."""
+
+    def __init__(self, width: int, classes: int, scale: float, generator: torch.Generator, temperature: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(classes, width).normal_(generator=generator))
+        self.bias = nn.Parameter(torch.zeros(classes))
+        self.temperature = temperature
+
+    def forward(self, f_BD):
+        return F.linear(F.normalize(f_BD, dim=-1), F.normalize(self.weight, dim=-1)) / self.temperature + self.bias
+
+
+# init: head rows (C, D) from the untuned features (N, D) of training images
+def class_median(features_ND, labels_N, classes: int):
+    """The median feature of each class."""
+    return F.normalize(torch.stack([features_ND[labels_N == label].median(0).values for label in range(classes)]), dim=-1)
+
+
+INITS.register("my-init", Init("images", class_median), about="the median feature of each class's training images")
+
+
+# optimizer
+@OPTIMIZERS.register("my-sgd", knobs=(Knob("dampening", 0.1, "of the momentum", between(0, 1)),), reads=("momentum",))
+def my_sgd(classifier, spec, fused: bool, dampening: float):
+    """SGD whose momentum is dampened."""
+    parameters = list(classifier.trainable().values())
+    how = {"lr": spec.lr, "momentum": spec.momentum, "weight_decay": spec.weight_decay, "dampening": dampening}
+    return torch.optim.SGD(parameters, foreach=True, **how)
+
+
+# schedule
+@SCHEDULES.register("my-steps")
+def my_steps(lr: float, epoch: int, epochs: int) -> float:
+    """A tenth of the rate in the second half."""
+    return lr if epoch < epochs / 2 else lr / 10
+
+
+# sampler: N positions of training images that make an epoch
+@SAMPLERS.register("my-balanced")
+def my_balanced(generator: np.random.Generator, labels_N: np.ndarray) -> np.ndarray:
+    """Every class as often as every other, with replacement."""
+    counts = np.bincount(labels_N)
+    return generator.choice(len(labels_N), len(labels_N), p=1 / (counts[labels_N] * (counts > 0).sum()))
+
+
+# augmentation: crop boxes (n, 4) and flips (n,) from uniforms u (n, draws)
+def whole(u: np.ndarray, height: int, width: int, smallest: float) -> tuple[np.ndarray, np.ndarray]:
+    """The whole image, mirrored or not."""
+    return np.tile([0, 0, height, width], (len(u), 1)), u[:, -1] < 0.5
+
+
+AUGMENTATIONS.register("my-flips", Augmentation(whole), about="the whole image, mirrored or not")
+
+
+# test-time ensembling: where the crops lie
+def mirrored(height: int, width: int, resolution: int) -> list[tuple[int, int, bool]]:
+    """The central crop and its mirror image."""
+    top, left = (height - resolution) // 2, (width - resolution) // 2
+    return [(top, left, False), (top, left, True)]
+
+
+TTE.register("my-mirror", Ensemble(2, lambda resolution, expand: resolution, mirrored), about="central crop and its mirror image")
+
+# backbone: where weights come from (here: random ones)
+BACKBONES.register("my-toy", Backbone("My toy", "random", "toy", 3, 32, 8, 16, quick_gelu=True), about="three random blocks")
