@@ -12,6 +12,8 @@ CORES  ?= $(shell getconf _NPROCESSORS_ONLN)
 GPUS   ?=
 AT_ONCE = $(or $(GPUS),$$($(BIN)/python -m pel_core slots $(CORES) $(ARGS)))
 REPORT ?= report.html
+# A worker per core; the tests of a file share its fixtures, so they stay together.
+PARALLEL ?= -n auto --dist loadfile
 # What may be said besides, to Snakemake and to the program; the path of the images goes through the environment, as it is.
 CHOICE := study=$(STUDY) config=$(CONFIG) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(BACKBONE),backbone=$(BACKBONE)) \
     $(if $(WEIGHTS),weights='$(WEIGHTS)') $(if $(PLUGINS),plugins='$(PLUGINS)') $(if $(RESULTS),results='$(RESULTS)') $(if $(FIGURES),figures='$(FIGURES)')
@@ -49,10 +51,10 @@ show: setup  ## the finished tables on screen
 	$(BIN)/python -m pel_core show $(ARGS)
 
 test: setup lint  ## every test, the slow ones too
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(PARALLEL)
 
 test-fast: setup
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow"
 
 test-cluster: .venv/cluster/installed  ## a real SLURM on this host: node failure, cancelling, time limit, preemption, requeueing
 	tests/cluster/install.sh

@@ -63,6 +63,8 @@ class Knob:
         meaning: one plain sentence; shapes and units where there are any.
         check: what a value has to be.
         words: words that it may be instead of a number, e.g. ``("auto",)``; its type is then ``kind``.
+        needs: of a run's spec: what else it has to choose for the knob to have an effect, in words; empty where it has one.
+        limit: of a run's spec: what the knob's value has to be beside the others, in words; empty where it is that.
     """
 
     name: str
@@ -71,6 +73,8 @@ class Knob:
     check: Check = ANYTHING
     words: tuple[Any, ...] = ()
     kind: type | None = None
+    needs: Callable[[Any], str] = lambda spec: ""
+    limit: Callable[[Any], str] = lambda spec: ""
 
     def convert(self, label: str, value: Any) -> Any:
         """A value from its spelling in a slug or in YAML.

@@ -202,7 +202,11 @@ class RunSpec:
                 need = " or ".join(knob_owners()[name])
                 raise PelError(f"{name}={spell(value)} has no effect on {self.method} here: it needs {need}")
         departing = {name: value for name, value in kept.items() if value != known[name].default}
-        return replace(self, knobs=tuple(sorted(departing.items())))
+        spec = replace(self, knobs=tuple(sorted(departing.items())))
+        idle = {name: need for name in departing if (need := known[name].needs(spec))}
+        for name in idle.keys() - mild:
+            raise PelError(f"{name}={spell(departing[name])} has no effect on {self.method} here: it needs {idle[name]}")
+        return replace(spec, knobs=tuple(pair for pair in spec.knobs if pair[0] not in idle))
 
     @property
     def parts(self) -> tuple[MethodPart, ...]:
@@ -280,6 +284,11 @@ class RunSpec:
         self._require("epochs", self.trains or self.epochs == 0, "0 for zero-shot, which trains nothing")
         self._check_method_options()
         self._check_text()
+        heads_only = all(METHODS[part.name].blocks == "none" for part in self.parts)
+        self._require("train_head", self.train_head or not heads_only or not self.trains, "true, since nothing else trains")
+        for name, knob in scoped_knobs(self.entries).items():
+            if limit := knob.limit(self):
+                raise PelError(f"{name}={spell(self.knob(name))} is not possible for {self.method} here; it must be {limit}")
         for name, need in self._idle().items():
             raise PelError(f"{name}={getattr(self, name)} has no effect on {self.method} here: it needs {need}")
 
@@ -344,10 +353,14 @@ def _need(name: str) -> str:
 
 def differences(stored: Mapping[str, Any], spec: RunSpec) -> list[str]:
     """Where a stored spec differs from ``spec``. A field or knob younger than the record counts as its default."""
-    now = spec.to_json()
-    younger = {name: _plain(knob.default) for name, knob in scoped_knobs(spec.entries).items()}
-    then = {**DEFAULTS, **younger, **stored}
+    now, then = spec.to_json(), completed(stored, spec)
     return [f"{name}: stored {then.get(name)!r}, now {value!r}" for name, value in now.items() if then.get(name) != value]
+
+
+def completed(stored: Mapping[str, Any], spec: RunSpec) -> dict[str, Any]:
+    """A stored spec with the fields and the knobs of ``spec`` that are younger than the record, at their defaults."""
+    younger = {name: _plain(knob.default) for name, knob in scoped_knobs(spec.entries).items()}
+    return {**DEFAULTS, **younger, **stored}
 
 
 def _plain(value: Any) -> Any:

@@ -21,6 +21,7 @@ from pel_core.common.errors import PelError
 from pel_core.common.progress import Progress
 from pel_core.common.signals import Requests, Stopped
 from pel_core.common.tensors import read_tensors, write_tensors
+from pel_core.spec.run_spec import RunSpec, completed
 
 FORMAT = 1
 SHARE = 0.01  # of the training time that saving may take
@@ -115,7 +116,7 @@ class CheckpointManager:
             return
         try:
             tensors, about = read_checkpoint(self.path)
-            if why := differs(about.get("identity", {}), self.identity):
+            if why := differs(_completed(about.get("identity", {}), self.identity), self.identity):
                 raise PelError(f"{self.path} is of another run ({why})")
             state.load(tensors, about["state"])
         except (PelError, KeyError, ValueError) as error:
@@ -200,6 +201,13 @@ def differs(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         elif before != after:
             found.append(f"{key}: stored {_short(before)}, now {_short(after)}")
     return "; ".join(found)
+
+
+def _completed(stored: Mapping[str, Any], now: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A stored identity with the options of the run that are younger than it at their defaults."""
+    if "spec" not in stored or "spec" not in now:
+        return stored
+    return {**stored, "spec": completed(stored["spec"], RunSpec.parse(now["slug"]))}
 
 
 def _plain(identity: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -31,9 +31,13 @@ class Classifier(nn.Module):
         head = {f"head.{name}": value for name, value in self.head.named_parameters() if value.requires_grad}
         return {tuned.name: tuned.parameter for tuned in self.tuned} | head
 
+    def stored(self) -> dict[str, nn.Parameter]:
+        """What a checkpoint holds by name: ``trainable()`` and the head, also a frozen one: it may come from images."""
+        return self.trainable() | {f"head.{name}": value for name, value in self.head.named_parameters()}
+
     def trainable_state(self) -> dict[str, Tensor]:
-        """The checkpoint: detached CPU copies of ``trainable()``."""
-        return {name: value.detach().cpu().clone() for name, value in self.trainable().items()}
+        """The checkpoint: detached CPU copies of ``stored()``."""
+        return {name: value.detach().cpu().clone() for name, value in self.stored().items()}
 
     @torch.no_grad()
     def load_trainable(self, state: Mapping[str, Tensor]) -> None:
@@ -42,7 +46,7 @@ class Classifier(nn.Module):
         Raises:
             PelError: the checkpoint is of another method, head or class count.
         """
-        own = self.trainable()
+        own = self.stored()
         if missing := own.keys() ^ state.keys():
             raise PelError(f"the checkpoint is of another run: {len(missing)} names differ, e.g. '{min(missing)}'")
         for name, parameter in own.items():
@@ -58,7 +62,8 @@ class Classifier(nn.Module):
             by_part[tuned.method] = by_part.get(tuned.method, 0) + tuned.parameter.numel()
         learnable = sum(by_part.values())
         head = sum(value.numel() for value in self.head.parameters() if value.requires_grad)
-        frozen = sum(value.numel() for value in self.vit.parameters() if not value.requires_grad)
+        everything = [*self.vit.parameters(), *self.head.parameters()]
+        frozen = sum(value.numel() for value in everything if not value.requires_grad)
         counts = {"learnable": learnable, "head": head, "learnable_with_head": learnable + head, "frozen": frozen}
         return counts | {"by_part": by_part}
 

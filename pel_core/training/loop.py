@@ -4,10 +4,8 @@ Shape legend: B images, K crops per image, R pixels, C classes.
 """
 
 import math
-import resource
 import sys
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,11 +17,13 @@ from pel_core.common.errors import PelError
 from pel_core.common.progress import Progress
 from pel_core.data.loading import DataError
 from pel_core.hardware.process_group import ProcessGroup
-from pel_core.spec.choices import SCHEDULES
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.checkpoints import CheckpointManager
 from pel_core.training.classifier import Classifier
 from pel_core.training.losses import make_loss
+from pel_core.training.schedules import check_warmup, learning_rate, rate_factor
+from pel_core.training.state import State, reset_peak_memory
+from pel_core.training.state import peak_memory_mb as peak_memory_mb
 from pel_core.training.step import PRECISIONS, OutOfMemory, Step
 
 AT_ONCE = 640  # crops in one forward pass of an evaluation on a GPU: ten of 64 images
@@ -44,81 +44,6 @@ class Training:
     micro_batch: int = 0
 
 
-class State:
-    """A training between two steps: all that a checkpoint holds, and how it is read and brought back.
-
-    ``epoch`` and ``step`` (of the epoch) are those to come; ``total`` (2,) is the epoch's summed loss and correct images,
-    ``losses`` (steps,) the summed loss of each of its steps, both float64 on the device. While a step is under way the state
-    is not ``whole``.
-    """
-
-    def __init__(self, step: Step, spec: RunSpec, steps: int, device: torch.device):
-        self.take, self.spec, self.steps, self.device = step, spec, steps, device
-        self.total = torch.zeros(2, dtype=torch.float64, device=device)
-        self.losses = torch.zeros(steps, dtype=torch.float64, device=device)
-        self.epoch = self.step = self.images = self.seen = 0
-        self.curve: list[dict[str, float]] = []
-        self.whole, self.seconds, self.peak_memory_mb = True, 0.0, 0.0
-        self._clock = time.perf_counter()
-
-    @property
-    def done(self) -> int:
-        """Steps of the run that are finished."""
-        return self.epoch * self.steps + self.step
-
-    def add(self, images: Tensor, labels: Tensor, count: int) -> None:
-        """Take a step on a batch, or on this process's part of one of ``count`` images."""
-        self.whole = False
-        sums = self.take(images, labels, count)
-        self.total += sums
-        self.losses[self.step] = sums[0]
-        self.step += 1
-        self.images += count
-        self.whole = True
-
-    def end_epoch(self, rate: float) -> None:
-        """Put the epoch's means into the curve and begin the next one."""
-        loss, accuracy = (self.total / self.images).tolist()
-        self.curve.append({"epoch": self.epoch, "lr": rate, "loss": loss, "accuracy": 100 * accuracy})
-        self.seen += self.images
-        self.epoch, self.step, self.images = self.epoch + 1, 0, 0
-        self.total.zero_()
-        self.losses.zero_()
-
-    def spend(self) -> None:
-        """Bring ``seconds`` and ``peak_memory_mb`` up to now."""
-        now = time.perf_counter()
-        self.seconds, self._clock = self.seconds + now - self._clock, now
-        self.peak_memory_mb = max(self.peak_memory_mb, peak_memory_mb(self.device))
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The tensors of a checkpoint, on the CPU."""
-        return self.take.tensors() | {"total": self.total.cpu()}
-
-    def numbers(self) -> dict[str, Any]:
-        """The rest of a checkpoint, as JSON."""
-        self.spend()
-        names = ("epoch", "step", "images", "seen", "curve", "seconds", "peak_memory_mb")
-        kept = {name: getattr(self, name) for name in names}
-        kept |= {"done": self.done, "steps": self.spec.epochs * self.steps}
-        kept |= {"micro_batch": self.take.micro_batch, "device": self.device.type}
-        return kept | {"scaler": self.take.scaler.state_dict()}
-
-    def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-        """Go on from ``tensors()`` and ``numbers()``."""
-        kept = {name: numbers[name] for name in ("epoch", "step", "images", "seen", "curve", "seconds", "peak_memory_mb")}
-        alike = numbers.get("device") == self.device.type  # a CPU's micro-batch would waste a GPU
-        self.take.load(tensors, numbers["scaler"], numbers["micro_batch"] if alike else self.take.micro_batch)
-        self.__dict__.update(kept)
-        self.total.copy_(tensors["total"])
-        self._clock = time.perf_counter()
-
-
-def learning_rate(spec: RunSpec, epoch: int) -> float:
-    """The rate of an epoch (`schedules`)."""
-    return SCHEDULES[spec.schedule](spec.lr, epoch, spec.epochs)
-
-
 def train(
     classifier: Classifier,
     batches: Any,
@@ -137,33 +62,34 @@ def train(
         manager: saves checkpoints, brings one back, and stops when asked to. group: the processes that train together.
 
     Raises:
-        PelError: the loss is not finite (names epoch, step, learning rate and images), images cannot be read, or one image
-            does not fit into the device's memory.
+        PelError: the warm-up is longer than the run, the loss is not finite (names epoch, step, learning rate and images), images
+            cannot be read, or one image does not fit into the device's memory.
         Stopped: a signal asked for it.
     """
     device = next(classifier.parameters()).device
     manager, group = manager or CheckpointManager(), group or ProcessGroup()
     criterion = make_loss(spec, counts).to(device)
-    step = Step(classifier, criterion, spec, device, group)
-    progress = progress or Progress(spec.slug, spec.epochs * len(batches), quiet=True)
-    step.say = progress.say
+    steps = len(batches)
+    check_warmup(spec, steps)
+    progress = progress or Progress(spec.slug, spec.epochs * steps, quiet=True)
+    step = Step(classifier, criterion, spec, device, group, progress.say)
     reset_peak_memory(device)
-    state = State(step, spec, len(batches), device)
+    state = State(step, spec, steps, device)
     manager.restore(state, progress)
     group.same_start(classifier.trainable().values(), state.done)
     manager.agree = group.largest
     try:
         while state.epoch < spec.epochs:
-            step.rate = rate = learning_rate(spec, state.epoch)
             for images, labels, indices in batches.epoch(state.epoch, state.step):
+                step.set_rates(rate_factor(spec, state.epoch, state.step, steps))
                 state.add(images, labels, len(indices))
                 # Reading the loss waits for the GPU, so it is done at log steps only; on a CPU it costs nothing.
                 if device.type == "cpu" or (state.step - 1) % progress.every == 0:
-                    loss = _finite(state, batches, manager)
-                    progress.step(state.done, rate, loss, epoch=state.epoch, epochs=spec.epochs)
+                    loss, rates = _finite(state, batches, manager), state.rates
+                    progress.step(state.done, rates.pop("lr"), loss, epoch=state.epoch, epochs=spec.epochs, **rates)
                 manager.step(state, progress)
             _finite(state, batches, manager)
-            state.end_epoch(rate)
+            state.end_epoch()
             progress.epoch(state.curve[-1])
             if state.epoch == spec.epochs:
                 _whole(classifier, spec, manager)
@@ -189,9 +115,10 @@ def _finite(state: State, batches: Any, manager: CheckpointManager) -> float:
     bad = (~state.losses.isfinite()).nonzero()
     step = int(bad[0]) if len(bad) else state.step - 1
     names = batches.names(state.epoch, step) if hasattr(batches, "names") else "unnamed images"
+    rate = learning_rate(state.spec, state.epoch, step, state.steps)
     raise PelError(
         f"{state.spec.slug}: the loss became {float(state.losses[step]):g} at step {step} of epoch {state.epoch} at learning "
-        f"rate {state.take.rate:g}, on {names}; no result was written (last good checkpoint: {manager.last}). "
+        f"rate {rate:g}, on {names}; no result was written (last good checkpoint: {manager.last}). "
         "Try a lower lr, or precision=bf16 or fp32"
     )
 
@@ -283,17 +210,3 @@ def reduced(precision: str, device: torch.device) -> AbstractContextManager:
     """Autocast to a reduced precision; frozen weights that are held in it already (`cast_frozen_weights`) need no cast."""
     dtype = PRECISIONS[precision]
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    """Start measuring the peak anew (a CPU process's peak cannot be reset)."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory in MB: allocated on a GPU, resident of the process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if sys.platform == "darwin" else 1e3)  # bytes on macOS, kB on Linux

@@ -64,12 +64,12 @@ class LogitAdjusted(Module):
         return F.cross_entropy(logits + self.shift, labels, label_smoothing=self.label_smoothing)
 
 
-@LOSSES.register("bs")
+@LOSSES.register("bs", knobs=(SMOOTHING,))
 class BalancedSoftmax(LogitAdjusted):
     """Logit adjustment at tau = 1 (Ren et al. 2020)."""
 
-    def __init__(self, prior: Prior):
-        super().__init__(prior, tau=1.0)
+    def __init__(self, prior: Prior, label_smoothing: float = 0.0):
+        super().__init__(prior, 1.0, label_smoothing)
 
 
 @LOSSES.register("focal", knobs=(Knob("gamma", 2.0, "exponent of 1 - p", at_least(0)),))

@@ -1,20 +1,23 @@
-"""One optimiser step: micro-batches, precision, and what is done where the device has too little memory.
+"""One optimizer step: micro-batches, precision, and what is done where the device has too little memory.
 
 Shape legend: B images, R pixels, C classes.
 """
 
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pel_core.common.errors import PelError
 from pel_core.hardware.process_group import ProcessGroup
-from pel_core.spec.choices import OPTIMIZERS
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.classifier import Classifier
 from pel_core.training.losses import decomposable
+from pel_core.training.optimizer_state import load_optimizer, optimizer_numbers, optimizer_tensors
+from pel_core.training.optimizers import make_optimizer
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 OutOfMemory: type[RuntimeError] = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)  # the former from torch 2.5 on
@@ -22,45 +25,38 @@ OutOfMemory: type[RuntimeError] = getattr(torch, "OutOfMemoryError", torch.cuda.
 MICRO_TOKENS = 3200
 
 
-def make_optimizer(classifier: Classifier, spec: RunSpec, fused: bool | None = None) -> torch.optim.Optimizer:
-    """The run's optimiser over everything that trains.
-
-    ``fused``, by default on a GPU, leaves it to the device to skip a step whose fp16 gradients overflowed; else the host waits
-    every step.
-    """
-    fused = next(iter(classifier.trainable().values())).is_cuda if fused is None else fused
-    return OPTIMIZERS[spec.optimizer](classifier, spec, fused, **spec.knobs_of("optimizer"))
-
-
 class Step:
-    """Optimiser steps on batches, in micro-batches where ``spec.accumulate`` > 1, memory is short, or a CPU's caches are.
+    """Optimizer steps on batches, in micro-batches where ``spec.accumulate`` > 1, memory is short, or a CPU's caches are.
 
     Groups of ``batch_size / accumulate`` images weigh by their images, so that a left-over group at the end of an epoch counts
     fully. The reference always divides by the number of groups of a whole batch: ``accumulation="reference"`` does that too.
 
     Where the device runs out of memory a group is taken in smaller micro-batches, which leaves its numbers as they are (up to
     rounding); ``micro_batch`` is the images that go through at once. Shapes: see ``__call__``.
+
+    ``say`` is told of what a person should know: that memory was short.
     """
 
     def __init__(
-        self, classifier: Classifier, criterion: torch.nn.Module, spec: RunSpec, device: torch.device, group: ProcessGroup
+        self,
+        classifier: Classifier,
+        criterion: torch.nn.Module,
+        spec: RunSpec,
+        device: torch.device,
+        group: ProcessGroup,
+        say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
     ):
-        self.classifier, self.criterion, self.spec, self.group = classifier, criterion, spec, group
+        self.classifier, self.criterion, self.spec, self.group, self.say = classifier, criterion, spec, group, say
         self.optimizer = make_optimizer(classifier, spec)
         self.scaler = torch.amp.GradScaler(device.type, enabled=spec.precision == "fp16")
         self.micro_batch = math.ceil(spec.batch_size / spec.accumulate)
         if device.type == "cpu" and decomposable(spec.loss):
             self.micro_batch = min(self.micro_batch, max(1, MICRO_TOKENS // classifier.vit.tokens))
-        self.say = print
 
-    @property
-    def rate(self) -> float:
-        """The learning rate."""
-        return self.optimizer.param_groups[0]["lr"]
-
-    @rate.setter
-    def rate(self, value: float) -> None:
-        self.optimizer.param_groups[0]["lr"] = value
+    def set_rates(self, factor: float) -> None:
+        """Set every group's learning rate to its own times the schedule's factor."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
 
     def __call__(self, images: Tensor, labels: Tensor, count: int) -> Tensor:
         """Take one step on images (B, 3, R, R) and labels (B,), this process's part of a batch of ``count`` images.
@@ -140,25 +136,25 @@ class Step:
         self.say(f"out of memory with {tried} images at once: going on with {self.micro_batch}; the batch stays as it is")
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps of parameters and optimiser, on the CPU: ``parameter.NAME``, ``momentum.NAME``."""
+        """What a checkpoint keeps of parameters and optimizer, on the CPU: ``parameter.NAME``, ``optimizer.KEY.NAME``."""
         kept = {f"parameter.{name}": value for name, value in self.classifier.trainable_state().items()}
-        for name, parameter in self.classifier.trainable().items():
-            if (momentum := self.optimizer.state[parameter].get("momentum_buffer")) is not None:
-                kept[f"momentum.{name}"] = momentum.detach().cpu().clone()
-        return kept
+        return kept | optimizer_tensors(self.optimizer, self.classifier.trainable())
 
-    def load(self, tensors: Mapping[str, Tensor], scaler: dict, micro_batch: int) -> None:
-        """Go on from ``tensors()``, the scaler's state and at most the micro-batch that fitted a device like this one.
+    def numbers(self) -> dict[str, Any]:
+        """The rest of it, as JSON."""
+        groups, states = optimizer_numbers(self.optimizer, self.classifier.trainable())
+        return {"scaler": self.scaler.state_dict(), "groups": groups, "optimizer": states}
+
+    def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], micro_batch: int) -> None:
+        """Go on from ``tensors()``, ``numbers()`` and at most the micro-batch that fitted a device like this one.
 
         Raises:
             PelError: they are of another method, head or class count.
         """
         prefix = "parameter."
         self.classifier.load_trainable({key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)})
-        for name, parameter in self.classifier.trainable().items():
-            if (momentum := tensors.get(f"momentum.{name}")) is not None:
-                self.optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device)
-        self.scaler.load_state_dict(scaler)
+        load_optimizer(self.optimizer, self.classifier.trainable(), tensors, numbers)
+        self.scaler.load_state_dict(numbers["scaler"])
         self.micro_batch = min(self.micro_batch, micro_batch)
 
 

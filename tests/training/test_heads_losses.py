@@ -126,6 +126,25 @@ def test_balanced_counts_give_plain_cross_entropy(name, seed, count):
     )
 
 
+SMOOTHED = [entry.name for entry in LOSSES.entries() if entry.knob("label_smoothing")]
+
+
+@pytest.mark.parametrize("name", SMOOTHED)
+@given(seed=st.integers(0, 1000), share=st.floats(0, 0.99))
+@settings(max_examples=25, deadline=None)
+def test_label_smoothing_spreads_a_share_of_the_target_over_all_classes(name, seed, share):
+    logits, labels, counts = batch(seed)
+    target = (1 - share) * F.one_hot(labels, 5) + share / 5
+    shifted = logits if name == "ce" else logits + (counts / counts.sum()).log()
+    expected = -(target * shifted.log_softmax(1)).sum(1).mean()
+    found = LOSSES[name](Prior(counts), label_smoothing=share)(logits, labels)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_losses_that_smooth_their_labels():
+    assert SMOOTHED == ["ce", "la", "bs"]
+
+
 @given(seed=st.integers(0, 1000))
 @settings(max_examples=25, deadline=None)
 def test_relations_between_losses(seed):

@@ -121,6 +121,8 @@ def test_foreach_has_the_bits_of_a_loop_over_parameters():
 
 
 class OneLayer(torch.nn.Linear):
+    tuned = ()
+
     def trainable(self):
         return dict(self.named_parameters())
 

@@ -56,6 +56,8 @@ def interrupted(results, spec, path, after):
             assert stopped.status == 138 and "saved; the same command goes on" in str(stopped)
 
 
+WARMUP = {"schedule.warmup": 3, "schedule.warmup_unit": "steps", "schedule.warmup_start": 0.1}
+GROUPS = {"optimizer.head_lr": 0.02, "optimizer.no_decay": "biases+norms", "optimizer.layer_decay": 0.8}
 VARIANTS = [
     *({"method": method} for method in TRAINABLE),
     *({"method": "head-only", "loss": loss} for loss in CHOICES["loss"]),
@@ -64,6 +66,13 @@ VARIANTS = [
     {"method": "lora+vpt-deep+bias", "precision": "fp16"},
     {"method": "ln+adaptformer@2:4", "precision": "bf16", "accumulate": 3},
     {"method": "mask", "mask_seed": "run"},
+    *(
+        {"method": "head-only", "optimizer": optimizer, "schedule": schedule, **WARMUP}
+        for optimizer in CHOICES["optimizer"]
+        for schedule in CHOICES["schedule"]
+    ),
+    *({"method": "adaptformer", "optimizer": optimizer, "precision": "fp16", **GROUPS} for optimizer in CHOICES["optimizer"]),
+    {"method": "ln", "train_head": False, "init": "class-mean"},
 ]
 
 
