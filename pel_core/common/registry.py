@@ -167,7 +167,7 @@ class Entry(Generic[T]):
 
 # Modules of plugins by name: what they register is theirs (`common.plugins`).
 PLUGIN_MODULES: dict[str, Plugin] = {}
-_registries: "list[Registry[Any]]" = []
+_registries: list["Registry[Any]"] = []
 
 
 def all_registries() -> "tuple[Registry[Any], ...]":
@@ -176,7 +176,7 @@ def all_registries() -> "tuple[Registry[Any], ...]":
 
 
 def _registering() -> Plugin | None:
-    """The plugin whose module is being imported, None where it is one of this package (which a plugin may be the first to import)."""
+    """The plugin whose module is being imported; None of a module of this package, though a plugin may be the first to import it."""
     frame = sys._getframe(2)
     while frame is not None:
         name = frame.f_globals.get("__name__", "")

@@ -1,6 +1,6 @@
 """One entry of every kind, in one file outside the package: what docs/extending.md walks through.
 
-``python -m pel_core train RUN --plugins tests/plugins/everything.py``, ``snakemake --config plugins=tests/plugins/everything.py``.
+Named with ``--plugins tests/plugins/everything.py`` or ``snakemake --config plugins=tests/plugins/everything.py``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pel_core.models.inits import INITS, Init
 from pel_core.models.methods import Attach, Method, add_method
 from pel_core.spec.choices import LOSSES, OPTIMIZERS, SAMPLERS, SCHEDULES
 from pel_core.training.losses import Prior
+from pel_core.training.schedules import WARMUP, Position
 
 
 # delta: a module that a method attaches
@@ -79,20 +80,18 @@ def class_median(features_ND, labels_N, classes: int):
 INITS.register("my-init", Init("images", class_median), about="the median feature of each class's training images")
 
 
-# optimizer
+# optimizer: of parameter groups, each with its own rate and weight decay (`optimizer.dampening`)
 @OPTIMIZERS.register("my-sgd", knobs=(Knob("dampening", 0.1, "of the momentum", between(0, 1)),), reads=("momentum",))
-def my_sgd(classifier, spec, fused: bool, dampening: float):
+def my_sgd(groups, spec, fused: bool, dampening: float):
     """SGD whose momentum is dampened."""
-    parameters = list(classifier.trainable().values())
-    how = {"lr": spec.lr, "momentum": spec.momentum, "weight_decay": spec.weight_decay, "dampening": dampening}
-    return torch.optim.SGD(parameters, foreach=True, **how)
+    return torch.optim.SGD(groups, momentum=spec.momentum, dampening=dampening)
 
 
-# schedule
-@SCHEDULES.register("my-steps")
-def my_steps(lr: float, epoch: int, epochs: int) -> float:
+# schedule: the factor of every rate at a position; the warm-up is common to all that have its knobs
+@SCHEDULES.register("my-steps", knobs=WARMUP)
+def my_steps(at: Position) -> float:
     """A tenth of the rate in the second half."""
-    return lr if epoch < epochs / 2 else lr / 10
+    return 1.0 if at.epoch < at.epochs / 2 else 0.1
 
 
 # sampler: N positions of training images that make an epoch

@@ -66,9 +66,7 @@ def test_every_registry_has_an_entry_of_the_example():
 
 def test_what_the_package_registers_while_a_plugin_is_imported_is_not_the_plugin_s(tmp_path):
     """In a fresh process, where the plugin is the first to import the registries' modules."""
-    path = write(
-        tmp_path, "import pel_core.training.losses, pel_core.training.optimizers\nfrom pel_core.models.methods import METHODS"
-    )
+    path = write(tmp_path, "import pel_core.training.losses, pel_core.training.optimizers, pel_core.models.methods")
     code = (
         f"from pel_core.common import plugins, registry; plugins.load_file({path!r});"
         "print([e.name for r in registry.all_registries() for e in r.entries() if e.plugin], len(registry.all_registries()) > 5)"
@@ -188,6 +186,5 @@ def test_the_fork_server_s_children_have_them(tmp_path):
 
 def test_methods_of_a_plugin_count_their_deltas(tmp_path):
     plugins.load_file(EVERYTHING)
-    assert METHODS.entry("my-gate").plugin and plugins_of(RunSpec.make("toy-ir20", "toy", "my-gate", 0)).keys() == {
-        "everything.py"
-    }
+    assert METHODS.entry("my-gate").plugin
+    assert plugins_of(RunSpec.make("toy-ir20", "toy", "my-gate", 0)).keys() == {"everything.py"}
