@@ -176,7 +176,7 @@ def all_registries() -> "tuple[Registry[Any], ...]":
 
 
 def _registering() -> Plugin | None:
-    """The plugin whose module is being imported; None of a module of this package, though a plugin may be the first to import it."""
+    """The plugin whose module is being imported; None of a module of this package, which a plugin may be the first to import."""
     frame = sys._getframe(2)
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
