@@ -34,7 +34,7 @@ study: setup  ## train and evaluate what is missing, then build every table and 
 	$(BIN)/python -m pel_core show $(ARGS)
 
 plan: setup  ## what would run, and what it would cost on this machine, whose speed is measured in seconds where no run has shown it
-	$(BIN)/python -m pel_core calibrate $(ARGS)
+	$(BIN)/python -m pel_core measure-throughput $(ARGS)
 	$(BIN)/python -m pel_core plan $(ARGS)
 
 status: setup  ## what is done, running and failed, and how long the rest will take

@@ -16,7 +16,7 @@ sys.path.insert(0, str(workflow.basedir))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
 
 from pel_core.studies import job_options
-from pel_core.fork_server import server as warm
+from pel_core.fork_server import client as fork_server
 from pel_core.studies.config import submittable
 from pel_core.common.errors import PelError
 from pel_core.studies.failures import failures
@@ -42,7 +42,7 @@ include: "workflow/rules/report.smk"
 onstart:
     # Small jobs on this machine's CPU share what they import; a cluster's nodes cannot.
     if workflow.is_main_process and workflow.local_exec:
-        warm.offer(workflow.snakemake_tmp_dir)
+        fork_server.offer(workflow.snakemake_tmp_dir)
     elif workflow.is_main_process:
         try:
             submittable([*config.values(), workflow.basedir, os.getcwd()])

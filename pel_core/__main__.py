@@ -2,9 +2,9 @@
 
 import sys
 
-from pel_core.fork_server import server as warm
+from pel_core.fork_server import client
 
-if (status := warm.ask(sys.argv[1:])) is not None:
+if (status := client.ask(sys.argv[1:])) is not None:
     sys.exit(status)
 
 from pel_core.cli.main import main

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pel_core.cli.main import main
 from pel_core.data.sampling import shot_groups
-from pel_core.ingest.published import PUBLISHED, ListFile, blob_id
+from pel_core.ingest.facts import FACTS, ListFile, blob_id
 
 COUNTS = (24, 12, 6, 3)  # training images of each class
 TEST, VAL = 2, 2  # images of each class
@@ -35,7 +35,7 @@ class Tree:
     @property
     def config(self) -> dict:
         """What a configuration says of it."""
-        return {"roots": {self.base: str(self.root)}, "own_lists": [self.base]}
+        return {"roots": {self.base: str(self.root)}, "user_lists": [self.base]}
 
     def paths(self, split: str) -> list[Path]:
         """The image files of a split."""
@@ -112,7 +112,7 @@ TREES = {"imagenet-lt": imagenet, "places-lt": places, "inat2018": inaturalist}
 
 def publish(monkeypatch, tree: Tree) -> None:
     """Make the tree's lists the published ones."""
-    old = PUBLISHED[tree.base]
+    old = FACTS[tree.base]
     files = {
         name: ListFile(
             blob_id(tree.root / name), (tree.root / name).stat().st_size, len((tree.root / name).read_text().splitlines())
@@ -125,7 +125,7 @@ def publish(monkeypatch, tree: Tree) -> None:
     known = replace(
         old, files=files, classes=len(COUNTS), profile=(max(COUNTS), min(COUNTS)), groups=sizes, each=each, swapped={}
     )
-    monkeypatch.setitem(PUBLISHED, tree.base, known)
+    monkeypatch.setitem(FACTS, tree.base, known)
 
 
 every = pytest.mark.parametrize("tree", TREES, indirect=True)

@@ -20,7 +20,7 @@ from pel_core.ingest.prepare import prepare
 from pel_core.models.weights import prepare_backbone, prepare_text
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.classifier import Classifier, cast_frozen_weights
-from pel_core.training.loop import predict, reduced
+from pel_core.training.loop import autocast, predict
 from pel_core.training.run_inputs import load
 
 CLASSES, CROPS = 100, 5
@@ -49,9 +49,9 @@ def run(bench: Bench) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def _at_once(classifier: Classifier, crops: Tensor, precision: str) -> Tensor:
+def _whole_batch(classifier: Classifier, crops: Tensor, precision: str) -> Tensor:
     """Mean logits (B, C) of crops (B, K, 3, R, R) in one forward pass."""
-    with reduced(precision, crops.device):
+    with autocast(precision, crops.device):
         return classifier(crops.flatten(0, 1)).unflatten(0, crops.shape[:2]).mean(1)
 
 
@@ -65,7 +65,7 @@ def speeds(backbone: str, images: int, repeats: int, device: torch.device, quick
     batches = [(crops, torch.zeros(images))]
     works: dict[str, Work] = {}
     for word in PRECISIONS:
-        works[f"baseline, {word}"] = partial(_at_once, pair["baseline"], crops, word)
+        works[f"baseline, {word}"] = partial(_whole_batch, pair["baseline"], crops, word)
         ours = copy.deepcopy(pair["ours"])
         cast_frozen_weights(ours, PRECISIONS[word])  # as runs do
         works[f"ours, {word}"] = partial(predict, ours, batches, precision=word)

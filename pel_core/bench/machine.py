@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from pel_core.hardware.cores import usable_cpus
 from pel_core.hardware.devices import environment
 
 # What decides how fast a CPU multiplies matrices in fp32 and in bf16.
@@ -24,7 +25,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     """CPU model, cores, flags, memory, load averages, versions and commit; the GPU where the device is one."""
     about = _cpuinfo()
     flags = set((about.get("flags") or about.get("Features") or "").split())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cpus()
     found = {
         "cpu": about.get("model name") or "unknown",
         "cores": cores,

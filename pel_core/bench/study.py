@@ -12,6 +12,7 @@ from typing import Any
 from pel_core.bench.machine import Bench, glance
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, write_text
+from pel_core.hardware.cores import usable_cpus
 
 ROOT = Path(__file__).resolve().parents[2]
 # Python imports a module of this name at every start: each process of the study leaves a line when it ends.
@@ -27,7 +28,7 @@ def leave():
         json.dump(line, handle)
 atexit.register(leave)
 """
-LEAVES = 3.0  # seconds in which the warm process notices that Snakemake is gone, and leaves its line
+LEAVES = 3.0  # seconds in which the fork server notices that Snakemake is gone, and leaves its line
 QUICK = """
 title: A part of the demo
 roles: {cifar100: CIFAR100-LT}
@@ -63,12 +64,12 @@ def run(bench: Bench) -> dict[str, Any]:
     for row in found["rows"]:
         bench.say(f"{row['phase']}: {row['core_seconds']:.1f} core-seconds, {row['share']:.1%}")
     bench.say(f"{found['runs']} runs in {found['wall_seconds']:.0f} s on {found['settings']['cores']} cores")
-    # Before and after: jobs of the warm process are nobody's children, so that others' time cannot be told from theirs meanwhile.
+    # Before and after: jobs of the fork server are nobody's children, so that others' time cannot be told from theirs meanwhile.
     return {"others": max(before, after), **found}
 
 
 def _measure(quick: bool) -> dict[str, Any]:
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cpus()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
         words = [f"config={ROOT / 'workflow' / 'config' / 'demo.yaml'}"]
@@ -104,7 +105,7 @@ def split(folder: Path, wall: float, cores: int) -> tuple[list[dict[str, Any]], 
         line = json.loads(path.read_text())
         if "snakemake" in line["argv"][0]:
             spent["snakemake"] += line["cpu"]
-        elif Path(line["argv"][0]).stem == "warm":  # imports once, and forks: its jobs have lines of their own
+        elif Path(line["argv"][0]).parent.name == "fork_server":  # imports once, and forks: its jobs have lines of their own
             spent["start-up"] += line["cpu"]
         elif "pel_core" in line["argv"][0]:
             spent[PHASES.get(line["argv"][1], "drawing")] += line["end"] - line["start"]

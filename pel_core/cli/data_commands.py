@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,11 @@ from tqdm import tqdm
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.problems import Problems
-from pel_core.common.yaml_files import load_yaml
-from pel_core.data.datasets import USER_KINDS, LongTailed, split_name
-from pel_core.data.naming import located
-from pel_core.data.roots import find_root
-from pel_core.data.user_data import declared
-from pel_core.ingest.data_check import Advance, check_lists, describe_split
-from pel_core.studies.config import find
+from pel_core.data.datasets import LongTailed, split_name
+from pel_core.data.roots import expand_root
+from pel_core.ingest.entries import declared
+from pel_core.ingest.sources import open_source
+from pel_core.studies.config import find, read_config
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -45,8 +43,6 @@ def run(arguments: argparse.Namespace) -> None:
             raise PelError("data prepare needs --out FOLDER")
         prepare(base, arguments.out, config, arguments.check_images)
     elif arguments.action == "fetch":
-        from pel_core.ingest.fetch import fetch
-
         fetch(base, datasets[base], config, arguments.mirror)
     elif arguments.action == "check":
         check(base, datasets[base], config, arguments.check_images)
@@ -57,8 +53,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def read_configuration(path: str | None) -> dict[str, Any]:
-    """A configuration by name or path, with the files it names found; nothing without one."""
-    return located(load_yaml(find(path)), find(path)) if path else {}
+    """A configuration by name or path, validated, as a study reads it; nothing without one."""
+    return read_config(find(path), complete=False) if path else {}
 
 
 def with_root(base: str, config: Mapping[str, Any], root: str) -> dict[str, Any]:
@@ -69,6 +65,15 @@ def with_root(base: str, config: Mapping[str, Any], root: str) -> dict[str, Any]
     return {**config, "roots": {**(config.get("roots") or {}), base: root}}
 
 
+def fetch(base: str, entry: LongTailed, config: Mapping[str, Any], mirror: str) -> None:
+    """Get what is free to download of a data set, and say how to get the rest and what comes next."""
+    source, unsaid = open_source(base, entry, config), open_source(base, entry)
+    source.fetch(mirror)
+    root, usual = (Path(expand_root(each.given_root)) for each in (source, unsaid))
+    said = "" if root.exists() and usual.exists() and root.samefile(usual) else f" --root {root}"
+    print(f"Then: python -m pel_core data check {base}{said}")
+
+
 def check(base: str, entry: LongTailed, config: Mapping[str, Any], check_images: str) -> None:
     """Print what a data set holds and all that is wrong with it.
 
@@ -76,14 +81,7 @@ def check(base: str, entry: LongTailed, config: Mapping[str, Any], check_images:
         PelError: something is.
     """
     problems = Problems()
-    if entry.kind == "lists":
-        _check_lists(base, entry, config, check_images, problems)
-    else:
-        try:
-            _check_other(base, entry, config, check_images, problems)
-        except PelError as error:
-            if not problems:
-                problems.add("problems", error)
+    open_source(base, entry, config).check(problems, check_images, bar)
     if problems:
         print("\n".join(["wrong:", *(f"  {line}" for line in problems.lines())]))
         sys.stdout.flush()
@@ -91,32 +89,7 @@ def check(base: str, entry: LongTailed, config: Mapping[str, Any], check_images:
     print(f"{base}: nothing is wrong" + (" (images were not decoded)" if check_images == "none" else ""))
 
 
-def _check_lists(base: str, entry: LongTailed, config: Mapping[str, Any], check_images: str, problems: Problems) -> None:
-    print(f"{base}: {entry.kind} in {find_root(base, entry, config)}")
-    checked = check_lists(base, entry, config, check_images, problems, bar)
-    for split, images in checked.images.items() if checked else ():
-        print(f"  {describe_split(split, images, len(checked.names))}")
-    for note in checked.notes if checked else ():
-        print(f"  note: {note}")
-
-
-def _check_other(base: str, entry: LongTailed, config: Mapping[str, Any], check_images: str, problems: Problems) -> None:
-    """A source without a check of its own is read: it stops at the first thing that is wrong, but looks at all files."""
-    if entry.kind in USER_KINDS:
-        from tempfile import TemporaryDirectory
-
-        from pel_core.ingest.prepare import prepare
-
-        with TemporaryDirectory() as folder:
-            prepare(base, folder, config, check_images, problems)
-        return
-    from pel_core.ingest.sources import SOURCES
-
-    content = SOURCES[entry.kind](base, entry, config, check_images)
-    print(f"{base}: {len(content.class_names):,} classes, {len(content.splits['train']['labels']):,} training images")
-
-
-def bar(title: str, total: int) -> Advance:
+def bar(title: str, total: int) -> Callable[[int], None]:
     """A progress bar where someone watches; returns what is told of progress."""
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         return lambda done: None

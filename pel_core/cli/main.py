@@ -13,6 +13,7 @@ from pel_core.cli import study_commands as report
 from pel_core.cli.data_options import data_options
 from pel_core.common.errors import PelError
 from pel_core.common.plugins import use_plugins
+from pel_core.common.renames import renamed_words
 from pel_core.common.signals import leaving
 
 Arguments = argparse.Namespace
@@ -99,7 +100,7 @@ def _threads(count: int) -> None:
         raise PelError(f"--threads {count}: expected 1 or more, or 0 for torch's own choice")
     if count:
         os.environ["OMP_NUM_THREADS"] = str(count)
-        if "torch" in sys.modules:  # in a warm process it is too late for that
+        if "torch" in sys.modules:  # in a child of the fork server it is too late for that
             sys.modules["torch"].set_num_threads(count)
 
 
@@ -109,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(required=True, metavar="COMMAND")
 
     def command(function, *positional: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
+        sub = commands.add_parser(function.__name__.replace("_", "-"), help=function.__doc__, description=function.__doc__)
         sub.set_defaults(function=function)
         for name in positional:
             sub.add_argument(name)
@@ -157,6 +158,8 @@ def parser() -> argparse.ArgumentParser:
         report.add_options(sub := command(function, *positional))
         if function is report.status:
             sub.add_argument("--all", action="store_true", help="list every run")
+    sub = command(report.schema)
+    sub.add_argument("--write", action="store_true", help="write the files of workflow/schemas")
     return root
 
 
@@ -165,8 +168,9 @@ def main(words: Sequence[str] | None = None) -> int:
 
     A training that a signal stopped has 128 + its number, and has saved where it was.
     """
+    words = renamed_words(sys.argv[1:] if words is None else words)
     arguments = parser().parse_args(words)
-    arguments.words = list(sys.argv[1:] if words is None else words)
+    arguments.words = words
     try:
         use_plugins(arguments.plugins)
         arguments.function(arguments)

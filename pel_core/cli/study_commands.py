@@ -3,11 +3,13 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import write_text
-from pel_core.studies.config import shown
-from pel_core.studies.study import Study, load
+
+if TYPE_CHECKING:  # planning's imports are for the commands that plan; training has none of them
+    from pel_core.studies.study import Study
 
 Arguments = argparse.Namespace
 
@@ -22,8 +24,10 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--figures", help="the figures folder, instead of the config's")
 
 
-def open_study(arguments: Arguments) -> Study:
+def open_study(arguments: Arguments) -> "Study":
     """The study that the options choose."""
+    from pel_core.studies.study import load
+
     chosen = {name: getattr(arguments, name) for name in ("seeds", "backbone", "results", "figures")}
     return load(arguments.study, arguments.config, **chosen)
 
@@ -95,7 +99,7 @@ def plan(arguments: Arguments) -> None:
     print(words(open_study(arguments)))
 
 
-def calibrate(arguments: Arguments) -> None:
+def measure_throughput(arguments: Arguments) -> None:
     """Measure how fast this machine is with the study's backbones, where no finished run says so: seconds each."""
     from pel_core.studies.cost import measured
 
@@ -103,7 +107,7 @@ def calibrate(arguments: Arguments) -> None:
     specs = {spec.backbone: spec for spec in study.specs.values() if spec.trains}
     for backbone, spec in specs.items():
         if measured(study, backbone) is None:
-            from pel_core.studies.measure_throughput import calibrate as measure
+            from pel_core.studies.measure_throughput import measure_throughput as measure
 
             print(measure(spec, study.results, study.resource("threads")))
 
@@ -130,6 +134,20 @@ def show(arguments: Arguments) -> None:
     print(show_text(open_study(arguments)))
 
 
+def schema(arguments: Arguments) -> None:
+    """See that the JSON schema of studies and configurations (workflow/schemas, for editors) is as the code says, or write it."""
+    from pel_core.studies.config import WORKFLOW, shown
+    from pel_core.studies.schema.generate import json_schemas
+
+    for name, text in json_schemas().items():
+        path = WORKFLOW / "schemas" / name
+        if arguments.write:
+            write_text(path, text)
+        elif not path.is_file() or path.read_text(encoding="utf-8") != text:
+            raise PelError(f"{shown(path)} is not as the code says; write it anew: python -m pel_core schema --write")
+        print(shown(path))
+
+
 # The commands and their positional arguments.
 COMMANDS: tuple[tuple[Callable[[Arguments], None], tuple[str, ...]], ...] = (
     (table, ("artefact",)),
@@ -139,15 +157,17 @@ COMMANDS: tuple[tuple[Callable[[Arguments], None], tuple[str, ...]], ...] = (
     (provenance, ()),
     (page, ("artefact",)),
     (plan, ()),
-    (calibrate, ()),
+    (measure_throughput, ()),
     (status, ()),
     (slots, ("cores",)),
     (show, ()),
 )
 
 
-def show_text(study: Study) -> str:
+def show_text(study: "Study") -> str:
     """The study's tables as on paper, its verdicts, and where the files are; what is not made yet is named."""
+    from pel_core.studies.config import shown
+
     parts, absent = [], []
     for name, artefact in study.artefacts.items():
         files = [Path(file) for file in study.files(name)]
@@ -186,14 +206,14 @@ def _verdicts(markdown: str) -> list[str]:
     return ["  " + line.removeprefix("### ").replace("**", "") for line in markdown.splitlines() if line.startswith("### ")]
 
 
-def _require(study: Study, name: str, *kinds: str) -> None:
+def _require(study: "Study", name: str, *kinds: str) -> None:
     artefact = study.artefact(name)
     if artefact.kind not in kinds:
         made = ", ".join(other.name for other in study.artefacts.values() if other.kind in kinds)
         raise PelError(f"'{name}' is of the kind {artefact.kind}; this command makes: {made or 'nothing here'}")
 
 
-def _write(study: Study, name: str, texts: dict[str, str]) -> None:
+def _write(study: "Study", name: str, texts: dict[str, str]) -> None:
     study.artefact(name)
     for suffix, text in texts.items():
         write_text(study.results / "tables" / f"{name}.{suffix}", text)

@@ -9,19 +9,17 @@ import hashlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from pel_core.common.errors import PelError
 from pel_core.common.registry import PLUGIN_MODULES, Plugin, all_registries
 
 VARIABLE = "PEL_PLUGINS"
 GROUP = "pel_lab.plugins"
-REASON = "a study or configuration runs no code; name it on the command line: --plugins FILE, snakemake --config plugins=FILE"
 
 # Plugins of this process by file (or by entry point), in the order in which they were loaded.
 _loaded: dict[str, Plugin] = {}
@@ -44,16 +42,6 @@ def use_plugins(files: Iterable[str] = ()) -> None:
         os.environ[VARIABLE] = os.pathsep.join(paths)
     for point in entry_points(group=GROUP):
         _load_installed(point)
-
-
-def refuse_in_file(content: Mapping[str, Any], path: str | Path) -> None:
-    """A study or configuration may not name plugins.
-
-    Raises:
-        PelError: it does.
-    """
-    if "plugins" in content:
-        raise PelError(f"{path}: plugins: {REASON}")
 
 
 def loaded() -> dict[str, Plugin]:

@@ -13,7 +13,8 @@ from pel_core.conformance.report import Report, Unsupported, difference
 from pel_core.conformance.vocabulary import Options, our_name
 from pel_core.models.methods import METHODS, MethodPart
 from pel_core.models.vit import ViT
-from pel_core.training.loop import learning_rate, train
+from pel_core.training.loop import train
+from pel_core.training.schedules import learning_rate
 
 PLAIN = Options((), {}, "cosine", 25.0, "LA", 1.0)
 

@@ -6,7 +6,7 @@ Shapes: N images, B a batch, K crops, R pixels a side.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from pel_core.data.transforms import (
 from pel_core.hardware.process_group import ProcessGroup
 
 # Small batches are cropped and resized several at once, up to so many images and pixels: a call costs as much as ten images.
-AT_ONCE, PIXELS_AT_ONCE = 128, 1 << 21
+CROPS_PER_CALL, PIXELS_PER_CALL = 128, 1 << 21
 
 
 class Augmentation(Protocol):
@@ -88,8 +88,7 @@ class TrainBatches:
         else:
             source = spec.interpolation, split.native, split.cache
             reader = TrainReader(split.paths or [], spec.seed, resolution, self.augmenter, *source)
-            self._keys: list[Any] = []
-            self._loader = loader(reader, self._keys, self.device, workers)
+            self._loader = loader(reader, (), self.device, workers)
 
     def __len__(self) -> int:
         return -(-self.images // self.spec.batch_size)
@@ -129,7 +128,7 @@ class TrainBatches:
         u = uniforms(self.spec.seed, epoch, 0, self.images)
         # Sent once an epoch, so that no step waits for a copy.
         boxes, flips = (torch.from_numpy(x).to(self.device) for x in self.augmenter.boxes(u, height, width, epoch))
-        ahead = max(1, min(AT_ONCE, PIXELS_AT_ONCE // self.resolution**2) // self.spec.batch_size)
+        ahead = max(1, min(CROPS_PER_CALL, PIXELS_PER_CALL // self.resolution**2) // self.spec.batch_size)
         for start in range(first - first % ahead, len(self), ahead):
             parts = [self._part(step) for step in range(start, min(start + ahead, len(self)))]
             chosen = torch.cat([torch.arange(part.start, part.stop, device=self.device) for part in parts])
@@ -139,8 +138,8 @@ class TrainBatches:
 
     def _file_crops(self, epoch: int, order: np.ndarray, first: int) -> Iterator[Tensor]:
         parts = map(self._part, range(first, len(self)))
-        self._keys[:] = [(epoch, part.start, order[part]) for part in parts]
-        for pixels in received(self._loader, self.device):
+        keys = [(epoch, part.start, order[part]) for part in parts]
+        for pixels in received(self._loader, self.device, keys):
             yield pixels.permute(0, 3, 1, 2).float(memory_format=torch.contiguous_format)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import read_json
+from pel_core.common.registry import Registry
 from pel_core.common.versions import check_engine
 from pel_core.data.image_cache import CachedImages
 from pel_core.data.lists import ImageList, check_files, digest
@@ -25,88 +26,82 @@ from pel_core.data.sampling import long_tail_counts, long_tail_subset, shot_grou
 from pel_core.demo.stand_ins import STAND_INS
 
 FORMAT = 1  # of a prepared folder
-USER_KINDS = ("folders", "csv", "huggingface", "auto")  # of the user's own images, divided and sampled when they are prepared
+MARK = ".written-by-pel-lab"  # in the folder ``images`` of a prepared data set whose images were taken out of tables, into files
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 NAME = re.compile(r"(?P<base>[a-z][a-z0-9_-]*?)(?:-ir(?P<ratio>[1-9]\d*(?:\.\d*[1-9])?))?")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LongTailed:
-    """Where a data set comes from.
+    """A data set as every kind of source declares it.
 
-    ``kind``: ``toy`` and ``rendered`` (made here), ``cifar`` (torchvision's archive), ``lists`` (image files and list files), or
-    one of USER_KINDS: ``folders`` (of class folders), ``csv``, ``huggingface`` (a directory that its library saved), ``auto``
-    (whichever of these ``root`` is).
+    ``kind``: the name of the source that reads it (`pel_core.ingest.sources`); ``options``: what that source has to be told, such
+    as where the images lie. They are checked by the source's own model; nothing else looks into them.
     ``ratios``: the imbalance ratios there are; "any" samples one from a balanced pool; empty means that the set comes
-    with one profile of its own. ``groups_from``: the ratio whose training counts say which classes are head, medium
-    and tail, whatever ratio is trained on; None takes the counts trained on.
+    with one profile of its own. ``as_found``: it also comes without a ratio, beside those that are drawn from it.
+    ``groups_from``: the ratio whose training counts say which classes are head, medium and tail, whatever ratio is trained on;
+    None takes the counts trained on.
     ``pool``: classes and training images of each, where ratios are "any"; a ratio that leaves a class empty is refused.
     ``recipe``: RunSpec fields that this data set sets.
-    For ``lists``: ``root`` is the image folder; ``train`` (which holds ``{ir}`` where there are several ratios), ``test``,
-    ``val`` and ``names`` are files below it, or below its subfolder (or another folder, given in full) ``lists``. A ``names``
-    file that ends in .json is iNaturalist's: labels in the lists are category ids, and become ranks of the sorted names.
-    For USER_KINDS: ``root`` as above (``file`` is the table below it, for ``csv``); images come as they are found, and at each of
-    ``ratios`` as drawn from them by ``profile`` with ``sampling_seed`` (``largest``: images of the largest class, 0 for as many
-    as fit); ``test_fraction`` and ``val_fraction`` are held out with ``split_seed`` where there is no such split;
-    ``class_names`` maps a class's folder or label to its name, or is a file that does.
+    ``held_as``: whether prepared images are files that stay where they are, or one array of pixels.
+    ``synthetic``: images are drawn by this program, so that numbers cannot be compared with published ones.
     """
 
-    kind: Literal["toy", "rendered", "cifar", "lists", "folders", "csv", "huggingface", "auto"]
+    kind: str
     native_resolution: int | None = None
     ratios: tuple[float, ...] | Literal["any"] = ()
+    as_found: bool = False
     groups_from: float | None = None
     pool: tuple[int, int] | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    root: str = ""
-    lists: str = ""
-    train: str = ""
-    test: str = ""
-    val: str = ""
-    names: str = ""
-    names_format: str = "auto"
-    file: str = ""
-    image_column: str = ""
-    label_column: str = ""
-    split_column: str = ""
-    class_names: Mapping[Any, str] | str = ""
-    profile: str = ""
-    largest: int = 0
-    sampling_seed: int = 0
-    test_fraction: float = 0.0
-    val_fraction: float = 0.0
-    split_seed: int = 0
+    held_as: Literal["files", "pixels"] = "files"
+    synthetic: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _stand_in(name: str) -> LongTailed:
-    world = STAND_INS[name]
-    pool = len(world.classes), world.largest
-    many: dict[str, Any] = {} if world.profile else {"ratios": "any", "groups_from": 100, "pool": pool}
-    return LongTailed(kind="rendered", native_resolution=world.native_resolution, recipe=world.recipe, **many)
+DATASETS: Registry[LongTailed] = Registry("data set")
 
 
-DATASETS: dict[str, LongTailed] = {
-    "cifar100": LongTailed(
-        kind="cifar", native_resolution=32, ratios="any", groups_from=100, pool=(100, 500), root="cifar-100-python"
-    ),
-    "imagenet-lt": LongTailed(
-        kind="lists", root="imagenet", names="classnames.txt", names_format="id name",
-        train="ImageNet_LT_train.txt", val="ImageNet_LT_val.txt", test="ImageNet_LT_test.txt",
-    ),
-    "places-lt": LongTailed(
-        kind="lists", root="places", names="classnames.txt", names_format="id name",
-        train="Places_LT_train.txt", val="Places_LT_val.txt", test="Places_LT_test.txt",
-    ),
-    # Its validation images are its test set in the literature, so that there is no split to choose on.
-    "inat2018": LongTailed(
-        kind="lists", root="inat2018", names="categories.json", recipe={"epochs": 20},
-        train="iNaturalist18_train.txt", test="iNaturalist18_val.txt",
-    ),
-    "toy": LongTailed(
-        kind="toy", native_resolution=20, ratios="any", groups_from=20, pool=(6, 120),
-        recipe={"epochs": 2, "batch_size": 32, "precision": "fp32"},
-    ),
-    **{name: _stand_in(name) for name in STAND_INS},
-}  # fmt: skip
+def register_lists(name: str, about: str, recipe: Mapping[str, Any] = NOTHING, **options: str) -> None:
+    """Add a data set of image files and list files, of which ``options`` tell (`pel_core.ingest.sources.lists.ListsOptions`)."""
+    DATASETS.register(name, LongTailed(kind="lists", recipe=recipe, options=options), about=about)
+
+
+register_lists(
+    "imagenet-lt", "ImageNet-LT (Liu et al. 2019): 1,000 classes of ILSVRC 2012", root="imagenet",
+    names="classnames.txt", names_format="id name",
+    train="ImageNet_LT_train.txt", val="ImageNet_LT_val.txt", test="ImageNet_LT_test.txt",
+)  # fmt: skip
+register_lists(
+    "places-lt", "Places-LT (Liu et al. 2019): 365 scenes", root="places", names="classnames.txt", names_format="id name",
+    train="Places_LT_train.txt", val="Places_LT_val.txt", test="Places_LT_test.txt",
+)  # fmt: skip
+# Its validation images are its test set in the literature, so that there is no split to choose on.
+register_lists(
+    "inat2018", "iNaturalist 2018: 8,142 species", root="inat2018", names="categories.json", recipe={"epochs": 20},
+    train="iNaturalist18_train.txt", test="iNaturalist18_val.txt",
+)  # fmt: skip
+
+
+def _register_pixels(name: str, kind: str, about: str, **more: Any) -> None:
+    DATASETS.register(name, LongTailed(kind=kind, held_as="pixels", **more), about=about)
+
+
+_register_pixels(
+    "cifar100", "cifar", "CIFAR-100, long-tailed at any ratio (Cui et al. 2019)", native_resolution=32,
+    ratios="any", groups_from=100, pool=(100, 500), options={"root": "cifar-100-python"},
+)  # fmt: skip
+_register_pixels(
+    "toy", "toy", "six tinted textures, for tests", native_resolution=20, ratios="any", groups_from=20, pool=(6, 120),
+    synthetic=True, recipe={"epochs": 2, "batch_size": 32, "precision": "fp32"},
+)  # fmt: skip
+for _name, _world in STAND_INS.items():
+    _pool = len(_world.classes), _world.largest
+    _many: dict[str, Any] = {} if _world.profile else {"ratios": "any", "groups_from": 100, "pool": _pool}
+    _register_pixels(
+        _name, "rendered", f"the demo's rendered stand-in for {_name.removeprefix('demo-')}", synthetic=True,
+        native_resolution=_world.native_resolution, recipe=_world.recipe, **_many,
+    )  # fmt: skip
 
 
 def split_name(name: str) -> tuple[str, float | None]:
@@ -134,8 +129,9 @@ def find_dataset(name: str, datasets: Mapping[str, LongTailed] = DATASETS) -> Lo
     if ratios == "any":
         _check_pool(name, datasets[base], ratio)
         return datasets[base]
-    known = ", ".join([*([base] if datasets[base].kind in USER_KINDS else []), *(f"{base}-ir{r:g}" for r in ratios)])
-    if ratios and ratio not in ratios and not (ratio is None and datasets[base].kind in USER_KINDS):
+    found = datasets[base].as_found
+    if ratios and ratio not in ratios and not (ratio is None and found):
+        known = ", ".join([*([base] if found else []), *(f"{base}-ir{r:g}" for r in ratios)])
         raise PelError(f"data set '{name}' does not exist; {base} comes as {known}")
     if not ratios and ratio is not None:
         raise PelError(f"data set '{name}' does not exist; {base} has one profile of its own, ask for '{base}'")
@@ -145,19 +141,7 @@ def find_dataset(name: str, datasets: Mapping[str, LongTailed] = DATASETS) -> Lo
 def held_as_files(name: str) -> bool:
     """Whether the images of a data set stay files when it is prepared; a user's own do."""
     entry = DATASETS.get(split_name(name)[0])
-    return entry is None or entry.kind in ("lists", *USER_KINDS)
-
-
-def require_split(name: str, split: str, datasets: Mapping[str, LongTailed] = DATASETS) -> None:
-    """See that a data set has the split that is evaluated on. Of the user's own folders and tables it shows when they are read.
-
-    Raises:
-        PelError: it has none of this name.
-    """
-    entry = datasets[split_name(name)[0]]
-    if split == "val" and not entry.val and entry.kind not in USER_KINDS:
-        have = sorted(base for base, other in datasets.items() if other.val)
-        raise PelError(f"split=val: data set '{name}' has no validation split" + (f"; {', '.join(have)} has" if have else ""))
+    return entry is None or entry.held_as == "files"
 
 
 def _check_pool(name: str, entry: LongTailed, ratio: float | None) -> None:
@@ -294,7 +278,7 @@ def image_list(folder: Path, about: Mapping[str, Any], name: str) -> tuple[str, 
     path = folder / f"{name}.npz"
     with np.load(path, allow_pickle=False) as arrays:
         images = ImageList(str(path), arrays["paths"].tobytes().decode().split("\n"), arrays["labels"])
-    if about["kind"] == "huggingface":  # whose images were taken out of its tables, into this folder
+    if (folder / "images" / MARK).is_file():
         return f"{folder}/images", images, False
     root, moved = read_root(folder, about["name"])
     return root, images, moved

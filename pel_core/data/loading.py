@@ -7,7 +7,7 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ from pel_core.common.errors import PelError
 from pel_core.data.image_cache import CachedImages
 from pel_core.data.transforms import Augmenter, evaluation_crops, load_rgb, train_crop, uniforms
 
-PATIENCE = 300.0  # seconds that a batch of image files may take: a network file system that hangs never says so
+READ_TIMEOUT = 300.0  # seconds that a batch of image files may take: a network file system that hangs never says so
 GRACE = 30  # seconds that a worker outlives a SIGTERM, so that the run can finish its step and save
 
 
@@ -113,13 +113,13 @@ def _open(reader: TrainReader | EvalReader, index: int) -> Image.Image:
     return load_rgb(reader.reading, reader.native)
 
 
-def patience() -> float:
+def read_timeout() -> float:
     """Seconds that a batch of image files may take: ``PEL_READ_TIMEOUT``, else 300; 0 waits for ever.
 
     Raises:
         PelError: it is not a number of seconds.
     """
-    text = os.environ.get("PEL_READ_TIMEOUT", str(PATIENCE))
+    text = os.environ.get("PEL_READ_TIMEOUT", str(READ_TIMEOUT))
     try:
         seconds = float(text)
     except ValueError:
@@ -129,29 +129,53 @@ def patience() -> float:
     return seconds
 
 
-def loader(reader: Dataset, keys: list[Any], device: torch.device, workers: int) -> DataLoader:
+class BatchKeys:
+    """The sampler of a loader whose items are whole batches: it names the batches of one pass, an epoch or an evaluation.
+
+    Each pass reads a tuple of its own, so that naming the next one's batches changes nothing of one that is being read.
+    """
+
+    def __init__(self, keys: Iterable[Any]):
+        self.keys, self.passes = tuple(keys), 0
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def begin(self, keys: Iterable[Any] | None = None) -> tuple[tuple[Any, ...], int]:
+        """A pass over other ``keys``, or the same as before: its keys and its number."""
+        self.keys, self.passes = self.keys if keys is None else tuple(keys), self.passes + 1
+        return self.keys, self.passes
+
+
+def loader(reader: Dataset, keys: Iterable[Any], device: torch.device, workers: int) -> DataLoader:
     """A loader whose items are whole batches, named by ``keys``; its workers live as long as it does."""
     return DataLoader(
         reader,
-        sampler=keys,
+        sampler=BatchKeys(keys),
         batch_size=None,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
-        timeout=patience() if workers else 0,
+        timeout=read_timeout() if workers else 0,
         worker_init_fn=_outlive_signals,
     )
 
 
-def received(loader: DataLoader, device: torch.device) -> Iterator[Tensor]:
-    """The loader's batches on the device.
+def received(loader: DataLoader, device: torch.device, keys: Iterable[Any] | None = None) -> Iterator[Tensor]:
+    """The loader's batches on the device, named by ``keys``; the same as in the last pass when None.
 
     Raises:
-        DataError: a file cannot be decoded, a worker died, or a batch took longer than ``patience()``.
+        DataError: a file cannot be decoded, a worker died, or a batch took longer than ``read_timeout()``.
+        RuntimeError: another pass has begun meanwhile, and workers serve one at a time.
     """
-    keys: Sequence[Any] = list(loader.sampler)
-    items = iter(loader) if loader.num_workers else _watched(loader.dataset, keys, patience())
+    keys, number = loader.sampler.begin(keys)
+    items = iter(loader) if loader.num_workers else _watched(loader.dataset, keys, read_timeout())
     for key in keys:
+        if loader.num_workers and loader.sampler.passes != number:
+            raise RuntimeError("another pass over these batches has begun, and the loader's workers serve one at a time")
         try:
             with _deaths_noticed():
                 item = next(items)

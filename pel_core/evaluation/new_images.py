@@ -23,11 +23,11 @@ from pel_core.common.files import read_json, require_writable, sha256
 from pel_core.common.tensors import read_tensors
 from pel_core.common.versions import check_engine
 from pel_core.data.datasets import split_name
-from pel_core.data.image_folders import SUFFIXES
 from pel_core.data.loading import EvalReader, RandomCrops, loader
 from pel_core.data.resample import normalise
 from pel_core.evaluation.outputs import TOP, printable, top_classes, write_csv, write_parquet
 from pel_core.hardware.devices import loader_workers, pick_device
+from pel_core.ingest.catalogue import SUFFIXES
 from pel_core.models.weights import load_vit
 from pel_core.spec.run_spec import RunSpec, differences
 from pel_core.training.classifier import Classifier, build

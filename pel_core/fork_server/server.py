@@ -1,12 +1,7 @@
-"""A warm process for the small jobs of one Snakemake call: it has imported torch once, and forks a child for each job.
+"""The fork server: it has imported torch once, and forks a child for each job of one Snakemake call (`client` hands them over).
 
-A demo run trains for two seconds; importing torch anew for every job takes two more, and its first optimiser another two. Where
-the environment variable PEL_WARM names a socket, ``python -m pel_core train ...`` hands its arguments, environment, working
-folder and output to the process that listens there (and starts it where none does), passes signals on and ends as the child
-ends; the child dies with it. The warm process ends when the process PEL_WARM_PARENT (Snakemake) is gone, or after a while
-without a job. Not where there is a GPU: CUDA does not survive a fork, and runs there are long.
-
-Only the standard library is imported here: the asking side should start in milliseconds.
+A demo run trains for two seconds; importing torch anew for every job takes two more, and its first optimizer another two.
+The server ends when the process PEL_FORK_SERVER_PARENT (Snakemake) is gone, or after a while without a job.
 """
 
 import contextlib
@@ -16,93 +11,14 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
-COMMANDS = ("data", "text", "train", "evaluate", "table", "figure", "compare", "claims")  # what is worth it
-PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-IDLE = 60.0  # seconds without a job after which a warm process ends
-PATIENCE = 60.0  # seconds to wait for one to start
-KILLED = 137  # the status of a job that ended without a word
+from pel_core.fork_server.client import PARENT
 
-
-def offer(folder: str) -> None:
-    """Let the jobs that are started from here share a warm process, whose socket lies in ``folder`` (of this user alone)."""
-    if not os.path.exists("/dev/nvidiactl"):
-        os.environ.update(PEL_WARM=f"{folder}/warm", PEL_WARM_PARENT=str(os.getpid()))
-
-
-def ask(words: list[str]) -> int | None:
-    """Let the warm process run a command; its exit status, or None where the caller has to run it itself."""
-    where = os.environ.get("PEL_WARM")
-    # One of torchrun's processes must be its child: it ends with it.
-    if not where or not words or words[0] not in COMMANDS or "LOCAL_RANK" in os.environ:
-        return None
-    before = {number: signal.signal(number, _leave) for number in PASSED_ON}
-    if (status := _answer(where, words)) is None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    return status
-
-
-def _leave(number: int, frame: object) -> None:
-    """Before the job has begun, there is nothing to save."""
-    os.write(2, f"error: stopped by {signal.Signals(number).name}; nothing half-done was kept\n".encode())
-    os._exit(128 + number)
-
-
-def _answer(where: str, words: list[str]) -> int | None:
-    connection = _connect(where)
-    if connection is None:
-        return None
-    mask = os.umask(0)
-    os.umask(mask)
-    request = {"words": words, "environment": dict(os.environ), "folder": os.getcwd(), "mask": mask}
-    try:
-        socket.send_fds(connection, [b"r"], [1, 2])
-        connection.sendall(json.dumps(request).encode() + b"\n")
-        if not connection.recv(1):
-            return None  # it ended before it could start the job
-    except ConnectionError:
-        return None
-    for number in PASSED_ON:
-        signal.signal(number, lambda number, frame: connection.sendall(bytes([number])))
-    answer = connection.recv(1)
-    if not answer:
-        told = "error: the job's process was killed, by kill -9 or for want of memory (dmesg tells); the same command goes on"
-        print(told, file=sys.stderr, flush=True)
-    return answer[0] if answer else KILLED
-
-
-def _connect(where: str) -> socket.socket | None:
-    """A connection to the warm process, started if need be; None where that fails."""
-    deadline, started = time.monotonic() + PATIENCE, None
-    while time.monotonic() < deadline:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            connection.connect(where)
-            return connection
-        except OSError:
-            connection.close()
-        if started is None:
-            started = _start(where)
-        elif (status := started.poll()) == 0:
-            started = None  # another was there, which may have ended since
-        elif status is not None:
-            return None
-        time.sleep(0.02)
-    return None
-
-
-def _start(where: str) -> subprocess.Popen:
-    """Start a warm process, in a session of its own: Ctrl-C is for those who ask, and they pass it on."""
-    nowhere = subprocess.DEVNULL
-    command = [sys.executable, "-m", "pel_core.fork_server.server", where]
-    environment = {**os.environ, "JE_ARROW_MALLOC_CONF": "background_thread:false"}  # one thread, to be forked safely
-    return subprocess.Popen(command, env=environment, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
+IDLE = 60.0  # seconds without a job after which a server ends
 
 
 def serve(where: str) -> None:
@@ -120,7 +36,7 @@ def serve(where: str) -> None:
         _import()
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are reaped by the kernel
         listener.settimeout(1.0)
-        _accept(listener, lock, int(os.environ.get("PEL_WARM_PARENT", "0")))
+        _accept(listener, lock, int(os.environ.get(PARENT, "0")))
     finally:
         Path(where).unlink(missing_ok=True)
 
@@ -130,7 +46,7 @@ def _import() -> None:
 
     with contextlib.suppress(ImportError):
         import pyarrow.parquet  # noqa: F401
-        import torch._dynamo  # noqa: F401  the first optimiser imports it, which takes as long as torch itself
+        import torch._dynamo  # noqa: F401  the first optimizer imports it, which takes as long as torch itself
     gc.collect()
     gc.freeze()  # what children would each look through, and copy page by page
 
@@ -174,7 +90,6 @@ def _job(connection: socket.socket) -> None:
         os.environ.clear()
         os.environ.update(request["environment"])
         os.chdir(request["folder"])
-        os.umask(request["mask"])
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         connection.sendall(b"r")
         threading.Thread(target=_obey, args=(connection,), daemon=True).start()
@@ -188,7 +103,7 @@ def _job(connection: socket.socket) -> None:
         try:
             connection.sendall(bytes([status & 255]))  # the asker may be gone
         finally:
-            os._exit(status & 255)  # whatever fails: the warm process's own way out is not this one's
+            os._exit(status & 255)  # whatever fails: the server's own way out is not this one's
 
 
 def _obey(connection: socket.socket) -> None:

@@ -1,7 +1,6 @@
 """Which device a run uses, and what is recorded of the machine and the code."""
 
 import atexit
-import ctypes
 import gc
 import os
 import platform
@@ -15,9 +14,8 @@ import torch
 
 from pel_core import __version__
 from pel_core.common.errors import PelError
-from pel_core.hardware import gpu_slots
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+from pel_core.hardware import cpu, gpu_slots
+from pel_core.hardware.cores import usable_cpus
 
 
 def pick_device(name: str) -> torch.device:
@@ -74,23 +72,20 @@ def loader_workers(files: bool, device: torch.device, processes: int = 1) -> int
 
     ``processes`` that train together share the cores.
     """
-    return max(1, min(8, len(os.sched_getaffinity(0)) // processes)) if files and device.type == "cuda" else 0
+    return max(1, min(8, usable_cpus() // processes)) if files and device.type == "cuda" else 0
 
 
 def tune_process(device: str) -> None:
-    """What makes a process that does one job faster, once it has imported what it needs: a tenth of a small ViT's step on a CPU.
+    """What makes a process that does one job faster, once it has imported what it needs.
 
-    The garbage collector leaves alone what is there already. On a CPU the C library (glibc) keeps what tensors free for the next
-    ones: by default it gives pages back to the system and gets them anew, zeroed, many times a step.
+    The garbage collector leaves alone what is there already; on a CPU freed memory is kept for the next tensors (`hardware.cpu`).
     """
     if not gc.get_freeze_count():
         gc.collect()
         gc.freeze()
         atexit.register(gc.unfreeze)  # some libraries complain of what is left at the end
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None and pick_device(device).type == "cpu":
-        mallopt(M_MMAP_THRESHOLD, 1 << 25)  # the most that glibc accepts; larger ones still come and go
-        mallopt(M_TRIM_THRESHOLD, 1 << 30)
+    if pick_device(device).type == "cpu":
+        cpu.keep_freed_memory()
 
 
 def device_name(device: torch.device) -> str:

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ HEARTBEAT = 15.0  # seconds between renewals
 STALE = 120.0  # seconds after which a lease that is not renewed counts for nothing
 POLL = 2.0  # seconds between two looks of one that waits
 SETTLE = 2.0  # seconds after taking over, in which another may have done so too
+BOOT_ID, PID_NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), "/proc/self/ns/pid"
 
 
 class Lease:
@@ -42,6 +44,7 @@ class Lease:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "born": _born(os.getpid()),
+            **pid_space(),
             "job": job,
             "token": self.token,
             "slug": slug,
@@ -176,10 +179,27 @@ class _Watched:
         return now - self.since > (2 * HEARTBEAT if old else STALE)
 
 
+def pid_space() -> dict[str, str]:
+    """Where a process number means what it means here: this boot of the kernel, this PID namespace.
+
+    Containers may share a host name, each with numbers of its own. What the system does not tell (macOS) is left out.
+    """
+    found = {}
+    with suppress(OSError):
+        found["boot"] = BOOT_ID.read_text(encoding="utf-8").strip()
+    with suppress(OSError):
+        found["pid_namespace"] = os.readlink(PID_NAMESPACE)
+    return found
+
+
 def dead(lease: Mapping[str, Any]) -> bool:
-    """Whether it names a process of this host that is no more (or whose number another process has now)."""
-    pid = lease.get("pid")
-    if lease.get("host") != socket.gethostname() or not isinstance(pid, int):
+    """Whether it names a process that is no more (or whose number another process has now), as far as that can be seen from here.
+
+    Only of this host, boot and PID namespace; any other's lease ends by not being renewed.
+    """
+    pid, here = lease.get("pid"), {"host": socket.gethostname(), **pid_space()}
+    elsewhere = any(lease.get(name) != here.get(name) for name in ("host", "boot", "pid_namespace"))
+    if elsewhere or not isinstance(pid, int):
         return False
     try:
         os.kill(pid, 0)

@@ -27,13 +27,13 @@ from pel_core.data.datasets import image_list, read_about
 from pel_core.data.image_cache import FORMAT, cache_folder, offsets
 from pel_core.data.lists import check_files, digest
 from pel_core.data.transforms import load_rgb, resized
+from pel_core.hardware.cores import usable_cpus
 from pel_core.hardware.lease import Lease
-from pel_core.ingest.data_check import Advance
+from pel_core.ingest.data_check import Bar
 
 PART = 2**26  # bytes, about: what a kill costs, and the memory that decoding takes
 SPARE = 2**28  # bytes that stay free on the disk
 SAID_EVERY = 60.0  # seconds between two lines of a log
-Bar = Callable[[str, int], Advance]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def build(base: str, size: int, results: str | Path, threads: int = 0, bar: Bar 
     about = read_about(data, base)
     files = _files(data, about)
     folder.mkdir(parents=True, exist_ok=True)
-    workers = threads or len(os.sched_getaffinity(0))
+    workers = threads or usable_cpus()
     identity = {"format": FORMAT, "engine": ENGINE, "name": base, "size": size, "part": PART, "pillow": PIL.__version__}
     identity["digests"] = {split: about["digests"][split] for split in files.rows}
     lease = Lease(folder / "build.lease", folder.name, verb="decoded")  # one build of a folder at a time

@@ -4,26 +4,29 @@
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pel_core.common.errors import PelError
 from pel_core.common.problems import Problems
 from pel_core.data import lists
-from pel_core.data.datasets import LongTailed
 from pel_core.data.lists import ImageList
-from pel_core.data.roots import find_lists, find_root, list_names
 from pel_core.data.sampling import shot_groups
+from pel_core.hardware.cores import usable_cpus
+from pel_core.ingest.facts import Facts, difference
 from pel_core.ingest.known_mistakes import known_mistakes
-from pel_core.ingest.published import PUBLISHED, Published, difference
 
-Advance = Callable[[int], Any]
-OWN_LISTS = "fetch it again (delete it, then `data fetch {base}`), or say `own_lists: [{base}]` in the configuration"
+if TYPE_CHECKING:
+    from pel_core.ingest.sources.lists import Lists
+
+# Makes a progress bar from a title and a total; it returns what is told of progress.
+Bar = Callable[[str, int], Callable[[int], Any]]
+USER_LISTS = "fetch it again (delete it, then `data fetch {base}`), or say `user_lists: [{base}]` in the configuration"
 
 
 @dataclass
@@ -39,33 +42,17 @@ class Checked:
     notes: list[str] = field(default_factory=list)
 
 
-def published_facts(base: str, config: Mapping[str, Any]) -> Published | None:
-    """What is known of the data set's lists; None for one of the user's own, or with lists of the user's own."""
-    return None if base in (config.get("own_lists") or []) else PUBLISHED.get(base)
-
-
-def split_files(entry: LongTailed) -> dict[str, str]:
-    """The list file of each split, test first: ``{"test": ..., "val": ..., "train-ir100": ...}``."""
-    splits = {"test": entry.test, "val": entry.val}
-    for ratio in entry.ratios or ("",):
-        key = f"{ratio:g}" if ratio else ""
-        splits[f"train-ir{key}" if key else "train"] = entry.train.replace("{ir}", key)
-    return {split: file for split, file in splits.items() if file}
-
-
 def check_lists(
-    base: str,
-    entry: LongTailed,
-    config: Mapping[str, Any],
+    source: "Lists",
     check_images: str,
     problems: Problems,
-    bar: Callable[[str, int], Advance] | None = None,
+    bar: Bar | None = None,
     files: bool = True,
 ) -> Checked | None:
     """Read names and lists, and look at every file.
 
     Args:
-        base, entry, config: the data set, its entry, the study's configuration.
+        source: the data set.
         check_images: decode "none" of the files, a "sample" of 64 a list, or "all".
         problems: takes all that is wrong.
         bar: makes a progress bar from a title and a total; it returns what is told of progress.
@@ -77,17 +64,18 @@ def check_lists(
     Raises:
         PelError: the image folder does not exist.
     """
-    root, found, facts = find_root(base, entry, config), find_lists(base, entry, config, problems), published_facts(base, config)
-    for name in list_names(entry) if facts else ():
+    base, options, facts = source.base, source.options, source.published
+    root, found = source.find_root(), source.find_lists(problems)
+    for name in source.list_names() if facts else ():
         if name in found and name in facts.files and (text := difference(found[name], facts.files[name])):
-            problems.add("lists that are not the published ones", text, OWN_LISTS.format(base=base))
+            problems.add("lists that are not the published ones", text, USER_LISTS.format(base=base))
     try:
-        checked, labels = _read_names(found[entry.names], entry)
+        checked, labels = _read_names(found[options.names], options.names_format)
     except (KeyError, PelError) as error:
         if isinstance(error, PelError):
             problems.add("class names that cannot be read", error)
         return None
-    for split, file in split_files(entry).items():
+    for split, file in source.split_files().items():
         if file not in found:
             continue
         try:
@@ -95,12 +83,12 @@ def check_lists(
         except PelError as error:
             problems.add("lists that cannot be read", error)
             continue
-        _check_label_order(base, images, checked, labels is not None, facts, problems)
+        _check_label_order(images, checked, labels is not None, source, problems)
         if labels is not None:
             images = ImageList(images.source, images.paths, labels[images.labels], images.lines)
         checked.images[split] = images
         if files:
-            checked.sizes[split] = _check_files(base, root, str(found.get(entry.test, "")), checked, split, problems, bar)
+            checked.sizes[split] = _check_files(source, root, str(found.get(options.test, "")), checked, split, problems, bar)
             largest = facts.largest_side if facts else None
             decode_images(root, images, checked.sizes[split], check_images, problems, largest, bar)
     # A published list says what is published: numbers are compared where a list is another one, to say how it differs.
@@ -108,19 +96,17 @@ def check_lists(
     return checked
 
 
-def _read_names(path: Path, entry: LongTailed) -> tuple[Checked, np.ndarray | None]:
+def _read_names(path: Path, names_format: str) -> tuple[Checked, np.ndarray | None]:
     """Names and identifiers, and the new label of each label in the lists, where they change."""
-    if entry.names.endswith(".json"):
+    if path.name.endswith(".json"):
         names, labels = lists.read_categories(path)
         return Checked(names, [str(i) for i in np.argsort(labels).tolist()]), labels
-    pairs = lists.read_identified_names(path, entry.names_format)
+    pairs = lists.read_identified_names(path, names_format)
     ids = [key for key, _ in pairs if key is not None]
     return Checked([name for _, name in pairs], ids or None), None
 
 
-def _check_label_order(
-    base: str, images: ImageList, checked: Checked, categories: bool, facts: Published | None, problems: Problems
-) -> None:
+def _check_label_order(images: ImageList, checked: Checked, categories: bool, source: "Lists", problems: Problems) -> None:
     """Where images lie in folders that are called as the names file's identifiers, see that each label is its folder's.
 
     Only built-in data sets have to be so: in one of the user's own, labels may differ from folders on purpose.
@@ -132,14 +118,14 @@ def _check_label_order(
     pairs: dict[tuple[str, int], int] = {}
     for position, (path, label) in enumerate(zip(images.paths, images.labels.tolist(), strict=True)):
         pairs.setdefault((_folder(path), label), position)
-    allowed = PUBLISHED[base].swapped if base in PUBLISHED else {}
+    allowed = source.facts.swapped if source.facts else {}
     for (folder, label), position in pairs.items():
         if folder == id_of[label] or allowed.get(label) == folder:
             continue
         text = (
             f"{images.where(position)}: images in folder {folder} have label {label}, which the class names call {id_of[label]}"
         )
-        if facts or (base in PUBLISHED and folder in row):
+        if source.published or (source.facts and folder in row):
             hint = "class names or labels are permuted: row i of the names must be label i of the lists"
             problems.add("labels that do not fit the class names", text, hint)
         elif folder in row:
@@ -147,16 +133,20 @@ def _check_label_order(
             return
 
 
-def _check_files(base: str, root: str, test_list: str, checked: Checked, split: str, problems: Problems, bar: Any) -> np.ndarray:
+def _check_files(
+    source: "Lists", root: str, test_list: str, checked: Checked, split: str, problems: Problems, bar: Bar | None
+) -> np.ndarray:
     images = checked.images[split]
     before = problems.kinds["missing files"].count if "missing files" in problems.kinds else 0
     sizes = lists.check_files(root, images, problems=problems, advance=bar and bar(f"{split}: files", len(images.paths)))
     if "missing files" in problems.kinds and problems.kinds["missing files"].count > before:
         missing = [images.paths[i] for i in np.flatnonzero(sizes == 0).tolist()]
         folders = sorted({os.path.dirname(path) for path in images.paths})
-        if base in PUBLISHED:
-            problems.kinds["missing files"].hint = f"`python -m pel_core data fetch {base}` says what to get and where to put it"
-        for mistake in known_mistakes(base, root, missing, folders, test_list):
+        if source.facts:
+            hint = f"`python -m pel_core data fetch {source.base}` says what to get and where to put it"
+            problems.kinds["missing files"].hint = hint
+        own = source.facts.mistakes if source.facts else None
+        for mistake in known_mistakes(root, missing, folders, test_list, own):
             if mistake.seen not in str(problems.kinds.get(mistake.kind)):
                 problems.add(mistake.kind, mistake.seen, mistake.hint)
     return sizes
@@ -186,7 +176,7 @@ def decode_images(
     positions = there[np.linspace(0, len(there) - 1, count).astype(int)].tolist() if count else []
     advance = bar(f"{Path(images.source).stem}: decoding", count) if bar and check == "all" else None
     # Threads do: Pillow lets go of the interpreter while it decodes. Blocks keep half a million futures from piling up.
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cpus()) as pool:
         for start in range(0, count, 4096):
             block = positions[start : start + 4096]
             for kind, text in pool.map(decode, block):
@@ -199,7 +189,7 @@ def decode_images(
                 advance(len(block))
 
 
-def _check_classes(checked: Checked, facts: Published | None, problems: Problems) -> None:
+def _check_classes(checked: Checked, facts: Facts | None, problems: Problems) -> None:
     """Every class has training images, no training image is evaluated on, and the numbers are the published ones."""
     for split, images in checked.images.items():
         if not split.startswith("train"):
@@ -244,7 +234,7 @@ def absent_classes(images: ImageList, names: Sequence[str]) -> str:
     return text if absent else ""
 
 
-def unlike(checked: Checked, facts: Published) -> list[str]:
+def unlike(checked: Checked, facts: Facts) -> list[str]:
     """Where class count, counts per class and the sizes of head, medium and tail are not the published ones."""
     found = [f"{len(checked.names):,} classes, published: {facts.classes:,}"] if len(checked.names) != facts.classes else []
     for split, images in checked.images.items():

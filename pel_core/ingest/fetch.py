@@ -7,54 +7,23 @@ an interruption. Nothing has its final name, or is unpacked, before its checksum
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import Any
 
 import requests
 from tqdm import tqdm
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import require_writable
-from pel_core.data.datasets import LongTailed
-from pel_core.data.roots import expand_root, given_root, lists_folder
-from pel_core.ingest import cifar
+from pel_core.ingest.facts import FACTS, Facts, difference
 from pel_core.ingest.known_mistakes import SPLIT_VAL
-from pel_core.ingest.published import ADDRESS, PUBLISHED, difference
+from pel_core.ingest.sources import cifar
 
-CIFAR_ADDRESS = "https://www.cs.toronto.edu/~kriz"
 TRIES, PAUSE = 4, 2.0  # attempts of a download, each from where the last one stopped, and seconds between two
 PATIENCE = 10, 60  # seconds for a connection, and for the next bytes
 BLOCK = 1 << 15
-
-BY_HAND = {
-    "imagenet-lt": """\
-The images of ImageNet are not free to pass on: register at https://image-net.org/download-images and get, of ILSVRC *2012*,
-  ILSVRC2012_img_train.tar  "Training images (Task 1 & 2)", 138 GB, MD5 1d675b47d978889d74fa0da5fadfb00e
-  ILSVRC2012_img_val.tar    "Validation images (all tasks)", 6.3 GB, MD5 29b22e2961454d5413ddabcf34fc5622
-Put them into {root} and unpack them there (training images into a folder for each class, validation images by the test list):
-  cd {quoted}
-  mkdir -p train val && tar -xf ILSVRC2012_img_train.tar -C train && tar -xf ILSVRC2012_img_val.tar -C val
-  for tar in train/*.tar; do mkdir -p "${{tar%.tar}}"; tar -xf "$tar" -C "${{tar%.tar}}" && rm "$tar"; done
-  {split_val}
-That makes {root}/train/n01440764/n01440764_18.JPEG, ... and {root}/val/n01440764/ILSVRC2012_val_00000293.JPEG, ...""",
-    "places-lt": """\
-The images are those of Places365-Standard, "Small images (256 * 256) with easy directory structure", from
-http://places2.csail.mit.edu/download.html (not the high-resolution images, and not the small ones without that structure):
-  places365standard_easyformat.tar, from http://data.csail.mit.edu/places/places365/places365standard_easyformat.tar
-Unpack it so that its folders train and val lie in {root}:
-  tar -xf places365standard_easyformat.tar -C {quoted} --strip-components=1
-That makes {root}/train/airfield/00000001.jpg, ... and {root}/val/airfield/Places365_val_00000435.jpg, ...""",
-    "inat2018": """\
-The images are those of iNaturalist *2018*, training and validation together, from https://github.com/visipedia/inat_comp/tree/master/2018:
-  train_val2018.tar.gz, 120 GB, MD5 b1c6952ce38f31868cc50ea72d066cc3,
-  from https://ml-inat-competition-datasets.s3.amazonaws.com/2018/train_val2018.tar.gz
-Unpack it in {root}:
-  tar -xzf train_val2018.tar.gz -C {quoted}
-That makes {root}/train_val2018/Plantae/7291/..., in folders that are called as the categories' ids.""",
-}
 
 
 @dataclass(frozen=True)
@@ -66,42 +35,31 @@ class Download:
     wrong: Callable[[Path], str]
 
 
-def fetch(base: str, entry: LongTailed, config: Mapping[str, Any], mirror: str = "") -> None:
-    """Get what is free to download of a data set, and say how to get the rest.
+def fetch_lists(base: str, facts: Facts, folder: Path, root: Path, test_list: str, mirror: str = "") -> None:
+    """Every list that can be had; how to get the images is told in any case.
 
     Args:
-        base: a data set's name without imbalance ratio. entry: its entry. config: the study's configuration, with its ``roots``.
+        base, facts: a published data set. folder: of its list files. root: of its images.
+        test_list: the name of the test list, for a shell line.
         mirror: an address to get the same files from, by name; their checksums are the same.
 
     Raises:
-        PelError: there is nothing to get, a folder cannot be written to, a download fails or has another checksum.
+        PelError: the folder cannot be written to, a download fails or has another checksum.
     """
-    root = Path(expand_root(given_root(base, entry, config)))
-    if entry.kind == "cifar":
-        fetch_cifar(root, mirror)
-    elif base in PUBLISHED:
-        _fetch_lists(base, entry, lists_folder(base, entry, config), root, mirror)
-    else:
-        raise PelError(f"data set '{base}' has nothing to download: its images are made here, or are yours")
-    print(f"Then: python -m pel_core data check {base}" + (f" --root {root}" if not root.samefile(_usual(base, entry)) else ""))
-
-
-def _fetch_lists(base: str, entry: LongTailed, folder: Path, root: Path, mirror: str) -> None:
-    """Every list that can be had; how to get the images is told in any case."""
-    if not all((folder / name).is_file() for name in PUBLISHED[base].files):
+    if not all((folder / name).is_file() for name in facts.files):
         _require_writable(folder, f"'lists: {{{base}: FOLDER}}' in a configuration, with --config, puts the lists elsewhere")
     failed = []
-    for name, known in PUBLISHED[base].files.items():
-        address = f"{mirror.rstrip('/') or f'{ADDRESS}/{PUBLISHED[base].folder}'}/{name}"
+    for name, known in facts.files.items():
+        address = f"{mirror.rstrip('/') or facts.address}/{name}"
         try:
             download(Download(address, folder / name, lambda path, known=known: difference(path, known)))
         except PelError as error:
             failed.append(error)
-    split_val = SPLIT_VAL.format(list=quote(str((folder / entry.test).absolute())))
-    print(BY_HAND[base].format(root=root.absolute(), quoted=quote(str(root.absolute())), split_val=split_val))
+    split_val = SPLIT_VAL.format(list=quote(str((folder / test_list).absolute())))
+    print(facts.by_hand.format(root=root.absolute(), quoted=quote(str(root.absolute())), split_val=split_val))
     sys.stdout.flush()
     if failed:
-        more = f" (and {len(failed) - 1} more of {len(PUBLISHED[base].files)} list files)" if len(failed) > 1 else ""
+        more = f" (and {len(failed) - 1} more of {len(facts.files)} list files)" if len(failed) > 1 else ""
         raise PelError(f"{failed[0]}{more}")
 
 
@@ -112,17 +70,11 @@ def _require_writable(folder: Path, otherwise: str) -> None:
         raise PelError(f"{str(error).partition(';')[0]}; make it writable, or: {otherwise}") from None
 
 
-def _usual(base: str, entry: LongTailed) -> Path:
-    """Where the data set is looked for when nothing is said."""
-    usual = Path(expand_root(given_root(base, entry, {})))
-    return usual if usual.exists() else Path("/")
-
-
 def fetch_cifar(root: Path, mirror: str = "") -> None:
     """Get CIFAR-100's archive, beside the folder ``root`` that it is unpacked to; where all is there, do nothing.
 
     Raises:
-        PelError: as of `fetch`.
+        PelError: as of `fetch_lists`.
     """
     if cifar.is_whole(root):
         print(f"{root} is there already")
@@ -130,7 +82,7 @@ def fetch_cifar(root: Path, mirror: str = "") -> None:
     inside = root / cifar.ARCHIVE
     archive = inside if inside.is_file() else root.parent / cifar.ARCHIVE
     _require_writable(archive.parent, "the environment variable PEL_DATA or --root says another place")
-    address = f"{mirror.rstrip('/') or CIFAR_ADDRESS}/{cifar.ARCHIVE}"
+    address = f"{mirror.rstrip('/') or FACTS['cifar100'].address}/{cifar.ARCHIVE}"
     download(Download(address, archive, _wrong_archive))
     unpack(archive, root)
 

@@ -1,17 +1,16 @@
 """What a prepared data set depends on, as one text: its entry, the content of its source, the naming of its classes."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from pel_core.common.errors import unknown
+from pel_core.common.errors import PelError, unknown
+from pel_core.common.files import read_json, write_json
 from pel_core.common.fingerprints import canonical, departing_fields, fingerprint, later_engine
-from pel_core.common.versions import ENGINE
-from pel_core.data.datasets import FORMAT, USER_KINDS, LongTailed
+from pel_core.data.datasets import FORMAT, LongTailed
 from pel_core.data.naming import naming_of
-from pel_core.data.roots import find_lists
-from pel_core.data.user_files import content_print, locate
-from pel_core.demo.stand_ins import STAND_INS
+from pel_core.ingest.sources import open_source
 
 
 def data_params(base: str, datasets: Mapping[str, LongTailed], config: Mapping[str, Any]) -> str:
@@ -22,17 +21,9 @@ def data_params(base: str, datasets: Mapping[str, LongTailed], config: Mapping[s
     """
     if base not in datasets:
         raise unknown("data set", base, datasets)
-    entry = datasets[base]
-    plain = {key: value for key, value in departing_fields(entry).items() if key not in ("root", "recipe", "pool")}
-    source: Any = {}
-    if entry.kind == "lists":
-        source = {name: fingerprint(path) for name, path in find_lists(base, entry, config).items()}
-    if entry.kind in USER_KINDS:
-        source = content_print(base, locate(base, entry))
-    if entry.kind == "rendered":  # a change of the renderer itself raises the engine
-        world = {key: value for key, value in asdict(STAND_INS[base]).items() if key != "recipe"}
-        source = {"engine": ENGINE, "world": world}
-    return canonical({"format": FORMAT, "entry": plain, "source": source, **_naming(base, config), **later_engine()})
+    source = open_source(base, datasets[base], config)
+    about = {"format": FORMAT, "entry": source.declared_options(), "source": source.locate().fingerprint()}
+    return canonical({**about, **_naming(base, config), **later_engine()})
 
 
 def _naming(base: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,3 +32,34 @@ def _naming(base: str, config: Mapping[str, Any]) -> dict[str, Any]:
     if "file" in options:
         options["file"] = fingerprint(options["file"])
     return {"naming": options} if options else {}
+
+
+def write_source(folder: str | Path, root: str, params: str) -> None:
+    """Say what a folder was prepared from: where that lies, and what it is known by (`data_params`)."""
+    write_json(Path(folder) / "source.json", {"root": root, "source": json.loads(params)["source"]})
+
+
+def is_other(folder: str | Path, params: str) -> bool:
+    """Whether a prepared folder was made from other content than ``params`` tell of; False where nothing is prepared."""
+    path = Path(folder) / "source.json"
+    return path.is_file() and read_json(path, ("source",))["source"] != json.loads(params)["source"]
+
+
+def require_same_source(folder: str | Path, base: str, root: str, params: str) -> None:
+    """Refuse to prepare other images, from another place, over those that a results folder has runs of.
+
+    Images that changed where they are, or that moved, are the same data set: Snakemake prepares again what changed.
+
+    Raises:
+        PelError: both differ; the message says how to keep the two apart.
+    """
+    path = Path(folder) / "source.json"
+    if not path.is_file():
+        return
+    was = read_json(path, ("root", "source"))
+    if was["root"] != root and was["source"] != json.loads(params)["source"]:
+        raise PelError(
+            f"data set '{base}': {folder} was prepared from {was['root']}, and {root} holds other images; choose another "
+            "results folder for them (make study RESULTS=FOLDER, or --config results=FOLDER), "
+            f"or delete {folder} to make everything again from the new ones"
+        )

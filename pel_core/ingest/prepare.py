@@ -13,16 +13,13 @@ import numpy as np
 
 from pel_core.common.errors import unknown
 from pel_core.common.files import replace_file, write_json
-from pel_core.common.problems import Problems
 from pel_core.common.versions import ENGINE
-from pel_core.data.datasets import FORMAT, USER_KINDS
+from pel_core.data.datasets import FORMAT
 from pel_core.data.naming import naming_of, renamed
-from pel_core.data.roots import given_root, write_root
-from pel_core.data.user_data import declared
-from pel_core.data.user_files import locate, write_source
-from pel_core.ingest.identity import data_params
-from pel_core.ingest.sources import SOURCES
-from pel_core.ingest.user_sources import user_content
+from pel_core.data.roots import write_root
+from pel_core.ingest.entries import declared
+from pel_core.ingest.identity import data_params, write_source
+from pel_core.ingest.sources import open_source
 
 CHECKS = ("none", "sample", "all")
 
@@ -32,7 +29,6 @@ def prepare(
     out_dir: str | Path,
     config: Mapping[str, Any] | None = None,
     check_images: str = "sample",
-    problems: Problems | None = None,
 ) -> None:
     """Check or render a data set and write its folder.
 
@@ -42,7 +38,6 @@ def prepare(
         config: the study's configuration; ``datasets`` declares data sets of the user's own and ``roots`` maps a built-in
             one to its image folder (else it is looked for in the folder PEL_DATA names, or in ./data).
         check_images: decode none of the image files, a sample of 64 a list, or all.
-        problems: takes every file of one's own that cannot be used, by kind.
 
     Raises:
         PelError: an unknown data set, or anything wrong with its lists, names or images.
@@ -52,13 +47,11 @@ def prepare(
         raise unknown("data set", base, datasets, "(a name without -irRATIO is expected here)")
     if check_images not in CHECKS:
         raise unknown("image check", check_images, CHECKS)
-    entry = datasets[base]
-    out = Path(out_dir)
-    if own := entry.kind in USER_KINDS:
-        params, entry = data_params(base, datasets, config or {}), locate(base, entry)
-        content = user_content(base, entry, out, check_images, problems)
-    else:
-        content = SOURCES[entry.kind](base, entry, config or {}, check_images)
+    out, entry = Path(out_dir), datasets[base]
+    source = open_source(base, entry, config)
+    params = data_params(base, datasets, config or {}) if source.is_users else ""  # before anything is read
+    source = source.locate()
+    content = source.read(out, check_images)
     names = renamed(base, content.class_names, naming_of(config, base), content.class_ids, content.folders)
     (out / "data.json").unlink(missing_ok=True)  # only now: a failed check leaves an earlier folder whole
     if content.finish:
@@ -74,7 +67,7 @@ def prepare(
         "format": FORMAT,
         "engine": ENGINE,
         "name": base,
-        "kind": entry.kind,
+        "kind": source.kind,
         "native_resolution": entry.native_resolution,
         "ratios": entry.ratios if entry.ratios == "any" else list(entry.ratios),
         "groups_from": entry.groups_from,
@@ -84,11 +77,10 @@ def prepare(
         "files": {file: (out / file).stat().st_size for file in files},
         "digests": content.digests,
     }
-    if own:
-        write_root(out, entry.root)
-        write_source(out, entry.root, params)
-    if entry.kind == "lists":
-        write_root(out, given_root(base, entry, config or {}))
-    if base in ((config or {}).get("own_lists") or ()):
-        about["own_lists"] = True  # the built-in name, but not the published lists
+    if source.root is not None:
+        write_root(out, source.root)
+    if source.is_users:
+        write_source(out, source.root, params)
+    if base in ((config or {}).get("user_lists") or ()):
+        about["user_lists"] = True  # the built-in name, but not the published lists
     write_json(out / "data.json", about)

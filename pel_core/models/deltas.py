@@ -61,7 +61,7 @@ class Bottleneck(Module):
                 zero.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
-        from pel_core.models.activation_checkpointing import checkpointed
+        from pel_core.hardware.cpu import checkpointed
 
         return checkpointed(self._branch, x)
 

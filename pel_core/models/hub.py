@@ -14,7 +14,7 @@ from urllib.request import getproxies
 from pel_core.common.errors import PelError
 from pel_core.common.files import sha256
 
-PATIENCE = 5  # seconds for the hub to accept a connection
+CONNECT_TIMEOUT = 5  # seconds for the hub to accept a connection
 # In the order in which open_clip and timm prefer them; the second of each is a pickle, read as tensors alone.
 OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -66,7 +66,7 @@ def _require_network() -> None:
         return  # a proxy knows names that this machine does not
     address = urlsplit(constants.ENDPOINT)
     try:
-        socket.create_connection((address.hostname, address.port or 443), PATIENCE).close()
+        socket.create_connection((address.hostname, address.port or 443), CONNECT_TIMEOUT).close()
     except OSError as error:
         raise Unavailable(f"no network: {address.hostname} cannot be reached ({error.strerror or error})") from None
 

@@ -1,13 +1,15 @@
 """The one Vision Transformer every backbone is loaded into. Every site a method may point at is a submodule.
 
-Shape legend: B images, N tokens, D width, C classes, M tokens read out.
+What a CPU does in another way is in `hardware.cpu`.
+
+Shape legend: B images, N tokens, D width, H heads, K head width, M tokens read out.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pel_core.models.attention import attend
+from pel_core.hardware import cpu
 
 
 class QuickGELU(nn.Module):
@@ -15,6 +17,19 @@ class QuickGELU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.silu(1.702 * x) * (1 / 1.702)
+
+
+def attend(qkv_BNX: Tensor, heads: int, read: int | None = None) -> Tensor:
+    """Softmax attention: queries, keys and values side by side, (B, N, 3 D) -> (B, M, D).
+
+    Args:
+        read: M, the first tokens whose output is computed; all when None.
+    """
+    qkv_BN3HK = qkv_BNX.unflatten(-1, (3, heads, -1))
+    if qkv_BNX.device.type == "cpu":
+        return cpu.attention(qkv_BN3HK, read).flatten(2)
+    q_BHNK, k_BHNK, v_BHNK = qkv_BN3HK.permute(2, 0, 3, 1, 4)
+    return F.scaled_dot_product_attention(q_BHNK[:, :, :read], k_BHNK, v_BHNK).transpose(1, 2).flatten(2)
 
 
 class Attention(nn.Module):
@@ -44,17 +59,10 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BND: Tensor) -> Tensor:
         x_BND = self.norm(x_BND)
-        plain = type(self.fc1) is type(self.fc2) is nn.Linear
-        if plain and isinstance(self.act, QuickGELU) and x_BND.device.type == "cpu":
-            return folded_mlp(x_BND, self.fc1, self.fc2)
+        bare = type(self.fc1) is type(self.fc2) is nn.Linear  # nothing is attached to them
+        if bare and isinstance(self.act, QuickGELU) and x_BND.device.type == "cpu":
+            return cpu.quick_gelu_mlp(x_BND, self.fc1, self.fc2)
         return self.fc2(self.act(self.fc1(x_BND)))
-
-
-def folded_mlp(x_BND: Tensor, fc1: nn.Linear, fc2: nn.Linear) -> Tensor:
-    """fc2(quick_gelu(fc1(x))) with the factors 1.702 and 1 / 1.702 in the matrix products: a tenth of a small ViT's CPU step."""
-    flat = x_BND.flatten(0, -2)
-    hidden = F.silu(torch.addmm(fc1.bias, flat, fc1.weight.T, beta=1.702, alpha=1.702))
-    return torch.add(fc2.bias, hidden @ fc2.weight.T, alpha=1 / 1.702).unflatten(0, x_BND.shape[:-1])
 
 
 class Block(nn.Module):

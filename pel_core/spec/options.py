@@ -8,6 +8,7 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.common.registry import read_bool, read_number
 from pel_core.common.registry import spell as spell
 from pel_core.data.datasets import DATASETS, split_name
+from pel_core.demo.stand_ins import STAND_INS
 from pel_core.models.methods import METHODS
 
 # Fields that are a number or one of these words.
@@ -39,7 +40,7 @@ RECIPES: dict[str, Recipe] = {
     "lift+": Recipe(
         "LIFT+ (Shi et al. 2025): half the epochs at twice the rate, minimalist augmentation, bicubic resizing",
         {"epochs": 5, "lr": 0.02, "augment": "mda", "interpolation": "bicubic", "adapter_dim": "auto-tuned"},
-        {"inat2018": {"epochs": 15}} | {name: _DEMO for name, entry in DATASETS.items() if entry.kind == "rendered"},
+        {"inat2018": {"epochs": 15}} | dict.fromkeys(STAND_INS, _DEMO),
     ),
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.data.datasets import split_name
-from pel_core.data.user_data import declared
+from pel_core.ingest.entries import declared
 from pel_core.models.backbones import BACKBONES
 from pel_core.spec.results import value_path
 from pel_core.studies.cells import Artefact, Bindings, Claim, Selection, UnboundRole, check_method, expand, grid, make_contrast

@@ -1,24 +1,23 @@
-"""YAML files: found by name or path, loaded safely, validated against a JSON schema, with errors that say where and what.
+"""Study and configuration files: found by name or path, loaded safely, validated. The one door: Snakemake, CLI, `data` commands.
 
 Torch-free and pandas-free, as all that Snakemake's planning imports.
 """
 
-import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-
 from pel_core.common.errors import PelError, unknown
-from pel_core.common.plugins import refuse_in_file
+from pel_core.common.renames import renamed_keys
 from pel_core.common.yaml_files import load_yaml
 from pel_core.data.datasets import DATASETS
 from pel_core.data.naming import located
 from pel_core.models.backbones import BACKBONES
-from pel_core.spec.run_spec import DEFAULTS
 from pel_core.studies import job_options
+from pel_core.studies.schema.configuration import Configuration
+from pel_core.studies.schema.study_file import StudyFile
+from pel_core.studies.schema.validation import validate
 
 WORKFLOW = Path(__file__).resolve().parents[2] / "workflow"
 SIZES = ("full", "small")  # of a configuration: real backbones and budgets, or the demo's
@@ -42,75 +41,12 @@ def find(name: str | Path) -> Path:
     raise unknown("study or config", name, names, "Or give the path of a YAML file.")
 
 
-def schema(name: str) -> dict[str, Any]:
-    """A JSON schema of ``workflow/schemas``."""
-    return json.loads((WORKFLOW / "schemas" / f"{name}.schema.json").read_text(encoding="utf-8"))
-
-
-def validate(content: dict[str, Any], rules: dict[str, Any], path: str | Path) -> None:
-    """Check a loaded YAML file against a JSON schema.
-
-    Raises:
-        PelError: the first violation in reading order: file, key path, what was found, what is allowed.
-    """
-    errors = list(jsonschema.Draft202012Validator(rules).iter_errors(content))
-    if errors:
-        # A key that is not known first: the one that is missing is often the one that was meant.
-        error = min(
-            errors,
-            key=lambda item: ([str(part).zfill(4) for part in item.absolute_path], item.validator != "additionalProperties"),
-        )
-        while error.context:  # anyOf, oneOf: the branch that came nearest
-            error = jsonschema.exceptions.best_match(error.context) or error
-        raise PelError(f"{path}: {_words(error)}")
-
-
-def place(parts: Iterable[Any]) -> str:
-    """``tables.table1.rows[2]`` from the parts of a key path; the file itself is ``(top level)``."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
-    return text.removeprefix(".") or "(top level)"
-
-
-def _words(error: jsonschema.ValidationError) -> str:
-    where, found = place(error.absolute_path), error.instance
-    if error.validator == "additionalProperties":
-        known = error.schema.get("properties", {})
-        extra = next(key for key in found if key not in known)
-        return f"{where}: {unknown('key', extra, known)}"
-    if error.validator == "required":
-        lacking = next(key for key in error.validator_value if key not in found)
-        return f"{where}: the key '{lacking}' is missing; given: {', '.join(map(str, found)) or 'nothing'}"
-    if error.validator == "enum":
-        return str(unknown(f"{where} =", found, error.validator_value)).replace("unknown ", "", 1)
-    if error.validator == "propertyNames" or (error.validator == "pattern" and "propertyNames" in error.absolute_schema_path):
-        return f"{where}: '{found}' is not a possible name here; expected {error.schema.get('description', 'another form')}"
-    if error.validator == "type":
-        kinds = error.validator_value if isinstance(error.validator_value, list) else [error.validator_value]
-        return f"{where}: found {_show(found)}, expected {' or '.join(NAMES.get(kind, kind) for kind in kinds)}"
-    allowed = error.schema.get("description") or f"{error.validator} {error.validator_value}"
-    return f"{where}: found {_show(found)}, expected {allowed}"
-
-
-NAMES = {"object": "a mapping", "array": "a list", "string": "a text", "integer": "a whole number", "number": "a number",
-         "boolean": "true or false", "null": "nothing"}  # fmt: skip
-
-
-def _show(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 def shown(path: str | Path) -> str:
     """A path for messages and commands: relative to the working folder where it lies below it."""
     try:
         return str(Path(path).resolve().relative_to(Path.cwd()))
     except ValueError:
         return str(path)
-
-
-def selection_fields() -> dict[str, Any]:
-    """Schema of the RunSpec fields a selection may set, so that a new field needs no change of the schema files."""
-    return {name: {"type": ["string", "number", "null"]} for name in DEFAULTS}
 
 
 def parse_seeds(given: Any) -> list[int]:
@@ -167,13 +103,9 @@ def read_study(path: Path, size: str = "full") -> dict[str, Any]:
     Raises:
         PelError: the first violation.
     """
-    rules = schema("study")
-    for name in ("selection", "labelled", "point", "sweep"):
-        rules["$defs"][name]["properties"].update(selection_fields())
-    rules["$defs"]["sweep"]["properties"]["sweep"]["enum"] = ["dataset", "backbone", "method", "value", *DEFAULTS]
-    content = sized(load_yaml(path), size)
-    refuse_in_file(content, shown(path))
-    validate(content, rules, shown(path))
+    content = _loaded(path)
+    content = sized(content, size)
+    validate(content, StudyFile, shown(path))
     lists = ["compare"] * ("reported" in content) + ["claims"] * ("claims" in content)
     names = [*content.get("tables", {}), *content.get("figures", {}), *lists]
     for name in names:
@@ -184,34 +116,48 @@ def read_study(path: Path, size: str = "full") -> dict[str, Any]:
     return content
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """A configuration file, validated.
+def read_config(path: Path, complete: bool = True) -> dict[str, Any]:
+    """A configuration file, validated: keys by their names of today, paths that it names found.
+
+    ``complete=False`` is for the commands about data, which need none of the keys that a study does (backbone, seeds, ...).
 
     Raises:
         PelError: the first violation.
     """
-    rules = schema("config")
-    rules["properties"]["recipe"]["properties"] = selection_fields()
-    values = load_yaml(path)
-    refuse_in_file(values, shown(path))
-    validate(values, rules, shown(path))
-    if not values.get("comparable", True) and not values.get("notice"):
-        raise PelError(f"{shown(path)}: comparable is false; say why in the key 'notice'")
-    for name in values.get("weights", {}):
-        if name not in BACKBONES:
-            raise PelError(f"{shown(path)}: weights: {unknown('backbone', name, BACKBONES)}")
+    values = renamed_keys(_loaded(path), shown(path))
+    validate(values, Configuration, shown(path), complete)
     try:
-        job_options.check(values)
+        _check_together(values)
     except PelError as error:
         raise PelError(f"{shown(path)}: {error}") from None
     if "weights" in values:
         values["weights"] = {name: os.path.expandvars(os.path.expanduser(file)) for name, file in values["weights"].items()}
     if "cache_dir" in values:
         values["cache_dir"] = os.path.expandvars(os.path.expanduser(values["cache_dir"]))
+    return located(values, path)
+
+
+def _loaded(path: Path) -> dict[str, Any]:
+    content = load_yaml(path)
+    if "plugins" in content:
+        raise PelError(
+            f"{shown(path)}: the key 'plugins' may not stand here, for a study or configuration cannot run code; "
+            "name a plugin on the command line (--plugins FILE, snakemake --config plugins=FILE), or install it"
+        )
+    return content
+
+
+def _check_together(values: Mapping[str, Any]) -> None:
+    """What no key says alone: names that must be known, keys that need or exclude each other."""
+    if not values.get("comparable", True) and not values.get("notice"):
+        raise PelError("comparable is false; say why in the key 'notice'")
+    for name in values.get("weights", {}):
+        if name not in BACKBONES:
+            raise PelError(f"weights: {unknown('backbone', name, BACKBONES)}")
+    job_options.check(values)
     every = {*DATASETS, *values.get("datasets", {})}
-    listed = (("roots", DATASETS), ("lists", DATASETS), ("own_lists", DATASETS), ("descriptions", every), ("naming", every))
+    listed = (("roots", DATASETS), ("lists", DATASETS), ("user_lists", DATASETS), ("descriptions", every), ("naming", every))
     for key, known in listed:
         for name in values.get(key, {}):
             if name not in known:
-                raise PelError(f"{shown(path)}: {key}: {unknown('data set', name, known, '(without -irRATIO)')}")
-    return located(values, path)
+                raise PelError(f"{key}: {unknown('data set', name, known, '(without -irRATIO)')}")

@@ -12,18 +12,14 @@ from typing import Any
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
-from pel_core.data.datasets import DATASETS, split_name
+from pel_core.data.datasets import split_name
 from pel_core.data.ensembling import TTE
 from pel_core.data.image_cache import cache_folder
 from pel_core.data.sampling import long_tail_counts
-from pel_core.demo.stand_ins import STAND_INS
+from pel_core.ingest.sources import Size, open_source
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.study import Study
 
-# Images of the public data sets (training, test) and their classes, for a plan made before they are prepared.
-PUBLIC = {"imagenet-lt": (115_846, 50_000), "places-lt": (62_500, 36_500), "inat2018": (437_513, 24_426)}
-CLASSES = {"imagenet-lt": 1000, "places-lt": 365, "inat2018": 8142, "cifar100": 100}
-CIFAR_TEST = 10_000
 # TFLOP/s of matrix products, dense, accumulated in fp32, as the makers' data sheets say; nothing was measured on them here.
 SHEETS: dict[str, dict[str, float]] = {
     "H200": {"fp16": 989, "bf16": 989, "fp32": 67},
@@ -106,13 +102,8 @@ def data_size(study: Study, name: str) -> tuple[int, int] | None:
         if about["ratios"] != "any":
             return sum(counts.get(f"{ratio:g}" if ratio else "", [])), about["test_images"]
         return _pool(len(counts[""]), counts[""][0], ratio), about["test_images"]
-    if base in STAND_INS:
-        world = STAND_INS[base]
-        counts = world.train_counts(None if world.profile else ratio or 1)
-        return sum(counts), world.test_per_class * len(world.classes)
-    if base == "cifar100":
-        return _pool(*DATASETS[base].pool, ratio), CIFAR_TEST
-    return PUBLIC.get(base)
+    size = _declared(study, name)
+    return (size.train, size.test) if size else None
 
 
 def classes(study: Study, name: str) -> int:
@@ -121,7 +112,13 @@ def classes(study: Study, name: str) -> int:
     path = study.results / "data" / base / "data.json"
     if path.is_file():
         return len(next(iter(read_json(path)["train_counts"].values())))
-    return len(STAND_INS[base].classes) if base in STAND_INS else CLASSES.get(base, 0)
+    size = _declared(study, name)
+    return size.classes if size else 0
+
+
+def _declared(study: Study, name: str) -> Size | None:
+    base, ratio = split_name(name)
+    return open_source(base, study.bindings.datasets[base], study.config).size(ratio)
 
 
 def _pool(number: int, largest: int, ratio: float | None) -> int:

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pel_core.common.errors import PelError
-from pel_core.data.datasets import USER_KINDS, split_name
-from pel_core.data.user_files import is_other
+from pel_core.data.datasets import split_name
+from pel_core.ingest.identity import is_other
+from pel_core.ingest.sources import open_source
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.config import shown
 from pel_core.studies.cost import REACHED, SHEETS, Work, decoded_bytes, measured, on_paper, work
@@ -43,7 +44,7 @@ def _own_images(study: Study) -> list[str]:
     """What finished runs do not show: images of the user's own that changed, or are not there."""
     lines = []
     for base in sorted({split_name(spec.dataset)[0] for spec in study.specs.values()}):
-        if study.bindings.datasets[base].kind not in USER_KINDS:
+        if not open_source(base, study.bindings.datasets[base], study.config).is_users:
             continue
         try:
             if is_other(folder := study.results / "data" / base, study.data_params(base)):

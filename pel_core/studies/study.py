@@ -15,11 +15,11 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import read_json
 from pel_core.common.fingerprints import canonical, fingerprint
 from pel_core.common.plugins import use_plugins
-from pel_core.data.datasets import USER_KINDS, find_dataset, require_split, split_name
+from pel_core.data.datasets import find_dataset, split_name
 from pel_core.data.image_cache import cache_folder
-from pel_core.data.roots import find_lists, given_root, tell_roots
-from pel_core.data.user_files import locate, require_same_source
-from pel_core.ingest.identity import data_params
+from pel_core.data.roots import tell_roots
+from pel_core.ingest.identity import data_params, require_same_source
+from pel_core.ingest.sources import open_source, require_split
 from pel_core.models.backbones import local_weights
 from pel_core.spec.results import OUTPUTS, invalid_reason, metrics_file
 from pel_core.spec.run_spec import ENGINE, RunSpec
@@ -197,14 +197,14 @@ class Study:
             if (local := local_weights(path)) and not local.exists():
                 raise PelError(f"{shown(self.config_path)}: weights of {name}: {path} does not exist")
         entries = {base: self.bindings.datasets[base] for base in {split_name(spec.dataset)[0] for spec in self.specs.values()}}
-        listed = {base: entry for base, entry in sorted(entries.items()) if entry.kind == "lists"}
-        for base, entry in listed.items():
-            find_lists(base, entry, self.config)
-        roots = {base: given_root(base, entry, self.config) for base, entry in listed.items()}
+        roots = {}
         for base, entry in sorted(entries.items()):
-            if entry.kind in USER_KINDS:
-                roots[base] = locate(base, entry).root
-                require_same_source(self.results / "data" / base, base, roots[base], self.data_params(base))
+            params, source = self.data_params(base), open_source(base, entry, self.config)
+            if source.root is None:
+                continue
+            roots[base] = source.locate().root
+            if source.is_users:
+                require_same_source(self.results / "data" / base, base, roots[base], params)
         tell_roots(roots)
 
     def delta(self, slug: str) -> str:

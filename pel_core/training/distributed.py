@@ -26,7 +26,7 @@ from pel_core.spec.run_spec import RunSpec
 from pel_core.training.losses import LOSSES, decomposable
 
 # Rank 0 may wait for hours for a run that another process trains. A rank that dies is noticed by the agent, not by this.
-PATIENCE = timedelta(days=2)
+EXCHANGE_TIMEOUT = timedelta(days=2)
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -132,7 +132,7 @@ def join(spec: RunSpec, device: torch.device) -> Iterator[ProcessGroup]:
         return
     check(spec)
     die_with_parent()
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=EXCHANGE_TIMEOUT)
     together = False
     try:
         yield DistributedGroup()

@@ -4,6 +4,8 @@
 process had written beyond its checkpoint) and one of the evaluation. What cannot be written is told once and stops no training.
 """
 
+import hashlib
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -81,6 +83,14 @@ class TensorBoard:
             self._flushed = time.monotonic()
 
 
+def wandb_id(slug: str) -> str:
+    """The id under which Weights & Biases knows a run, at most 64 of the letters that it allows.
+
+    It is the slug's beginning, to be recognised, and a hash of all of it, so that two slugs never share one.
+    """
+    return f"{re.sub('[^A-Za-z0-9_.-]', '-', slug)[:47]}-{hashlib.sha256(slug.encode()).hexdigest()[:16]}"
+
+
 class WandB:
     """A run of Weights & Biases, named by its slug; it goes on where an earlier process of the same run stopped.
 
@@ -94,10 +104,10 @@ class WandB:
         except ImportError:
             raise PelError("--wandb (wandb: true) needs the package wandb: pip install wandb, or leave it out") from None
         folder.mkdir(parents=True, exist_ok=True)
-        name = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in spec.slug)
+        identity = wandb_id(spec.slug)
         try:
             self._run = wandb.init(
-                project="pel-lab", name=spec.slug, id=name[-64:], resume="allow", dir=str(folder), config=spec.to_json()
+                project="pel-lab", name=spec.slug, id=identity, resume="allow", dir=str(folder), config=spec.to_json()
             )
         except Exception as error:  # of its own many kinds
             raise PelError(f"Weights & Biases does not start: {error}; WANDB_MODE=offline needs no account") from None

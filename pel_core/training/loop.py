@@ -16,6 +16,7 @@ from torch import Tensor
 from pel_core.common.errors import PelError
 from pel_core.common.progress import Progress
 from pel_core.data.loading import DataError
+from pel_core.hardware import cpu
 from pel_core.hardware.process_group import ProcessGroup
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.checkpoints import CheckpointManager
@@ -26,8 +27,7 @@ from pel_core.training.state import State, reset_peak_memory
 from pel_core.training.state import peak_memory_mb as peak_memory_mb
 from pel_core.training.step import PRECISIONS, OutOfMemory, Step
 
-AT_ONCE = 640  # crops in one forward pass of an evaluation on a GPU: ten of 64 images
-TOKENS_AT_ONCE = 1600  # on a CPU: a pass that its caches hold is up to half as fast again as a larger one
+CROPS_PER_PASS = 640  # of an evaluation on a GPU: ten crops of 64 images
 # What a reduced precision may change in an evaluation: a logit, as a part of the largest one; the images that change class.
 EVALUATION_TOLERANCE = {"bf16": (0.01, 0.02), "fp16": (0.002, 0.01)}
 
@@ -163,10 +163,10 @@ def predict(
     """
     known = isinstance(classifier, Classifier)
     body, head = (classifier.vit, classifier.head) if known else (classifier, torch.nn.Identity())
-    logits, limit = [], AT_ONCE
+    logits, limit = [], CROPS_PER_PASS
     for crops, _ in batches:
         # In parts, so that memory does not grow with the number of crops of an image.
-        limit = min(limit, at_once(body, crops.device))
+        limit = min(limit, crops_per_pass(body, crops.device))
         while (found := _forward(body, head, crops.flatten(0, 1), limit, precision)) is None:
             limit = _half(min(limit, crops.shape[0] * crops.shape[1]))
         logits.append(found.unflatten(0, crops.shape[:2]).mean(1).cpu())
@@ -174,9 +174,9 @@ def predict(
     return torch.cat(logits)
 
 
-def at_once(vit: torch.nn.Module, device: torch.device) -> int:
+def crops_per_pass(vit: torch.nn.Module, device: torch.device) -> int:
     """The crops that go through in one forward pass of an evaluation."""
-    return max(1, TOKENS_AT_ONCE // vit.tokens) if device.type == "cpu" else AT_ONCE
+    return cpu.crops_per_pass(vit.tokens) if device.type == "cpu" else CROPS_PER_PASS
 
 
 def _forward(body: torch.nn.Module, head: torch.nn.Module, crops: Tensor, size: int, precision: str) -> Tensor | None:
@@ -184,7 +184,7 @@ def _forward(body: torch.nn.Module, head: torch.nn.Module, crops: Tensor, size: 
     parts = []
     try:
         for part in crops.split(size):
-            with reduced(precision, crops.device):
+            with autocast(precision, crops.device):
                 features = body(part)
             parts.append(head(features.float()).float())
     except OutOfMemory:
@@ -206,7 +206,7 @@ def _half(size: int) -> int:
     return size // 2
 
 
-def reduced(precision: str, device: torch.device) -> AbstractContextManager:
+def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     """Autocast to a reduced precision; frozen weights that are held in it already (`cast_frozen_weights`) need no cast."""
     dtype = PRECISIONS[precision]
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)

@@ -105,7 +105,7 @@ def _metrics(record: Mapping[str, Any]) -> list[tuple[str, str, float]]:
 
 def _notice(spec: RunSpec) -> list[str]:
     entry = DATASETS.get(split_name(spec.dataset)[0])
-    if entry is None or entry.kind not in ("rendered", "toy"):
+    if entry is None or not entry.synthetic:
         return []
     return ["\n**Demo: its images are rendered stand-ins; its numbers are not comparable with published ones.**"]
 

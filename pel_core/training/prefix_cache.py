@@ -4,34 +4,37 @@ An entry is a file of the folder ``prefixes`` in the results: the tokens that en
 of every crop, as an ordinary .npy array (bfloat16 as uint16) with the SHA-256 of it all behind. What an entry depends on is in
 its name, a digest. It is read as a stream, not through a map: a file that another process cuts off would kill the reader. A
 damaged one is noticed at the end at the latest, and computed again. Two processes may make one at once; the later one stays.
+Where all entries together would grow beyond the limit, those that were not used for longest are removed.
 
 Shape legend: N images, K crops, T tokens, D width, B images of a batch.
 """
 
 import hashlib
+import io
 import json
 import math
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import PIL
 import torch
 from torch import Tensor, nn
 
-from pel_core.common.files import sweep, temporary_name
+from pel_core.common.bounded_folder import BoundedFolder, NoRoom
 from pel_core.common.versions import ENGINE
 from pel_core.data.batches import EvalBatches
+from pel_core.hardware import cpu
 from pel_core.models.vit import ViT
 from pel_core.training.classifier import Classifier
-from pel_core.training.loop import at_once, predict, reduced
+from pel_core.training.loop import autocast, crops_per_pass, predict
 
 GIGABYTES = 4.0  # that all entries together may take
-FREE = 4  # an entry takes at most one part in so many of the disk's free space: results go first
 # Operations that a byte read has to spare: a CPU of 1 TFLOP/s or a GPU of 1 PFLOP/s, and files of 1 GB/s. So GPUs keep whole
 # features of large networks, and CPUs nearly everything.
 WORTH = {"cpu": 1e3, "cuda": 1e6}
@@ -62,12 +65,12 @@ class PrefixCache:
     """
 
     def __init__(self, results: str | Path, gigabytes: float = GIGABYTES):
-        self.folder, self.limit, self.used = Path(results) / "prefixes", gigabytes * 1e9, 0
+        self.folder, self.used = BoundedFolder(Path(results) / "prefixes", gigabytes * 1e9, ".npy"), 0
 
     def predict(
         self, network: Classifier | ViT, batches: EvalBatches, depth: int, about: Identity, precision: str = "fp32"
     ) -> Tensor:
-        """As `engine.predict`, with the same bits (on a CPU), through an entry where that pays.
+        """As `loop.predict`, with the same bits (on a CPU), through an entry where that pays.
 
         Args:
             depth: the blocks, from the first on, that are as they were loaded.
@@ -75,38 +78,31 @@ class PrefixCache:
         """
         self.used = 0
         vit = network.vit if isinstance(network, Classifier) else network
-        if not (self.limit and depth and pays(vit, depth, batches.device)):
+        if not (self.folder.limit and depth and pays(vit, depth, batches.device)):
             return predict(network, batches, precision=precision)
         after: nn.Module = After(vit, depth)
         if isinstance(network, Classifier):
             after = Classifier(after, network.head, network.tuned)
-        entry = Entry(self.folder / f"{name(vit, batches, depth, about, precision)}.npy", vit, batches, depth)
+        entry = Entry(self.folder.folder / f"{name(vit, batches, depth, about, precision)}.npy", vit, batches, depth)
         if entry.path.is_file():
             try:
+                self.folder.touch(entry.path)
                 logits = predict(after, entry.read(), precision=precision)
                 self.used = depth
                 return logits
             except (Damaged, OSError) as error:
                 _say(f"{entry.path} cannot be used ({error}): computed again")
-                entry.size = 0  # takes the place of the old one
-        if reason := self._no_room(entry):
-            _say(f"not used: {reason}")
-            return predict(network, batches, precision=precision)
-        return predict(after, entry.make(precision), precision=precision)
-
-    def _no_room(self, entry: "Entry") -> str:
-        """Why an entry cannot be kept; empty where it can."""
+                with suppress(OSError):
+                    entry.path.unlink(missing_ok=True)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            taken = sum(path.stat().st_size for path in self.folder.glob("*.npy"))
-            free = shutil.disk_usage(self.folder).free
+            writer = Writer(entry, self.folder.reserve(entry.path, entry.size))
+        except NoRoom as reason:
+            _say(f"not used: {reason}; see prefix_cache_gb")
         except OSError as error:
-            return f"{error.strerror}: {self.folder}"
-        need = f"it would take {entry.size / 1e9:.3g} GB"
-        if taken + entry.size > self.limit:
-            kept = f"prefix_cache_gb allows {self.limit / 1e9:g} and {taken / 1e9:.3g} are taken"
-            return f"{need}, {kept}; allow more, or delete {self.folder}"
-        return f"{need}, the disk has {free / 1e9:.3g} free" if entry.size * FREE > free else ""
+            _say(f"not used: {error.strerror}: {self.folder.folder}")
+        else:
+            return predict(after, entry.make(writer, precision), precision=precision)
+        return predict(network, batches, precision=precision)
 
 
 class Entry:
@@ -116,14 +112,14 @@ class Entry:
         self.path, self.vit, self.batches, self.depth = path, vit, batches, depth
         crop = (vit.width,) if depth == vit.layers else (vit.tokens, vit.width)
         self.shape = (batches.images, batches.crops, *crop)
-        self.size = 4 * math.prod(self.shape)  # bytes, at most
+        self.size = 4 * math.prod(self.shape) + 1024  # bytes, at most: with header and digest
 
-    def make(self, precision: str) -> Iterator[tuple[Tensor, Tensor]]:
+    def make(self, writer: "Writer", precision: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield what the blocks make of each batch, (B, K, T, D) or (B, K, D), and write it on the way."""
-        writer, size = Writer(self.path, self.shape), at_once(self.vit, self.batches.device)
+        size = crops_per_pass(self.vit, self.batches.device)
         try:
             for crops, labels in self.batches:
-                with torch.inference_mode(), reduced(precision, crops.device):
+                with torch.inference_mode(), autocast(precision, crops.device):
                     parts = [self.vit.prefix(part, self.depth) for part in crops.flatten(0, 1).split(size)]
                     x = torch.cat(parts).unflatten(0, crops.shape[:2])
                 writer.add(x)
@@ -169,10 +165,14 @@ class Entry:
 
 class Writer:
     """Writes an entry batch by batch beside its place, and moves it there at the end. What cannot be written is said once, and
-    the evaluation goes on without."""
+    the evaluation goes on without.
 
-    def __init__(self, path: Path, shape: tuple[int, ...]):
-        self.path, self.shape, self.temporary = path, shape, temporary_name(path)
+    Args:
+        temporary: the file that was reserved for it.
+    """
+
+    def __init__(self, entry: Entry, temporary: Path):
+        self.path, self.shape, self.temporary = entry.path, entry.shape, temporary
         self.digest, self.stream, self.failed = hashlib.sha256(), None, False
 
     def add(self, x: Tensor) -> None:
@@ -183,12 +183,12 @@ class Writer:
 
     def _append(self, values: np.ndarray) -> None:
         if self.stream is None:
-            sweep(self.path)
-            self.stream = open(self.temporary, "w+b")  # noqa: SIM115  closed by finish() or drop()
-            header = {"descr": values.dtype.str, "fortran_order": False, "shape": self.shape}
-            np.lib.format.write_array_header_1_0(self.stream, header)
-            self.stream.seek(0)
-            self.digest.update(self.stream.read())
+            self.stream = open(self.temporary, "r+b")  # noqa: SIM115  closed by finish() or drop()
+            header = io.BytesIO()
+            about = {"descr": values.dtype.str, "fortran_order": False, "shape": self.shape}
+            np.lib.format.write_array_header_1_0(header, about)
+            self.stream.write(header.getvalue())
+            self.digest.update(header.getvalue())
         content = np.ascontiguousarray(values).data.cast("B")
         self.stream.write(content)
         self.digest.update(content)
@@ -200,6 +200,7 @@ class Writer:
     def _move(self) -> None:
         if self.stream is not None:
             self.stream.write(self.digest.digest())
+            self.stream.truncate()  # what was reserved and not needed
             self.stream.close()
             os.replace(self.temporary, self.path)
             print(f"prefix cache: {self.path} written, {self.path.stat().st_size / 1e6:.3g} MB")
@@ -234,14 +235,16 @@ def pays(vit: ViT, depth: int, device: torch.device) -> bool:
 def name(vit: ViT, batches: EvalBatches, depth: int, about: Identity, precision: str) -> str:
     """A digest of everything that an entry's bits depend on, software and device included."""
     device = batches.device
-    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    # A CPU's libraries choose their code by its model, and promise equal bits for equal numbers of threads only.
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu.model()
     content = {
         "engine": ENGINE, "about": dict(about), "depth": depth, "precision": precision,
         "crops": [batches.tte, batches.expand, batches.resolution, batches.interpolation],
         "random": asdict(batches.random) if batches.tte == "randaug" else None,
         "channels": [batches._mean.flatten().tolist(), batches._std.flatten().tolist()],
-        "at_once": [batches.batch_size, at_once(vit, device)],
-        "machine": [torch.__version__, device.type, kind, torch.get_num_threads()],
+        "per_pass": [batches.batch_size, crops_per_pass(vit, device)],
+        "machine": [device.type, kind, torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()],
+        "libraries": [torch.__version__, torch.get_float32_matmul_precision(), np.__version__, PIL.__version__],
     }  # fmt: skip
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pel_core.common.errors import PelError
+from pel_core.hardware import cpu
 from pel_core.hardware.process_group import ProcessGroup
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.classifier import Classifier
@@ -21,8 +22,6 @@ from pel_core.training.optimizers import make_optimizer
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 OutOfMemory: type[RuntimeError] = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)  # the former from torch 2.5 on
-# On a CPU: 16 images of a ViT-B/16. A larger micro-batch is slower, since it leaves the caches, and takes a laptop's memory.
-MICRO_TOKENS = 3200
 
 
 class Step:
@@ -51,7 +50,7 @@ class Step:
         self.scaler = torch.amp.GradScaler(device.type, enabled=spec.precision == "fp16")
         self.micro_batch = math.ceil(spec.batch_size / spec.accumulate)
         if device.type == "cpu" and decomposable(spec.loss):
-            self.micro_batch = min(self.micro_batch, max(1, MICRO_TOKENS // classifier.vit.tokens))
+            self.micro_batch = min(self.micro_batch, cpu.images_per_micro_batch(classifier.vit.tokens))
 
     def set_rates(self, factor: float) -> None:
         """Set every group's learning rate to its own times the schedule's factor."""

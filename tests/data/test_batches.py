@@ -12,7 +12,7 @@ from pel_core.common.errors import PelError
 from pel_core.common.seeds import generator
 from pel_core.data.batches import EvalBatches, TrainBatches
 from pel_core.data.datasets import Split
-from pel_core.data.loading import RandomCrops
+from pel_core.data.loading import BatchKeys, RandomCrops
 from pel_core.spec.choices import CHOICES
 
 PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -99,7 +99,7 @@ def test_every_augmentation_is_the_same_for_files_and_arrays(splits, augment, in
 def test_an_epoch_may_begin_at_any_step_and_be_made_in_any_parts(splits, monkeypatch):
     expected = epoch(splits[0], batch_size=4)
     for at_once in (1, 8, 12, 100):
-        monkeypatch.setattr("pel_core.data.batches.AT_ONCE", at_once)
+        monkeypatch.setattr("pel_core.data.batches.CROPS_PER_CALL", at_once)
         batches = TrainBatches(splits[0], Spec(batch_size=4), 16, *PLAIN, "cpu")
         for first in range(len(batches)):
             images, labels, indices = zip(*batches.epoch(0, first), strict=True)
@@ -133,6 +133,35 @@ def test_an_abandoned_epoch_leaves_no_trace(splits):
     next(iter(batches.epoch(3)))
     images = torch.cat([images for images, _, _ in batches.epoch(1)])
     assert torch.equal(images, epoch(splits[0], 1)[0])
+
+
+@pytest.mark.parametrize("first, second", [(0, 1), (1, 0)])
+def test_two_epochs_read_in_turns_are_each_their_own(splits, first, second):
+    batches = TrainBatches(splits[1], Spec(), 16, *PLAIN, "cpu")
+    found = [[], []]
+    for pair in zip(batches.epoch(first), batches.epoch(second), strict=True):
+        for images, (batch, _, _) in zip(found, pair, strict=True):
+            images.append(batch)
+    for number, images in zip((first, second), found, strict=True):
+        assert torch.equal(torch.cat(images), epoch(splits[0], number)[0])
+
+
+def test_workers_never_hand_an_epoch_another_one_s_images(splits):
+    batches = TrainBatches(splits[1], Spec(), 16, *PLAIN, "cpu", workers=1)
+    old, new = batches.epoch(0), batches.epoch(1)
+    next(old)
+    images = [next(new)[0]]
+    with pytest.raises(RuntimeError, match="another pass"):
+        next(old)
+    images += [batch for batch, _, _ in new]
+    assert torch.equal(torch.cat(images), epoch(splits[0], 1)[0])
+
+
+def test_the_keys_of_a_pass_never_change():
+    keys = BatchKeys([1, 2, 3])
+    reading = iter(keys)
+    assert next(reading) == 1 and keys.begin([7, 8]) == ((7, 8), 1)
+    assert list(reading) == [2, 3] and list(keys) == [7, 8] and len(keys) == 2 and keys.begin() == ((7, 8), 2)
 
 
 def test_images_are_normalised(splits):

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pel_core.common.errors import PelError
 from pel_core.data.datasets import DATASETS, find_dataset, split_name
 from pel_core.data.sampling import long_tail_counts, long_tail_subset, shot_groups
-from pel_core.data.user_data import declared
 from pel_core.demo.stand_ins import STAND_INS
+from pel_core.ingest.sources import open_source
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -126,8 +126,6 @@ def test_find_dataset():
         find_dataset("cifar10-ir100")
     with pytest.raises(PelError, match="ask for 'imagenet-lt'"):
         find_dataset("imagenet-lt-ir10")
-    with pytest.raises(PelError, match="mine-ir10, mine-ir50"):
-        find_dataset("mine", declared({"datasets": {"mine": {**USER, "ratios": [10, 50]}}}))
 
 
 def test_every_entry_is_whole():
@@ -136,51 +134,12 @@ def test_every_entry_is_whole():
     for name, entry in DATASETS.items():
         assert split_name(name) == (name, None)
         assert entry.ratios == "any" or not entry.groups_from
-        assert entry.kind != "lists" or all((entry.root, entry.train, entry.test, entry.names))
+        source = open_source(name, entry)
+        assert (source.root is not None) == (entry.held_as == "files") and not source.is_users
+        assert source.options.model_dump(exclude_defaults=True) == dict(entry.options), "a default need not be said"
 
 
 def test_importing_is_light():
     slow = ("torch", "PIL", "torchvision", "pandas", "yaml")
     code = f"import sys, pel_core.data.datasets; print([m for m in {slow} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
-
-
-# A user's entries
-
-USER = {"root": "images", "train": "train_{ir}.txt", "test": "test.txt", "names": "names.txt", "ratios": [10]}
-
-
-@pytest.mark.parametrize(
-    "name, change, message",
-    [
-        ("cifar100", {}, "shadows the built-in"),
-        ("Mine", {}, "expected a name"),
-        ("mine-ir5", {}, "does not end in -irRATIO"),
-        ("mine", {"clases": 3}, "unknown key .*'clases'"),
-        ("mine", {"root": None}, "root is None, expected text"),
-        ("mine", {"root": ""}, "root is missing"),
-        ("mine", {"kind": "cifar"}, "unknown kind of data set 'mine'"),
-        ("mine", {"ratios": []}, "needs? '{ir}'"),
-        ("mine", {"train": "train.txt"}, "needs? '{ir}'"),
-        ("mine", {"ratios": ["ten"]}, "ratio 'ten'"),
-        ("mine", {"ratios": [0.5]}, "ratio 0.5"),
-        ("mine", {"ratios": True}, "ratio True"),
-        ("mine", {"groups_from": 50}, "one of its ratios"),
-        ("mine", {"native_resolution": "64"}, "number of pixels"),
-        ("mine", {"names_format": "csv"}, "names_format"),
-    ],
-)
-def test_bad_entries(name, change, message):
-    with pytest.raises(PelError, match=message):
-        declared({"datasets": {name: {**USER, **change}}})
-
-
-@pytest.mark.parametrize("datasets", [["mine"], {"mine": None}, {"mine": "lists"}])
-def test_entries_that_are_no_mappings(datasets):
-    with pytest.raises(PelError, match="expected a mapping"):
-        declared({"datasets": datasets})
-
-
-@pytest.mark.parametrize("config", [None, {}, {"datasets": None}])
-def test_no_entries(config):
-    assert declared(config) == DATASETS

@@ -9,7 +9,7 @@ from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, write_json
 from pel_core.data.datasets import open_prepared
 from pel_core.data.naming import Naming, located, naming_of, renamed
-from pel_core.data.user_data import declared
+from pel_core.ingest.entries import declared
 from pel_core.ingest.identity import data_params
 from pel_core.ingest.prepare import prepare
 from pel_core.models.weights import spoken, text_features

@@ -19,7 +19,7 @@ from pel_core.data.sampling import (
     profile_counts,
     profile_subset,
 )
-from pel_core.data.user_data import declared
+from pel_core.ingest.entries import declared
 
 
 @pytest.fixture

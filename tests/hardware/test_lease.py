@@ -54,7 +54,7 @@ def test_a_lease_that_nobody_renews_is_taken_over(tmp_path, quick, state, capsys
     path = tmp_path / "s.lease"
     gone = subprocess.Popen(["true"])
     gone.wait()
-    here = {"host": lease.socket.gethostname(), "pid": gone.pid}
+    here = {"host": lease.socket.gethostname(), "pid": gone.pid, **lease.pid_space()}
     foreign(path, {"old": 1000.0, "in the future": -1000.0}.get(state, 0.0), **(here if state == "dead" else {}))
     if state == "torn":
         path.write_text('{"host": "anoth')
@@ -64,6 +64,48 @@ def test_a_lease_that_nobody_renews_is_taken_over(tmp_path, quick, state, capsys
         mine.check()
     assert "taking over from" in capsys.readouterr().err
     assert (time.monotonic() - clock < 0.3) == (state != "in the future")
+
+
+@pytest.mark.parametrize("change", [{"boot": "another"}, {"pid_namespace": "pid:[1]"}, {"host": "another"}, {"boot": None}])
+def test_a_process_that_cannot_be_asked_for_keeps_its_lease_while_it_is_renewed(tmp_path, quick, change):
+    """Two containers with one host name: the other's process "is not there", and works."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    here = {"host": lease.socket.gethostname(), "pid": gone.pid, **lease.pid_space()}
+    assert lease.dead(here) and not lease.dead(here | change)
+    path, stop = tmp_path / "s.lease", threading.Event()
+    foreign(path, **(here | change))
+
+    def renew():
+        while not stop.wait(0.05):
+            draft = tmp_path / "draft"
+            draft.write_text(json.dumps(here | change | {"token": "theirs", "time": time.time()}))
+            draft.replace(path)
+        path.unlink()
+
+    other = threading.Thread(target=renew)
+    other.start()
+    threading.Timer(1.0, stop.set).start()  # longer than a lease that is not renewed lasts
+    begun = time.monotonic()
+    with Lease(path, "s") as mine:
+        assert mine.waited and time.monotonic() - begun > 0.9
+    other.join()
+
+
+def test_a_process_of_another_namespace_that_stops_renewing_is_taken_over(tmp_path, quick):
+    path = tmp_path / "s.lease"
+    foreign(path, host=lease.socket.gethostname(), pid=1, boot=lease.pid_space().get("boot"), pid_namespace="pid:[1]")
+    begun = time.monotonic()
+    with Lease(path, "s"):
+        assert time.monotonic() - begun > lease.STALE
+
+
+def test_where_there_is_no_proc_the_host_alone_counts(monkeypatch, tmp_path):
+    monkeypatch.setattr(lease, "BOOT_ID", tmp_path / "none")
+    monkeypatch.setattr(lease, "PID_NAMESPACE", str(tmp_path / "none"))
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    assert lease.pid_space() == {} and lease.dead({"host": lease.socket.gethostname(), "pid": gone.pid})
 
 
 def test_of_many_that_take_over_one_wins(tmp_path, quick):

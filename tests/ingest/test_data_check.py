@@ -13,8 +13,9 @@ from pel_core.common.errors import PelError
 from pel_core.common.problems import Problems
 from pel_core.data.datasets import DATASETS
 from pel_core.ingest.data_check import check_lists, unlike
+from pel_core.ingest.facts import FACTS
 from pel_core.ingest.prepare import prepare
-from pel_core.ingest.published import PUBLISHED
+from pel_core.ingest.sources import open_source
 
 
 @every
@@ -61,7 +62,7 @@ def test_a_list_that_is_cut_off(tree, tmp_path, capsys):
     assert status == 1 and "1 x lists that are not the published ones" in out
     assert "42 lines, expected 45" in out and "perhaps a download that was cut off" in out
     assert "classes without a training image" in out and "published: 24 to 3" in out
-    with pytest.raises(PelError, match=rf"is not the published file.*own_lists: \[{tree.base}\]"):
+    with pytest.raises(PelError, match=rf"is not the published file.*user_lists: \[{tree.base}\]"):
         prepare(tree.base, tmp_path / "out", {"roots": {tree.base: str(tree.root)}})
 
 
@@ -80,8 +81,8 @@ def test_numbers_that_differ(tree, capsys):
     status, out, _ = check(capsys, "imagenet-lt", tree.root)
     assert status == 1 and "3 classes, published: 4" in out and "label 3 has no class name" in out
     problems = Problems()
-    checked = check_lists("imagenet-lt", DATASETS["imagenet-lt"], tree.config, "none", problems)
-    assert unlike(checked, PUBLISHED["imagenet-lt"]) == [
+    checked = check_lists(open_source("imagenet-lt", DATASETS["imagenet-lt"], tree.config), "none", problems)
+    assert unlike(checked, FACTS["imagenet-lt"]) == [
         "3 classes, published: 4",
         "train: 24 to 6 images a class, published: 24 to 3",
         "train: head, medium, tail classes (0, 1, 2), published: (0, 1, 3)",
@@ -220,10 +221,10 @@ def test_the_published_places_names_are_wrong_for_five_classes(shared, tmp_path,
     root = tmp_path / "lt-splits/Places_LT"
     problems = Problems()
     config = {"roots": {"places-lt": str(root)}}
-    checked = check_lists("places-lt", DATASETS["places-lt"], config, "none", problems, files=False)
+    checked = check_lists(open_source("places-lt", DATASETS["places-lt"], config), "none", problems, files=False)
     assert not problems and checked.ids == checked.names
     wrong = {i: folder for i, (name, folder) in enumerate(zip(checked.ids, checked.folders, strict=True)) if name != folder}
-    assert wrong == PUBLISHED["places-lt"].swapped and sorted(wrong.values()) == sorted(checked.names[i] for i in wrong)
+    assert wrong == FACTS["places-lt"].swapped and sorted(wrong.values()) == sorted(checked.names[i] for i in wrong)
 
 
 @pytest.mark.slow

@@ -10,8 +10,8 @@ from real_trees import check, draw, inaturalist, of_imagenet, of_places, places,
 
 from pel_core.cli.main import main
 from pel_core.common.errors import PelError
+from pel_core.ingest.facts import blob_id
 from pel_core.ingest.prepare import prepare
-from pel_core.ingest.published import blob_id
 
 
 @of_imagenet

@@ -5,13 +5,16 @@ import io
 import os
 import pickle
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from pel_core.cli.main import main
 from pel_core.data.datasets import open_prepared
-from pel_core.ingest import cifar, fetch
+from pel_core.ingest import fetch
+from pel_core.ingest.facts import FACTS
+from pel_core.ingest.sources import cifar
 
 
 def make_archive(extra=()) -> tuple[bytes, dict[str, bytes]]:
@@ -192,7 +195,7 @@ def test_an_archive_cannot_leave_its_folder(server, archive, tmp_path, capsys, e
 def test_preparing_cifar_fetches_it(server, archive, tmp_path, monkeypatch, capsys):
     """What CONFIG=cifar needs comes by itself; without a network, how to get it is said, and nothing is left."""
     root = tmp_path / "data" / cifar.FOLDER
-    monkeypatch.setattr(fetch, "CIFAR_ADDRESS", server.address)
+    monkeypatch.setitem(FACTS, "cifar100", replace(FACTS["cifar100"], address=server.address))
     status, _, error = run(capsys, "prepare", "cifar100", "--root", root, "--out", tmp_path / "out")
     assert status == 1 and "where there is a network, `python -m pel_core data fetch cifar100` gets it" in error
     archive()

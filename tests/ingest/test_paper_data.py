@@ -13,7 +13,8 @@ from safetensors.numpy import load_file
 from pel_core.cli.main import main
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
-from pel_core.data.datasets import DATASETS, require_split
+from pel_core.data.datasets import DATASETS
+from pel_core.ingest.sources import require_split
 from pel_core.studies.study import load
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +27,7 @@ def call(*words) -> None:
 @pytest.mark.parametrize("base", TREES)
 def test_from_lists_to_a_result(base, server, toy_results, tmp_path, monkeypatch, capsys):
     """fetch, check, describe, prepare, text, train, evaluate; where there is a validation split, on it too."""
-    tree = TREES[base](tmp_path / "data" / DATASETS[base].root, side=24)
+    tree = TREES[base](tmp_path / "data" / DATASETS[base].options["root"], side=24)
     publish(monkeypatch, tree)
     monkeypatch.chdir(tmp_path)  # images lie in ./data/imagenet and so on, where they are looked for
     for name in ("categories.json", "classnames.txt", *tree.lists.values()):
@@ -48,7 +49,7 @@ def test_from_lists_to_a_result(base, server, toy_results, tmp_path, monkeypatch
     record = read_json(tmp_path / "results/runs" / slug / "metrics.json")
     assert record["data"]["train_counts"] == list(COUNTS) and record["data"]["test_images"] == 8
     assert record["data"]["groups"] == {"head": 0, "med": 1, "tail": 3}
-    if "val" in tree.lists and DATASETS[base].val:
+    if "val" in tree.lists and "val" in DATASETS[base].options:
         # Choosing a model needs no test image: there is none left, and their labels are nonsense.
         for path in tree.paths("test"):
             path.unlink()
@@ -62,9 +63,9 @@ def test_from_lists_to_a_result(base, server, toy_results, tmp_path, monkeypatch
 
 def test_a_split_that_there_is_not(capsys):
     with pytest.raises(PelError, match=r"split=val: data set 'inat2018' has no validation split; imagenet-lt, places-lt has"):
-        require_split("inat2018", "val")
-    require_split("places-lt", "val")
-    require_split("inat2018", "test")
+        require_split("inat2018", "val", DATASETS)
+    require_split("places-lt", "val", DATASETS)
+    require_split("inat2018", "test", DATASETS)
 
 
 CONFIG = """
@@ -74,7 +75,7 @@ seeds: [0]
 size: small
 data: {{imagenet-lt: imagenet-lt, inat2018: inat2018}}
 roots: {{imagenet-lt: {root}/imagenet, inat2018: {root}/inat}}
-own_lists: [imagenet-lt, inat2018]
+user_lists: [imagenet-lt, inat2018]
 naming: {{imagenet-lt: {{distinct: true}}}}
 check_images: all
 recipe: {{epochs: 1, batch_size: 16, precision: fp32}}

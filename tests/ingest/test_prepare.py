@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from PIL import Image
 
 from pel_core.common.errors import PelError
 from pel_core.data.datasets import DATASETS, open_prepared
-from pel_core.data.roots import given_root
 from pel_core.data.sampling import long_tail_subset, shot_groups
 from pel_core.demo.stand_ins import STAND_INS
-from pel_core.ingest import cifar, fetch
+from pel_core.ingest import fetch
+from pel_core.ingest.facts import FACTS
 from pel_core.ingest.prepare import prepare
+from pel_core.ingest.sources import cifar, open_source
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +133,7 @@ def test_cifar(archive, tmp_path, monkeypatch):
 
 def test_cifar_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("PEL_DATA", str(tmp_path))
-    monkeypatch.setattr(fetch, "CIFAR_ADDRESS", "http://127.0.0.1:9")
+    monkeypatch.setitem(FACTS, "cifar100", replace(FACTS["cifar100"], address="http://127.0.0.1:9"))
     monkeypatch.setattr(fetch, "PAUSE", 0)
     with pytest.raises(PelError, match=r"roots: \{cifar100: FOLDER\}.*data fetch cifar100"):
         prepare("cifar100", tmp_path / "out")
@@ -254,10 +256,10 @@ def test_images_that_moved_are_found_again(folder, tmp_path, monkeypatch):
 
 def test_a_built_in_root_keeps_its_variable(monkeypatch):
     monkeypatch.delenv("PEL_DATA", raising=False)
-    assert given_root("places-lt", DATASETS["places-lt"], {}) == "data/places"
+    assert open_source("places-lt", DATASETS["places-lt"], {}).given_root == "data/places"
     monkeypatch.setenv("PEL_DATA", "/pictures")
-    assert given_root("places-lt", DATASETS["places-lt"], {}) == "$PEL_DATA/places"
-    assert given_root("places-lt", DATASETS["places-lt"], {"roots": {"places-lt": "~/p"}}) == "~/p"
+    assert open_source("places-lt", DATASETS["places-lt"], {}).given_root == "$PEL_DATA/places"
+    assert open_source("places-lt", DATASETS["places-lt"], {"roots": {"places-lt": "~/p"}}).given_root == "~/p"
 
 
 def test_a_folder_of_another_engine_is_stale(tmp_path):
@@ -373,10 +375,10 @@ def test_inaturalist_labels_follow_the_sorted_names(tmp_path):
     for split in ("train", "val"):
         (root / f"iNaturalist18_{split}.txt").write_text("".join(f"{split}{label}.png {label}\n" for label in range(3)))
     config = {"roots": {"inat2018": str(root)}}
-    with pytest.raises(PelError, match=r"categories\.json is not the published file: .*own_lists: \[inat2018\]"):
+    with pytest.raises(PelError, match=r"categories\.json is not the published file: .*user_lists: \[inat2018\]"):
         prepare("inat2018", tmp_path / "out", config)
-    prepare("inat2018", tmp_path / "out", config | {"own_lists": ["inat2018"]})
-    assert json.loads((tmp_path / "out/data.json").read_text())["own_lists"] is True
+    prepare("inat2018", tmp_path / "out", config | {"user_lists": ["inat2018"]})
+    assert json.loads((tmp_path / "out/data.json").read_text())["user_lists"] is True
     data = open_prepared(tmp_path / "out", "inat2018")
     assert data.class_names == ["Abies alba", "Mus musculus", "Zea mays"]
     assert data.train.labels.tolist() == data.test.labels.tolist() == [2, 0, 1]

@@ -13,8 +13,9 @@ from own_trees import draw, fill, write
 
 from pel_core.cli.main import main
 from pel_core.common.errors import PelError
-from pel_core.data.user_data import KEYS, LISTS
+from pel_core.ingest.entries import user_kinds
 from pel_core.ingest.prepare import prepare
+from pel_core.ingest.sources.lists import ListsOptions
 from pel_core.studies.plan import plan
 from pel_core.studies.study import load, load_settings
 
@@ -146,7 +147,8 @@ def test_the_configurations_in_the_docs_are_possible(tmp_path):
     for example, study in zip(examples, ("own-table", "report")):
         (tmp_path / "my.yaml").write_text(example)
         assert load(study, tmp_path / "my.yaml").specs
-    for key in {key for kind in KEYS.values() for key in kind} - {*LISTS}:
+    of_lists = {*ListsOptions.model_fields} - {"root"}
+    for key in {key for source in user_kinds().values() for key in source.Entry.model_fields} - of_lists:
         assert f"`{key}`" in text, f"docs/own-data.md does not say what {key} is"
 
 

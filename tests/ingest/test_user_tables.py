@@ -8,8 +8,8 @@ import pytest
 from own_trees import fill, make, write
 
 from pel_core.common.errors import PelError
-from pel_core.data.image_folders import class_order
-from pel_core.ingest.image_tables import read_table
+from pel_core.ingest.catalogue import class_order
+from pel_core.ingest.sources.csv import read_table
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pel_core.models import activation_checkpointing as activation_checkpointing
-from pel_core.models.activation_checkpointing import MANY_TOKENS, checkpointed
-from pel_core.models.attention import attend, plain
+from pel_core.hardware import cpu
+from pel_core.hardware.cpu import MANY_TOKENS, checkpointed, plain_attention
 from pel_core.models.deltas import DELTAS, Bottleneck, SiteContext
+from pel_core.models.vit import attend
 
 TOLERANCE = {torch.float32: {"rtol": 1e-5, "atol": 1e-6}, torch.bfloat16: {"rtol": 2e-2, "atol": 2e-2}}
 
@@ -21,9 +21,9 @@ def both(x, heads, read=None):
             out = attend(leaf, heads, read)
         else:
             q, k, v = leaf.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-            out = plain(q[:, :, :read], k, v).transpose(1, 2).flatten(2)
-        slope = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
-        out.backward(slope)
+            out = plain_attention(q[:, :, :read], k, v).transpose(1, 2).flatten(2)
+        grad_out = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
+        out.backward(grad_out)
         results.append((out.detach(), leaf.grad))
     return results
 
@@ -101,7 +101,7 @@ def test_bottlenecks_computed_twice_have_the_same_bits(monkeypatch, kind, scale)
     delta.up.weight.data.normal_(generator=torch.Generator().manual_seed(1))
     found, sizes = [], []
     for many in (MANY_TOKENS, 1000):
-        monkeypatch.setattr(activation_checkpointing, "MANY_TOKENS", many)
+        monkeypatch.setattr(cpu, "MANY_TOKENS", many)
         x = draw(3, 80, 32)[..., :32].clone().requires_grad_(True)
         delta.zero_grad()
         out = delta(x)
@@ -114,7 +114,7 @@ def test_bottlenecks_computed_twice_have_the_same_bits(monkeypatch, kind, scale)
 
 @pytest.mark.parametrize(("shape", "many"), [((2, MANY_TOKENS, 8), True), ((2, MANY_TOKENS - 1, 8), False), ((500, 8), False)])
 def test_only_many_tokens_are_worth_it(shape, many):
-    assert activation_checkpointing.should_checkpoint(torch.zeros(shape)) == many
+    assert cpu.recomputes(torch.zeros(shape)) == many
 
 
 def test_twice_under_autocast_has_the_same_bits():

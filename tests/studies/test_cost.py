@@ -47,8 +47,8 @@ def test_a_calibration_measures_this_machine(tmp_path, capsys):
     study = load("report", "demo", results=tmp_path)
     assert "hours are not known" in plan(study)
     for _ in range(2):  # what is known is not measured again
-        assert main(["measure_throughput", "--results", str(tmp_path)]) == 0
+        assert main(["measure-throughput", "--results", str(tmp_path)]) == 0
     assert capsys.readouterr().out.count("GFLOP/s in training (fp32)") == 1
     assert "short calibration" in plan(study)
-    assert main(["measure_throughput", "--config", "cifar", "--results", str(tmp_path)]) == 0
+    assert main(["measure-throughput", "--config", "cifar", "--results", str(tmp_path)]) == 0
     assert "fp16 is for a GPU" in capsys.readouterr().out or torch.cuda.is_available()

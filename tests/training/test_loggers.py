@@ -1,11 +1,14 @@
 """TensorBoard events: what is in them, that a resumed curve is not doubled, that no failure to write stops a run."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from pel_core.cli.main import main
@@ -13,7 +16,7 @@ from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
 from pel_core.common.progress import Progress
 from pel_core.spec.run_spec import RunSpec
-from pel_core.training.loggers import MetricLogger, evaluated
+from pel_core.training.loggers import MetricLogger, evaluated, wandb_id
 
 SPEC = RunSpec.make("toy-ir20", "toy", "adaptformer", 0)
 
@@ -133,6 +136,21 @@ def test_weights_and_biases_where_it_is_asked_for(tmp_path, monkeypatch):
     assert fake.begun[0]["config"]["method"] == "adaptformer" and fake.begun[0]["id"] == fake.begun[1]["id"]
     assert fake.logged == [{"train/loss": 2.0, "train/lr": 0.1, "step": 1}, {"test/overall": 81.5, "step": 40}]
     assert fake.finished == 2 and not (tmp_path / "tensorboard").exists()
+
+
+@given(slug=st.text(min_size=1, max_size=300), other=st.text(min_size=1, max_size=300), tail=st.text("abc.=", max_size=200))
+def test_ids_are_allowed_and_no_two_slugs_share_one(slug, other, tail):
+    for one, two in ((slug, other), (slug + tail, other + tail), (tail + slug, tail + other)):
+        first, second = wandb_id(one), wandb_id(two)
+        assert re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", first) and first == wandb_id(one)
+        assert (first == second) == (one == two)
+        assert one[:20].isascii() is False or first.startswith(re.sub(r"[^A-Za-z0-9_.-]", "-", one[:20]))
+
+
+def test_long_slugs_of_two_data_sets_have_two_ids():
+    rest = "clip-vit-b16.adaptformer.s0.epochs=50.lr=0.013.batch_size=128.weight_decay=0.0005"
+    one, two = (f"{dataset}.{rest}" for dataset in ("places-lt", "imagenet-lt"))
+    assert wandb_id(one) != wandb_id(two) and wandb_id(one).startswith("places-lt.clip-vit-b16.adaptformer.s0")
 
 
 def test_weights_and_biases_that_is_not_installed(tmp_path, monkeypatch):

@@ -12,10 +12,11 @@ from pel_core.data.batches import TrainBatches
 from pel_core.data.datasets import open_prepared
 from pel_core.models.methods import METHODS
 from pel_core.models.weights import load_vit
+from pel_core.spec.choices import OPTIMIZERS
 from pel_core.spec.run_spec import CHOICES, RunSpec
 from pel_core.training.classifier import build, cast_frozen_weights
-from pel_core.training.loop import learning_rate, train
-from pel_core.training.step import make_optimizer
+from pel_core.training.loop import train
+from pel_core.training.optimizers import make_optimizer
 
 TRAINABLE = [name for name in METHODS if METHODS[name].trains_head]
 
@@ -127,14 +128,15 @@ class OneLayer(torch.nn.Linear):
         return dict(self.named_parameters())
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("overflows", [0, 1, 2])
-def test_the_fused_optimizer_of_a_gpu_is_plain_sgd_also_after_an_overflow(overflows):
+def test_the_fused_optimizer_of_a_gpu_is_the_plain_one_also_after_an_overflow(overflows, name):
     """fp16's first steps overflow; torch's fused SGD would then go on from momentum that was never written."""
     after = []
     for fused in (False, True):
         torch.manual_seed(0)
         layer, scaler = OneLayer(512, 512), torch.amp.GradScaler("cpu", init_scale=4.0)
-        optimizer = make_optimizer(layer, RunSpec.make("toy", "toy", "adaptformer", 0), fused)
+        optimizer = make_optimizer(layer, RunSpec.make("toy", "toy", "adaptformer", 0, optimizer=name), fused)
         poison = [torch.full((512, 512), 1e30) for _ in range(8)]
         del poison  # the memory that an allocation gets next
         for step in range(overflows + 3):
@@ -145,12 +147,6 @@ def test_the_fused_optimizer_of_a_gpu_is_plain_sgd_also_after_an_overflow(overfl
         after.append([value.detach() for value in layer.parameters()])
     for plain, fused in zip(*after, strict=True):
         torch.testing.assert_close(fused, plain)
-
-
-def test_learning_rate_is_a_cosine_per_epoch():
-    spec = RunSpec.make("toy", "toy", "adaptformer", 0, epochs=10, lr=0.01)
-    rates = [learning_rate(spec, epoch) for epoch in range(10)]
-    assert rates[0] == 0.01 and rates[5] == pytest.approx(0.005) and rates[9] == pytest.approx(0.0002447, rel=1e-3)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(toy_results):

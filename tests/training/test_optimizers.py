@@ -234,7 +234,7 @@ def test_a_linear_heads_bias_is_a_bias(classifier):
     [
         ({"betas": [0.9, 0.99]}, r"optimizer.betas=.* no effect .* needs optimizer=adamw or optimizer=nadam or optimizer=lion"),
         ({"eps": 1e-6}, "needs optimizer=adamw or optimizer=nadam"),
-        ({"optimizer": "lion", "nesterov": True}, "optimizer.nesterov=True has no effect .* needs optimizer=sgd"),
+        ({"optimizer": "lion", "nesterov": True}, "optimizer.nesterov=true has no effect .* needs optimizer=sgd"),
         ({"momentum": 0, "nesterov": True}, "optimizer.nesterov=true has no effect .* needs momentum above 0"),
         ({"optimizer": "adamw", "momentum": 0.5}, "momentum=0.5 has no effect .* needs optimizer=sgd"),
         ({"optimizer": "adam"}, "unknown optimizer 'adam'; known: adamw, lion, nadam, sgd. Did you mean"),

@@ -2,9 +2,9 @@
 
 import os
 import shutil
+import signal
 from dataclasses import replace
 
-import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -18,9 +18,9 @@ from pel_core.models.vit import ViT
 from pel_core.spec.choices import CHOICES
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies import job_options
-from pel_core.studies.config import schema
+from pel_core.studies.schema.configuration import Configuration
 from pel_core.training.loop import predict
-from pel_core.training.prefix_cache import PrefixCache, name, pays
+from pel_core.training.prefix_cache import Entry, PrefixCache, Writer, name, pays
 from pel_core.training.run_inputs import image_rows, load
 
 LIMITS = [({}, ""), ({"prefix_cache_gb": 0}, "--prefix-cache-gb 0"), ({"prefix_cache_gb": 2.5}, "--prefix-cache-gb 2.5")]
@@ -121,7 +121,13 @@ def test_what_changes_the_bits_changes_the_name(toy_results, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(torch, "__version__", "9")
     names.append(name(vit, batches, 2, {}, "fp32"))
+    monkeypatch.undo()
+    for target in ("PIL.__version__", "numpy.__version__", "pel_core.hardware.cpu.model", "torch.get_num_threads"):
+        monkeypatch.setattr(target, "9" if target.endswith("version__") else lambda: "9")
+        names.append(name(vit, batches, 2, {}, "fp32"))
+        monkeypatch.undo()
     assert len(set(names)) == len(names)
+    assert names[0] == name(vit, batches, 2, {}, "fp32")
 
 
 def tear(path):
@@ -197,6 +203,52 @@ def test_the_limit(toy_results, tmp_path, capsys, gigabytes, told):
     assert len(list((tmp_path).rglob("*.npy"))) == (gigabytes == 4)
 
 
+def test_a_full_cache_stays_useful(toy_results, tmp_path, capsys):
+    """The entry that was not used for longest makes room for the next."""
+    made = {depth: run(toy_results, f"adaptformer@{depth}:") for depth in (1, 2, 3)}
+    through(PrefixCache(tmp_path), *made[1])
+    size = next((tmp_path / "prefixes").iterdir()).stat().st_size + 2000
+    cache, used = PrefixCache(tmp_path, 2 * size / 1e9), []
+    for depth in (1, 2, 1, 3, 1, 2, 3):  # 3 pushes 2 out, then 2 pushes 3 out, then 3 pushes 1 out
+        assert torch.equal(through(cache, *made[depth]), predict(made[depth][2], made[depth][1]))
+        used.append(cache.used)
+        assert sum(path.stat().st_size for path in (tmp_path / "prefixes").iterdir()) <= 2 * size
+    assert used == [1, 0, 1, 0, 1, 0, 0] and "not used" not in capsys.readouterr().err
+
+
+def test_an_entry_that_is_evicted_while_it_is_read_is_read_to_its_end(toy_results, tmp_path):
+    spec, batches, classifier = run(toy_results, "adaptformer@2:")
+    cache, plain = PrefixCache(tmp_path), predict(classifier, batches)
+    through(cache, spec, batches, classifier)
+    reads = Entry.read
+
+    def read(entry):
+        for batch in reads(entry):
+            entry.path.unlink(missing_ok=True)
+            yield batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Entry, "read", read)
+        assert torch.equal(through(cache, spec, batches, classifier), plain) and cache.used == 2
+    assert torch.equal(through(cache, spec, batches, classifier), plain) and cache.used == 0
+
+
+def test_what_a_process_that_was_killed_while_writing_left_is_removed(toy_results, tmp_path):
+    made = run(toy_results, "adaptformer@2:")
+    other = run(toy_results, "adaptformer@3:")
+    if not (child := os.fork()):
+        Writer.finish = lambda writer: os.kill(os.getpid(), signal.SIGKILL)
+        through(PrefixCache(tmp_path), *made)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    (left,) = (tmp_path / "prefixes").iterdir()
+    assert left.name.startswith(".")
+    cache, plain = PrefixCache(tmp_path, 1.5 * left.stat().st_size / 1e9), predict(other[2], other[1])
+    assert torch.equal(through(cache, *other), plain) and cache.used == 0
+    assert torch.equal(through(cache, *other), plain) and cache.used == 3
+    assert not left.exists() and len(list((tmp_path / "prefixes").iterdir())) == 1
+
+
 def test_processes_that_make_one_at_once(toy_results, tmp_path):
     """Each has its own temporary file; the last one's stays, and all results are right."""
     made = run(toy_results, "adaptformer@2:")
@@ -213,7 +265,7 @@ def test_processes_that_make_one_at_once(toy_results, tmp_path):
 
 @pytest.mark.parametrize(("config", "option"), LIMITS)
 def test_a_configuration_s_limit_reaches_the_jobs(config, option):
-    jsonschema.validate(config.get("prefix_cache_gb", 0), schema("config")["properties"]["prefix_cache_gb"])
+    Configuration.model_validate({"title": "x", "backbone": "toy", "seeds": [0], "data": {"small": "toy"}, **config})
     assert job_options.evaluate_options(config) == job_options.train_options(config) == option
 
 

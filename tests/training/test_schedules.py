@@ -32,6 +32,11 @@ def test_the_default_has_the_bits_of_the_reference():
             assert {learning_rate(spec, epoch, step, STEPS) for step in range(STEPS)} == {expected}
 
 
+def test_learning_rate_is_a_cosine_per_epoch():
+    rates = [learning_rate(make("cosine", 10, lr=0.01), epoch) for epoch in range(10)]
+    assert rates[0] == 0.01 and rates[5] == pytest.approx(0.005) and rates[9] == pytest.approx(0.0002447, rel=1e-3)
+
+
 def test_formulas():
     total = EPOCHS * STEPS
     expected = {
@@ -109,7 +114,7 @@ def test_knobs_that_make_no_sense(options, words):
 
 
 def test_a_knob_of_another_schedule_names_those_that_have_it():
-    with pytest.raises(PelError, match="schedule.final=0.1 has no effect .* needs schedule=cosine or .*schedule=linear"):
+    with pytest.raises(PelError, match=r"schedule.final=0.1 has no effect .* needs schedule=cosine or .*schedule=linear"):
         make("constant", final=0.1)
 
 

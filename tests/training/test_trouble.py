@@ -17,12 +17,13 @@ from pel_core.common.errors import PelError
 from pel_core.data import loading
 from pel_core.data.batches import TrainBatches
 from pel_core.data.datasets import open_prepared
+from pel_core.hardware.cpu import EVAL_TOKENS
 from pel_core.hardware.process_group import ProcessGroup
 from pel_core.spec.run_spec import CHOICES, RunSpec
 from pel_core.training import checkpoints as checkpoint
 from pel_core.training.checkpoints import CheckpointManager, read_checkpoint
 from pel_core.training.classifier import build
-from pel_core.training.loop import TOKENS_AT_ONCE, State, predict, train
+from pel_core.training.loop import State, predict, train
 from pel_core.training.losses import LOSSES, Prior, decomposable
 from pel_core.training.run_inputs import load
 from pel_core.training.step import OutOfMemory, Step
@@ -74,12 +75,12 @@ def test_an_evaluation_with_too_little_memory_takes_fewer_crops_at_once(capsys):
 
 def test_a_cpu_takes_what_its_caches_hold(toy_results, monkeypatch):
     body = Narrow(1000)
-    body.tokens = TOKENS_AT_ONCE // 20
+    body.tokens = EVAL_TOKENS // 20
     predict(body, [(torch.rand(6, 5, 3, 4, 4), torch.zeros(6))])
     assert body.seen == [20, 10]
     spec = RunSpec.make("toy-ir20", "toy", "adaptformer", 0, epochs=1)
     whole, log = train_once(toy_results, spec)
-    monkeypatch.setattr("pel_core.training.step.MICRO_TOKENS", 10 * 5)  # a toy image has five tokens
+    monkeypatch.setattr("pel_core.hardware.cpu.TRAIN_TOKENS", 10 * 5)  # a toy image has five tokens
     parts, small = train_once(toy_results, spec)
     assert (log.micro_batch, small.micro_batch) == (spec.batch_size, 10)
     for name in whole:

@@ -88,7 +88,7 @@ def test_a_job_that_nobody_knows_has_failed_in_the_end(scheduler, tmp_path, monk
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     pbs = scheduler.SCHEDULERS["pbs"]
     assert scheduler.status(pbs, "7") == scheduler.status(pbs, "7") == "running"
-    monkeypatch.setattr(scheduler, "PATIENCE", -1)
+    monkeypatch.setattr(scheduler, "UNKNOWN_LIMIT", -1)
     assert scheduler.status(pbs, "7") == "failed"
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 LOGS = Path("results/logs/scheduler")
-PATIENCE = 600  # seconds
+UNKNOWN_LIMIT = 600  # seconds
 
 
 class Job(NamedTuple):
@@ -145,7 +145,7 @@ def submit(scheduler: Scheduler, script: str) -> str:
 
 
 def status(scheduler: Scheduler, number: str) -> str:
-    """running, success or failed. A job that nobody knows for ``PATIENCE`` seconds has failed: its retry finds what it saved."""
+    """running, success or failed. A job unknown for ``UNKNOWN_LIMIT`` seconds has failed: its retry finds what it saved."""
     unknown = LOGS / f"{number}.unknown"
     for command in scheduler.query:
         try:
@@ -158,7 +158,7 @@ def status(scheduler: Scheduler, number: str) -> str:
     LOGS.mkdir(parents=True, exist_ok=True)
     if not unknown.exists():
         unknown.touch()
-    if time.time() - unknown.stat().st_mtime < PATIENCE:
+    if time.time() - unknown.stat().st_mtime < UNKNOWN_LIMIT:
         return "running"
     unknown.unlink(missing_ok=True)
     return "failed"

@@ -12,6 +12,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pel_core.common.errors import PelError
+from pel_core.common.problems import Problems
+from pel_core.data.roots import expand_root
+from pel_core.ingest.content import Content
+from pel_core.ingest.options import Rooted
+from pel_core.ingest.sources.base import SAID, Source, register
 
 FOLDER, ARCHIVE = "cifar-100-python", "cifar-100-python.tar.gz"
 ARCHIVE_MD5 = "eb9058c3a382ffc7106e4002c42a8d85"
@@ -20,6 +25,9 @@ CIFAR_MD5 = {
     "train": "16019d7e3df5f24257cddd939b257f8d",
     "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
 }
+
+
+Reader = Callable[[str], dict[str, Any]]  # from meta, train or test to the record of that file
 
 
 class Absent(PelError):
@@ -60,7 +68,7 @@ def read_cifar(content: bytes, name: str, source: str | Path) -> dict[str, Any]:
     return _PlainUnpickler(io.BytesIO(content), encoding="latin1").load()
 
 
-def find_cifar(folder: str | Path) -> Callable[[str], dict[str, Any]]:
+def find_cifar(folder: str | Path) -> Reader:
     """Find CIFAR-100 as an unpacked folder, or as torchvision's archive in that folder or beside it, which is not unpacked.
 
     Returns:
@@ -120,3 +128,43 @@ def _from_archive(archive: Path, name: str) -> dict[str, Any]:
         if handle is None:
             raise PelError(f"{archive} holds no file {FOLDER}/{name}")
         return read_cifar(handle.read(), name, f"{archive}:{name}")
+
+
+@register
+class Cifar(Source):
+    """The archive of 60,000 images of 32 x 32 pixels, as torchvision knows it."""
+
+    kind = "cifar"
+    Options = Rooted
+
+    def read(self, out: Path, check_images: str = "sample", problems: Problems | None = None) -> Content:
+        """The balanced training images, and the test images."""
+        read = self._find(Path(expand_root(self.given_root)))
+        names = [str(name) for name in read("meta")["fine_label_names"]]
+        content = Content(names, {})
+        for split in ("train", "test"):
+            record = read(split)
+            images = np.asarray(record["data"], np.uint8).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+            content.add_images(split, images, np.array(record["fine_labels"]))
+        content.train_counts[""] = np.bincount(content.splits["train"]["labels"], minlength=len(names)).tolist()
+        return content
+
+    def _find(self, root: Path) -> Reader:
+        try:
+            return find_cifar(root)
+        except Absent as absent:
+            from pel_core.ingest.fetch import fetch_cifar
+
+            try:
+                fetch_cifar(root)
+            except PelError as error:
+                where = f"'roots: {{{self.base}: FOLDER}}' in the configuration names its folder, {SAID} the folder above"
+                by_hand = f"where there is a network, `python -m pel_core data fetch {self.base}` gets it"
+                raise PelError(f"data set '{self.base}': {absent}; {where}; {by_hand} ({error})") from None
+        return find_cifar(root)
+
+    def fetch(self, mirror: str = "") -> None:
+        """The archive, unpacked."""
+        from pel_core.ingest.fetch import fetch_cifar
+
+        fetch_cifar(Path(expand_root(self.given_root)), mirror)

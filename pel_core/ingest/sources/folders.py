@@ -7,70 +7,37 @@ and said. Torch-free: planning looks at folders too. Shapes: N images, C classes
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from pel_core.common.errors import PelError
-from pel_core.data.lists import ImageList
-
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
-)
-# How people call the folders (and a table's or Hugging Face's splits) of a divided data set.
-SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "val", "valid": "val",
-          "validation": "val", "dev": "val"}  # fmt: skip
+from pel_core.ingest.catalogue import SPLITS, SUFFIXES, Catalogue, Placed, check_path, class_order
+from pel_core.ingest.sources.base import register
+from pel_core.ingest.sources.users import UserEntry, UserSource, digest_lines
 
 
-@dataclass
-class Catalogue:
-    """Images as they are found: ``keys``, the classes as the data call them, in label order; ``splits`` "train", and "test" and
-    "val" where there are such; ``notes`` for the user, ``root`` the image folder."""
+class FoldersEntry(UserEntry):
+    """A user's folder of class folders."""
 
-    root: str
-    keys: list[str]
-    splits: dict[str, ImageList]
-    notes: list[str] = field(default_factory=list)
+    kind: Literal["folders"]
 
 
-@dataclass(frozen=True)
-class Placed(ImageList):
-    """Images that no list file names: of a folder, or of the ``lines`` (N,) of a table."""
+@register
+class Folders(UserSource):
+    """A folder for each class; images stay where they are."""
 
-    lines: np.ndarray | None = None
+    kind = "folders"
+    Entry = FoldersEntry
 
-    def where(self, position: int) -> str:
-        """``file:line`` of an entry, or the folder."""
-        return self.source if self.lines is None else f"{self.source}:{self.lines[position]}"
+    def images_print(self) -> dict[str, str]:
+        """Paths and sizes of the images."""
+        return {"tree": digest_lines(tree_lines(self.root))}
 
-    def take(self, positions: np.ndarray) -> "Placed":
-        """Some of the images, in the order of ``positions`` (n,)."""
-        paths = [self.paths[i] for i in positions.tolist()]
-        return Placed(self.source, paths, self.labels[positions], None if self.lines is None else self.lines[positions])
-
-
-def class_order(keys: Iterable[str]) -> list[str]:
-    """Classes in label order: by name, or by number where every one is a whole number."""
-    distinct = set(keys)
-    if all(key.isascii() and key.isdigit() and str(int(key)) == key for key in distinct):
-        return sorted(distinct, key=int)
-    return sorted(distinct)
-
-
-def check_path(path: str) -> None:
-    """Refuse a path that cannot be kept: prepared paths are UTF-8 text with a line for each.
-
-    Raises:
-        PelError: naming the path.
-    """
-    if "\n" in path or "\0" in path:
-        raise PelError(f"the name {path!r} holds a line break; rename it (names of classes and files must be one line)")
-    if path.isascii():
-        return
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        raise PelError(f"the name {path!r} is not UTF-8; rename it (convmv renames whole trees)") from None
+    def catalogue(self, new: Path) -> Catalogue:
+        """The images below each class folder."""
+        return read_folders(self.root)
 
 
 class Walk:

@@ -7,10 +7,10 @@ import pytest
 from own_trees import CLASSES, counts, draw, fill, make
 
 from pel_core.common.errors import PelError
-from pel_core.data.image_folders import Walk
-from pel_core.data.user_data import declared
-from pel_core.data.user_files import locate
+from pel_core.ingest.entries import declared
 from pel_core.ingest.prepare import prepare
+from pel_core.ingest.sources import open_source
+from pel_core.ingest.sources.folders import Walk
 
 
 @pytest.fixture
@@ -268,4 +268,4 @@ def test_something_else_than_the_kind_asks_for(tmp_path, kind, made, message):
         path.mkdir() if made.endswith("/") else path.touch()
     entry = declared({"datasets": {"mine": {"kind": kind, "root": str(path)}}})["mine"]
     with pytest.raises(PelError, match=message):
-        locate("mine", entry)
+        open_source("mine", entry).locate()

@@ -1,15 +1,14 @@
-"""USER_SOURCES: data sets of the user's own images -> what a prepared folder holds. Found, divided, sampled, named, checked.
+"""A user's own images as they are found -> what a prepared folder holds: divided, sampled, named, checked.
 
 Shapes: N images, C classes.
 """
 
 import re
-import shutil
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,65 +16,29 @@ from pel_core.common.errors import PelError
 from pel_core.common.problems import Problems
 from pel_core.common.yaml_files import load_yaml
 from pel_core.data import lists
-from pel_core.data.datasets import LongTailed
-from pel_core.data.image_folders import Catalogue, Placed, read_folders
 from pel_core.data.sampling import held_out, largest_fitting, profile_counts, profile_subset
-from pel_core.data.user_files import names_file, table_path
+from pel_core.ingest.catalogue import Catalogue, Placed
+from pel_core.ingest.content import Content
 from pel_core.ingest.data_check import decode_images
 from pel_core.ingest.duplicate_images import duplicate_notes
-from pel_core.ingest.image_tables import read_table
-from pel_core.ingest.saved_datasets import read_saved, replace_images
-from pel_core.ingest.sources import Content
+
+if TYPE_CHECKING:
+    from pel_core.ingest.sources.users import UserOptions, UserSource
 
 TEST_FRACTION = 0.2  # held out where a data set has neither a test nor a validation split, unless the entry says otherwise
 
 
-def _from_folders(entry: LongTailed, new: Path) -> Catalogue:
-    return read_folders(entry.root)
-
-
-def _from_csv(entry: LongTailed, new: Path) -> Catalogue:
-    return read_table(table_path(entry), entry.root, (entry.image_column, entry.label_column, entry.split_column))
-
-
-def _from_saved(entry: LongTailed, new: Path) -> Catalogue:
-    return read_saved(entry.root, new, entry.image_column, entry.label_column)
-
-
-USER_SOURCES: dict[str, Callable[[LongTailed, Path], Catalogue]] = {
-    "folders": _from_folders,
-    "csv": _from_csv,
-    "huggingface": _from_saved,
-}
-
-
-def user_content(base: str, entry: LongTailed, out: Path, check_images: str, problems: Problems | None = None) -> Content:
-    """What a located entry of the user's own comes to (``own_files.locate``).
-
-    Where images have to be taken out of tables, they are written beside the folder's own and put in place by ``finish``.
-    ``problems`` takes every file that cannot be used, by kind.
+def user_content(source: "UserSource", found: Catalogue, check_images: str, problems: Problems) -> Content:
+    """What the images of a located source come to.
 
     Raises:
         PelError: nothing to train or test on, a profile that the images do not allow, names that fit no class, or files that
-            cannot be used; the message names the data set.
+            cannot be used, all of which ``problems`` takes, by kind.
     """
-    new = out / ".images-new"
-    shutil.rmtree(new, ignore_errors=True)
-    try:
-        found = USER_SOURCES[entry.kind](entry, new)
-        content = _content(entry, found, check_images, Problems() if problems is None else problems)
-    except PelError as error:
-        shutil.rmtree(new, ignore_errors=True)
-        raise PelError(f"data set '{base}': {error}") from None
-    if entry.kind == "huggingface":
-        content.finish = lambda: replace_images(new, out)
-    return content
-
-
-def _content(entry: LongTailed, found: Catalogue, check_images: str, problems: Problems) -> Content:
     if len(found.keys) < 2:
         raise PelError(f"{found.root} has one class ({', '.join(found.keys)}); expected at least two")
-    names = class_names(entry, found)
+    entry = source.options
+    names = class_names(source, found)
     splits = divide(entry, found)
     content = Content(names, {})
     sizes = {split: lists.check_files(found.root, images, problems=problems) for split, images in splits.items()}
@@ -87,7 +50,7 @@ def _content(entry: LongTailed, found: Catalogue, check_images: str, problems: P
     train = splits["train"]
     pool = np.bincount(train.labels, minlength=len(names))
     content.train_counts[""] = pool.tolist()
-    for ratio, counts in drawn_counts(entry, found.keys, pool).items():
+    for ratio, counts in drawn_counts(entry, source.entry.ratios, found.keys, pool).items():
         chosen = train.take(profile_subset(train.labels, found.keys, counts, entry.sampling_seed))
         content.train_counts[f"{ratio:g}"] = counts.tolist()
         content.add_files(f"train-ir{ratio:g}", chosen, lists.check_files(found.root, chosen))
@@ -95,7 +58,7 @@ def _content(entry: LongTailed, found: Catalogue, check_images: str, problems: P
     return content
 
 
-def divide(entry: LongTailed, found: Catalogue) -> dict[str, Placed]:
+def divide(entry: "UserOptions", found: Catalogue) -> dict[str, Placed]:
     """The splits, held out from the training images where the data have none.
 
     A validation split of the data is the test split where there is no other and no ``test_fraction`` is asked for.
@@ -125,7 +88,7 @@ def divide(entry: LongTailed, found: Catalogue) -> dict[str, Placed]:
     return splits
 
 
-def drawn_counts(entry: LongTailed, keys: list[str], pool: np.ndarray) -> dict[float, np.ndarray]:
+def drawn_counts(entry: "UserOptions", ratios: Sequence[float], keys: list[str], pool: np.ndarray) -> dict[float, np.ndarray]:
     """Training images per class (C,) at each ratio of the entry's profile, from ``pool`` (C,), those there are.
 
     The profile goes down the classes by their number of training images; of equal ones the first in label order comes first. The
@@ -137,14 +100,12 @@ def drawn_counts(entry: LongTailed, keys: list[str], pool: np.ndarray) -> dict[f
     if not entry.profile:
         return {}
     rank = np.argsort(-pool, kind="stable")
-    fits = largest_fitting(entry.profile, pool[rank], min(entry.ratios))
+    fits = largest_fitting(entry.profile, pool[rank], min(ratios))
     largest = entry.largest or fits
     if largest > fits:
-        raise PelError(
-            f"largest is {largest}, but ratio {min(entry.ratios):g} allows at most {fits} (pool: {_ends(keys, pool, rank)})"
-        )
+        raise PelError(f"largest is {largest}, but ratio {min(ratios):g} allows at most {fits} (pool: {_ends(keys, pool, rank)})")
     made = {}
-    for ratio in entry.ratios:
+    for ratio in ratios:
         counts = np.empty_like(pool)
         try:
             counts[rank] = profile_counts(entry.profile, len(pool), largest, ratio)
@@ -158,13 +119,13 @@ def _ends(keys: list[str], pool: np.ndarray, rank: np.ndarray) -> str:
     return f"{pool[rank[0]]} images of '{keys[rank[0]]}' down to {pool[rank[-1]]} of '{keys[rank[-1]]}'"
 
 
-def class_names(entry: LongTailed, found: Catalogue) -> list[str]:
+def class_names(source: "UserSource", found: Catalogue) -> list[str]:
     """Names in label order: as ``class_names`` maps them, else the class's own with underscores as spaces.
 
     Raises:
         PelError: a key of the mapping that is no class.
     """
-    given = _mapping(entry)
+    given = _mapping(source)
     form = {unicodedata.normalize("NFC", key): key for key in found.keys}
     for key in given:
         if unicodedata.normalize("NFC", key) not in form:
@@ -187,10 +148,10 @@ def clean(name: str) -> str:
     return " ".join(unicodedata.normalize("NFC", name).split())
 
 
-def _mapping(entry: LongTailed) -> dict[str, str]:
-    if isinstance(entry.class_names, Mapping):
-        return {str(key): name for key, name in entry.class_names.items()}
-    path = names_file(entry)
+def _mapping(source: "UserSource") -> dict[str, str]:
+    if isinstance(source.options.class_names, Mapping):
+        return {str(key): name for key, name in source.options.class_names.items()}
+    path = source.names_file()
     if not path:
         return {}
     if re.search(r"\.(ya?ml|json)$", path, re.IGNORECASE):

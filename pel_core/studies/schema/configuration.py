@@ -1,0 +1,108 @@
+"""A configuration file: data sets, backbone, seeds, where things lie, and what jobs may take."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from pel_core.studies.schema.selections import Fields
+from pel_core.studies.schema.types import DataName, Declaration, Expected, Role, Seeds, Switch, Text, Texts
+
+
+class PlayedRole(Declaration):
+    """The data set of a role, with a title of its own."""
+
+    dataset: Text = Field(description="The data set, without -irN.")
+    title: Text = Field(default="", description="How titles call it, in place of the study's word.")
+
+
+class Naming(Declaration):
+    """How the classes of a data set are called."""
+
+    file: Text = Field(default="", description="A file of class names: text, line i for label i, or JSON, {name: other name}.")
+    clean: Text = Field(default="", description="Characters that become spaces in class names, such as _-.")
+    distinct: Switch = Field(default=False, description="Whether ImageNet's two pairs of equal names are told apart.")
+    by_folder: Switch = Field(default=False, description="Whether class i is called as the folder that its images lie in.")
+
+
+Count = Annotated[int, Field(ge=1), Expected("a whole number of 1 or more")]
+
+
+class Resources(Declaration):
+    """Threads, memory, time and GPUs of one training or evaluation."""
+
+    threads: Count = Field(default=1, description="CPU threads.")
+    mem_mb: Annotated[int, Field(ge=100), Expected("a whole number of 100 or more")] = Field(
+        default=4000, description="Memory in MB."
+    )
+    runtime: Annotated[int, Field(ge=1), Expected("a whole number of minutes, 1 or more")] = Field(
+        default=60, description="Whole minutes that a job may take."
+    )
+    gpus: Count = Field(default=1, description="GPUs of one training run: with more than one it trains data-parallel.")
+    gpu_share: Annotated[float, Field(gt=0, le=1), Expected("a number above 0 and at most 1")] = Field(
+        default=1.0, description="The part of a GPU's memory that one job needs: 0.25 lets four run on one GPU."
+    )
+
+
+Data = Annotated[
+    Annotated[Text, Tag("name")] | Annotated[PlayedRole, Tag("mapping")],
+    Discriminator(lambda entry: "mapping" if isinstance(entry, dict) else "name"),
+]
+DATA = "a mapping of role to data set (or {dataset, title}), at least one"
+
+
+class Configuration(Declaration):
+    """A configuration: which data sets and backbone play a study's roles, with which seeds and budget."""
+
+    title: Text = Field(description="The configuration's title.")
+    mark: Annotated[str, Field(min_length=1, max_length=12), Expected("a word of at most 12 letters")] = Field(
+        default="", description="A word printed on every table and figure."
+    )
+    notice: Text = Field(default="", description="What readers of every table and figure have to know.")
+    comparable: Switch = Field(
+        default=True, description="False where the numbers cannot be compared with the reported ones; `notice` says why."
+    )
+    size: Literal["full", "small"] = Field(
+        default="full", description="Which of a study's {full: ..., small: ...} values are meant."
+    )
+    each: Literal["all", "first"] = Field(default="all", description="How many of the data sets that a study's `each` names.")
+    backbone: Text = Field(description="The backbone of every run that names none.")
+    seeds: Seeds = Field(description="The seeds of every run.")
+    data: Annotated[dict[Role, Data], Field(min_length=1), Expected(DATA)] = Field(
+        description="The study's role: the data set that plays it, or {dataset, title}."
+    )
+    recipe: Fields = Field(
+        default_factory=Fields, description="Fields of RunSpec, and knobs, for every run; what a method's own recipe needs stays."
+    )
+    datasets: dict[DataName, dict[str, Any]] = Field(
+        default={}, description="Data sets of your own by name: kind, root and more (docs/own-data.md)."
+    )
+    weights: dict[str, Text] = Field(
+        default={}, description="A backbone: its weights, a local file or model folder, or hf-hub:owner/name."
+    )
+    cache_dir: Text = Field(default="", description="The folder where downloaded weights are kept.")
+    descriptions: dict[str, Text] = Field(
+        default={}, description="A data set (without -irN): a JSON file of sentences, {class name: [sentence, ...]}."
+    )
+    roots: dict[str, Text] = Field(default={}, description="A built-in data set: its image folder.")
+    lists: dict[str, Text] = Field(
+        default={}, description="A built-in data set: the folder of its list files, where that is not the image folder."
+    )
+    user_lists: Texts = Field(
+        default=[], description="Built-in data sets whose lists are your own, and are not compared with the published ones."
+    )
+    naming: dict[str, Naming] = Field(default={}, description="A data set: options for its class names.")
+    check_images: Literal["none", "sample", "all"] = Field(
+        default="sample", description="How many image files of each list are decoded when a data set is prepared."
+    )
+    results: Text = Field(default="results", description="The folder of the results.")
+    figures: Text = Field(default="figures", description="The folder of the figures.")
+    accept: Texts = Field(default=[], description="Runs whose results of an older version are accepted as they are.")
+    tensorboard: Switch = Field(default=True, description="Whether runs write TensorBoard events.")
+    wandb: Switch = Field(default=False, description="Whether runs report to Weights & Biases, which must be installed.")
+    logits: Literal["compact", "full"] = Field(
+        default="compact", description="How precisely the logits of evaluations are stored: compact, or full (fp32)."
+    )
+    prefix_cache_gb: Annotated[float, Field(ge=0), Expected("GB, a number of 0 or more")] = Field(
+        default=4.0, description="GB that evaluations may keep for each other under the results folder; 0: nothing."
+    )
+    resources: Resources = Field(default_factory=Resources, description="What a training or evaluation job may take.")

@@ -1,0 +1,130 @@
+"""A study file: its tables, figures of each kind, and claims."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from pel_core.studies.schema.selections import Points, Rows, Selection, Selections
+from pel_core.studies.schema.types import Declaration, Digits, Expected, Name, Role, Seeds, Switch, Text, no_repeats
+
+DATA_SETS = no_repeats("a list of data sets: one artefact each", Annotated[str, Expected("a text")], 1)
+Margin = Annotated[float, Field(gt=0), Expected("a number above 0, in the value's unit")]
+
+
+class Artefact(Declaration):
+    """What tables and figures of every kind have."""
+
+    title: Text = Field(description="The title; {role} in it is the role's title, {data} the data set of `each`.")
+    each: DATA_SETS = Field(default=[], description="Data sets of which one artefact each is made, called NAME-DATASET.")
+    where: Selection = Field(default_factory=Selection, description="What all cells share; rows and columns are laid over it.")
+    note: Text = Field(default="", description="A note below it.")
+
+
+class InfoColumn(Declaration):
+    """A leading column of a table's own."""
+
+    label: Text = Field(description="The column's heading.")
+    value: Text = Field(description="A path in metrics.json, such as parameters.learnable.")
+
+
+INFO = ("backbone", "parameters", "parameters_with_head", "epochs")
+Info = Annotated[
+    Annotated[Literal[INFO], Tag("word")] | Annotated[InfoColumn, Tag("column")],
+    Discriminator(lambda entry: "column" if isinstance(entry, dict) else "word"),
+]
+SEEDS = "Seeds of its own, in place of the configuration's."
+DIGITS = "How many digits after the decimal point."
+
+
+class Table(Artefact):
+    """A table: rows x columns of numbers over seeds."""
+
+    seeds: Seeds = Field(default=[], description=SEEDS)
+    rows: Rows = Field(description="The rows: selections with labels.")
+    columns: Rows = Field(description="The columns: selections with labels, laid over the rows.")
+    info: Annotated[list[Info], Expected(f"a list of {', '.join(INFO)} or {{label, value}}")] = Field(
+        default=[], description="Leading columns about the row itself, in place of the usual one."
+    )
+    digits: Digits = Field(default=1, description=DIGITS)
+    corner: Text = Field(default="", description="The heading of the column of row labels.")
+
+
+class Bars(Artefact):
+    """A figure of bars over seeds."""
+
+    kind: Literal["bars"] = Field(description="The kind of figure.")
+    seeds: Seeds = Field(default=[], description=SEEDS)
+    bars: Rows = Field(description="The bars: selections with labels.")
+    series: Rows = Field(default=[], description="Groups of bars side by side: selections laid over the bars.")
+    axis: Text = Field(default="", description="The title of the y axis.")
+    digits: Digits = Field(default=1, description=DIGITS)
+
+
+class Curve(Artefact):
+    """A figure of values over a number, with bands over seeds."""
+
+    kind: Literal["curve"] = Field(description="The kind of figure.")
+    seeds: Seeds = Field(default=[], description=SEEDS)
+    points: Points = Field(description="The points: selections with a place `at`, or a sweep of numbers.")
+    series: Rows = Field(default=[], description="The lines: selections laid over the points.")
+    x: Text = Field(description="The title of the x axis.")
+    log: Switch = Field(default=False, description="Whether the x axis is logarithmic.")
+    axis: Text = Field(default="", description="The title of the y axis.")
+
+
+class Map(Artefact):
+    """A figure of which sites of which block carry what."""
+
+    kind: Literal["map"] = Field(description="The kind of figure.")
+    methods: Rows = Field(description="The methods, one map each: selections with labels.")
+
+
+# A kind of figure is one class here.
+FIGURES: dict[str, type[Artefact]] = {"bars": Bars, "curve": Curve, "map": Map}
+Figure = Annotated[Bars | Curve | Map, Field(discriminator="kind")]
+
+
+class Contrast(Declaration):
+    """One contrast of a claim: `a` minus `b`, paired by seed, averaged over data sets."""
+
+    a: Selection = Field(description="What is expected to be higher, lower or equal.")
+    b: Selection = Field(description="What it is compared with.")
+    over: Selections = Field(description="Selections, usually data sets, over which the contrast is averaged.")
+    value: Text = Field(description="The metric, or path in metrics.json, that is compared.")
+    expect: Literal["higher", "lower", "equal"] = Field(description="On which side of zero the interval over seeds should lie.")
+    margin: Margin = Field(default=0.0, description="How far from zero counts as equal, or has to be passed; 0.5 for equal.")
+    minus: Annotated[
+        list[Selection], Field(min_length=1), Expected("the selections whose contrast is taken off, at least one")
+    ] = Field(default=[], description="Selections at which the same contrast is measured and taken off.")
+
+
+class Claim(Declaration):
+    """A conclusion, and the contrasts that test it."""
+
+    statement: Text = Field(description="The conclusion, in words.")
+    source: Text = Field(default="", description="Who says so, and where.")
+    seeds: Seeds = Field(default=[], description=SEEDS)
+    parts: Annotated[list[Contrast], Field(min_length=1), Expected("a list with at least one entry")] = Field(
+        description="The contrasts; the claim holds if all of them do."
+    )
+
+
+class Reported(Declaration):
+    """Published values that are shown beside the measured ones."""
+
+    file: Text = Field(description="A CSV file beside the study: artifact, dataset, method, column, value.")
+    methods: dict[str, Text] = Field(default={}, description="The study's name of a method: the file's name, where they differ.")
+
+
+class StudyFile(Declaration):
+    """A study: which tables, figures and claims there are. A configuration says on which data."""
+
+    title: Text = Field(description="The study's title.")
+    roles: Annotated[dict[Role, Text], Field(min_length=1), Expected("a mapping of role to title, at least one")] = Field(
+        description="The data sets' roles in the study: how titles call them. A configuration names the data sets."
+    )
+    reported: Reported = Field(default=None, description="Published values to put beside the measured ones.")
+    shared: Any = Field(default=None, description="Anything; a place for YAML anchors.")
+    tables: dict[Name, Table] = Field(default={}, description="The tables by name.")
+    figures: dict[Name, Figure] = Field(default={}, description="The figures by name.")
+    claims: dict[Name, Claim] = Field(default={}, description="The claims by name.")
