@@ -41,6 +41,16 @@ def data(arguments: Arguments) -> None:
     run(arguments)
 
 
+def options(arguments: Arguments) -> None:
+    """Print every entry and knob that a study may choose, those of plugins too; or write them into a document."""
+    from pel_core.cli.options_text import options_text, write_options
+
+    if arguments.write:
+        write_options(arguments.write)
+    else:
+        print(options_text(), end="")
+
+
 def train(arguments: Arguments) -> None:
     """Train a run."""
     _threads(arguments.threads)
@@ -131,6 +141,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--weights", help="the weights the backbone was made from, as there")
     sub.add_argument("--cache-dir", help="where downloads are kept")
     data_options(command(data))
+    command(options).add_argument("--write", type=Path, metavar="FILE", help="put them between the marks of this Markdown file")
     for function in (train, evaluate):
         sub = command(function, "run")
         sub.add_argument("--results", default="results", type=Path)

@@ -14,9 +14,10 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from pel_core.common.errors import PelError
-from pel_core.common.registry import PLUGIN_MODULES, Plugin, all_registries
+from pel_core.common.registry import PLUGIN_MODULES, Entry, Plugin, all_registries
 
 VARIABLE = "PEL_PLUGINS"
 GROUP = "pel_lab.plugins"
@@ -47,6 +48,11 @@ def use_plugins(files: Iterable[str] = ()) -> None:
 def loaded() -> dict[str, Plugin]:
     """The plugins of this process, by their names."""
     return {plugin.name: plugin for plugin in _loaded.values()}
+
+
+def used(entries: Iterable[Entry[Any]]) -> dict[str, str]:
+    """Name and SHA-256 of the plugins that define some of the entries."""
+    return {entry.plugin.name: entry.plugin.sha256 for entry in entries if entry.plugin}
 
 
 def load_file(path: str | Path) -> Plugin:

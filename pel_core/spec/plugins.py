@@ -6,7 +6,8 @@ from typing import Any
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
-from pel_core.common.plugins import loaded
+from pel_core.common.plugins import loaded, used
+from pel_core.data.datasets import DATASETS, split_name
 from pel_core.models.backbones import BACKBONES
 from pel_core.models.deltas import DELTAS
 from pel_core.models.methods import METHODS
@@ -19,7 +20,8 @@ def plugins_of(spec: RunSpec) -> dict[str, str]:
     """Name and SHA-256 of every plugin that a run uses; of most runs, none."""
     entries = [*spec.entries.values(), BACKBONES.entry(spec.backbone)]
     entries += [DELTAS.entry(attach.delta) for part in spec.parts for attach in METHODS[part.name].attach]
-    return {entry.plugin.name: entry.plugin.sha256 for entry in entries if entry.plugin}
+    base = split_name(spec.dataset)[0]  # a user's own is in no registry
+    return used([*entries, *([DATASETS.entry(base)] if base in DATASETS else [])])
 
 
 def with_plugins(spec: RunSpec) -> dict[str, Any]:

@@ -5,12 +5,19 @@ Named with ``--plugins tests/plugins/everything.py`` or ``snakemake --config plu
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+from pydantic import BaseModel
 
 from pel_core.common.lazy import F, Module, nn, torch
 from pel_core.common.registry import Knob, above, at_least, between
+from pel_core.common.seeds import generator
 from pel_core.data.augmentations import AUGMENTATIONS, Augmentation
+from pel_core.data.datasets import DATASETS, LongTailed
 from pel_core.data.ensembling import TTE, Ensemble
+from pel_core.ingest.content import Content
+from pel_core.ingest.sources import Source, register
 from pel_core.models.backbones import BACKBONES, Backbone
 from pel_core.models.deltas import DELTAS, SiteContext
 from pel_core.models.heads import HEADS
@@ -122,3 +129,41 @@ TTE.register("my-mirror", Ensemble(2, lambda resolution, expand: resolution, mir
 
 # backbone: where weights come from (here: random ones)
 BACKBONES.register("my-toy", Backbone("My toy", "random", "toy", 3, 32, 8, 16, quick_gelu=True), about="three random blocks")
+
+
+# source: a kind of data; what its data sets tell it, and how it reads them
+class StripesOptions(BaseModel):
+    """``classes``: how many there are; ``each``: training images of each."""
+
+    classes: int
+    each: int
+
+
+@register
+class Stripes(Source):
+    """Noisy stripes of 20 x 20 pixels, as many as the class's number; 10 test images of each class."""
+
+    kind = "my-stripes"
+    Options = StripesOptions
+
+    def read(self, out: Path, check_images: str = "sample", problems=None) -> Content:
+        """The stripes, balanced; ratios are drawn from them."""
+        names = [f"{number} stripes" for number in range(1, self.options.classes + 1)]
+        content = Content(names, {"": [self.options.each] * self.options.classes})
+        for split, each in (("train", self.options.each), ("test", 10)):
+            labels = np.repeat(np.arange(self.options.classes), each)
+            noise = generator(0, self.base, split).integers(0, 100, (len(labels), 20, 20, 3))
+            bright = np.arange(20)[None] * (labels[:, None] + 1) // 10 % 2  # of each column
+            content.add_images(split, noise + 150 * bright[:, None, :, None], labels)
+        return content
+
+
+# data set: of a kind of source, with what it has to be told, and its own recipe
+DATASETS.register(
+    "my-images",
+    LongTailed(
+        kind="my-stripes", options={"classes": 6, "each": 60}, held_as="pixels", synthetic=True, native_resolution=20,
+        ratios="any", pool=(6, 60), groups_from=20, recipe={"epochs": 2, "batch_size": 32, "precision": "fp32"},
+    ),
+    about="one to six stripes",
+)  # fmt: skip

@@ -20,7 +20,9 @@ def snakemake(folder, *words, plugins=PLUGIN):
     profile = ROOT / "workflow" / "profiles" / "default"
     base = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--workflow-profile", str(profile), "--cores", "2"]
     given = ["--config", "study=study.yaml", "config=config.yaml", *([f"plugins={plugins}"] if plugins else [])]
-    done = subprocess.run([*base, "--resources", "gpu=2", *words, *given], cwd=folder, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [*base, "--resources", "gpu=2", *words, *given], cwd=folder, capture_output=True, text=True, timeout=600
+    )
     return done.returncode, done.stdout + done.stderr
 
 
