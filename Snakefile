@@ -20,7 +20,8 @@ from pel_core.fork_server import client as fork_server
 from pel_core.studies.config import submittable
 from pel_core.common.errors import PelError
 from pel_core.studies.failures import failures
-from pel_core.spec.results import OUTPUTS
+from pel_core.spec.results import OUTPUTS, metrics_file, slug_of
+from pel_core.studies.migrate import migrate
 from pel_core.studies.study import load_settings
 
 try:
@@ -32,10 +33,21 @@ except PelError as error:
 STARTED = time.time()
 PYTHON, RESULTS, FIGURES = sys.executable, STUDY.results, STUDY.figures
 
+if workflow.is_main_process:
+    for line in migrate(RESULTS):
+        print(line, file=sys.stderr)
+    STUDY.check_scores()
+
+
+def uncompared(value):
+    """A param that changes no number: a function of the first wildcard. Snakemake compares params between calls, and runs a job
+    again where one changes, but not those of functions that ask for `threads`."""
+    return lambda wc, threads: value(wc[0])
+
 
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
-include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/predict.smk"
 include: "workflow/rules/report.smk"
 
 

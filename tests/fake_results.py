@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from pel_core.common.files import read_json, write_bytes, write_json
+from pel_core.common.versions import versions
 from pel_core.data.datasets import split_name
-from pel_core.spec.results import METRICS, OUTPUTS
-from pel_core.spec.run_spec import ENGINE, RunSpec
+from pel_core.spec.results import METRICS, OUTPUTS, metrics_file, result_files, run_folder, scoring, slug_of
+from pel_core.spec.run_spec import RunSpec
 
 CLASSES = {"cifar100": 100, "imagenet-lt": 1000, "places-lt": 365, "inat2018": 8142}
 LEVEL = {"cifar100": 80.0, "imagenet-lt": 77.0, "places-lt": 52.0, "inat2018": 79.0}
@@ -69,7 +70,8 @@ def fake_record(spec: RunSpec) -> dict[str, Any]:
     learnable, head = fake_parameters(spec, classes), classes * spec.vit.width if spec.trains else 0
     return {
         "slug": spec.slug,
-        "engine": ENGINE,
+        "versions": versions("prepare", *(["train"] if spec.trains else []), "predict", "score"),
+        "scored": scoring(),
         "spec": spec.to_json(),
         "data": {"name": spec.dataset, "classes": classes, "train_images": 1000, "test_images": 800, "sha256": "0" * 64},
         "backbone": {"name": spec.backbone, "arch": spec.vit.arch, "sha256": "0" * 64, "layers": spec.vit.layers},
@@ -90,7 +92,7 @@ def fake_record(spec: RunSpec) -> dict[str, Any]:
 def write_results(results: str | Path, specs: dict[str, RunSpec]) -> None:
     """A made-up sweep: one metrics.json per run."""
     for slug, spec in specs.items():
-        write_json(Path(results) / "runs" / slug / "metrics.json", fake_record(spec))
+        write_json(metrics_file(results, slug), fake_record(spec))
 
 
 def main(words: list[str]) -> None:
@@ -99,6 +101,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("words", nargs="+")
     parser.add_argument("--accept", action="store_true")
     options = "check-images out config weights backbone-dir data-dir prompt descriptions results study figures seeds"
+    options += " stamp threads"
     for option in options.split():
         parser.add_argument(f"--{option}")
     asked = parser.parse_args(words)
@@ -111,15 +114,19 @@ def main(words: list[str]) -> None:
     elif command == "text":
         write_bytes(asked.out, b"")
     elif command in ("train", "evaluate"):
-        spec, folder = RunSpec.parse(rest[0]), f"{asked.results}/runs/{rest[0]}"
+        spec, folder = RunSpec.parse(rest[0]), run_folder(asked.results, rest[0])
         if command == "train":
             write_bytes(f"{folder}/delta.safetensors", b"x")
-            write_json(f"{folder}/train.json", {"slug": spec.slug, "engine": ENGINE})
+            write_json(f"{folder}/train.json", {"slug": spec.slug, "versions": versions("prepare", "train")})
         else:
-            assert not spec.trains or read_json(f"{asked.results}/runs/{spec.train.slug}/train.json")
+            assert not spec.trains or read_json(run_folder(asked.results, spec.train.slug) / "train.json")
             write_json(f"{folder}/metrics.json", fake_record(spec))
             for file in ("logits.safetensors", *OUTPUTS):
                 write_bytes(f"{folder}/{file}", b"")
+    elif command == "score":
+        for path in result_files(asked.results):
+            write_json(path, fake_record(RunSpec.parse(slug_of(path.parent))))
+        write_json(asked.stamp, {})
     elif command == "figure":
         for suffix in ("pdf", "svg", "png"):
             write_bytes(f"{asked.figures}/{rest[0]}.{suffix}", b"x")

@@ -13,6 +13,7 @@ from pel_core.bench.machine import Bench, glance
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, write_text
 from pel_core.hardware.cores import usable_cpus
+from pel_core.spec.results import result_files
 
 ROOT = Path(__file__).resolve().parents[2]
 # Python imports a module of this name at every start: each process of the study leaves a line when it ends.
@@ -109,11 +110,11 @@ def split(folder: Path, wall: float, cores: int) -> tuple[list[dict[str, Any]], 
             spent["start-up"] += line["cpu"]
         elif "pel_core" in line["argv"][0]:
             spent[PHASES.get(line["argv"][1], "drawing")] += line["end"] - line["start"]
-    runs = folder / "results" / "runs"
-    loops = {"training": runs.glob("*/train.json"), "evaluation": runs.glob("*/metrics.json")}
+    evaluated = result_files(folder / "results")
+    loops = {"training": result_files(folder / "results", "train.json"), "evaluation": evaluated}
     for phase, paths in loops.items():
         spent[phase] = sum(read_json(path)[phase]["seconds"] for path in paths)
         spent["start-up"] -= spent[phase]
     spent["idle"] = max(0.0, wall * cores - sum(spent.values()))
     rows = [{"phase": name, "core_seconds": value, "share": value / (wall * cores)} for name, value in spent.items()]
-    return rows, len(list(runs.glob("*/metrics.json")))
+    return rows, len(evaluated)

@@ -73,14 +73,31 @@ def train(arguments: Arguments) -> None:
 
 
 def evaluate(arguments: Arguments) -> None:
-    """Evaluate a trained run."""
+    """Evaluate a trained run: predict, then score."""
     _threads(arguments.threads)
     from pel_core.evaluation.evaluate import evaluate_run
     from pel_core.hardware.devices import claim, tune_process
 
     device = claim(arguments.device, arguments.gpu_share)[0]
     tune_process(device)
-    evaluate_run(arguments.run, arguments.results, device, arguments.accept, _loggers(arguments), _cache(arguments))
+    options = arguments.accept, _loggers(arguments), _cache(arguments), arguments.logits
+    evaluate_run(arguments.run, arguments.results, device, *options)
+
+
+def score(arguments: Arguments) -> None:
+    """Compute metrics and tables of runs from their stored predictions, without a network: where they are out of date."""
+    from pel_core.evaluation.score import score_runs
+
+    runs = [run for word in arguments.run for run in (listed(word[1:]) if word.startswith("@") else [word])]
+    found = score_runs(arguments.results, runs, arguments.accept, arguments.threads, arguments.stamp)
+    print(f"{len(found.done)} runs scored{f', {len(found.failed)} could not be' if found.failed else ''}")
+    if runs and found.failed:
+        raise PelError(f"{len(found.failed)} of {len(runs)} runs could not be scored (each is named above)")
+
+
+def listed(file: str) -> list[str]:
+    """The lines of a text file that are not empty."""
+    return [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def predict(arguments: Arguments) -> None:
@@ -156,7 +173,19 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--gpus", type=int, default=1, help="train data-parallel on so many GPUs (1)")
             told = "seconds between two checkpoints within an epoch (300; 0: none)"
             sub.add_argument("--checkpoint-seconds", type=float, default=300.0, metavar="SECONDS", help=told)
-    sub.add_argument("--accept", action="store_true", help="take a checkpoint of another engine, and its number into the result")
+    sub.add_argument("--accept", action="store_true", help="take a checkpoint of another version, and its number into the result")
+    sub.add_argument(
+        "--logits",
+        default="compact",
+        choices=("compact", "full"),
+        help="how logits are stored: fp16 and what scores need exactly (compact), or fp32",
+    )
+    sub = command(score)
+    sub.add_argument("run", nargs="*", metavar="RUN", help="runs by name, or @FILE with one a line (all that are out of date)")
+    sub.add_argument("--results", default="results", type=Path)
+    sub.add_argument("--accept", action="append", default=[], metavar="RUN", help="a run whose result of another version stays")
+    sub.add_argument("--threads", type=int, default=1, help="runs that are scored at once (1)")
+    sub.add_argument("--stamp", type=Path, help="a file to write at the end (snakemake's)")
     sub = command(predict)
     sub.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, 'patterns', or @FILE with a path a line")
     sub.add_argument("--run", required=True, help="a run by name, or its folder")

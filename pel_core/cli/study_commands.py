@@ -1,6 +1,7 @@
 """Commands that draw: table, figure, compare, claims; and that tell: plan, status, show. ``cli.py`` takes COMMANDS from here."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,16 @@ def open_study(arguments: Arguments) -> "Study":
 
     chosen = {name: getattr(arguments, name) for name in ("seeds", "backbone", "results", "figures")}
     return load(arguments.study, arguments.config, **chosen)
+
+
+def open_results(arguments: Arguments) -> "Study":
+    """As `open_study`, with results of an earlier version moved to where they lie now, which is said."""
+    from pel_core.studies.migrate import migrate
+
+    study = open_study(arguments)
+    for line in migrate(study.results):
+        print(line, file=sys.stderr)
+    return study
 
 
 def table(arguments: Arguments) -> None:
@@ -96,7 +107,7 @@ def plan(arguments: Arguments) -> None:
     """Say what is missing and what it will cost."""
     from pel_core.studies.plan import plan as words
 
-    print(words(open_study(arguments)))
+    print(words(open_results(arguments)))
 
 
 def measure_throughput(arguments: Arguments) -> None:
@@ -116,7 +127,7 @@ def status(arguments: Arguments) -> None:
     """Say what is done, running, failed and missing, and how long the rest will take."""
     from pel_core.studies.status import status as words
 
-    print(words(open_study(arguments), arguments.all))
+    print(words(open_results(arguments), arguments.all))
 
 
 def slots(arguments: Arguments) -> None:
@@ -131,7 +142,7 @@ def slots(arguments: Arguments) -> None:
 
 def show(arguments: Arguments) -> None:
     """Print the finished tables and say where everything is."""
-    print(show_text(open_study(arguments)))
+    print(show_text(open_results(arguments)))
 
 
 def schema(arguments: Arguments) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import write_text
-from pel_core.common.versions import ENGINE
+from pel_core.common.versions import PREPARE
 
 LARGE = 64 * 2**20  # bytes above which a fingerprint is kept
 SETTLED = 5.0  # seconds since a file's last change from which on its times tell it from the next one
@@ -79,6 +79,7 @@ def departing_fields(entry: Any) -> dict[str, Any]:
     return {name: value for name, value in asdict(entry).items() if plain[name] is MISSING or value != plain[name]}
 
 
-def later_engine() -> dict[str, int]:
-    """Nothing for the first engine, as for any value at its default."""
-    return {"engine": ENGINE} if ENGINE > 1 else {}
+def later_preparation() -> dict[str, int]:
+    """Nothing for the first version of PREPARE, as for any value at its default, so that what was prepared before stays. It is
+    spelled ``engine`` in texts that Snakemake compares, as before each stage had a number of its own."""
+    return {"engine": PREPARE} if PREPARE > 1 else {}

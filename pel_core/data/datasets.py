@@ -18,7 +18,7 @@ import numpy as np
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import read_json
 from pel_core.common.registry import Registry
-from pel_core.common.versions import check_engine
+from pel_core.common.versions import check_versions
 from pel_core.data.image_cache import CachedImages
 from pel_core.data.lists import ImageList, check_files, digest
 from pel_core.data.roots import read_root
@@ -249,7 +249,7 @@ def read_about(folder: Path, base: str) -> dict[str, Any]:
     again = f"; delete {folder} and prepare '{base}' again"
     if not isinstance(about, Mapping) or about.get("format") != FORMAT:
         raise PelError(f"{folder / 'data.json'} is not of data format {FORMAT}{again}")
-    check_engine(folder / "data.json", about)
+    check_versions(folder / "data.json", about)
     if about["name"] != base:
         raise PelError(f"{folder} holds data set '{about['name']}', not '{base}'{again}")
     for file, size in about["files"].items():

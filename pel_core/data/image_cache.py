@@ -13,7 +13,7 @@ import numpy as np
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, sha256
-from pel_core.common.versions import check_engine
+from pel_core.common.versions import check_versions
 
 FORMAT = 1
 
@@ -75,8 +75,8 @@ def open_cache(folder: str | Path, split: str, digest: str) -> CachedImages:
     path = folder / "cache.json"
     if not path.is_file():
         raise PelError(f"the images of '{base}' are not decoded at {size} pixels ({path} does not exist): {again}")
-    about = read_json(path, ("format", "engine", "digests", "bytes", "index_sha256"))
-    check_engine(path, about, again)
+    about = read_json(path, ("format", "digests", "bytes", "index_sha256"))
+    check_versions(path, about, again)
     if about["format"] != FORMAT or about["digests"].get(split) != digest:
         raise PelError(f"{folder} was decoded from other images than '{base}' has now, or in another format: {again}")
     file, index = folder / "images.bin", folder / "index.npz"

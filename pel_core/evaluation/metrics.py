@@ -1,4 +1,4 @@
-"""Every number of a result, from logits and labels alone. Shapes: N images, C classes; percentages are 0..100."""
+"""Every number of a result, from stored predictions alone. Shapes: N images, C classes; percentages are 0..100. Torch-free."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,19 +7,34 @@ import numpy as np
 
 from pel_core.common.errors import PelError
 from pel_core.data.sampling import GROUPS
+from pel_core.evaluation.predictions import Predictions, require_finite
 
 CALIBRATION_BINS = 15
 HMEAN_FLOOR = 1e-3  # percent
-ROWS = 4096  # of logits turned into probabilities at a time: 8,142 classes in double precision would fill memory
 
 
 def score(logits: np.ndarray, labels: np.ndarray, groups: Sequence[str]) -> dict[str, Any]:
-    """Score predictions. A tie goes to the lowest class index.
+    """Score logits: `score_predictions` of what they say. A tie goes to the lowest class index.
 
     Args:
         logits: (N, C) of any floating type; a test-time ensemble's are the mean over its crops.
         labels: int (N,) in 0..C-1.
         groups: "head", "med" or "tail" of each class.
+
+    Raises:
+        PelError: as `score_predictions`, or a logit that is NaN or infinite, or the shapes do not fit.
+    """
+    logits, labels = np.asarray(logits), np.asarray(labels)
+    if logits.ndim != 2 or logits.shape != (len(labels), len(groups)) or labels.ndim != 1:
+        shapes = f"logits {logits.shape}, labels {labels.shape} and {len(groups)} classes"
+        raise PelError(f"{shapes} do not fit; expected (N, C), (N,) and C")
+    _check(labels, groups)
+    require_finite(logits)
+    return score_predictions(Predictions.of(logits, labels), groups)
+
+
+def score_predictions(predictions: Predictions, groups: Sequence[str]) -> dict[str, Any]:
+    """Score what a network said of N images of classes whose groups ("head", "med", "tail") are given.
 
     Returns:
         ``overall`` accuracy and ``error_rate``; ``head``, ``med``, ``tail`` and ``mean_class``, means of per-class
@@ -30,14 +45,13 @@ def score(logits: np.ndarray, labels: np.ndarray, groups: Sequence[str]) -> dict
         ``null_reasons``: why a value is None. No value is ever NaN.
 
     Raises:
-        PelError: no images, shapes or labels that do not fit, or a logit that is NaN or infinite.
+        PelError: no images, labels that are no classes, or unknown groups.
 
     Source: FIDELITY.md section 8. Unlike the reference, the geometric mean is taken in logarithms (its running product
     underflows with 8,142 classes), and a class absent from the test set shifts nothing.
     """
-    logits, labels = np.asarray(logits), np.asarray(labels)
-    _check(logits, labels, groups)
-    predicted = logits.argmax(axis=1)
+    labels, predicted = predictions.labels, predictions.predicted
+    _check(labels, groups)
     classes = len(groups)
     images = np.bincount(labels, minlength=classes)
     hits = np.bincount(labels[predicted == labels], minlength=classes)
@@ -54,7 +68,7 @@ def score(logits: np.ndarray, labels: np.ndarray, groups: Sequence[str]) -> dict
         absent = np.flatnonzero(~present).tolist()
         more = ", ..." if len(absent) > 10 else ""
         reasons["per_class"] = f"{len(absent)} classes have no test image: {', '.join(map(str, absent[:10]))}{more}"
-    ece, nll = _calibration(logits, labels, predicted)
+    ece, nll = _calibration(predictions)
     return {
         **result,
         "mean_class": float(seen.mean()),
@@ -70,10 +84,7 @@ def score(logits: np.ndarray, labels: np.ndarray, groups: Sequence[str]) -> dict
     }
 
 
-def _check(logits: np.ndarray, labels: np.ndarray, groups: Sequence[str]) -> None:
-    if logits.ndim != 2 or logits.shape != (len(labels), len(groups)) or labels.ndim != 1:
-        shapes = f"logits {logits.shape}, labels {labels.shape} and {len(groups)} classes"
-        raise PelError(f"{shapes} do not fit; expected (N, C), (N,) and C")
+def _check(labels: np.ndarray, groups: Sequence[str]) -> None:
     if not len(labels):
         raise PelError("there are no test images to score")
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= len(groups):
@@ -81,12 +92,6 @@ def _check(logits: np.ndarray, labels: np.ndarray, groups: Sequence[str]) -> Non
         raise PelError(f"labels must be whole numbers from 0 to {len(groups) - 1}, {found}")
     if wrong := set(groups).difference(GROUPS):
         raise PelError(f"unknown class groups {sorted(wrong)}; known: {', '.join(GROUPS)}")
-    finite = np.isfinite(logits).all(axis=1)
-    if not finite.all():
-        raise PelError(
-            f"{int((~finite).sum())} of {len(labels)} images have NaN or infinite logits, image {int(finite.argmin())} first: "
-            "the model diverged or overflowed; lower the learning rate or use precision=fp32"
-        )
 
 
 def _group_mean(accuracy: np.ndarray, members: np.ndarray, group: str) -> tuple[float | None, str]:
@@ -101,16 +106,11 @@ def _group_mean(accuracy: np.ndarray, members: np.ndarray, group: str) -> tuple[
     return float(values.mean()), ""
 
 
-def _calibration(logits: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
+def _calibration(predictions: Predictions) -> tuple[float, float]:
     """Expected calibration error (percent; bins are open below, closed above) and mean negative log-likelihood (nats)."""
-    confidence, nll = np.empty(len(labels)), np.empty(len(labels))
-    for start in range(0, len(labels), ROWS):
-        rows = slice(start, start + ROWS)
-        part = logits[rows].astype(np.float64)
-        part -= part.max(axis=1, keepdims=True)
-        log_total = np.log(np.exp(part).sum(axis=1))
-        confidence[rows] = np.exp(-log_total)  # of the most probable class, whose shifted logit is 0
-        nll[rows] = log_total - part[np.arange(len(part)), labels[rows]]
+    log_totals = np.log(predictions.totals)
+    confidence = np.exp(-log_totals)  # of the most probable class, whose logit less the largest is 0
+    nll = log_totals - (predictions.label_logits - predictions.top_logits[:, 0])
     bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
-    gap = np.bincount(bins, confidence - (predicted == labels), minlength=CALIBRATION_BINS)
-    return float(100.0 * np.abs(gap).sum() / len(labels)), float(nll.mean())
+    gap = np.bincount(bins, confidence - (predictions.predicted == predictions.labels), minlength=CALIBRATION_BINS)
+    return float(100.0 * np.abs(gap).sum() / len(predictions.labels)), float(nll.mean())

@@ -21,14 +21,16 @@ from torch import Tensor
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, require_writable, sha256
 from pel_core.common.tensors import read_tensors
-from pel_core.common.versions import check_engine
+from pel_core.common.versions import check_versions
 from pel_core.data.datasets import split_name
 from pel_core.data.loading import EvalReader, RandomCrops, loader
 from pel_core.data.resample import normalise
-from pel_core.evaluation.outputs import TOP, printable, top_classes, write_csv, write_parquet
+from pel_core.evaluation.outputs import printable, top_classes, write_csv, write_parquet
+from pel_core.evaluation.predictions import TOP
 from pel_core.hardware.devices import loader_workers, pick_device
 from pel_core.ingest.catalogue import SUFFIXES
 from pel_core.models.weights import load_vit
+from pel_core.spec.results import run_folder, slug_of
 from pel_core.spec.run_spec import RunSpec, differences
 from pel_core.training.classifier import Classifier, build
 from pel_core.training.loop import predict
@@ -144,7 +146,7 @@ def open_run(run: str, results: Path, device: torch.device) -> tuple[RunSpec, Cl
         raise PelError(f"{folder} holds no delta.safetensors: train the run first, or name the folder of one that is trained"
                        f"{_others(folder)}")  # fmt: skip
     state, about = read_tensors(folder / "delta.safetensors")
-    check_engine(folder / "delta.safetensors", about, "train it again, or use the version that made it")
+    check_versions(folder / "delta.safetensors", about, "train it again, or use the version that made it")
     spec = spec or RunSpec.parse(about.get("slug", folder.name))
     stored = _stored(folder, about, spec, results)
     if about.get("slug", spec.train.slug) != spec.train.slug or (changed := differences(stored["spec"], spec.train)):
@@ -160,13 +162,16 @@ def _place(run: str, results: Path) -> tuple[Path, RunSpec | None]:
     given = Path(run)
     if (given / "delta.safetensors").is_file():
         return given, None
+    if not given.is_dir():
+        spec = RunSpec.parse(run)
+        return run_folder(results, spec.train.slug), spec
+    folder = Path(os.path.abspath(given))
     try:
-        spec = RunSpec.parse(given.name if given.is_dir() else run)
-    except PelError:
-        if given.is_dir():  # a copy under a name of its own
-            return given, None
-        raise
-    return (given.parent if given.is_dir() else results / "runs") / spec.train.slug, spec
+        spec = RunSpec.parse(slug := slug_of(folder))
+    except PelError:  # a copy under a name of its own
+        return given, None
+    inside = slug != folder.name  # an evaluation, in the folder of its training
+    return (folder.parent if inside else folder.parent / spec.train.slug), spec
 
 
 def _others(folder: Path) -> str:
@@ -196,7 +201,7 @@ def _stored(folder: Path, about: Mapping[str, str], spec: RunSpec, results: Path
 def _zero_shot(spec: RunSpec, results: Path, device: torch.device) -> tuple[RunSpec, Classifier, list[str]]:
     path = results / "text" / spec.backbone / f"{split_name(spec.dataset)[0]}.{spec.prompt}.safetensors"
     features, about = read_tensors(path)
-    check_engine(path, about)
+    check_versions(path, about)
     names = json.loads(about["class_names"])
     return spec, _classifier(spec, results, about["backbone_sha256"], len(names), features).to(device), names
 

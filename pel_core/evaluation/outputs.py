@@ -1,4 +1,4 @@
-"""What an evaluation leaves for others to build on, beside its numbers: every prediction, the confusions, the classes.
+"""What scoring leaves for others to build on, beside its numbers: every prediction, the confusions, the classes.
 
 ``predictions.parquet``, ``confusion.csv`` and ``classes.csv``, described in docs/outputs.md. pyarrow is imported only while the
 first is written. Shapes: N images, C classes, k of the most probable classes.
@@ -16,63 +16,30 @@ import numpy as np
 from pel_core.common.files import replace_file
 from pel_core.data.datasets import Prepared, Split, split_name
 from pel_core.data.roots import read_root
-from pel_core.evaluation.metrics import ROWS
+from pel_core.evaluation.predictions import TOP, Predictions
 from pel_core.spec.results import OUTPUTS
 from pel_core.spec.run_spec import RunSpec
 
 PREDICTIONS, CONFUSION, CLASSES = OUTPUTS
-TOP = 5
 
 
 def top_classes(logits: np.ndarray, k: int = TOP) -> tuple[np.ndarray, np.ndarray]:
-    """The most probable classes of each image and their probabilities.
-
-    Args:
-        logits: (N, C) of any floating type.
-        k: how many; C where that is less.
-
-    Returns:
-        classes int32 (N, k) in falling order, the lowest index first where two tie, as everywhere; probabilities float32 (N, k),
-        the softmax in double precision.
-    """
-    k = min(k, logits.shape[1])
-    classes, values = np.empty((len(logits), k), np.int32), np.empty((len(logits), k), np.float32)
-    for start in range(0, len(logits), ROWS):
-        part = logits[start : start + ROWS].astype(np.float64)
-        rows = np.arange(len(part))
-        part -= part.max(axis=1, keepdims=True)
-        total = np.exp(part).sum(axis=1)
-        for place in range(k):  # a few passes; a stable sort of 8,142 columns would take twenty times as long
-            best = part.argmax(axis=1)
-            classes[start : start + ROWS, place] = best
-            values[start : start + ROWS, place] = np.exp(part[rows, best]) / total
-            part[rows, best] = -np.inf
-    return classes, values
+    """The k (or C) most probable classes int32 (N, k) of logits (N, C), and their probabilities float32 (N, k)."""
+    said = Predictions.of(logits, np.zeros(len(logits), np.int64), k)
+    return said.top_classes, said.top_probabilities
 
 
-def probability_of(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The probability float32 (N,) that logits (N, C) give the labels (N,)."""
-    values = np.empty(len(labels), np.float32)
-    for start in range(0, len(labels), ROWS):
-        part = logits[start : start + ROWS].astype(np.float64)
-        part -= part.max(axis=1, keepdims=True)
-        own = part[np.arange(len(part)), labels[start : start + ROWS]]
-        values[start : start + ROWS] = np.exp(own) / np.exp(part).sum(axis=1)
-    return values
-
-
-def write_outputs(folder: Path, spec: RunSpec, data: Prepared, results: Path, logits: np.ndarray) -> None:
+def write_outputs(folder: Path, spec: RunSpec, data: Prepared, results: Path, predictions: Predictions) -> None:
     """Write the three files of a run into its folder, each atomically.
 
     Args:
         folder: the run's.
         data: the prepared data set.
         results: the results folder, which knows where the data set's image files are.
-        logits: (N, C) of the split that the run is evaluated on.
+        predictions: of the split that the run is evaluated on.
     """
     split, names = data.split(spec.split), data.class_names
-    labels = np.asarray(split.labels)
-    classes, probabilities = top_classes(logits)
+    labels, classes, probabilities = predictions.labels, predictions.top_classes, predictions.top_probabilities
     table = {
         "index": np.arange(len(labels), dtype=np.int32),
         "path": relative_paths(split, results / "data" / split_name(spec.dataset)[0]),
@@ -82,7 +49,7 @@ def write_outputs(folder: Path, spec: RunSpec, data: Prepared, results: Path, lo
         "prediction": classes[:, 0],
         "prediction_name": [names[i] for i in classes[:, 0]],
         "probability": probabilities[:, 0],
-        "label_probability": probability_of(logits, labels),
+        "label_probability": predictions.label_probabilities,
         "top5": classes,
         "top5_names": [[names[i] for i in row] for row in classes],
         "top5_probabilities": probabilities,

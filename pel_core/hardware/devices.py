@@ -62,6 +62,14 @@ def claim(name: str, share: float = 1.0, count: int = 1) -> list[str]:
     return [f"cuda:{index}" for index in chosen]
 
 
+def release() -> None:
+    """Give the GPUs that `claim` locked to other jobs: this process has no more tensors there and goes on on the CPU."""
+    if torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
+    gpu_slots.release()
+
+
 def device_key(index: int) -> str:
     """A visible GPU's name for all processes of the machine, whatever CUDA_VISIBLE_DEVICES hides: its UUID, or a MIG part's."""
     return str(getattr(torch.cuda.get_device_properties(index), "uuid", index))

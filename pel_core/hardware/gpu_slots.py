@@ -93,6 +93,12 @@ def take(devices: Sequence[str], count: int = 1, share: float = 1.0, folder: Pat
     return chosen
 
 
+def release() -> None:
+    """Give back what `take` locked, before the process ends."""
+    while _held:
+        os.close(_held.pop())
+
+
 def _try(devices: Sequence[str], count: int, need: int, folder: Path) -> list[int]:
     """Lock at once or not at all; the positions of the devices, or nothing."""
     mutex = _open(folder / "mutex")

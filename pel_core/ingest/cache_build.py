@@ -22,7 +22,7 @@ from PIL import Image
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, replace_file, sha256, write_json
-from pel_core.common.versions import ENGINE
+from pel_core.common.versions import versions
 from pel_core.data.datasets import image_list, read_about
 from pel_core.data.image_cache import FORMAT, cache_folder, offsets
 from pel_core.data.lists import check_files, digest
@@ -66,7 +66,14 @@ def build(base: str, size: int, results: str | Path, threads: int = 0, bar: Bar 
     files = _files(data, about)
     folder.mkdir(parents=True, exist_ok=True)
     workers = threads or usable_cpus()
-    identity = {"format": FORMAT, "engine": ENGINE, "name": base, "size": size, "part": PART, "pillow": PIL.__version__}
+    identity = {
+        "format": FORMAT,
+        "versions": versions("prepare"),
+        "name": base,
+        "size": size,
+        "part": PART,
+        "pillow": PIL.__version__,
+    }
     identity["digests"] = {split: about["digests"][split] for split in files.rows}
     lease = Lease(folder / "build.lease", folder.name, verb="decoded")  # one build of a folder at a time
     with lease, ThreadPoolExecutor(workers) as pool:

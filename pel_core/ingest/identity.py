@@ -7,7 +7,7 @@ from typing import Any
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import read_json, write_json
-from pel_core.common.fingerprints import canonical, departing_fields, fingerprint, later_engine
+from pel_core.common.fingerprints import canonical, departing_fields, fingerprint, later_preparation
 from pel_core.common.plugins import used
 from pel_core.data.datasets import DATASETS, FORMAT, LongTailed
 from pel_core.data.naming import naming_of
@@ -24,7 +24,7 @@ def data_params(base: str, datasets: Mapping[str, LongTailed], config: Mapping[s
         raise unknown("data set", base, datasets)
     source = open_source(base, datasets[base], config)
     about = {"format": FORMAT, "entry": source.declared_options(), "source": source.locate().fingerprint()}
-    return canonical({**about, **_plugins(base, source.entry.kind), **_naming(base, config), **later_engine()})
+    return canonical({**about, **_plugins(base, source.entry.kind), **_naming(base, config), **later_preparation()})
 
 
 def _plugins(base: str, kind: str) -> dict[str, Any]:

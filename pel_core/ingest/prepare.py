@@ -13,7 +13,7 @@ import numpy as np
 
 from pel_core.common.errors import unknown
 from pel_core.common.files import replace_file, write_json
-from pel_core.common.versions import ENGINE
+from pel_core.common.versions import versions
 from pel_core.data.datasets import FORMAT
 from pel_core.data.naming import naming_of, renamed
 from pel_core.data.roots import write_root
@@ -65,7 +65,7 @@ def prepare(
     files = [f"{split}.npz" for split in content.splits] + [f"images-{split}.npy" for split in content.images]
     about = {
         "format": FORMAT,
-        "engine": ENGINE,
+        "versions": versions("prepare"),
         "name": base,
         "kind": source.kind,
         "native_resolution": entry.native_resolution,

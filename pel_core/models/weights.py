@@ -18,7 +18,7 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import read_json, sha256, write_json
 from pel_core.common.seeds import derive, torch_generator
 from pel_core.common.tensors import read_tensors, write_tensors
-from pel_core.common.versions import ENGINE, check_engine
+from pel_core.common.versions import check_versions, versions
 from pel_core.models.backbones import BACKBONES, Backbone, find_backbone
 from pel_core.models.state_names import OPEN_CLIP_NAMES, TIMM_NAMES, State, fold_layer_scale, rename
 from pel_core.models.upstream import load_open_clip, load_timm
@@ -84,7 +84,14 @@ def prepare_backbone(name: str, out: str | Path, weights: str | None = None, cac
     out = Path(out)
     write_tensors(out / "vit.safetensors", {**vit.state_dict(), **extra})
     written = sha256(out / "vit.safetensors")
-    info = {"name": name, "engine": ENGINE, "registry": asdict(entry), "vit": options, "source": source, "sha256": written}
+    info = {
+        "name": name,
+        "versions": versions("prepare"),
+        "registry": asdict(entry),
+        "vit": options,
+        "source": source,
+        "sha256": written,
+    }
     write_json(out / "backbone.json", info)
 
 
@@ -131,7 +138,7 @@ def load_vit(folder: str | Path, resolution: int | None = None) -> tuple[ViT, St
         PelError: the folder is not a prepared backbone, or one of another engine.
     """
     info = read_json(Path(folder) / "backbone.json", ("name", "registry", "vit", "source", "sha256"))
-    check_engine(Path(folder) / "backbone.json", info)
+    check_versions(Path(folder) / "backbone.json", info)
     state, _ = read_tensors(Path(folder) / "vit.safetensors")
     text = {key: state.pop(key) for key in list(state) if key.startswith("text.")}
     grid = (resolution or info["registry"]["resolution"]) // info["registry"]["patch"]
@@ -268,7 +275,7 @@ def prepare_text(
     sha = info["source"].get("sha256")
     features = text_features(info["name"], about["class_names"], prompt, weights, cache_dir, sha, descriptions)
     metadata = {"class_names": json.dumps(about["class_names"]), "backbone_sha256": info["sha256"], "prompt": prompt}
-    metadata["engine"] = str(ENGINE)
+    metadata["versions"] = json.dumps(versions("prepare"))
     if prompt == "descriptions":
         metadata["descriptions"] = sha256(descriptions)
     write_tensors(out, {"text.features": features}, metadata)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pel_core.common.registry import spell
+from pel_core.common.versions import STAGES, made_by
 from pel_core.models.backbones import BACKBONES
 from pel_core.models.methods import METHODS
 from pel_core.spec.choices import REGISTRIES
@@ -97,7 +98,7 @@ def recipe_line(records: Sequence[Record]) -> str:
         values = [str(record["spec"].get(name, DEFAULTS[name])) for record in records]
         parts += [f"{name} {_joined(values)}"] if set(values) != {str(DEFAULTS[name])} else []
     parts += _knobs(specs)
-    parts.append(f"engine {_joined(str(record['engine']) for record in records)}")
+    parts.append(f"versions {', '.join(_versions(records))}")
     return f"Recipe: {'; '.join(parts)}."
 
 
@@ -118,6 +119,13 @@ def _default(spec: Mapping[str, Any], name: str) -> str | None:
     registry, chosen = (REGISTRIES[scope], spec[scope]) if scope in REGISTRIES else (METHODS, scope)
     knob = registry.entry(chosen).knob(short) if chosen in registry else None
     return spell(knob.default) if knob else None
+
+
+def _versions(records: Sequence[Record]) -> list[str]:
+    """``train 1`` of every stage that had a part in the records."""
+    made = [made_by(record) for record in records]
+    numbers = {stage: [str(each[stage]) for each in made if stage in each] for stage in STAGES}
+    return [f"{stage} {_joined(found)}" for stage, found in numbers.items() if found]
 
 
 def data_line(records: Sequence[Record]) -> str:

@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
+from pel_core.common.versions import made_by
 from pel_core.spec.results import METRICS, read_result
 from pel_core.studies.study import Study
 
@@ -19,7 +20,7 @@ def run_row(record: Mapping[str, Any]) -> dict[str, Any]:
     training, evaluation = record.get("training") or {}, record.get("evaluation") or {}
     row = {
         "run": record["slug"],
-        "engine": record["engine"],
+        "versions": " ".join(f"{stage}={number}" for stage, number in made_by(record).items()),
         "commit": environment.get("commit"),
         "data": data.get("name"),
         "data_sha256": data.get("sha256"),

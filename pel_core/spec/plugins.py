@@ -52,7 +52,9 @@ def parse_run(slug: str, results: str | Path) -> RunSpec:
     try:
         return RunSpec.parse(slug)
     except PelError as error:
-        raise PelError(f"{error}{_missing(Path(results) / 'runs' / slug)}") from None
+        from pel_core.spec.results import run_folder  # which imports this file
+
+        raise PelError(f"{error}{_missing(run_folder(results, slug))}") from None
 
 
 def _missing(folder: Path) -> str:

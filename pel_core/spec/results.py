@@ -1,10 +1,12 @@
-"""RunResult: one ``metrics.json`` per run, read strictly, and the vocabulary of the values in it. Torch-free.
+"""Results: where a run's files lie, its ``metrics.json`` read strictly, and the vocabulary of the values in it. Torch-free.
 
-A result is used only if it is there, comes from this engine, stores the spec its name means now, and was made from the data and
-weights that lie prepared beside it.
+A result is used only if it is there, comes from these versions of the stages, stores the spec its name means now, and was made
+from the data and weights that lie prepared beside it.
 """
 
+import hashlib
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -13,9 +15,10 @@ from typing import Any, Literal
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import read_json
-from pel_core.common.versions import ENGINE
+from pel_core.common.versions import SCORE, STAGES, made_by, stale
 from pel_core.data.datasets import content_hash, split_name
 from pel_core.spec.choices import knob_owners
+from pel_core.spec.options import EVALUATION
 from pel_core.spec.plugins import other_plugins
 from pel_core.spec.run_spec import DEFAULTS, RunSpec, differences
 
@@ -28,7 +31,7 @@ class Metric:
     better: Literal["higher", "lower", "neither"] = "higher"
 
 
-# What evaluation writes under "metrics". A new name here re-evaluates every run and trains none.
+# What scoring writes under "metrics". A new name here scores every run again, and passes no image through a network.
 METRICS: dict[str, Metric] = {
     "overall": Metric("Overall accuracy (%)"),
     "head": Metric("Head accuracy (%)"),
@@ -43,14 +46,14 @@ METRICS: dict[str, Metric] = {
     "ece": Metric("Expected calibration error (%)", "lower"),
     "nll": Metric("Negative log-likelihood", "lower"),
 }
-# What evaluation writes beside metrics.json for others to build on (docs/outputs.md).
+# What scoring writes beside metrics.json for others to build on (docs/outputs.md).
 OUTPUTS = ("predictions.parquet", "confusion.csv", "classes.csv")
 # The parts of metrics.json a study may print from, as dotted paths, and what there is in each: parameters.head.
 SECTIONS: dict[str, tuple[str, ...]] = {
     "metrics": (*METRICS, "per_class"),
     "parameters": ("learnable", "head", "learnable_with_head", "frozen", "by_part", "adapter_dim"),
     "training": ("curve", "seconds", "images_per_second", "peak_memory_mb", "micro_batch"),
-    "evaluation": ("tte", "crops", "precision", "seconds", "images_per_second", "peak_memory_mb"),
+    "evaluation": ("tte", "crops", "precision", "seconds", "images_per_second", "peak_memory_mb", "logits"),
     "data": ("name", "classes", "train_images", "test_images", "train_counts", "groups", "sha256"),
     "spec": ("dataset", "backbone", "method", "seed", *DEFAULTS),
     "backbone": ("name", "arch", "label", "layers", "sha256", "source_sha256"),
@@ -74,9 +77,72 @@ def value_path(text: str) -> str:
     return text
 
 
+# Between the name of a training and what its evaluation departs in: evaluation's options are the last of a slug.
+_OPTION = rf"(?:{'|'.join(EVALUATION)})="
+_EVALUATION = re.compile(rf"\.(?={_OPTION})")
+
+
+def run_folder(results: str | Path, slug: str) -> Path:
+    """Where the files of a run lie. An evaluation that departs from its training's own lies inside the training's folder:
+    ``runs/x.s0`` holds the run ``x.s0``, ``runs/x.s0/tte=none`` the run ``x.s0.tte=none``."""
+    return Path(results, "runs", *_EVALUATION.split(slug, maxsplit=1))
+
+
+def slug_of(folder: str | Path) -> str:
+    """The run whose files lie in a folder: the inverse of `run_folder`."""
+    parts = Path(folder).parts[-2:]
+    return ".".join(parts if re.match(_OPTION, parts[-1]) else parts[-1:])
+
+
 def metrics_file(results: str | Path, slug: str) -> Path:
     """Where a run's result lies."""
-    return Path(results) / "runs" / slug / "metrics.json"
+    return run_folder(results, slug) / "metrics.json"
+
+
+def result_files(results: str | Path, name: str = "metrics.json", run: str = "*") -> list[Path]:
+    """Every file of that name in a results folder, of all runs or those whose training's name fits a pattern, in order."""
+    runs = Path(results) / "runs"
+    return sorted([*runs.glob(f"{run}/{name}"), *runs.glob(f"{run}/*=*/{name}")])
+
+
+@cache
+def scoring() -> str:
+    """What scores depend on besides predictions, in a word: the version of SCORE and the names of the metrics."""
+    return hashlib.sha256(f"{SCORE} {' '.join(METRICS)}".encode()).hexdigest()[:12]
+
+
+HEAD = 1024  # bytes of a metrics.json that hold `scored`; reading 2,000 files whole would slow planning
+
+
+def needs_score(results: str | Path, spec: RunSpec, accept: Collection[str] = ()) -> bool:
+    """Whether a run's metrics are of another scoring, while its predictions can be used and lie there."""
+    path = metrics_file(results, spec.slug)
+    if head_is_scored(path) or not (path.parent / "logits.safetensors").is_file():
+        return False
+    try:
+        record = read_json(path)
+    except PelError:
+        return False
+    if not _is_result(record) or (spec.slug in accept and stale(record, stages_of(spec))):
+        return False  # what is accepted by name stays as it is
+    made = {**record, "versions": {**made_by(record), "score": SCORE}}
+    return not is_scored(record) and not invalid_reason(made, spec, accept, results)
+
+
+def head_is_scored(path: Path) -> bool:
+    """Whether the beginning of a metrics.json says that it is of this scoring; also where there is none, so nothing to score."""
+    try:
+        with open(path, "rb") as handle:
+            return f'"scored": "{scoring()}"'.encode() in handle.read(HEAD)
+    except OSError:
+        return True
+
+
+def is_scored(record: Mapping[str, Any]) -> bool:
+    """Whether the metrics of a result are those of this scoring. One from before says no ``scored``: its metrics show."""
+    if "scored" in record:
+        return record["scored"] == scoring()
+    return made_by(record)["score"] == SCORE and set(METRICS) <= set(record["metrics"])
 
 
 def read_result(results: str | Path, spec: RunSpec, accept: Collection[str] = ()) -> dict[str, Any]:
@@ -85,11 +151,11 @@ def read_result(results: str | Path, spec: RunSpec, accept: Collection[str] = ()
     Args:
         results: the results folder.
         spec: the run.
-        accept: slugs whose results of another engine are accepted by name.
+        accept: slugs whose results of another version are accepted by name.
 
     Raises:
-        PelError: it is missing, stale (of another engine), of another spec than the slug means now, or of other data or
-            weights than are prepared; each names the run and says what to do.
+        PelError: it is missing, stale (of another version of a stage), of another spec than the slug means now, or of other data
+            or weights than are prepared; each names the run and says what to do.
     """
     path = metrics_file(results, spec.slug)
     if not path.is_file():
@@ -106,17 +172,18 @@ def invalid_reason(record: Any, spec: RunSpec, accept: Collection[str] = (), res
     """Why a record cannot stand for ``spec`` now; empty where it can.
 
     ``results`` is the folder whose prepared data and weights it is compared with, as far as they are there; a result of
-    another engine that is accepted is not.
+    another version that is accepted is not.
     """
-    if not isinstance(record, Mapping) or not {"slug", "engine", "spec", "metrics"} <= set(record):
-        return "not a result of this program (slug, engine, spec and metrics are expected); delete it and run again"
+    if not _is_result(record):
+        return "not a result of this program (slug, versions, spec and metrics are expected); delete it and run again"
     if record["slug"] != spec.slug:
         return f"it holds the result of {record['slug']}; delete the folder and run again"
-    if record["engine"] != ENGINE and spec.slug not in accept:
-        return (
-            f"stale: made by engine {record['engine']}, this is engine {ENGINE}, whose numbers may differ. "
-            f"Delete the folder and run again, or accept it by name in the config (accept: ['{spec.slug}'])"
-        )
+    old = stale(record, stages_of(spec))
+    if old and spec.slug not in accept:
+        again = "Delete the folder and run again"
+        if not stale(record, [stage for stage in stages_of(spec) if stage != "score"]):
+            again = "Score it again (snakemake does; or python -m pel_core score), if its logits are gone delete it and run again"
+        return f"stale: {old}, whose numbers may differ. {again}, or accept it by name in the config (accept: ['{spec.slug}'])"
     if changed := differences(record["spec"], spec):
         return (
             f"the name {spec.slug} means something else now ({'; '.join(changed)}): a default or recipe changed. "
@@ -124,9 +191,19 @@ def invalid_reason(record: Any, spec: RunSpec, accept: Collection[str] = (), res
         )
     if reason := other_plugins(record, spec):
         return f"{reason}. Delete the folder and run again, or give the earlier file"
-    if results is not None and record["engine"] == ENGINE:
+    if results is not None and not old:
         return _other_inputs(record, spec, Path(results))
     return ""
+
+
+def stages_of(spec: RunSpec) -> tuple[str, ...]:
+    """The stages that make a run's result: zero-shot trains nothing."""
+    return tuple(stage for stage in STAGES if spec.trains or stage != "train")
+
+
+def _is_result(record: Any) -> bool:
+    needed = {"slug", "spec", "metrics"}
+    return isinstance(record, Mapping) and needed <= set(record) and not {"versions", "engine"}.isdisjoint(record)
 
 
 def _other_inputs(record: Mapping[str, Any], spec: RunSpec, results: Path) -> str:
@@ -200,7 +277,7 @@ def lookup(record: Mapping[str, Any], path: str) -> Any:
             here = here[word]
         else:
             where, known = ".".join(words[:index]) or "the result", here if isinstance(here, Mapping) else ()
-            hint = f"in {where} of {record['slug']}. A result older than a metric: evaluate the run again"
+            hint = f"in {where} of {record['slug']}. A result older than a metric: score the run again (python -m pel_core score)"
             raise unknown("value", word, known, hint)
     return here
 

@@ -13,7 +13,6 @@ from typing import Any
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.registry import Entry, spell
-from pel_core.common.versions import ENGINE as ENGINE
 from pel_core.data.datasets import held_as_files
 from pel_core.models.backbones import BACKBONES, Backbone, find_backbone
 from pel_core.models.methods import METHODS, MethodPart, format_method, parse_method

@@ -16,7 +16,9 @@ from pel_core.data.datasets import split_name
 from pel_core.data.ensembling import TTE
 from pel_core.data.image_cache import cache_folder
 from pel_core.data.sampling import long_tail_counts
+from pel_core.evaluation.predictions import stored_bytes
 from pel_core.ingest.sources import Size, open_source
+from pel_core.spec.results import result_files
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.study import Study
 
@@ -137,8 +139,9 @@ def work(study: Study, spec: RunSpec) -> Work | None:
         return None
     train, test = spec.epochs * size[0] * spec.trains, views(spec.to_json()) * size[1]
     number = classes(study, spec.dataset)
-    # Logits in fp32; head and deltas (about twice the head in the reference's adapters); predictions.
-    disk = 4 * size[1] * number + 12 * number * spec.vit.width * spec.trains + 150 * size[1]
+    # Logits; head and deltas (about twice the head in the reference's adapters); predictions.
+    logits = stored_bytes(size[1], number, study.config.get("logits", "compact"))
+    disk = logits + 12 * number * spec.vit.width * spec.trains + 150 * size[1]
     return Work(train, test, train * training_gflop(spec), test * forward_gflop(spec), disk)
 
 
@@ -156,7 +159,7 @@ def decoded_bytes(study: Study, specs: Iterable[RunSpec]) -> int:
 def measured(study: Study, backbone: str) -> Speed | None:
     """The speed of the finished runs with a backbone under the results folder, else what a calibration of this machine found."""
     spent, done = [0.0, 0.0], [0.0, 0.0]
-    for path in sorted((study.results / "runs").glob(f"*.{backbone}.*/metrics.json")):
+    for path in result_files(study.results, run=f"*.{backbone}.*"):
         try:
             record = read_json(path)
             spec, data = RunSpec.parse(record["slug"]), record["data"]

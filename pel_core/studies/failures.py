@@ -17,7 +17,7 @@ def failures(logs: Path, since: float) -> list[str]:
         since: unix time; older logs are of earlier calls.
     """
     reasons: dict[str, list[Path]] = {}
-    for log in sorted(logs.glob("*.log"), key=lambda path: path.stat().st_mtime):
+    for log in sorted(logs.rglob("*.log"), key=lambda path: path.stat().st_mtime):
         if log.stat().st_mtime >= since and (line := last_line(log, NEVER)):
             reasons.setdefault(line, []).append(log)
     lines = [

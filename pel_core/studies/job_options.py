@@ -35,11 +35,16 @@ def check(config: Config) -> None:
 def train_options(config: Config) -> str:
     """What the training command is told besides its run."""
     several = f"--gpus {gpus(config)}" if gpus(config) > 1 else ""
-    return " ".join(filter(None, [several, evaluate_options(config)]))
+    return " ".join(filter(None, [several, _options(config)]))
 
 
 def evaluate_options(config: Config) -> str:
     """What the evaluation command is told besides its run; it needs one GPU at most."""
+    kept = f"--logits {config['logits']}" if config.get("logits", "compact") != "compact" else ""
+    return " ".join(filter(None, [_options(config), kept]))
+
+
+def _options(config: Config) -> str:
     part = f"--gpu-share {share(config):g}" if share(config) < 1 else ""
     quiet = "" if config.get("tensorboard", True) else "--no-tensorboard"
     kept = f"--prefix-cache-gb {config['prefix_cache_gb']:g}" if "prefix_cache_gb" in config else ""

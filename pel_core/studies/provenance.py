@@ -4,36 +4,39 @@ They hold what changes a number, nothing cosmetic and no path; values at their c
 with a default reruns nothing. Snakemake itself watches the inputs.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pel_core.common.errors import PelError, unknown
-from pel_core.common.fingerprints import canonical, departing_fields, fingerprint, later_engine
+from pel_core.common.fingerprints import canonical, departing_fields, fingerprint, later_preparation
 from pel_core.models.backbones import BACKBONES, local_weights
 from pel_core.spec.plugins import with_plugins
-from pel_core.spec.results import METRICS
 from pel_core.spec.run_spec import DEFAULTS, RunSpec, is_evaluation
 
+# These texts were there before stages had versions of their own and scoring was one: what they say at version 1 stays letter for
+# letter, so that results from then are neither trained nor predicted again. TRAIN is spelled `engine`; a prediction's text holds
+# the metrics there were, which nothing depends on any more.
+FIRST_METRICS = [
+    "overall", "head", "med", "tail", "mean_class", "error_rate", "macro_f1", "worst_class", "hmean", "gmean", "ece", "nll",
+]  # fmt: skip
 
-def train_params(spec: RunSpec, engine: int, sentences: Iterable[str] = ()) -> str:
-    """Of a training run: the spec's departures from code defaults, evaluation's left out, and the sentences it starts from."""
-    return canonical(
-        {"engine": engine, "spec": _departures(spec, training=True), **with_plugins(spec.train), **_sentences(sentences)}
-    )
+
+def train_params(spec: RunSpec, train: int, sentences: Iterable[str] = ()) -> str:
+    """Of a training run: the spec's departures from code defaults, evaluation's left out, and the sentences it starts from.
+
+    ``train`` is the version of the stage.
+    """
+    about = {"engine": train, "spec": _departures(spec, training=True), **with_plugins(spec.train)}
+    return canonical({**about, **_sentences(sentences)})
 
 
-def evaluate_params(spec: RunSpec, engine: int, sentences: Iterable[str] = ()) -> str:
-    """Of an evaluation. A new metric evaluates again, and trains nothing."""
-    return canonical(
-        {
-            "engine": engine,
-            "spec": _departures(spec, training=False),
-            "metrics": list(METRICS),
-            **with_plugins(spec),
-            **_sentences(sentences),
-        }
-    )
+def predict_params(spec: RunSpec, made: Mapping[str, int], sentences: Iterable[str] = ()) -> str:
+    """Of an evaluation's predictions, by the versions of the stages; neither SCORE nor a metric changes them."""
+    later = {"predict": made["predict"]} if made["predict"] > 1 else {}
+    train = made["train"] if spec.trains else 1
+    about = {"engine": train, "spec": _departures(spec, training=False), "metrics": FIRST_METRICS}
+    return canonical({**about, **later, **with_plugins(spec), **_sentences(sentences)})
 
 
 def _sentences(files: Iterable[str]) -> dict[str, list[str]]:
@@ -52,7 +55,7 @@ def backbone_params(name: str, weights: str | None = None) -> str:
     entry = {key: value for key, value in departing_fields(BACKBONES[name]).items() if key not in ("label", "interpolation")}
     hub = weights is not None and local_weights(weights) is None
     prints = [weights] if hub else [fingerprint(path) for path in _weight_files(name, local_weights(weights))]
-    return canonical({"entry": entry, "weights": prints, **later_engine()})
+    return canonical({"entry": entry, "weights": prints, **later_preparation()})
 
 
 def _weight_files(name: str, given: Path | None) -> list[Path]:

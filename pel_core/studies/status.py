@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pel_core.hardware.lease import STALE, dead
+from pel_core.spec.results import run_folder
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.config import shown
 from pel_core.studies.cost import measured, work
@@ -34,12 +35,18 @@ class Found:
     stopped: dict[str, tuple[str, str]] = field(default_factory=dict)
     failed: dict[str, tuple[str, str]] = field(default_factory=dict)
     unusable: dict[str, tuple[str, str]] = field(default_factory=dict)
+    unscored: list[str] = field(default_factory=list)  # whose predictions serve
     trained: list[str] = field(default_factory=list)  # only to be evaluated
     missing: list[str] = field(default_factory=list)
 
     def states(self) -> dict[str, str]:
         """Slug -> state, of every run."""
-        plain = {"done": self.done, "trained, to be evaluated": self.trained, "missing": self.missing}
+        plain = {
+            "done": self.done,
+            "evaluated, to be scored": self.unscored,
+            "trained, to be evaluated": self.trained,
+            "missing": self.missing,
+        }
         told = {"running": self.running, "stopped": self.stopped, "failed": self.failed, "cannot be used": self.unusable}
         states = {slug: state for state, slugs in plain.items() for slug in slugs}
         return states | {slug: state for state, runs in told.items() for slug in runs}
@@ -117,6 +124,8 @@ def look(study: Study, now: float) -> tuple[Found, dict[str, dict[str, Any]]]:
         state, of = study.state(slug), spec.train.slug if spec.trains else ""
         if state == "done":
             found.done.append(slug)
+        elif state == "to score":
+            found.unscored.append(slug)
         elif of in live:
             found.running[slug] = of, progress(live[of])
         elif told := _failure(study, slug, of):
@@ -135,10 +144,11 @@ def look(study: Study, now: float) -> tuple[Found, dict[str, dict[str, Any]]]:
 
 def _failure(study: Study, slug: str, of: str) -> tuple[str, str] | None:
     """The job of a run that failed last, and its last line."""
-    jobs = [("evaluate", slug, "metrics.json")] + ([("train", of, "train.json")] if of else [])
+    jobs = [("predict", slug, "metrics.json")] + ([("train", of, "train.json")] if of else [])
     for job, run, output in jobs:
-        log = study.results / "logs" / f"{run}.{job}.log"
-        if line := last_line(log, study.results / "runs" / run / output):
+        folder = run_folder(study.results, run)
+        log = study.results / "logs" / f"{folder.relative_to(study.results / 'runs')}.{job}.log"
+        if line := last_line(log, folder / output):
             return run, f"{line}  ({shown(log)}, {clock(log.stat().st_mtime)})"
     return None
 
@@ -163,9 +173,14 @@ def _unprepared(study: Study, missing: Iterable[str]) -> dict[str, tuple[str, st
 def status(study: Study, every: bool = False, now: float | None = None) -> str:
     """The state of a study in words: counts first, then what runs, stopped and failed; ``every`` lists all runs."""
     found, live = look(study, time.time() if now is None else now)
-    states = found.states()
+    states, finished = found.states(), {*found.done, *found.unscored}
     counts = {"done": found.done, "running": found.running, "stopped": found.stopped, "failed": found.failed}
-    counts |= {"unusable": found.unusable, "trained but not evaluated": found.trained, "missing": found.missing}
+    counts |= {
+        "unusable": found.unusable,
+        "evaluated but not scored": found.unscored,
+        "trained but not evaluated": found.trained,
+        "missing": found.missing,
+    }
     told = [f"{len(slugs):,} {word}" for word, slugs in counts.items() if slugs or word == "done"]
     lines = [
         f"{study.title}: {shown(study.path)} on {shown(study.config_path)} ({study.config['title']})",
@@ -178,7 +193,7 @@ def status(study: Study, every: bool = False, now: float | None = None) -> str:
         ),
         *_section("Failed", found.failed, every),
         *_section("Cannot be used", found.unusable, every),
-        *_rest(study, [study.specs[slug] for slug in states if slug not in set(found.done)], live),
+        *_rest(study, [study.specs[slug] for slug in states if slug not in finished], live),
     ]
     if every:
         width = max(map(len, states), default=0)

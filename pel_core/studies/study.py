@@ -5,6 +5,7 @@ Torch-free and pandas-free: Snakemake's planning imports it. Both files are vali
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,14 +16,15 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import read_json
 from pel_core.common.fingerprints import canonical, fingerprint
 from pel_core.common.plugins import use_plugins
+from pel_core.common.versions import STAGES, TRAIN, made_by, stale
 from pel_core.data.datasets import find_dataset, split_name
 from pel_core.data.image_cache import cache_folder
 from pel_core.data.roots import tell_roots
 from pel_core.ingest.identity import data_params, require_same_source
 from pel_core.ingest.sources import open_source, require_split
 from pel_core.models.backbones import local_weights
-from pel_core.spec.results import OUTPUTS, invalid_reason, metrics_file
-from pel_core.spec.run_spec import ENGINE, RunSpec
+from pel_core.spec.results import OUTPUTS, invalid_reason, metrics_file, needs_score, run_folder, scoring
+from pel_core.spec.run_spec import RunSpec
 from pel_core.studies import provenance
 from pel_core.studies.artefacts import make_artefacts, make_bindings
 from pel_core.studies.cells import Artefact, Bindings
@@ -59,7 +61,7 @@ class Study:
 
     @property
     def accept(self) -> tuple[str, ...]:
-        """Runs whose results of another engine are accepted by name."""
+        """Runs whose results of another version are accepted by name."""
         return tuple(self.config.get("accept", ()))
 
     def artefact(self, name: str) -> Artefact:
@@ -103,10 +105,10 @@ class Study:
         return [f"{self.results}/tables/{name}.{suffix}" for suffix in suffixes]
 
     def targets(self) -> list[str]:
-        """Every file the study makes. The runs' results are named too, or Snakemake would not miss a deleted one."""
-        made = [file for name in self.artefacts for file in self.files(name)]
+        """Every file the study makes. The runs' results and the scores' stamp are named too, or Snakemake would not miss them."""
+        made = [file for name in self.artefacts for file in self.files(name)] + [self.score_stamp] * bool(self.specs)
         for slug in self.specs:
-            folder = metrics_file(self.results, slug).parent
+            folder = run_folder(self.results, slug)
             # An accepted result is older than some of its files; it stays as it is.
             made += [f"{folder}/{file}" for file in ("metrics.json", *(() if self.accepted(slug) else OUTPUTS[:1]))]
         return made
@@ -120,10 +122,13 @@ class Study:
         return [str(metrics_file(self.results, slug)) for slug in artefact.specs]
 
     def state(self, slug: str) -> str:
-        """``done``, ``missing``, or why the result that is there cannot be used."""
+        """``done``, ``missing``, ``to score`` (its predictions serve, its metrics are of another scoring), or why the result that
+        is there cannot be used."""
         path = metrics_file(self.results, slug)
         if not path.is_file():
             return "missing"
+        if needs_score(self.results, self.specs[slug], self.accept):
+            return "to score"
         return invalid_reason(read_json(path), self.specs[slug], self.accept, self.results) or "done"
 
     def missing(self) -> list[str]:
@@ -142,18 +147,31 @@ class Study:
         }
         drawn |= {"banner": artefact.banner, "accept": [slug for slug in self.accept if slug in artefact.specs]}
         if artefact.kind == "map":
-            drawn["models"] = [provenance.train_params(cell.specs[0], ENGINE) for cell in artefact.cells]
+            drawn["models"] = [provenance.train_params(cell.specs[0], TRAIN) for cell in artefact.cells]
         if artefact.kind in ("compare", "claims") and self.reported:
             drawn["reported"] = fingerprint(self.reported["path"])
         return canonical(drawn)
 
     def train_params(self, slug: str) -> str:
         """What a training run depends on besides its inputs."""
-        return provenance.train_params(self.spec(slug), self._engine(slug, "train.json"), self._sentences(slug))
+        return provenance.train_params(self.spec(slug), self._made(slug, "train.json")["train"], self._sentences(slug))
 
-    def evaluate_params(self, slug: str) -> str:
-        """What an evaluation depends on besides its inputs."""
-        return provenance.evaluate_params(self.spec(slug), self._engine(slug, "metrics.json"), self._sentences(slug))
+    def predict_params(self, slug: str) -> str:
+        """What an evaluation's predictions depend on besides their inputs."""
+        return provenance.predict_params(self.spec(slug), self._made(slug, "metrics.json"), self._sentences(slug))
+
+    @property
+    def score_stamp(self) -> str:
+        """The file that says that the results of the folder are scored as this version scores: artefacts are drawn after it."""
+        return f"{self.results}/scores/{scoring()}.json"
+
+    def check_scores(self) -> None:
+        """Remove the stamp where it says too much: a run has come in (another folder's, another version's) whose metrics are of
+        another scoring. Then Snakemake plans to score, and draws what reads it anew."""
+        stamp = Path(self.score_stamp)
+        if stamp.is_file() and any(needs_score(self.results, spec, self.accept) for spec in self.specs.values()):
+            with suppress(OSError):  # a folder that may only be read: the run is refused by name where it is drawn
+                stamp.unlink()
 
     def data_params(self, base: str) -> str:
         """What a prepared data set depends on."""
@@ -184,8 +202,9 @@ class Study:
         return files
 
     def accepted(self, slug: str) -> bool:
-        """Whether a run's result is of another engine and accepted by name: it stays, whatever is prepared anew."""
-        return slug in self.accept and any(self._engine(slug, file) != ENGINE for file in ("train.json", "metrics.json"))
+        """Whether a run's result is of another version and accepted by name: it stays, whatever is prepared anew."""
+        files = {"train.json": ("prepare", "train"), "metrics.json": tuple(STAGES)}
+        return slug in self.accept and any(stale(self._stored(slug, file), stages) for file, stages in files.items())
 
     def check_sources(self) -> None:
         """See that what the preparation reads is there (weights that are named, image folders, list files), and tell jobs where.
@@ -210,7 +229,7 @@ class Study:
     def delta(self, slug: str) -> str:
         """The trained parameters an evaluation reads; empty for zero-shot."""
         spec = self.spec(slug)
-        return f"{self.results}/runs/{spec.train.slug}/delta.safetensors" if spec.trains else ""
+        return f"{run_folder(self.results, spec.train.slug)}/delta.safetensors" if spec.trains else ""
 
     def weights_option(self, backbone: str) -> str:
         """The command-line options that say where a backbone's weights come from, as far as the configuration does."""
@@ -235,9 +254,13 @@ class Study:
         """A resource of a training or evaluation job: threads, mem_mb, runtime (minutes)."""
         return {**RESOURCES, **self.config.get("resources", {})}[name]
 
-    def _engine(self, slug: str, file: str) -> int:
-        path = self.results / "runs" / slug / file
-        return read_json(path).get("engine", ENGINE) if slug in self.accept and path.is_file() else ENGINE
+    def _made(self, slug: str, file: str) -> dict[str, int]:
+        """The versions that a run's record is to be of: these, or those that made it where it is accepted by name."""
+        return {**STAGES, **made_by(self._stored(slug, file))} if slug in self.accept else dict(STAGES)
+
+    def _stored(self, slug: str, file: str) -> dict[str, Any]:
+        path = run_folder(self.results, slug) / file
+        return read_json(path) if path.is_file() else {"versions": STAGES}
 
 
 def load(study: str | Path = "report", config: str | Path = "demo", **settings: Any) -> Study:

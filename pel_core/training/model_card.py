@@ -10,11 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pel_core import __version__
 from pel_core.common.files import write_text
-from pel_core.common.versions import ENGINE
+from pel_core.common.versions import made_by, versions
 from pel_core.data.datasets import DATASETS, split_name
 from pel_core.models.backbones import REPOSITORIES
 from pel_core.models.methods import METHODS
@@ -31,13 +29,14 @@ def card_metadata(record: Mapping[str, Any], class_names: Sequence[str]) -> dict
         record: as `run_inputs.describe` gives it.
         class_names: of the C rows of the head, in order.
     """
+    import torch  # a card is written where it is not needed, too
+
     data = {key: record["data"][key] for key in ("name", "classes", "sha256")}
     backbone = {key: record["backbone"][key] for key in ("name", "arch", "sha256", "source_sha256")}
-    versions = {"pel_core": __version__, "torch": torch.__version__, "python": platform.python_version()}
-    parts = {"spec": record["spec"], "data": data, "class_names": list(class_names), "backbone": backbone, "versions": versions}
-    return {"format": "pt", "slug": record["slug"], "engine": str(ENGINE)} | {
-        name: json.dumps(part, ensure_ascii=False) for name, part in parts.items()
-    }
+    made = {"pel_core": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    made |= versions("prepare", "train")
+    parts = {"spec": record["spec"], "data": data, "class_names": list(class_names), "backbone": backbone, "versions": made}
+    return {"format": "pt", "slug": record["slug"]} | {name: json.dumps(part, ensure_ascii=False) for name, part in parts.items()}
 
 
 def write_card(folder: str | Path, record: Mapping[str, Any]) -> None:
@@ -130,4 +129,5 @@ def _environment(record: Mapping[str, Any]) -> list[str]:
     keys = ("pel_core", "python", "torch", "device", "commit")
     there = record.get("environment", {})
     told = ", ".join(f"{key} {there[key]}" for key in keys if there.get(key))
-    return [f"\nEngine {record['engine']}; {told}."] if told else [f"\nEngine {record['engine']}."]
+    stages = ", ".join(f"{stage} {number}" for stage, number in made_by(record).items())
+    return [f"\nVersions: {stages}{f'; {told}' if told else ''}."]

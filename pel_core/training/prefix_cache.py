@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from pel_core.common.bounded_folder import BoundedFolder, NoRoom
-from pel_core.common.versions import ENGINE
+from pel_core.common.versions import PREDICT
 from pel_core.data.batches import EvalBatches
 from pel_core.hardware import cpu
 from pel_core.models.vit import ViT
@@ -238,7 +238,7 @@ def name(vit: ViT, batches: EvalBatches, depth: int, about: Identity, precision:
     # A CPU's libraries choose their code by its model, and promise equal bits for equal numbers of threads only.
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu.model()
     content = {
-        "engine": ENGINE, "about": dict(about), "depth": depth, "precision": precision,
+        "predict": PREDICT, "about": dict(about), "depth": depth, "precision": precision,
         "crops": [batches.tte, batches.expand, batches.resolution, batches.interpolation],
         "random": asdict(batches.random) if batches.tte == "randaug" else None,
         "channels": [batches._mean.flatten().tolist(), batches._std.flatten().tolist()],

@@ -20,6 +20,7 @@ from pel_core.hardware.devices import environment, loader_workers, pick_device
 from pel_core.hardware.lease import Lease
 from pel_core.hardware.process_group import ProcessGroup
 from pel_core.spec.plugins import parse_run
+from pel_core.spec.results import run_folder
 from pel_core.training import distributed
 from pel_core.training.checkpoints import CheckpointManager, checkpoint_path
 from pel_core.training.classifier import cast_frozen_weights
@@ -58,7 +59,7 @@ def train_run(
         raise PelError(f"{slug} trains nothing; evaluate it directly")
     if spec.train != spec:
         raise PelError(f"{slug} differs from its training run in evaluation only; train '{spec.train.slug}'")
-    folder, kept = Path(results) / "runs" / slug, checkpoint_path(results, slug)
+    folder, kept = run_folder(results, slug), checkpoint_path(results, slug)
     target, started = pick_device(device), time.strftime("%Y-%m-%dT%H:%M:%S%z")
     with distributed.join(spec, target) as group, _lease(group, kept.with_name(f"{slug}.lease"), slug, target) as lease:
         data, classifier, info = load(spec, Path(results), target, fresh=True, prefix_cache_gb=prefix_cache_gb)

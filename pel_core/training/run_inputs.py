@@ -15,7 +15,7 @@ from torch import Tensor
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import read_json, sha256
 from pel_core.common.tensors import read_tensors
-from pel_core.common.versions import ENGINE, check_engine
+from pel_core.common.versions import check_versions, made_by, stale, versions
 from pel_core.data.batches import EvalBatches
 from pel_core.data.datasets import DATASETS, Prepared, Split, open_prepared, split_name, train_split
 from pel_core.data.image_cache import cache_folder, open_cache
@@ -25,6 +25,7 @@ from pel_core.models.inits import INITS, images_for
 from pel_core.models.vit import ViT
 from pel_core.models.weights import load_vit
 from pel_core.spec.plugins import other_plugins, with_plugins
+from pel_core.spec.results import run_folder
 from pel_core.spec.run_spec import RunSpec, differences
 from pel_core.training.classifier import Classifier, adapter_dim, build
 from pel_core.training.prefix_cache import PrefixCache
@@ -130,10 +131,10 @@ def load_text(path: Path, data: Prepared, info: dict[str, Any]) -> tuple[dict[st
     """Class-text features and the hash of the file of descriptions they were made of, if any.
 
     Raises:
-        PelError: row i is not class i of the data, the weights are not the backbone's, or another engine made it.
+        PelError: row i is not class i of the data, the weights are not the backbone's, or it is of another version.
     """
     features, metadata = read_tensors(path)
-    check_engine(path, metadata)
+    check_versions(path, metadata)
     if json.loads(metadata["class_names"]) != list(data.class_names):
         raise PelError(f"{path} was made for other class names than {data.name} has now; delete it and run again")
     if metadata["backbone_sha256"] != info["sha256"]:
@@ -147,13 +148,13 @@ def load_trained(
     """Load the trained parameters of a run; returns its train.json.
 
     Raises:
-        PelError: it is missing or damaged, or was trained by another engine or from another spec, data set or weights.
+        PelError: it is missing or damaged, or was trained by another version or from another spec, data set or weights.
     """
-    folder = results / "runs" / spec.train.slug
-    stored = read_json(folder / "train.json", ("engine", "spec", "data", "backbone", "delta_sha256", "training"))
+    folder = run_folder(results, spec.train.slug)
+    stored = read_json(folder / "train.json", ("spec", "data", "backbone", "delta_sha256", "training"))
     again = "delete the folder to train it again"
-    if stored["engine"] != ENGINE and not accept:
-        raise PelError(f"{folder} was trained by engine {stored['engine']}, this is engine {ENGINE}; {again}")
+    if (reason := stale(stored, ("prepare", "train"))) and not accept:
+        raise PelError(f"{folder} is stale: {reason}, whose numbers may differ; {again}")
     changed = differences(stored["spec"], spec.train)
     changed += [f"{key} hash" for key in ("data", "backbone") if stored[key]["sha256"] != record[key]["sha256"]]
     changed += [reason] if (reason := other_plugins(stored, spec.train)) else []
@@ -169,16 +170,17 @@ def load_trained(
 
 def identity(record: dict[str, Any]) -> dict[str, Any]:
     """What a training run is made of: a checkpoint that differs in it is of another run."""
-    kept = {key: record[key] for key in ("slug", "engine", "spec")} | {"descriptions": record.get("descriptions")}
+    # `engine` is what checkpoints from before call the version of TRAIN: they are gone on with.
+    kept = {"slug": record["slug"], "engine": made_by(record)["train"], "spec": record["spec"]}
     kept |= {"plugins": record["plugins"]} if "plugins" in record else {}
-    return kept | {key: record[key]["sha256"] for key in ("data", "backbone")}
+    return kept | {"descriptions": record.get("descriptions")} | {key: record[key]["sha256"] for key in ("data", "backbone")}
 
 
 def is_trained(spec: RunSpec, results: Path, record: dict[str, Any]) -> bool:
     """Whether the run's folder holds a finished training of just this run."""
-    folder = results / "runs" / spec.slug
+    folder = run_folder(results, spec.slug)
     try:
-        stored = read_json(folder / "train.json", ("slug", "engine", "spec", "data", "backbone", "delta_sha256"))
+        stored = read_json(folder / "train.json", ("slug", "spec", "data", "backbone", "delta_sha256"))
         return identity(stored) == identity(record) and sha256(folder / "delta.safetensors") == stored["delta_sha256"]
     except (PelError, OSError):
         return False
@@ -211,7 +213,7 @@ def describe(spec: RunSpec, data: Prepared, info: dict[str, Any], classifier: Cl
         "source_sha256": info["source"].get("sha256"),
     }
     parameters = classifier.census() | {"adapter_dim": adapter_dim(spec, len(data.class_names))}
-    record = {"slug": spec.slug, "engine": ENGINE, "spec": spec.to_json(), **with_plugins(spec)}
+    record = {"slug": spec.slug, "versions": versions("prepare", "train"), "spec": spec.to_json(), **with_plugins(spec)}
     if info.get("descriptions"):
         record["descriptions"] = info["descriptions"]  # SHA-256 of the file with the sentences that the head starts from
     return record | {"data": dataset, "backbone": backbone, "parameters": parameters}

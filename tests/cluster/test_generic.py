@@ -66,7 +66,7 @@ def test_a_study_through_a_stand_in_for_pbs(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert (work / "results/tables/one.csv").is_file()
     asked = (state / "asked").read_text().splitlines()
-    assert len(asked) == 4  # backbone, data, text, evaluate; the table is drawn here
+    assert len(asked) == 5  # backbone, data, text, predict, score; the table is drawn here
     assert sum(":ngpus=1" in line for line in asked) == 1
     assert all("-q gpu" in line for line in asked)
     (work / "$(touch pwned).yaml").write_text((work / "config.yaml").read_text())

@@ -360,7 +360,7 @@ def test_what_cannot_be_used_is_told(lab, damage):
     if damage == "index":
         (folder / "index.npz").write_bytes(b"x")
     elif damage == "engine":
-        (folder / "cache.json").write_text(json.dumps(read_json(folder / "cache.json") | {"engine": 0}))
+        (folder / "cache.json").write_text(json.dumps(read_json(folder / "cache.json") | {"versions": {"prepare": 0}}))
     else:
         (folder / "cache.json").unlink()
     with pytest.raises(PelError, match=r"python -m pel_core data cache mine --size 24 --results .* \(snakemake does\)"):
@@ -463,7 +463,7 @@ def test_snakemake_builds_it_for_the_runs_that_ask_and_no_others(tmp_path):
     planned = dict(re.findall(r"^(\w+) +(\d+)$", snakemake("-n", "results/tables/plain.csv"), flags=re.M))
     assert "cache" not in planned and planned["train"] == "1"
     planned = dict(re.findall(r"^(\w+) +(\d+)$", snakemake("-n", "results/tables/both.csv"), flags=re.M))
-    assert (planned["cache"], planned["data"], planned["train"], planned["evaluate"]) == ("1", "1", "2", "2")
+    assert (planned["cache"], planned["data"], planned["train"], planned["predict"]) == ("1", "1", "2", "2")
     snakemake("results/tables/both.csv")
     assert (tmp_path / "results/tables/both.csv").is_file()
     assert "decoded at 24 pixels take" in (tmp_path / "results/logs/mine.24.cache.log").read_text()

@@ -10,6 +10,7 @@ from pel_core.data.batches import EvalBatches
 from pel_core.ingest.prepare import prepare
 from pel_core.models.weights import prepare_backbone
 from pel_core.spec.choices import CHOICES
+from pel_core.spec.results import metrics_file
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.loop import EVALUATION_TOLERANCE, predict
 from pel_core.training.run_inputs import describe, load, load_trained
@@ -73,14 +74,14 @@ def test_the_result_says_its_precision_and_the_first_one_stays(toy_results):
     words = ["--results", str(toy_results), "--no-tensorboard"]
     assert main(["train", SLUG, *words]) == 0
     for slug in (SLUG, f"{SLUG}.eval_precision=bf16"):
-        assert main(["evaluate", slug, *words]) == 0
-    exact, low = (read_json(toy_results / "runs" / slug / "metrics.json") for slug in (SLUG, f"{SLUG}.eval_precision=bf16"))
+        assert main(["evaluate", slug, *words, "--logits", "full"]) == 0
+    exact, low = (read_json(metrics_file(toy_results, slug)) for slug in (SLUG, f"{SLUG}.eval_precision=bf16"))
     assert (exact["evaluation"]["precision"], low["evaluation"]["precision"]) == ("fp32", "bf16")
     # Its weights are held in bf16: the same numbers as cast at each use.
     spec = RunSpec.parse(f"{SLUG}.eval_precision=bf16")
     data, classifier, info = load(spec, toy_results, torch.device("cpu"))
     load_trained(spec, toy_results, classifier, describe(spec, data, info, classifier))
     batches = EvalBatches(data.test, spec.tte, spec.expand, spec.pixels, spec.vit.mean, spec.vit.std, "cpu")
-    stored, _ = read_tensors(toy_results / "runs" / spec.slug / "logits.safetensors")
+    stored, _ = read_tensors(metrics_file(toy_results, spec.slug).with_name("logits.safetensors"))
     assert torch.equal(stored["logits"], predict(classifier, batches, precision="bf16"))
     assert exact["training"] == low["training"] and exact["metrics"]["nll"] != low["metrics"]["nll"]

@@ -124,7 +124,7 @@ def test_calibration_does_not_depend_on_how_rows_are_taken(monkeypatch):
     random = np.random.default_rng(0)
     logits, labels = random.normal(size=(100, 5)).astype(np.float32), random.integers(0, 5, 100)
     whole = score(logits, labels, ["head"] * 5)
-    monkeypatch.setattr("pel_core.evaluation.metrics.ROWS", 7)
+    monkeypatch.setattr("pel_core.evaluation.predictions.ROWS", 7)
     assert score(logits, labels, ["head"] * 5) == whole
 
 
@@ -148,6 +148,6 @@ def test_what_cannot_be_scored(logits, labels, groups, message):
 
 
 def test_the_declared_metrics_are_those_that_are_computed():
-    """Their names are what Snakemake compares: a metric that is computed but not declared would re-evaluate nothing."""
+    """Their names are what Snakemake compares: a metric that is computed but not declared would be scored nowhere again."""
     found = score(np.eye(3), np.arange(3), ["head", "med", "tail"])
     assert found.keys() == {*METRICS, "per_class", "null_reasons"}

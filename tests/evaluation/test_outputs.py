@@ -19,10 +19,12 @@ from pel_core import __version__
 from pel_core.cli.main import main
 from pel_core.common.files import read_json, sha256
 from pel_core.common.tensors import read_tensors, write_tensors
+from pel_core.common.versions import made_by
 from pel_core.data.datasets import open_prepared
-from pel_core.evaluation.outputs import printable, probability_of, top_classes, write_csv, write_parquet
+from pel_core.evaluation.outputs import printable, top_classes, write_csv, write_parquet
+from pel_core.evaluation.predictions import Predictions
 from pel_core.models.backbones import BACKBONES, REPOSITORIES
-from pel_core.spec.results import METRICS, OUTPUTS
+from pel_core.spec.results import METRICS, OUTPUTS, run_folder
 from pel_core.training.model_card import model_card
 
 SLUG = "toy-ir20.toy.adaptformer@2:4+ln.s7"
@@ -33,7 +35,7 @@ ZERO = "toy-ir20.toy.zero-shot.s7"
 def results(toy_results):
     assert main(["train", SLUG, "--results", str(toy_results)]) == 0
     for slug in (SLUG, f"{SLUG}.tte=none", ZERO):
-        assert main(["evaluate", slug, "--results", str(toy_results)]) == 0
+        assert main(["evaluate", slug, "--results", str(toy_results), "--logits", "full"]) == 0
     return toy_results
 
 
@@ -44,7 +46,7 @@ def read_csv(path):
 
 @pytest.mark.parametrize("slug", [SLUG, f"{SLUG}.tte=none", ZERO])
 def test_predictions_are_the_logits_and_give_the_metrics(results, slug):
-    folder, data = results / "runs" / slug, open_prepared(results / "data" / "toy", "toy-ir20")
+    folder, data = run_folder(results, slug), open_prepared(results / "data" / "toy", "toy-ir20")
     table, stored = parquet.read_table(folder / "predictions.parquet"), load_file(folder / "logits.safetensors")
     rows = table.to_pydict()
     probabilities = stored["logits"].double().softmax(1)
@@ -99,6 +101,8 @@ def test_evaluating_again_writes_the_same_bytes(results):
     before = {name: sha256(results / "runs" / SLUG / name) for name in OUTPUTS}
     assert main(["evaluate", SLUG, "--results", str(results)]) == 0
     assert before == {name: sha256(results / "runs" / SLUG / name) for name in OUTPUTS}
+    assert main(["score", SLUG, "--results", str(results)]) == 0
+    assert before == {name: sha256(results / "runs" / SLUG / name) for name in OUTPUTS}
 
 
 @given(
@@ -114,7 +118,7 @@ def test_ties_go_to_the_lowest_class(logits, k):
     assert (classes[:, 0] == logits.argmax(1)).all()
     softmax = torch.as_tensor(logits).double().softmax(1).numpy()
     np.testing.assert_allclose(probabilities, np.take_along_axis(softmax, expected, 1), rtol=1e-6)
-    np.testing.assert_allclose(probability_of(logits, classes[:, -1]), probabilities[:, -1], rtol=1e-6)
+    np.testing.assert_allclose(Predictions.of(logits, classes[:, -1]).label_probabilities, probabilities[:, -1], rtol=1e-6)
 
 
 def test_names_of_any_kind_survive(tmp_path):
@@ -174,11 +178,15 @@ def test_the_checkpoint_says_what_it_is(results):
     with safe_open(folder / "delta.safetensors", "pt") as handle:
         metadata = handle.metadata()
     stored = {key: json.loads(metadata[key]) for key in ("spec", "data", "class_names", "backbone", "versions")}
-    assert (metadata["slug"], metadata["engine"], metadata["format"]) == (SLUG, "1", "pt")
+    assert (metadata["slug"], metadata["format"]) == (SLUG, "pt")
+    assert made_by(metadata) == {"prepare": 1, "train": 1}
     assert stored["spec"] == record["spec"] and stored["class_names"] == ["red", "green", "blue", "yellow", "cyan", "magenta"]
     for part in ("data", "backbone"):
         assert stored[part] == {key: record[part][key] for key in stored[part]} and len(stored[part]["sha256"]) == 64
-    assert stored["versions"].keys() == {"pel_core", "torch", "python"} and stored["versions"]["pel_core"] == __version__
+    assert (
+        stored["versions"].keys() == {"pel_core", "torch", "python", "prepare", "train"}
+        and stored["versions"]["pel_core"] == __version__
+    )
 
 
 def test_the_same_content_is_the_same_bytes(tmp_path):
@@ -211,8 +219,7 @@ def test_the_card_says_what_was_trained_and_measured(results):
     }
     assert f"predict --run {SLUG}" in body and "not comparable" in body and record["data"]["sha256"] in body
     assert (
-        not (results / "runs" / ZERO / "README.md").exists()
-        and not (results / "runs" / f"{SLUG}.tte=none" / "README.md").exists()
+        not (results / "runs" / ZERO / "README.md").exists() and not (results / "runs" / SLUG / "tte=none" / "README.md").exists()
     )
 
 

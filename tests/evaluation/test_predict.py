@@ -16,6 +16,7 @@ from pel_core.cli.main import main
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, sha256, write_json
 from pel_core.evaluation.new_images import find_images
+from pel_core.spec.results import run_folder
 
 SLUG, NATIVE, ZERO = "mine.toy.adaptformer.s0.epochs=2", "mine.toy.ln.s0.epochs=1.native=18", "mine.toy.zero-shot.s0"
 RUNS = (SLUG, NATIVE, ZERO)
@@ -47,13 +48,16 @@ def rows(path):
 
 
 def test_the_folder_of_an_evaluation_is_a_run_too(results, images, tmp_path, capsys):
-    """It has no checkpoint of its own: the training's lies beside it."""
+    """It has no checkpoint of its own: the training's lies above it, in results of before beside it."""
     slug = f"{SLUG}.tte=none"
+    (results / "runs" / SLUG / "tte=none").mkdir(exist_ok=True)
     (results / "runs" / slug).mkdir(exist_ok=True)
     predict(images, "--run", slug, "--results", results)
     told = capsys.readouterr().out
-    predict(images, "--run", results / "runs" / slug, "--results", results)
-    assert capsys.readouterr().out == told
+    for folder in (slug, f"{SLUG}/tte=none"):
+        predict(images, "--run", results / "runs" / folder, "--results", results)
+        assert capsys.readouterr().out == told
+    (results / "runs" / slug).rmdir()
     (tmp_path / "my-model").mkdir()
     predict(images, "--run", tmp_path / "my-model", "--results", results, status=1)
     assert f"{tmp_path / 'my-model'} holds no delta.safetensors" in capsys.readouterr().err
@@ -66,7 +70,7 @@ def test_the_folder_of_an_evaluation_is_a_run_too(results, images, tmp_path, cap
 @pytest.mark.parametrize("slug", [*RUNS, f"{SLUG}.tte=none", f"{SLUG}.tte=tencrop", f"{ZERO}.tte=randaug.crops=3"])
 def test_the_test_images_get_the_numbers_of_the_evaluation(results, tmp_path, slug):
     assert main(["evaluate", slug, "--results", str(results)]) == 0
-    expected = parquet.read_table(results / "runs" / slug / "predictions.parquet").to_pydict()
+    expected = parquet.read_table(run_folder(results, slug) / "predictions.parquet").to_pydict()
     root = results.parent / "images"
     predict(*(root / path for path in expected["path"]), "--run", slug, "--results", results, "--out", tmp_path / "p.parquet")
     found = parquet.read_table(tmp_path / "p.parquet").to_pydict()
@@ -230,7 +234,7 @@ def damage(folder, what):
         ("other file", "is not the file that train.json describes"),
         ("other spec", "was trained from another spec (lr: stored 0.5"),
         ("other run", "was trained from another spec (toy.toy.ln.s0)"),
-        ("other engine", "is stale: made by engine 0"),
+        ("other engine", "is stale: prepared by version 0, this is 1"),
     ],
 )
 def test_a_run_that_cannot_be_used(copy, images, capsys, what, message):

@@ -56,7 +56,7 @@ def test_from_lists_to_a_result(base, server, toy_results, tmp_path, monkeypatch
         stored = dict(np.load(tmp_path / f"results/data/{base}/test.npz"))
         np.savez(tmp_path / f"results/data/{base}/test.npz", **{**stored, "labels": np.full_like(stored["labels"], 99)})
         call("evaluate", f"{slug}.split=val")
-        folder = tmp_path / "results/runs" / f"{slug}.split=val"
+        folder = tmp_path / "results/runs" / slug / "split=val"
         assert read_json(folder / "metrics.json")["spec"]["split"] == "val"
         assert load_file(folder / "logits.safetensors")["labels"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 

@@ -265,8 +265,8 @@ def test_a_built_in_root_keeps_its_variable(monkeypatch):
 def test_a_folder_of_another_engine_is_stale(tmp_path):
     prepare("toy", tmp_path)
     path = tmp_path / "data.json"
-    path.write_text(path.read_text().replace('"engine": 1', '"engine": 0'))
-    with pytest.raises(PelError, match="stale: made by engine 0, this is engine 1"):
+    path.write_text(path.read_text().replace('"prepare": 1', '"prepare": 0'))
+    with pytest.raises(PelError, match="stale: prepared by version 0, this is 1"):
         open_prepared(tmp_path, "toy")
 
 

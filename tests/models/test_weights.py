@@ -268,8 +268,8 @@ def test_registries_agree():
 def test_what_another_engine_prepared_is_stale(toy_results, tmp_path):
     shutil.copytree(toy_results / "backbones/toy", tmp_path / "toy")
     about = tmp_path / "toy/backbone.json"
-    about.write_text(about.read_text().replace('"engine": 1', '"engine": 0'))
-    with pytest.raises(PelError, match=r"backbone\.json is stale: made by engine 0, this is engine 1"):
+    about.write_text(about.read_text().replace('"prepare": 1', '"prepare": 0'))
+    with pytest.raises(PelError, match=r"backbone\.json is stale: prepared by version 0, this is 1"):
         load_vit(tmp_path / "toy")
     with safe_open(toy_results / "text/toy/toy.default.safetensors", "pt") as text:
-        assert text.metadata()["engine"] == "1"
+        assert text.metadata()["versions"] == '{"prepare": 1}'

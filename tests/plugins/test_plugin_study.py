@@ -67,5 +67,5 @@ def test_without_the_plugin_its_entries_are_unknown(lab):
 
 
 def test_records_hold_the_content(lab):
-    stored = {json.dumps(read_json(path)["plugins"]) for path in (lab / "results" / "runs").glob("*my-*/metrics.json")}
+    stored = {json.dumps(read_json(path)["plugins"]) for path in (lab / "results" / "runs").glob("*my-*/**/metrics.json")}
     assert len(stored) == 1

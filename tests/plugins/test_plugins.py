@@ -16,10 +16,10 @@ from pel_core.common.registry import all_registries
 from pel_core.models.methods import METHODS
 from pel_core.spec.choices import LOSSES
 from pel_core.spec.plugins import plugins_of
-from pel_core.spec.results import invalid_reason
+from pel_core.spec.results import invalid_reason, metrics_file
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.config import read_config, read_study
-from pel_core.studies.provenance import evaluate_params, train_params
+from pel_core.studies.provenance import predict_params, train_params
 
 HERE = Path(__file__).parent
 EVERYTHING = HERE / "everything.py"
@@ -138,7 +138,7 @@ def test_installed_plugins_are_loaded_by_their_entry_point(tmp_path, monkeypatch
 def test_a_plugin_changes_the_runs_that_use_it_alone(tmp_path):
     def params():
         specs = [RunSpec.make("toy-ir20", "toy", "lora", 0, loss=loss) for loss in ("ce", "mine")]
-        return [(train_params(spec, 1), evaluate_params(spec, 1)) for spec in specs]
+        return [(train_params(spec, 1), predict_params(spec, {"train": 1, "predict": 1})) for spec in specs]
 
     plugins.use_plugins([write(tmp_path)])
     plain, own = params()
@@ -154,7 +154,7 @@ def test_a_run_says_its_plugins_and_is_refused_with_others(tmp_path, toy_results
     words = ["--results", str(toy_results), "--plugins", file]
     assert main(["train", slug, *words]) == 0 and main(["evaluate", slug, *words]) == 0
     spec = RunSpec.parse(slug)
-    record = read_json(toy_results / "runs" / slug / "metrics.json")
+    record = read_json(metrics_file(toy_results, slug))
     assert record["plugins"] == plugins_of(spec) == read_json(toy_results / "runs" / slug / "train.json")["plugins"]
     assert not invalid_reason(record, spec, (), toy_results)
     plugins.unload(plugins.loaded()["mine.py"])

@@ -14,7 +14,7 @@ from fake_results import write_results
 from pel_core.common.files import write_bytes, write_json
 from pel_core.reporting.html_pages import html_page
 from pel_core.reporting.runs_table import run_row, runs_files
-from pel_core.spec.results import METRICS
+from pel_core.spec.results import METRICS, run_folder
 from pel_core.studies.study import Study, load
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +51,7 @@ def study(tmp_path, monkeypatch) -> Study:
     for slug, spec in made.specs.items():
         if spec.trains:
             write_bytes(made.delta(slug), b"x")
-            write_json(f"results/runs/{spec.train.slug}/train.json", {})
+            write_json(run_folder("results", spec.train.slug) / "train.json", {})
     write_results(made.results, made.specs)
     return made
 
@@ -69,7 +69,7 @@ def snakemake(*words: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 def test_the_report_holds_everything_and_needs_nobody(study):
-    for path in study.results.glob("runs/*/*"):
+    for path in study.results.glob("runs/**/*"):
         if path.name in ("metrics.json",):
             for name in ("predictions.parquet", "confusion.csv", "classes.csv", "logits.safetensors"):
                 write_bytes(path.parent / name, b"x")
@@ -82,14 +82,23 @@ def test_the_report_holds_everything_and_needs_nobody(study):
     assert not re.findall(r"""(?:src|href)=["']https?://[^"']*\.(?:js|css|woff2?)""", page)
     for name in ("t1", "f1", "study-claims", "provenance"):
         assert name in page, name
-    assert "Every run of the study: the commit and engine" in page  # a caption
+    assert "Every run of the study: the commit and the versions" in page  # a caption
 
 
 def test_a_run_says_where_it_comes_from(study):
     files = runs_files(study)
     table = pd.read_csv(pd.io.common.StringIO(files["csv"]))
     assert list(table["run"]) == list(study.specs)
-    told = ("engine", "commit", "data_sha256", "backbone_sha256", "device", "version_torch", "train_seconds", "evaluate_seconds")
+    told = (
+        "versions",
+        "commit",
+        "data_sha256",
+        "backbone_sha256",
+        "device",
+        "version_torch",
+        "train_seconds",
+        "evaluate_seconds",
+    )
     assert {*told, *METRICS} <= set(table.columns)
     assert files["md"].count("\n| toy-ir20") == len(study.specs) and "000000000000 |" in files["md"]
 

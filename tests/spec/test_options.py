@@ -17,6 +17,7 @@ from pel_core.models.methods import METHODS
 from pel_core.models.weights import load_vit, prepare_text
 from pel_core.spec.choices import CHOICES
 from pel_core.spec.options import RECIPES
+from pel_core.spec.results import metrics_file
 from pel_core.spec.run_spec import DEFAULTS, RunSpec
 from pel_core.training.classifier import adapter_dim, build
 from pel_core.training.run_inputs import load
@@ -44,7 +45,7 @@ def run(results, method="adaptformer", **options):
     if spec.trains:
         assert main(["train", spec.train.slug, "--results", str(results)]) == 0
     assert main(["evaluate", spec.slug, "--results", str(results)]) == 0
-    return read_json(results / "runs" / spec.slug / "metrics.json")
+    return read_json(metrics_file(results, spec.slug))
 
 
 def fresh(results, method="adaptformer", seed=0, **options):
@@ -138,8 +139,9 @@ def test_evaluation_options_share_the_training_run(results):
 
 
 def test_random_crops_repeat(results):
-    path = results / "runs" / run(results, tte="randaug")["slug"] / "logits.safetensors"
+    path = metrics_file(results, run(results, tte="randaug")["slug"]).with_name("logits.safetensors")
     before = load_file(path)["logits"]
+    path.unlink()
     run(results, tte="randaug")
     assert torch.equal(load_file(path)["logits"], before)
 

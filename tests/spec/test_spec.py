@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pel_core.common.errors import PelError
+from pel_core.common.versions import TRAIN
 from pel_core.data.datasets import DATASETS
 from pel_core.models.backbones import BACKBONES
 from pel_core.models.methods import METHODS, format_method, parse_method
 from pel_core.spec.choices import CHOICES
 from pel_core.spec.options import RECIPES, recipe
-from pel_core.spec.run_spec import DEFAULTS, ENGINE, RunSpec, differences
+from pel_core.spec.run_spec import DEFAULTS, RunSpec, differences
 
 RANGED = [name for name in METHODS if METHODS[name].blocks == "any" and name != "vpt-deep"]
 METHOD = st.lists(st.sampled_from(RANGED), min_size=1, max_size=3, unique=True)
@@ -109,12 +110,12 @@ def test_evaluation_fields_share_the_training_run():
 
 
 def test_defaults_are_pinned_with_the_engine():
-    """A changed default changes what old slugs mean: raise ENGINE and write this file anew, together."""
+    """A changed default changes what old slugs mean: raise TRAIN and write this file anew, together."""
     pinned = json.loads((Path(__file__).parents[1] / "golden" / "defaults.json").read_text())
     recipes = {name: dict(entry.recipe) for registry in (DATASETS, METHODS) for name, entry in registry.items()}
     named = {name: {"values": dict(entry.values), "datasets": dict(entry.datasets)} for name, entry in RECIPES.items()}
     recipes = {name: value for name, value in recipes.items() if value}
-    now = {"engine": ENGINE, "defaults": DEFAULTS, "recipes": recipes, "named": named}
+    now = {"train": TRAIN, "defaults": DEFAULTS, "recipes": recipes, "named": named}
     assert json.loads(json.dumps(now)) == pinned
 
 

@@ -269,7 +269,7 @@ def test_descriptions_need_a_file_and_count_by_content(toy, tmp_path):
         (tmp_path / "words.json").write_text(text)
         study = toy(prompt, config)
         slug = next(slug for slug, spec in study.specs.items() if spec.prompt == "descriptions")
-        prints.append((study.train_params(slug), study.evaluate_params(slug), study.train_params("toy-ir20.toy.ssf-ln.s0")))
+        prints.append((study.train_params(slug), study.predict_params(slug), study.train_params("toy-ir20.toy.ssf-ln.s0")))
     assert study.descriptions("toy", "descriptions") == [str(tmp_path / "words.json")]
     assert study.descriptions("toy", "default") == []
     assert [a == b for a, b in zip(*prints, strict=True)] == [False, False, True]

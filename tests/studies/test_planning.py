@@ -58,7 +58,7 @@ def test_a_runs_name_is_spelled_once(large, monkeypatch):
     spelled = len(calls)
     assert spelled <= 2 * RUNS  # each name holds one value that departs; the bars' cells are specs of their own
     for slug in study.specs:
-        study.train_params(slug), study.evaluate_params(slug), study.prepared(slug), study.accepted(slug), study.inputs("some")
+        study.train_params(slug), study.predict_params(slug), study.prepared(slug), study.accepted(slug), study.inputs("some")
     assert len(calls) == spelled
     assert study.specs is study.specs
 
@@ -84,5 +84,5 @@ def test_snakemake_plans_every_run_once(large):
     told = done.stdout + done.stderr
     assert done.returncode == 0, told
     stats = dict(re.findall(r"^(\w+) +(\d+)$", told, flags=re.M))
-    made = {"backbone": 1, "data": 1, "text": 1, "train": RUNS, "evaluate": RUNS, "table": 1, "figure": 1, "all": 1}
+    made = {"backbone": 1, "data": 1, "text": 1, "train": RUNS, "predict": RUNS, "score": 1, "table": 1, "figure": 1, "all": 1}
     assert {name: int(count) for name, count in stats.items() if name != "total"} == made

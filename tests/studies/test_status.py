@@ -9,6 +9,8 @@ from fake_results import fake_record, write_results
 
 from pel_core.cli.main import main
 from pel_core.common.files import write_bytes, write_json, write_text
+from pel_core.hardware.lease import pid_space
+from pel_core.spec.results import run_folder
 from pel_core.studies.status import alive, last_line, lease_speed, look, read_leases, status
 from pel_core.studies.study import load
 
@@ -43,7 +45,7 @@ def lease(study, slug: str, age: float = 1, **values) -> dict:
 
 
 def log(study, slug: str, job: str, text: str) -> None:
-    write_text(study.results / "logs" / f"{slug}.{job}.log", text)
+    write_text(study.results / "logs" / f"{run_folder('', slug).relative_to('runs')}.{job}.log", text)
 
 
 def done(study, slug: str) -> None:
@@ -75,12 +77,12 @@ def test_every_run_is_one_thing(study):
 def test_the_words(study):
     done(study, ZERO)
     lease(study, RUN)
-    log(study, OTHER, "evaluate", "error: disk full\n")
+    log(study, OTHER, "predict", "error: disk full\n")
     text = status(study)
     assert "12 runs: 1 done, 2 running, 1 failed, 8 missing" in text
     assert "t1  1 of 12 runs" in text
     assert f"{RUN}  epoch 4 of 10, step 400 of 1,000, 4 steps/s, 2 minutes left, loss 1.23, on cuda:1 of" in text
-    assert f"{OTHER}  error: disk full  (results/logs/{OTHER}.evaluate.log" in text
+    assert f"{OTHER}  error: disk full  (results/logs/{OTHER}.predict.log" in text
     assert f"{ZERO}.tte=none" not in text
     assert [f"{ZERO}.tte=none", "missing"] in [line.split() for line in status(study, every=True).splitlines()]
 
@@ -92,12 +94,13 @@ def test_the_words(study):
         ({"time": -121.0}, False),
         ({"pid": "dead"}, False),
         ({"pid": "dead", "host": "elsewhere"}, True),  # cannot be asked from here
+        ({"pid": "dead", "pid_namespace": "another"}, True),  # nor from this container
         ({"host": "elsewhere", "time": -500.0}, False),
     ],
 )
 def test_a_lease_lives_as_long_as_its_process_says_so(values, expected):
     now = 1000.0
-    given = {"host": socket.gethostname(), "pid": os.getpid(), **values}
+    given = {"host": socket.gethostname(), "pid": os.getpid(), **pid_space(), **values}
     given |= {"time": now + values.get("time", 0.0), "pid": dead_pid() if given["pid"] == "dead" else given["pid"]}
     assert alive(given, now) is expected
 
@@ -179,7 +182,7 @@ def test_a_preparation_that_failed_is_told(study):
 
 def test_many_failures_are_told_shortly(study):
     for slug in study.specs:
-        log(study, slug, "evaluate", "error: no space left\n")
+        log(study, slug, "predict", "error: no space left\n")
     assert "and 2 more (--all lists them)" in status(study)  # of twelve evaluations
     assert "more (" not in status(study, every=True)
 

@@ -239,12 +239,12 @@ def spoil(study, **changes):
     return spec
 
 
-def test_another_engines_result_is_stale_until_accepted_by_name(files):
+def test_another_versions_result_is_stale_until_accepted_by_name(files):
     study = files()
-    spec = spoil(study, engine=0)
-    with pytest.raises(PelError, match="stale: made by engine 0"):
+    spec = spoil(study, versions={"train": 0})
+    with pytest.raises(PelError, match="stale: trained by version 0, this is 1"):
         read_result(study.results, spec)
-    assert read_result(study.results, spec, accept=[spec.slug])["engine"] == 0
+    assert read_result(study.results, spec, accept=[spec.slug])["versions"]["train"] == 0
     assert study.missing() == [spec.slug]
     assert not files(config=f"{TOY}accept: ['{spec.slug}']\n").missing()
 
@@ -353,5 +353,5 @@ def test_a_plan_estimates_hours_from_finished_runs(tmp_path):
 
 def test_a_plan_names_results_it_cannot_use(files):
     study = files()
-    spoil(study, engine=0)
+    spoil(study, versions={"train": 0})
     assert "cannot be used: toy-ir20.toy.adaptformer.s0: stale" in plan(study)

@@ -116,7 +116,7 @@ def test_what_changes_the_bits_changes_the_name(toy_results, monkeypatch):
     names = [name(vit, batches, depth, {}, "fp32") for depth in (2, 3)] + [name(vit, batches, 2, {"images": "other"}, "fp32")]
     names += [name(vit, batches, 2, {}, word) for word in CHOICES["eval_precision"] if word != "fp32"]
     names += [name(vit, other, 2, {}, "fp32") for other in others]
-    monkeypatch.setattr("pel_core.training.prefix_cache.ENGINE", 99)
+    monkeypatch.setattr("pel_core.training.prefix_cache.PREDICT", 99)
     names.append(name(vit, batches, 2, {}, "fp32"))
     monkeypatch.undo()
     monkeypatch.setattr(torch, "__version__", "9")
@@ -301,6 +301,7 @@ def test_from_the_command_line(toy_results, capsys):
     found = []
     shutil.rmtree(toy_results / "prefixes", ignore_errors=True)  # of another test
     for more in ([], [], ["--prefix-cache-gb", "0"]):
+        (toy_results / "runs" / slug / "logits.safetensors").unlink(missing_ok=True)  # or it would only be scored
         assert main(["evaluate", slug, *words, *more]) == 0
         record = read_json(toy_results / "runs" / slug / "metrics.json")
         found.append((record["environment"]["blocks_from_cache"], record["metrics"]))

@@ -34,7 +34,11 @@ def refused(capsys, *words) -> str:
 
 def test_metrics_hold_what_a_reader_needs(results):
     record = read_json(results / "runs" / SLUG / "metrics.json")
-    assert record["slug"] == SLUG and record["engine"] == 1 and record["spec"]["lr"] == 0.01
+    assert (
+        record["slug"] == SLUG
+        and record["versions"] == {"prepare": 1, "train": 1, "predict": 1, "score": 1}
+        and record["spec"]["lr"] == 0.01
+    )
     assert record["data"]["train_images"] == sum(record["data"]["train_counts"])
     assert record["parameters"]["by_part"].keys() == {"adaptformer", "vpt-shallow"}
     assert record["parameters"]["learnable"] + record["parameters"]["head"] == record["parameters"]["learnable_with_head"]
@@ -47,22 +51,23 @@ def test_metrics_hold_what_a_reader_needs(results):
 
 def test_logits_are_kept_and_give_the_metrics(results):
     stored = load_file(results / "runs" / SLUG / "logits.safetensors")
-    accuracy = 100 * (stored["logits"].argmax(1) == stored["labels"]).double().mean().item()
+    accuracy = 100 * (stored["top_classes"][:, 0] == stored["labels"]).double().mean().item()
     assert accuracy == pytest.approx(read_json(results / "runs" / SLUG / "metrics.json")["metrics"]["overall"])
 
 
 def test_another_ensembling_mode_reuses_the_training_run(results):
     trained = (results / "runs" / SLUG / "delta.safetensors").stat().st_mtime_ns
     assert main(["evaluate", f"{SLUG}.tte=none", "--results", str(results)]) == 0
-    record = read_json(results / "runs" / f"{SLUG}.tte=none" / "metrics.json")
+    record = read_json(results / "runs" / SLUG / "tte=none" / "metrics.json")
     assert record["evaluation"]["crops"] == 1
-    assert not (results / "runs" / f"{SLUG}.tte=none" / "delta.safetensors").exists()
+    assert not (results / "runs" / SLUG / "tte=none" / "delta.safetensors").exists()
     assert (results / "runs" / SLUG / "delta.safetensors").stat().st_mtime_ns == trained
 
 
 def test_evaluation_repeats_bit_for_bit(results):
     path = results / "runs" / SLUG / "logits.safetensors"
     before = load_file(path)["logits"]
+    path.unlink()
     assert main(["evaluate", SLUG, "--results", str(results)]) == 0
     assert torch.equal(load_file(path)["logits"], before)
 
@@ -114,11 +119,11 @@ def test_a_checkpoint_of_another_spec_is_refused(copy, capsys):
     assert "lr: stored 0.5, now 0.01" in refused(capsys, "evaluate", SLUG, "--results", copy)
 
 
-def test_a_checkpoint_of_another_engine_is_stale(copy, capsys):
+def test_a_checkpoint_of_another_version_is_stale(copy, capsys):
     path = copy / "runs" / SLUG / "train.json"
-    record = read_json(path) | {"engine": 0}
+    record = read_json(path) | {"versions": {"prepare": 1, "train": 0}}
     write_json(path, record)
-    assert "was trained by engine 0" in refused(capsys, "evaluate", SLUG, "--results", copy)
+    assert "is stale: trained by version 0, this is 1" in refused(capsys, "evaluate", SLUG, "--results", copy)
 
 
 def test_a_checkpoint_of_other_data_is_refused(copy, capsys):
@@ -138,11 +143,12 @@ def test_a_checkpoint_of_another_run_is_refused(copy, capsys):
     assert "is not the file that train.json describes" in refused(capsys, "evaluate", SLUG, "--results", copy)
 
 
-def test_a_checkpoint_of_another_engine_can_be_accepted(copy):
+def test_a_checkpoint_of_another_version_can_be_accepted(copy):
     path = copy / "runs" / SLUG / "train.json"
-    write_json(path, read_json(path) | {"engine": 0})
+    write_json(path, read_json(path) | {"versions": {"prepare": 1, "train": 0}})
     assert main(["evaluate", SLUG, "--results", str(copy), "--accept"]) == 0
-    assert read_json(copy / "runs" / SLUG / "metrics.json")["engine"] == 0
+    made = read_json(copy / "runs" / SLUG / "metrics.json")["versions"]
+    assert made == {"prepare": 1, "train": 0, "predict": 1, "score": 1}
 
 
 @pytest.mark.parametrize(

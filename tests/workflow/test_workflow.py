@@ -4,6 +4,7 @@ A small study is built once with made-up results (tests/fake_results.py stands i
 dry run after one change. The engine itself is not imported, so this stays quick.
 """
 
+import json
 import os
 import re
 import shutil
@@ -119,7 +120,17 @@ def built(tmp_path_factory) -> Path:
     (lab.work / "config.yaml").write_text(CONFIG)
     first = Counter(job.split()[0] for job in lab.plan())
     # adaptformer at two ratios and ssf-ln at two: four trainings, whatever shares them; each of t2's rows is evaluated twice.
-    assert first == {"backbone": 1, "data": 1, "text": 1, "train": 4, "evaluate": 7, "table": 2, "figure": 1, "summary": 1}
+    assert first == {
+        "backbone": 1,
+        "data": 1,
+        "text": 1,
+        "train": 4,
+        "predict": 7,
+        "score": 1,
+        "table": 2,
+        "figure": 1,
+        "summary": 1,
+    }
     done = lab.snakemake("--cores", "2", "--resources", "gpu=2", "--quiet", "all")
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
@@ -142,7 +153,7 @@ def test_another_row_runs_its_own_runs(lab):
     )
     # ln@-2: is the last half of the toy backbone's four blocks.
     runs = [f"toy-ir{ratio}.toy.ln@2:4.s0" for ratio in (10, 20)]
-    assert lab.plan() == [*(f"evaluate {run}" for run in runs), "table t1", *(f"train {run}" for run in runs)]
+    assert lab.plan() == [*(f"predict {run}" for run in runs), "table t1", *(f"train {run}" for run in runs)]
 
 
 def test_a_label_redraws_its_figure_alone(lab):
@@ -158,8 +169,8 @@ def test_a_title_redraws_its_table_alone(lab):
 
 def test_a_seed_runs_only_itself(lab):
     jobs = lab.plan(seeds="0,1")
-    assert all(job.endswith(".s1") or ".s1." in job for job in jobs if job.startswith(("train", "evaluate")))
-    assert Counter(job.split()[0] for job in jobs) == {"train": 4, "evaluate": 7, "table": 2, "figure": 1, "summary": 1}
+    assert all(".s1" in job for job in jobs if job.startswith(("train", "predict")))
+    assert Counter(job.split()[0] for job in jobs) == {"train": 4, "predict": 7, "table": 2, "figure": 1, "summary": 1}
 
 
 def test_a_value_that_is_stored_costs_no_run(lab):
@@ -169,20 +180,71 @@ def test_a_value_that_is_stored_costs_no_run(lab):
     assert lab.plan() == ["table t1"]
 
 
-def test_a_new_metric_evaluates_and_trains_nothing(lab):
-    lab.edit("pel_core/spec/results.py", '"overall": Metric(', '"new": Metric("New"),\n    "overall": Metric(')
-    assert Counter(job.split()[0] for job in lab.plan()) == {"evaluate": 7, "table": 2, "figure": 1, "summary": 1}
+DRAWN = {"table": 2, "figure": 1, "summary": 1}
 
 
-def test_another_engine_runs_everything_the_preparation_too(lab):
-    lab.edit("pel_core/common/versions.py", "ENGINE = 1", "ENGINE = 2")
-    prepared = {"backbone": 1, "data": 1, "text": 1}
-    made = {"train": 4, "evaluate": 7, "table": 2, "figure": 1, "summary": 1}
-    assert Counter(job.split()[0] for job in lab.plan()) == {**prepared, **made}
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("pel_core/spec/results.py", '"overall": Metric(', '"new": Metric("New"),\n    "overall": Metric('),
+        ("pel_core/common/versions.py", "SCORE = 1", "SCORE = 2"),
+    ],
+)
+def test_another_scoring_passes_no_image_through_a_network(lab, file, old, new):
+    """One job for all runs, and what is drawn from them; then nothing more."""
+    lab.edit(file, old, new)
+    assert Counter(job.split()[0] for job in lab.plan()) == {"score": 1, **DRAWN}
+    done = lab.snakemake("--cores", "2", "--resources", "gpu=2", "--quiet", "all")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert lab.plan() == []
+
+
+def test_a_run_that_comes_in_with_other_scores_is_scored(lab):
+    path = lab.work / "results/runs/toy-ir20.toy.adaptformer.s0/tte=none/metrics.json"
+    record = json.loads(path.read_text())
+    changed = path.stat().st_mtime_ns
+    path.write_text(json.dumps(record | {"scored": "otherwise", "versions": {**record["versions"], "score": 0}}))
+    os.utime(path, ns=(changed, changed))
+    assert Counter(job.split()[0] for job in lab.plan()) == {"score": 1, **DRAWN}
+
+
+@pytest.mark.parametrize(
+    ("stage", "made"),
+    [
+        ("PREPARE", {"backbone": 1, "data": 1, "text": 1, "train": 4, "predict": 7}),
+        ("TRAIN", {"train": 4, "predict": 5}),  # zero-shot is not trained
+        ("PREDICT", {"predict": 7}),
+    ],
+)
+def test_another_version_of_a_stage_makes_again_what_follows_from_it(lab, stage, made):
+    lab.edit("pel_core/common/versions.py", f"{stage} = 1", f"{stage} = 2")
+    assert Counter(job.split()[0] for job in lab.plan()) == {**made, **DRAWN}
+
+
+def test_another_test_time_mode_trains_nothing(lab):
+    lab.edit("study.yaml", "label: One crop, value: overall, tte: none", "label: Ten crops, value: overall, tte: tencrop")
+    runs = ["toy-ir20.toy.adaptformer.s0/tte=tencrop", "toy-ir20.toy.zero-shot.s0/tte=tencrop"]
+    assert lab.plan() == [*(f"predict {run}" for run in runs), "table t2"]
+
+
+def test_results_of_before_are_moved_and_none_is_made_again(lab):
+    """Evaluations beside their trainings, records that know one number: the next call moves them, and only draws."""
+    for path in (lab.work / "results/runs").glob("*/*=*"):
+        path.rename(path.parent.with_name(f"{path.parent.name}.{path.name}"))
+    for path in (lab.work / "results/runs").glob("*/*.json"):
+        changed, record = path.stat().st_mtime_ns, json.loads(path.read_text())
+        record = {"engine": 1} | {key: value for key, value in record.items() if key not in ("versions", "scored")}
+        path.write_text(json.dumps(record))
+        os.utime(path, ns=(changed, changed))
+    shutil.rmtree(lab.work / "results/scores")
+    told = lab.snakemake("-n").stderr
+    assert told.count("2 evaluations moved into the folders of their trainings") == 1
+    assert Counter(job.split()[0] for job in lab.plan()) == {"score": 1, **DRAWN}
 
 
 def test_accepted_runs_stay_whatever_is_prepared_anew(lab):
-    lab.edit("pel_core/common/versions.py", "ENGINE = 1", "ENGINE = 2")
+    lab.edit("pel_core/common/versions.py", "TRAIN = 1", "TRAIN = 2")
+    lab.edit("pel_core/common/versions.py", "PREPARE = 1", "PREPARE = 2")
     run = "toy-ir20.toy.ssf-ln.s0"
     lab.edit("config.yaml", "title: Toy", f"title: Toy\naccept: [{run}]")
     jobs = lab.plan()
@@ -196,7 +258,7 @@ def test_text_that_was_cut_short_hides_no_run(lab):
     run = "toy-ir20.toy.ssf-ln.s0"
     shutil.rmtree(lab.work / f"results/runs/{run}")
     jobs = lab.plan("--forcerun", text)
-    assert {"text toy toy default", f"train {run}", f"evaluate {run}"} <= set(jobs)
+    assert {"text toy toy default", f"train {run}", f"predict {run}"} <= set(jobs)
 
 
 @pytest.mark.slow
@@ -214,7 +276,7 @@ def test_images_that_move_make_nothing_again(lab):
     assert lab.plan(root="b") == []
     shutil.rmtree(lab.work / "results/runs/mine.toy.adaptformer.s0")
     run = "mine.toy.adaptformer.s0"
-    assert lab.plan(root="b") == [f"evaluate {run}", "table t1", f"train {run}"]
+    assert lab.plan(root="b") == [f"predict {run}", "table t1", f"train {run}"]
     (lab.work / "b/test.txt").write_text("other")
     assert "data mine" in lab.plan(root="b")
     (lab.work / "b/test.txt").unlink()
@@ -229,7 +291,7 @@ def test_a_recipe_runs_what_it_concerns(lab):
     lab.edit("pel_core/models/methods.py", ssf, f'{ssf}\n        recipe={{"lr": 0.02}},\n        attach=')
     runs = [f"toy-ir{ratio}.toy.ssf-ln.s0" for ratio in (10, 20)]
     drawn = ["figure f1", "summary study-claims", "table t1"]
-    assert lab.plan() == sorted([*(f"{rule} {run}" for rule in ("evaluate", "train") for run in runs), *drawn])
+    assert lab.plan() == sorted([*(f"{rule} {run}" for rule in ("predict", "train") for run in runs), *drawn])
 
 
 def test_a_field_with_a_default_and_comments_run_nothing(lab):
@@ -248,13 +310,13 @@ def test_prepared_again_with_the_same_content_runs_nothing(lab):
 def test_a_lost_run_is_made_again_alone(lab):
     shutil.rmtree(lab.work / "results/runs/toy-ir20.toy.ssf-ln.s0")
     run = "toy-ir20.toy.ssf-ln.s0"
-    assert lab.plan() == [f"evaluate {run}", "figure f1", "summary study-claims", "table t1", f"train {run}"]
+    assert lab.plan() == ["figure f1", f"predict {run}", "summary study-claims", "table t1", f"train {run}"]
 
 
 def test_lost_predictions_are_made_again_and_nothing_is_trained(lab):
     run = "toy-ir20.toy.ssf-ln.s0"
     (lab.work / f"results/runs/{run}/predictions.parquet").unlink()
-    assert lab.plan() == [f"evaluate {run}", "figure f1", "summary study-claims", "table t1"]
+    assert lab.plan() == ["figure f1", f"predict {run}", "summary study-claims", "table t1"]
 
 
 @pytest.mark.parametrize(
@@ -293,9 +355,9 @@ def test_an_undeclared_run_is_refused_by_name(lab):
 
 
 def test_a_cluster_is_told_what_every_gpu_job_needs(lab):
-    done = lab.snakemake("-n", "--forcerun", "train", "evaluate")
+    done = lab.snakemake("-n", "--forcerun", "train", "predict")
     blocks = re.split(r"^(?=rule \w+:)", done.stdout + done.stderr, flags=re.M)[1:]
-    jobs = [block for block in blocks if block.startswith(("rule train:", "rule evaluate:"))]
+    jobs = [block for block in blocks if block.startswith(("rule train:", "rule predict:"))]
     assert len(jobs) == 4 + 7
     for job in jobs:
         declared = re.search(r"^ +resources: (.*)$", job, flags=re.M)[1]

@@ -15,8 +15,7 @@ rule backbone:
         f"{RESULTS}/backbones/{{backbone}}/vit.safetensors",
     params:
         key=lambda wc: STUDY.backbone_params(wc.backbone),
-        # A param that is computed from threads is not compared between calls: where the weights lie changes no number.
-        weights=lambda wc, threads: STUDY.weights_option(wc.backbone),
+        weights=uncompared(STUDY.weights_option),
     log:
         f"{RESULTS}/logs/{{backbone}}.backbone.log",
     threads: 1
@@ -35,7 +34,7 @@ rule data:
         f"{RESULTS}/data/{{base}}/data.json",
     params:
         key=lambda wc: STUDY.data_params(wc.base),
-        check=lambda wc, threads: STUDY.check_images,
+        check=uncompared(lambda base: STUDY.check_images),
     log:
         f"{RESULTS}/logs/{{base}}.data.log",
     threads: STUDY.resource("threads")
@@ -73,7 +72,7 @@ rule text:
     output:
         f"{RESULTS}/text/{{backbone}}/{{base}}.{{prompt}}.safetensors",
     params:
-        weights=lambda wc, threads: STUDY.weights_option(wc.backbone),
+        weights=uncompared(STUDY.weights_option),
         sentences=lambda wc, input, threads: " ".join(f"--descriptions={quote(str(file))}" for file in input.get("sentences", [])),
     log:
         f"{RESULTS}/logs/{{backbone}}.{{base}}.{{prompt}}.text.log",

@@ -12,6 +12,11 @@ def names(*kinds):
     return "|".join(name for name, artefact in STUDY.artefacts.items() if artefact.kind in kinds) or "(?!)"
 
 
+def scored(name):
+    """What says that the results an artefact reads are scored as they should be; a map is drawn from models."""
+    return [] if STUDY.artefact(name).kind == "map" else STUDY.score_stamp
+
+
 localrules:
     all,
     table,
@@ -24,6 +29,7 @@ localrules:
 rule table:
     input:
         lambda wc: STUDY.inputs(wc.table),
+        lambda wc: scored(wc.table),
     output:
         csv=report(
             f"{RESULTS}/tables/{{table}}.csv",
@@ -47,6 +53,7 @@ rule summary:
     # compare: measured beside reported. claims: conclusions, tested.
     input:
         lambda wc: STUDY.inputs(wc.summary),
+        lambda wc: scored(wc.summary),
     output:
         csv=report(
             f"{RESULTS}/tables/{{summary}}.csv",
@@ -57,7 +64,7 @@ rule summary:
         md=f"{RESULTS}/tables/{{summary}}.md",
     params:
         key=lambda wc: STUDY.draw_params(wc.summary),
-        kind=lambda wc, threads: STUDY.artefact(wc.summary).kind,
+        kind=uncompared(lambda name: STUDY.artefact(name).kind),
     log:
         f"{RESULTS}/logs/{{summary}}.log",
     wildcard_constraints:
@@ -69,6 +76,7 @@ rule summary:
 rule figure:
     input:
         lambda wc: STUDY.inputs(wc.figure),
+        lambda wc: scored(wc.figure),
     output:
         pdf=f"{FIGURES}/{{figure}}.pdf",
         svg=report(
@@ -91,7 +99,8 @@ rule figure:
 rule runs:
     # Not part of `all`: it is drawn anew whenever any run changes. `make report` asks for it.
     input:
-        [str(STUDY.results / "runs" / slug / "metrics.json") for slug in STUDY.specs],
+        [str(metrics_file(RESULTS, slug)) for slug in STUDY.specs],
+        STUDY.score_stamp,
     output:
         csv=report(
             f"{RESULTS}/provenance.csv",

@@ -7,8 +7,9 @@ def prepared(wc):
 
     A job that is `ancient` to another in all it makes must not be: where it runs again, Snakemake forgets the other's own
     reasons to run."""
-    old = STUDY.accepted(wc.run)
-    return {kind: ancient(path) if old or kind == "vit" else path for kind, path in STUDY.prepared(wc.run).items()}
+    run = slug_of(wc.run)
+    old = STUDY.accepted(run)
+    return {kind: ancient(path) if old or kind == "vit" else path for kind, path in STUDY.prepared(run).items()}
 
 
 rule train:
@@ -19,8 +20,7 @@ rule train:
         record=f"{RESULTS}/runs/{{run}}/train.json",
     params:
         key=lambda wc: STUDY.train_params(wc.run),
-        # As `weights` in data.smk: a param computed from threads is not compared between calls.
-        options=lambda wc, threads: job_options.train_options(STUDY.config),
+        options=uncompared(lambda run: job_options.train_options(STUDY.config)),
     log:
         f"{RESULTS}/logs/{{run}}.train.log",
     threads: STUDY.resource("threads")

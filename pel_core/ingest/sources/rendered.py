@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pel_core.common.problems import Problems
-from pel_core.common.versions import ENGINE
+from pel_core.common.versions import PREPARE
 from pel_core.demo.stand_ins import STAND_INS
 from pel_core.ingest.content import Content
 from pel_core.ingest.sources.base import Size, Source, register
@@ -22,7 +22,7 @@ class Rendered(Source):
     def fingerprint(self) -> dict[str, Any]:
         """The world that is drawn; a change of the renderer itself raises the engine."""
         world = {key: value for key, value in asdict(STAND_INS[self.base]).items() if key != "recipe"}
-        return {"engine": ENGINE, "world": world}
+        return {"engine": PREPARE, "world": world}
 
     def read(self, out: Path, check_images: str = "sample", problems: Problems | None = None) -> Content:
         """Draw every picture. Needs torch."""
