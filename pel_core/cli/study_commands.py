@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import write_text
+from pel_core.studies.kinds import FIGURE, SUMMARY, TABLE, Form
 
 if TYPE_CHECKING:  # planning's imports are for the commands that plan; training has none of them
     from pel_core.studies.study import Study
@@ -45,41 +46,28 @@ def open_results(arguments: Arguments) -> "Study":
 
 def table(arguments: Arguments) -> None:
     """Make a table: csv, md, tex."""
-    from pel_core.reporting.tables import table_files
-
     study = open_study(arguments)
-    _require(study, arguments.artefact, "table")
-    _write(study, arguments.artefact, table_files(study, arguments.artefact))
+    _require(study, arguments.artefact, TABLE)
+    _draw(study, arguments.artefact)
 
 
 def figure(arguments: Arguments) -> None:
     """Draw a figure: pdf, svg, png."""
     study = open_study(arguments)
-    _require(study, arguments.artefact, "bars", "curve", "map")
-    kind = study.artefact(arguments.artefact).kind
-    if kind == "map":
-        from pel_core.reporting.figure_map import save_map as draw
-    elif kind == "curve":
-        from pel_core.reporting.figure_curve import save_curve as draw
-    else:
-        from pel_core.reporting.figure_bars import save_bars as draw
-    draw(study, arguments.artefact, study.figures)
+    _require(study, arguments.artefact, FIGURE)
+    _draw(study, arguments.artefact)
 
 
 def compare(arguments: Arguments) -> None:
     """Put every measured value beside the reported one: csv, md."""
-    from pel_core.reporting.compare import compare_files
-
     study = open_study(arguments)
-    _write(study, "compare", compare_files(study))
+    _draw(study, study.summary("compare").name)
 
 
 def claims(arguments: Arguments) -> None:
     """Test the study's claims: csv, md."""
-    from pel_core.reporting.claims import claim_files
-
     study = open_study(arguments)
-    _write(study, study.summary("claims").name, claim_files(study))
+    _draw(study, study.summary("claims").name)
 
 
 def provenance(arguments: Arguments) -> None:
@@ -98,7 +86,7 @@ def page(arguments: Arguments) -> None:
     from pel_core.reporting.html_pages import html_page
 
     study = open_study(arguments)
-    _require(study, arguments.artefact, "table", "compare", "claims")
+    _require(study, arguments.artefact, TABLE, SUMMARY)
     markdown = Path(study.files(arguments.artefact)[1]).read_text(encoding="utf-8")
     write_text(study.results / "report" / f"{arguments.artefact}.html", html_page(markdown, arguments.artefact))
 
@@ -184,47 +172,20 @@ def show_text(study: "Study") -> str:
         files = [Path(file) for file in study.files(name)]
         if not all(file.is_file() for file in files):
             absent.append(name)
-        elif artefact.kind == "table":
-            parts += [_screen(files[1].read_text(encoding="utf-8")), ""]
-        elif artefact.kind == "claims":
-            parts += [f"{artefact.title} here:", *_verdicts(files[1].read_text(encoding="utf-8")), ""]
+        elif artefact.how.on_screen:
+            parts += [*artefact.how.on_screen(artefact.title, files[1].read_text(encoding="utf-8")), ""]
     folders = [f"{shown(study.results)}/tables", shown(study.figures), f"{shown(study.results)}/runs/<run>/metrics.json"]
     parts += [f"Tables: {folders[0]}   Figures: {folders[1]}   Every run: {folders[2]}"]
     parts += [f"Not made yet: {', '.join(absent)}. Run snakemake (or make study)."] if absent else []
     return "\n".join(parts)
 
 
-def _screen(markdown: str) -> str:
-    """A Markdown table with its columns padded, so that it reads in a terminal; the data line is left out."""
-    lines = [line for line in markdown.splitlines() if line and not line.startswith(("Data: ", "Recipe: "))]
-    rows = [[cell.strip().replace("**", "") for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
-    widths = [max(len(row[i]) for row in rows if not row[i].startswith("---")) for i in range(len(rows[0]))]
-    shown_rows = iter(rows)
-    text = []
-    for line in lines:
-        if line.startswith("|"):
-            row = next(shown_rows)
-            rule = row[0].startswith("---")
-            cells = ["-" * width if rule else cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-            text.append("  ".join(cells).rstrip())
-        else:
-            text.append(line.removeprefix("## ").removeprefix("> ").replace("**", ""))
-    return "\n".join(text)
-
-
-def _verdicts(markdown: str) -> list[str]:
-    """The headings of claims.md, which carry the verdicts."""
-    return ["  " + line.removeprefix("### ").replace("**", "") for line in markdown.splitlines() if line.startswith("### ")]
-
-
-def _require(study: "Study", name: str, *kinds: str) -> None:
+def _require(study: "Study", name: str, *forms: Form) -> None:
     artefact = study.artefact(name)
-    if artefact.kind not in kinds:
-        made = ", ".join(other.name for other in study.artefacts.values() if other.kind in kinds)
+    if artefact.how.form not in forms:
+        made = ", ".join(other.name for other in study.artefacts.values() if other.how.form in forms)
         raise PelError(f"'{name}' is of the kind {artefact.kind}; this command makes: {made or 'nothing here'}")
 
 
-def _write(study: "Study", name: str, texts: dict[str, str]) -> None:
-    study.artefact(name)
-    for suffix, text in texts.items():
-        write_text(study.results / "tables" / f"{name}.{suffix}", text)
+def _draw(study: "Study", name: str) -> None:
+    study.artefact(name).how.draw(study, name, study.folder(name))

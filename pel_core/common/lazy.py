@@ -1,8 +1,9 @@
-"""torch for files that planning reads: imported when something of it is used, not before.
+"""torch and matplotlib for files that planning reads: imported when something of them is used, not before.
 
 A file of entries (losses, heads, deltas, optimizers) holds declarations, which planning needs and which must cost nothing, beside
 code that needs torch. It says ``from pel_core.common.lazy import F, Module, nn, torch`` and
-``from __future__ import annotations``, and is otherwise written as with torch itself.
+``from __future__ import annotations``, and is otherwise written as with torch itself. A file of a figure's kind says the same of
+``plt``.
 """
 
 from functools import cache
@@ -23,6 +24,7 @@ class _Lazy:
 torch: Any = _Lazy("torch")
 nn: Any = _Lazy("torch.nn")
 F: Any = _Lazy("torch.nn.functional")
+plt: Any = _Lazy("matplotlib.pyplot")
 
 
 class Module:

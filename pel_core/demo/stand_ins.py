@@ -68,16 +68,14 @@ class StandIn:
 
 def _pick(name: str, triples: np.ndarray, count: int) -> tuple[tuple[int, int, int], ...]:
     """`count` of the triples (T, 3) in random order, those first whose attributes are used least so far."""
-    order = generator(name, "classes").permutation(len(triples))
-    used = [{} for _ in range(3)]
+    left = triples[generator(name, "classes").permutation(len(triples))]
+    used = np.zeros((3, triples.max() + 1))  # how often each value of each attribute was chosen
     chosen: list[tuple[int, int, int]] = []
-    left = [tuple(int(v) for v in triples[i]) for i in order]
     while len(chosen) < count:
-        best = min(left, key=lambda t: sum(used[a].get(v, 0) for a, v in enumerate(t)))
-        left.remove(best)
-        chosen.append(best)
-        for a, v in enumerate(best):
-            used[a][v] = used[a].get(v, 0) + 1
+        best = used[np.arange(3), left].sum(axis=1).argmin()  # the first of the least used
+        used[np.arange(3), left[best]] += 1
+        chosen.append(tuple(left[best].tolist()))
+        left = np.delete(left, best, axis=0)
     shuffled = generator(name, "label order").permutation(count)
     return tuple(chosen[i] for i in shuffled)
 

@@ -1,16 +1,99 @@
-"""Every number of a result, from stored predictions alone. Shapes: N images, C classes; percentages are 0..100. Torch-free."""
+"""METRICS: every number of a result, from stored predictions alone. N images, C classes; percentages are 0..100.
+
+A metric is one function of `Scored` here, under `metric(name, label)`. It returns a number, or None and the reason why there is
+none; never NaN. NumPy alone: planning reads the names.
+
+Source: FIDELITY.md section 8. Unlike the reference, the geometric mean is taken in logarithms (its running product underflows
+with 8,142 classes), and a class absent from the test set shifts nothing.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pel_core.common.errors import PelError
 from pel_core.data.sampling import GROUPS
-from pel_core.evaluation.predictions import Predictions, require_finite
+from pel_core.spec.choices import METRICS, metric
+
+if TYPE_CHECKING:
+    from pel_core.evaluation.predictions import Predictions
 
 CALIBRATION_BINS = 15
 HMEAN_FLOOR = 1e-3  # percent
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a network said of N images, and what follows from it; each is computed once, and where a metric asks.
+
+    Args:
+        predictions: of the N images, with their labels in 0..C-1.
+        groups: "head", "med" or "tail" of each class.
+
+    Raises:
+        PelError: no images, labels that are no classes, or unknown groups.
+    """
+
+    predictions: Predictions
+    groups: Sequence[str]
+
+    def __post_init__(self) -> None:
+        require_labels(self.labels, self.groups)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int (N,) in 0..C-1."""
+        return self.predictions.labels
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """int (N,): the most probable class; of a tie the lowest index."""
+        return self.predictions.predicted
+
+    @cached_property
+    def right(self) -> np.ndarray:
+        """bool (N,): whether the most probable class is the label."""
+        return self.predicted == self.labels
+
+    @cached_property
+    def confidence(self) -> np.ndarray:
+        """float64 (N,): probability of the most probable class, whose logit less the largest is 0."""
+        return np.exp(-np.log(self.predictions.totals))
+
+    @cached_property
+    def nll(self) -> np.ndarray:
+        """float64 (N,): negative log-likelihood of the label in nats."""
+        return np.log(self.predictions.totals) - (self.predictions.label_logits - self.predictions.top_logits[:, 0])
+
+    @cached_property
+    def images(self) -> np.ndarray:
+        """int (C,): test images of each class."""
+        return np.bincount(self.labels, minlength=len(self.groups))
+
+    @cached_property
+    def hits(self) -> np.ndarray:
+        """int (C,): test images of each class that are right."""
+        return np.bincount(self.labels[self.right], minlength=len(self.groups))
+
+    @cached_property
+    def present(self) -> np.ndarray:
+        """bool (C,): whether a class has a test image."""
+        return self.images > 0
+
+    @cached_property
+    def accuracy(self) -> np.ndarray:
+        """float64 (C,): accuracy of each class in percent, NaN without a test image."""
+        return np.where(self.present, 100.0 * self.hits / np.maximum(self.images, 1), np.nan)
+
+    @cached_property
+    def seen(self) -> np.ndarray:
+        """The accuracies of the classes that have test images; there is at least one."""
+        return self.accuracy[self.present]
 
 
 def score(logits: np.ndarray, labels: np.ndarray, groups: Sequence[str]) -> dict[str, Any]:
@@ -22,14 +105,15 @@ def score(logits: np.ndarray, labels: np.ndarray, groups: Sequence[str]) -> dict
         groups: "head", "med" or "tail" of each class.
 
     Raises:
-        PelError: as `score_predictions`, or a logit that is NaN or infinite, or the shapes do not fit.
+        PelError: as `Scored`, or a logit that is NaN or infinite, or the shapes do not fit.
     """
+    from pel_core.evaluation.predictions import Predictions
+
     logits, labels = np.asarray(logits), np.asarray(labels)
     if logits.ndim != 2 or logits.shape != (len(labels), len(groups)) or labels.ndim != 1:
         shapes = f"logits {logits.shape}, labels {labels.shape} and {len(groups)} classes"
         raise PelError(f"{shapes} do not fit; expected (N, C), (N,) and C")
-    _check(labels, groups)
-    require_finite(logits)
+    require_labels(labels, groups)
     return score_predictions(Predictions.of(logits, labels), groups)
 
 
@@ -37,54 +121,121 @@ def score_predictions(predictions: Predictions, groups: Sequence[str]) -> dict[s
     """Score what a network said of N images of classes whose groups ("head", "med", "tail") are given.
 
     Returns:
-        ``overall`` accuracy and ``error_rate``; ``head``, ``med``, ``tail`` and ``mean_class``, means of per-class
-        accuracies; ``per_class`` (C,), None for a class without a test image; ``worst_class``; ``macro_f1`` over the classes that
-        have test images; ``hmean``, the harmonic mean of per-class accuracies, each at least 0.001 %; ``gmean``, the geometric
-        mean, which is 0 as soon as one class is never right; ``ece``, the calibration error of the most probable class
-        over 15 equal bins (all these in percent); ``nll``, mean negative log-likelihood in nats.
-        ``null_reasons``: why a value is None. No value is ever NaN.
+        Every metric by name, None where there is none; ``per_class`` (C,), accuracies in percent, None for a class without a
+        test image; ``null_reasons``: why a value is None. No value is ever NaN.
 
     Raises:
-        PelError: no images, labels that are no classes, or unknown groups.
-
-    Source: FIDELITY.md section 8. Unlike the reference, the geometric mean is taken in logarithms (its running product
-    underflows with 8,142 classes), and a class absent from the test set shifts nothing.
+        PelError: as `Scored`.
     """
-    labels, predicted = predictions.labels, predictions.predicted
-    _check(labels, groups)
-    classes = len(groups)
-    images = np.bincount(labels, minlength=classes)
-    hits = np.bincount(labels[predicted == labels], minlength=classes)
-    present = images > 0
-    accuracy = np.where(present, 100.0 * hits / np.maximum(images, 1), np.nan)
-    seen = accuracy[present]
-    result: dict[str, Any] = {"overall": 100.0 * float(hits.sum()) / len(labels)}
+    scored = Scored(predictions, groups)
+    values: dict[str, Any] = {}
     reasons: dict[str, str] = {}
-    for group in GROUPS:
-        result[group], reason = _group_mean(accuracy, np.array([g == group for g in groups]), group)
-        if reason:
-            reasons[group] = reason
-    if not present.all():
-        absent = np.flatnonzero(~present).tolist()
+    for name, each in METRICS.items():
+        found = each.formula(scored)
+        if isinstance(found, tuple):
+            values[name], reasons[name] = found
+        else:
+            values[name] = found
+    if not scored.present.all():
+        absent = np.flatnonzero(~scored.present).tolist()
         more = ", ..." if len(absent) > 10 else ""
         reasons["per_class"] = f"{len(absent)} classes have no test image: {', '.join(map(str, absent[:10]))}{more}"
-    ece, nll = _calibration(predictions)
-    return {
-        **result,
-        "mean_class": float(seen.mean()),
-        "error_rate": 100.0 - result["overall"],
-        "macro_f1": float(np.mean(100.0 * 2 * hits[present] / (images + np.bincount(predicted, minlength=classes))[present])),
-        "worst_class": float(seen.min()),
-        "hmean": float(1 / np.mean(1 / np.maximum(seen, HMEAN_FLOOR))),
-        "gmean": float(np.exp(np.mean(np.log(seen)))) if seen.min() > 0 else 0.0,
-        "ece": ece,
-        "nll": nll,
-        "per_class": [None if np.isnan(a) else a for a in accuracy.tolist()],
-        "null_reasons": reasons,
-    }
+    per_class = [None if np.isnan(value) else value for value in scored.accuracy.tolist()]
+    return {**values, "per_class": per_class, "null_reasons": reasons}
 
 
-def _check(labels: np.ndarray, groups: Sequence[str]) -> None:
+@metric("overall", "Overall accuracy (%)")
+def overall(scored: Scored) -> float:
+    """Share of the images that are right."""
+    return 100.0 * float(scored.hits.sum()) / len(scored.labels)
+
+
+@metric("head", "Head accuracy (%)")
+def head(scored: Scored) -> float | tuple[None, str]:
+    """Mean accuracy of the classes with more than 100 training images."""
+    return _group_mean(scored, "head", "more than 100")
+
+
+@metric("med", "Medium accuracy (%)")
+def med(scored: Scored) -> float | tuple[None, str]:
+    """Mean accuracy of the classes with 20 to 100 training images."""
+    return _group_mean(scored, "med", "20 to 100")
+
+
+@metric("tail", "Tail accuracy (%)")
+def tail(scored: Scored) -> float | tuple[None, str]:
+    """Mean accuracy of the classes with fewer than 20 training images."""
+    return _group_mean(scored, "tail", "fewer than 20")
+
+
+@metric("mean_class", "Mean per-class accuracy (%)")
+def mean_class(scored: Scored) -> float:
+    """Mean over classes of their accuracies."""
+    return float(scored.seen.mean())
+
+
+@metric("error_rate", "Error rate (%)", "lower")
+def error_rate(scored: Scored) -> float:
+    """Share of the images that are wrong."""
+    return 100.0 - overall(scored)
+
+
+@metric("macro_f1", "Macro F1 (%)")
+def macro_f1(scored: Scored) -> float:
+    """Mean over the classes that have test images of the harmonic mean of precision and recall."""
+    predicted = np.bincount(scored.predicted, minlength=len(scored.groups))
+    return float(np.mean(100.0 * 2 * scored.hits[scored.present] / (scored.images + predicted)[scored.present]))
+
+
+@metric("worst_class", "Worst class accuracy (%)")
+def worst_class(scored: Scored) -> float:
+    """The lowest accuracy of a class."""
+    return float(scored.seen.min())
+
+
+@metric("hmean", "Harmonic mean of class accuracies (%)")
+def hmean(scored: Scored) -> float:
+    """Harmonic mean of the classes' accuracies, each at least 0.001 %."""
+    return float(1 / np.mean(1 / np.maximum(scored.seen, HMEAN_FLOOR)))
+
+
+@metric("gmean", "Geometric mean of class accuracies (%)")
+def gmean(scored: Scored) -> float:
+    """Geometric mean of the classes' accuracies; 0 as soon as one class is never right."""
+    return float(np.exp(np.mean(np.log(scored.seen)))) if scored.seen.min() > 0 else 0.0
+
+
+@metric("ece", "Expected calibration error (%)", "lower")
+def ece(scored: Scored) -> float:
+    """Mean distance of confidence from accuracy over 15 equal bins of confidence, open below and closed above."""
+    bins = np.clip(np.ceil(scored.confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
+    gap = np.bincount(bins, scored.confidence - scored.right, minlength=CALIBRATION_BINS)
+    return float(100.0 * np.abs(gap).sum() / len(scored.labels))
+
+
+@metric("nll", "Negative log-likelihood", "lower")
+def nll(scored: Scored) -> float:
+    """Mean negative log-likelihood of the labels in nats."""
+    return float(scored.nll.mean())
+
+
+def _group_mean(scored: Scored, group: str, rule: str) -> float | tuple[None, str]:
+    """Mean over the group's classes that have test images, or None and the reason."""
+    members = np.array([each == group for each in scored.groups])
+    if not members.any():
+        return None, f"no class is in this group ({rule} training images)"
+    values = scored.accuracy[members & scored.present]
+    if not len(values):
+        return None, f"none of the {int(members.sum())} classes of this group has a test image"
+    return float(values.mean())
+
+
+def require_labels(labels: np.ndarray, groups: Sequence[str]) -> None:
+    """Refuse labels (N,) that are no classes, and classes of unknown groups.
+
+    Raises:
+        PelError: naming what was found.
+    """
     if not len(labels):
         raise PelError("there are no test images to score")
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= len(groups):
@@ -92,25 +243,3 @@ def _check(labels: np.ndarray, groups: Sequence[str]) -> None:
         raise PelError(f"labels must be whole numbers from 0 to {len(groups) - 1}, {found}")
     if wrong := set(groups).difference(GROUPS):
         raise PelError(f"unknown class groups {sorted(wrong)}; known: {', '.join(GROUPS)}")
-
-
-def _group_mean(accuracy: np.ndarray, members: np.ndarray, group: str) -> tuple[float | None, str]:
-    """Mean over the group's classes that have test images, or None and the reason."""
-    if not members.any():
-        rule = {"head": "more than 100", "med": "20 to 100", "tail": "fewer than 20"}[group]
-        return None, f"no class is in this group ({rule} training images)"
-    values = accuracy[members]
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return None, f"none of the {int(members.sum())} classes of this group has a test image"
-    return float(values.mean()), ""
-
-
-def _calibration(predictions: Predictions) -> tuple[float, float]:
-    """Expected calibration error (percent; bins are open below, closed above) and mean negative log-likelihood (nats)."""
-    log_totals = np.log(predictions.totals)
-    confidence = np.exp(-log_totals)  # of the most probable class, whose logit less the largest is 0
-    nll = log_totals - (predictions.label_logits - predictions.top_logits[:, 0])
-    bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
-    gap = np.bincount(bins, confidence - (predictions.predicted == predictions.labels), minlength=CALIBRATION_BINS)
-    return float(100.0 * np.abs(gap).sum() / len(predictions.labels)), float(nll.mean())

@@ -1,4 +1,7 @@
 """From results to what a person reads: statistics, tables, figures, claims, comparison, pages.
 
-Start with `tables`; one file per kind of figure. Training is unknown here.
+Start with `tables`. A kind of artefact is one file, which declares it (`studies.kinds`) and is imported here; it imports
+matplotlib where it draws, since planning reads the declarations. Training is unknown here.
 """
+
+from pel_core.reporting import claims, compare, figure_bars, figure_curve, figure_map, tables  # noqa: F401

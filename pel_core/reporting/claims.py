@@ -9,11 +9,13 @@ import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from pel_core.reporting.compare import read_reported, reported_name
-from pel_core.reporting.tables import Record, md_row, read_runs, write_csv
+from pel_core.reporting.tables import Record, md_row, read_runs, write_csv, write_texts
 from pel_core.spec.results import number
 from pel_core.studies.cells import Cell, Claim, Contrast
+from pel_core.studies.kinds import SUMMARY, TABLES, ArtefactKind
 from pel_core.studies.study import Study
 
 HEADER = [
@@ -83,17 +85,17 @@ def verdict(found: Effect, expect: str, margin: float = 0.0) -> tuple[str, str]:
     return "undecided", "the interval covers both sides"
 
 
-def part_effect(part: Contrast, runs: Mapping[str, Record]) -> Effect:
+def contrast_effect(contrast: Contrast, runs: Mapping[str, Record]) -> Effect:
     """A contrast's effect over seeds; a seed counts if it has every value."""
     differences = []
-    for index in range(len(part.pairs[0][0].specs) if part.pairs else 0):
-        here, there = (_contrast(pairs, index, runs) for pairs in (part.pairs, part.minus))
-        if here is not None and (there is not None or not part.minus):
+    for index in range(len(contrast.pairs[0][0].specs) if contrast.pairs else 0):
+        here, there = (_mean_difference(pairs, index, runs) for pairs in (contrast.pairs, contrast.minus))
+        if here is not None and (there is not None or not contrast.minus):
             differences.append(here - (there or 0.0))
     return effect(differences)
 
 
-def _contrast(pairs: tuple[tuple[Cell, Cell], ...], index: int, runs: Mapping[str, Record]) -> float | None:
+def _mean_difference(pairs: tuple[tuple[Cell, Cell], ...], index: int, runs: Mapping[str, Record]) -> float | None:
     """Mean of a - b at one seed; None where a value is missing."""
     values = [[number(runs[cell.slugs[index]], cell.value) for cell in pair] for pair in pairs]
     if not values or any(value is None for pair in values for value in pair):
@@ -101,9 +103,9 @@ def _contrast(pairs: tuple[tuple[Cell, Cell], ...], index: int, runs: Mapping[st
     return statistics.fmean(a - b for a, b in values)  # type: ignore[operator]
 
 
-def reported_effect(study: Study, part: Contrast) -> float | None:
+def reported_effect(study: Study, contrast: Contrast) -> float | None:
     """The same contrast in the report's own numbers; None where it does not give them all, or one is suspect."""
-    if part.minus:
+    if contrast.minus:
         return None
     values = read_reported(study)
 
@@ -112,7 +114,7 @@ def reported_effect(study: Study, part: Contrast) -> float | None:
         entry = next((row for name, row in values.items() if name[1:] == key), None)
         return float(entry["value"]) if entry and not entry["note"].startswith("suspect") else None
 
-    pairs = [[find(cell) for cell in pair] for pair in part.pairs]
+    pairs = [[find(cell) for cell in pair] for pair in contrast.pairs]
     if not pairs or any(value is None for pair in pairs for value in pair):
         return None
     return statistics.fmean(a - b for a, b in pairs)  # type: ignore[operator]
@@ -129,7 +131,7 @@ def claim_rows(study: Study) -> list[list[str]]:
     note = "" if study.config.get("comparable", True) else artefact.banner[1]
     lines = []
     for claim in artefact.claims:
-        parts = [_part_line(study, claim, part, runs) for part in claim.parts]
+        parts = [_contrast_line(study, claim, contrast, runs) for contrast in claim.contrasts]
         whole, reason = _combine([line[-3] for line in parts])
         least = min((line[10] for line in parts), key=int)
         ends = [claim.name, claim.statement, claim.source, "all", "", "", "", "", "", "", least, "", whole, reason, note]
@@ -139,23 +141,23 @@ def claim_rows(study: Study) -> list[list[str]]:
     return lines
 
 
-def _part_line(study: Study, claim: Claim, part: Contrast, runs: Mapping[str, Record]) -> list[str]:
-    found, reported = part_effect(part, runs), reported_effect(study, part)
-    result, reason = verdict(found, part.expect, part.margin)
-    if part.absent:
-        reason = f"not measured on {', '.join(part.absent)}: this configuration has no data for it" + (
-            f"; {reason}" if part.pairs else ""
+def _contrast_line(study: Study, claim: Claim, contrast: Contrast, runs: Mapping[str, Record]) -> list[str]:
+    found, reported = contrast_effect(contrast, runs), reported_effect(study, contrast)
+    result, reason = verdict(found, contrast.expect, contrast.margin)
+    if contrast.absent:
+        reason = f"not measured on {', '.join(contrast.absent)}: this configuration has no data for it" + (
+            f"; {reason}" if contrast.pairs else ""
         )
     numbers = ["" if value is None else f"{value:+.2f}" for value in (found.mean, found.low, found.high)]
-    data = ", ".join(pair[0].dataset for pair in part.pairs) or ", ".join(part.absent)
-    expected = part.expect + (f" (±{part.margin:g})" if part.margin else "")
+    data = ", ".join(pair[0].dataset for pair in contrast.pairs) or ", ".join(contrast.absent)
+    expected = contrast.expect + (f" (±{contrast.margin:g})" if contrast.margin else "")
     shown = "" if reported is None else f"{reported:+.2f}"
     return [
         claim.name,
         claim.statement,
         claim.source,
-        part.label,
-        part.value,
+        contrast.label,
+        contrast.value,
         data,
         expected,
         *numbers,
@@ -200,3 +202,25 @@ def claim_files(study: Study) -> dict[str, str]:
         table = [md_row([line[i] for i in shown]) for line in (HEADER, *rest)]
         parts += [table[0], "|" + "---|" * len(shown), *table[1:], ""]
     return {"csv": write_csv([HEADER, *lines]), "md": "\n".join(parts).rstrip() + "\n"}
+
+
+def save_claims(study: Study, name: str, folder: str | Path) -> None:
+    """Make the verdicts into ``folder`` as csv and md.
+
+    Raises:
+        PelError: a run is missing or cannot be used.
+    """
+    write_texts(claim_files(study), name, folder)
+
+
+def on_screen(title: str, markdown: str) -> list[str]:
+    """The headings of the verdicts' Markdown, which carry them."""
+    headings = [line.removeprefix("### ") for line in markdown.splitlines() if line.startswith("### ")]
+    return [f"{title} here:", *("  " + line.replace("**", "") for line in headings)]
+
+
+TABLES.register(
+    "claims",
+    ArtefactKind(SUMMARY, save_claims, reads_reported=True, on_screen=on_screen),
+    about="conclusions, each with the contrasts that test it and its verdict",
+)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pel_core.common.errors import PelError
-from pel_core.reporting.tables import Record, md_row, read_runs, statistic, write_csv
+from pel_core.reporting.tables import Record, md_row, read_runs, statistic, write_csv, write_texts
 from pel_core.studies.cells import Artefact, Cell
+from pel_core.studies.kinds import SUMMARY, TABLES, ArtefactKind
 from pel_core.studies.study import Study
 
 COLUMNS = ("artifact", "dataset", "method", "epochs", "learnable_param_m", "metric", "value", "note")
@@ -65,7 +66,7 @@ def compare_rows(study: Study) -> list[list[str]]:
     runs, reported = read_runs(study, study.artefact("compare")), read_reported(study)
     lines = []
     for artefact in study.artefacts.values():
-        if artefact.kind in ("table", "bars"):
+        if artefact.how.compared:
             lines += [_cell_line(study, artefact, cell, runs, reported) for cell in artefact.cells]
             lines += _parameter_lines(study, artefact, runs, reported)
     return lines
@@ -151,3 +152,19 @@ def compare_files(study: Study) -> dict[str, str]:
             "",
         ]
     return {"csv": write_csv([HEADER, *lines]), "md": "\n".join(parts).rstrip() + "\n"}
+
+
+def save_comparison(study: Study, name: str, folder: str | Path) -> None:
+    """Make the comparison into ``folder`` as csv and md.
+
+    Raises:
+        PelError: a run is missing or cannot be used.
+    """
+    write_texts(compare_files(study), name, folder)
+
+
+TABLES.register(
+    "compare",
+    ArtefactKind(SUMMARY, save_comparison, reads_reported=True),
+    about="every measured value beside the reported one",
+)

@@ -1,19 +1,26 @@
 """Figures from results: bars from zero, and beside them the same values enlarged, since differences are often below a point."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from pel_core.reporting.figure_style import COLOURS, COLUMN, PAGE, footer, mark, plt, save, style
+from pel_core.common.lazy import plt
+from pel_core.reporting.figure_style import COLOURS, COLUMN, PAGE, footer, mark, save, style
 from pel_core.reporting.tables import Record, Statistic, read_runs, statistic
 from pel_core.spec.results import METRICS, number
 from pel_core.studies.cells import Artefact
+from pel_core.studies.kinds import AXIS, DIGITS, FIGURE, FIGURES, ArtefactKind
 from pel_core.studies.study import Study
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ def bar_figure(study: Study, name: str) -> BarFigure:
             )
         )
     notes = _notes(entry, artefact.seeds, runs)
-    return BarFigure(artefact.title, axis_label(artefact), bars, series, notes, artefact.banner, entry.get("digits", 1))
+    return BarFigure(artefact.title, axis_label(artefact), bars, series, notes, artefact.banner, artefact.knobs["digits"])
 
 
 def axis_label(artefact: Artefact) -> str:
@@ -73,7 +80,7 @@ def axis_label(artefact: Artefact) -> str:
     labels = [METRICS[path.removeprefix("metrics.")].label for path in paths if path.removeprefix("metrics.") in METRICS]
     if len(paths) > 1 and all(label.endswith("accuracy (%)") for label in labels) and len(labels) == len(paths):
         labels = ["Accuracy (%)"]
-    return artefact.declaration.get("axis") or (labels[0] if labels else paths[0])
+    return artefact.knobs["axis"] or (labels[0] if labels else paths[0])
 
 
 def _notes(entry: Mapping, seeds: Sequence[int], runs: Mapping[str, Record]) -> list[str]:
@@ -184,3 +191,11 @@ def save_bars(study: Study, name: str, folder: str | Path) -> None:
     made = bar_figure(study, name)
     with style():
         save(draw_bars(made), folder, name)
+
+
+FIGURES.register(
+    "bars",
+    ArtefactKind(FIGURE, save_bars, rows="bars", columns="series", compared=True),
+    about="bars from zero, and the same values enlarged beside them",
+    knobs=(AXIS, DIGITS),
+)

@@ -1,13 +1,19 @@
 """The class-size curve of a data set: training images of each class from the largest to the smallest, head to tail shaded."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
+from pel_core.common.lazy import plt
 from pel_core.data.sampling import HEAD_ABOVE, TAIL_BELOW, shot_groups
-from pel_core.reporting.figure_style import COLOURS, COLUMN, footer, plt, save, style
+from pel_core.reporting.figure_style import COLOURS, COLUMN, footer, save, style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHADES = {"head": "#D9E6F2", "med": "#EDF3F8", "tail": "#FFFFFF"}
 TITLES = {"head": "head", "med": "medium", "tail": "tail"}

@@ -1,18 +1,25 @@
 """Curves: a value against a number that is swept, one line per series, mean and standard deviation over seeds."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
+from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
-
+from pel_core.common.errors import PelError
+from pel_core.common.lazy import plt
+from pel_core.common.registry import Knob
 from pel_core.reporting.figure_bars import axis_label
-from pel_core.reporting.figure_style import COLOURS, COLUMN, footer, mark, plt, save, style
+from pel_core.reporting.figure_style import COLOURS, COLUMN, footer, mark, save, style
 from pel_core.reporting.tables import Record, Statistic, read_runs, statistic
+from pel_core.studies.kinds import AXIS, FIGURE, FIGURES, REQUIRED, ArtefactKind, Declaration
 from pel_core.studies.study import Study
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MARKERS = "oDs^vPX*"
 TICKS = 9  # labels that fit under a column's width
@@ -54,7 +61,8 @@ def curve_figure(study: Study, name: str) -> CurveFigure:
         known = sorted(((at, stat) for at, stat in found if stat.mean is not None), key=lambda pair: pair[0])
         lines.append(Line(str(series["label"]), [float(at) for at, _ in known], [stat for _, stat in known]))
     notes = [_notes(artefact.seeds, runs), entry.get("note", "")]
-    return CurveFigure(artefact.title, entry["x"], axis_label(artefact), entry.get("log", False), lines, notes, artefact.banner)
+    x, log = artefact.knobs["x"], artefact.knobs["log"]
+    return CurveFigure(artefact.title, x, axis_label(artefact), log, lines, notes, artefact.banner)
 
 
 def _notes(seeds: Sequence[int], runs: Mapping[str, Record]) -> str:
@@ -93,8 +101,8 @@ def _x_axis(axes: Axes, made: CurveFigure) -> None:
     # A tick at each value, thinned where they would touch; the ends stay.
     step = -(-len(places) // TICKS)
     shown = places[::step] + (places[-1:] if (len(places) - 1) % step else [])
-    axes.xaxis.set_major_locator(FixedLocator(shown))
-    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_locator(plt.FixedLocator(shown))
+    axes.xaxis.set_minor_locator(plt.NullLocator())
     axes.set_xticks(shown, [f"{at:g}" for at in shown])
     axes.set_xlabel(made.x)
 
@@ -120,3 +128,26 @@ def save_curve(study: Study, name: str, folder: str | Path) -> None:
     made = curve_figure(study, name)
     with style():
         save(draw_curve(made), folder, name)
+
+
+def check_places(declaration: Declaration) -> None:
+    """Refuse a point that a logarithmic axis has no place for.
+
+    Raises:
+        PelError: naming the point.
+    """
+    for point in declaration["points"]:
+        if declaration.get("log") and point["at"] <= 0:
+            raise PelError(f"point {point['at']}: a logarithmic axis has no place for it")
+
+
+FIGURES.register(
+    "curve",
+    ArtefactKind(FIGURE, save_curve, rows="points", columns="series", places=True, check=check_places),
+    about="a value against a number that is swept, a line for each series",
+    knobs=(
+        Knob("x", REQUIRED, "the title of the x axis", kind=str),
+        Knob("log", False, "whether the x axis is logarithmic"),
+        AXIS,
+    ),
+)

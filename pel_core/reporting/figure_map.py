@@ -1,18 +1,24 @@
 """The method map: per block and site what a method attaches and how many parameters train there, drawn from live models."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from pel_core.common.files import read_json
+from pel_core.common.lazy import plt
 from pel_core.data.datasets import split_name
 from pel_core.models.methods import METHODS
-from pel_core.reporting.figure_style import COLOURS, PAGE, footer, mark, plt, save, style
+from pel_core.reporting.figure_style import COLOURS, PAGE, footer, mark, save, style
 from pel_core.spec.run_spec import RunSpec
+from pel_core.studies.kinds import FIGURE, FIGURES, ArtefactKind
 from pel_core.studies.study import Study
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Sites from the input of a block to its output; "" is the block itself, before which prompts are put.
 SITES = ("", "attn.norm", "attn.qkv", "attn.proj", "attn", "ffn.norm", "ffn.fc1", "ffn.fc2", "ffn")
@@ -21,7 +27,7 @@ SITE_NAMES = {"": "tokens", "ffn": "MLP branch", "attn": "attention branch"}
 
 
 @dataclass(frozen=True)
-class Placed:
+class CensusRow:
     """One row of a census: a ``kind`` (part of a method) trains ``parameters`` numbers at a site of a block."""
 
     method: str
@@ -31,7 +37,7 @@ class Placed:
     parameters: int
 
 
-def census(label: str, spec: RunSpec, results: str | Path) -> list[Placed]:
+def census(label: str, spec: RunSpec, results: str | Path) -> list[CensusRow]:
     """Build a run's model as training does and list what trains where, the head left out.
 
     Raises:
@@ -52,11 +58,11 @@ def census(label: str, spec: RunSpec, results: str | Path) -> list[Placed]:
     for entry in tuned:
         key = (entry.block, entry.site, entry.method)
         found[key] = found.get(key, 0) + entry.parameter.numel()
-    return [Placed(label, block, site, kind, count) for (block, site, kind), count in found.items()]
+    return [CensusRow(label, block, site, kind, count) for (block, site, kind), count in found.items()]
 
 
 def draw_map(
-    rows: Sequence[Placed], methods: Sequence[str], layers: int, title: str, notes: Iterable[str], banner: tuple[str, str]
+    rows: Sequence[CensusRow], methods: Sequence[str], layers: int, title: str, notes: Iterable[str], banner: tuple[str, str]
 ) -> Figure:
     """Draw a census, one panel per method of ``methods``, blocks across and sites up. Call it inside ``style()``."""
     sites = sorted({row.site for row in rows}, key=lambda site: (SITES.index(site) if site in SITES else len(SITES), site))
@@ -85,7 +91,7 @@ def draw_map(
     return figure
 
 
-def _panel(axes: Axes, rows: list[Placed], method: str, sites: list[str], kinds: list[str], layers: int) -> None:
+def _panel(axes: Axes, rows: list[CensusRow], method: str, sites: list[str], kinds: list[str], layers: int) -> None:
     total = sum(row.parameters for row in rows)
     axes.set_title(f"{method}: {total:,} parameters", loc="left", fontsize=7)
     for y in range(len(sites)):
@@ -142,3 +148,10 @@ def save_map(study: Study, name: str, folder: str | Path) -> None:
     layers = max(spec.vit.layers for spec in specs)
     with style():
         save(draw_map(rows, labels, layers, artefact.title, notes, artefact.banner), folder, name)
+
+
+FIGURES.register(
+    "map",
+    ArtefactKind(FIGURE, save_map, rows="methods", from_models=True),
+    about="which sites of which block carry what, counted in the built models",
+)

@@ -1,18 +1,18 @@
 """How every figure looks and is saved: colours for colour-blind readers, a paper column's width, the same bytes each time."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import wrap
-from typing import Any
-
-import matplotlib
+from typing import TYPE_CHECKING, Any
 
 from pel_core.common.files import replace_file
+from pel_core.common.lazy import plt
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLUMN, PAGE = 3.4, 7.0  # inches: one and both columns of a paper
 # Okabe and Ito's palette, told apart by colour-blind readers and in grey print.
@@ -37,7 +37,10 @@ STYLE: dict[str, Any] = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draw in this style, whatever the caller's settings are."""
+    """Draw in this style, whatever the caller's settings are, and without a screen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)

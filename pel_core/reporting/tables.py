@@ -7,12 +7,15 @@ import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from pel_core.common.files import write_text
 from pel_core.models.backbones import BACKBONES
 from pel_core.reporting.recipe_text import data_line, recipe_line, seeds_line
 from pel_core.spec.results import METRICS, SECTIONS, lookup, number, read_result, require_same_inputs, why_none
 from pel_core.studies.cells import Artefact, Cell
+from pel_core.studies.kinds import TABLE, TABLES, ArtefactKind
 from pel_core.studies.study import Study
 
 Record = Mapping[str, Any]
@@ -242,3 +245,43 @@ def table_files(study: Study, name: str) -> dict[str, str]:
     """The text of a table in each format, by suffix."""
     grid = table_grid(study, name)
     return {"csv": table_csv(grid), "md": table_md(grid), "tex": table_tex(grid)}
+
+
+def write_texts(texts: Mapping[str, str], name: str, folder: str | Path) -> None:
+    """Write texts by suffix as the files of an artefact."""
+    for suffix, text in texts.items():
+        write_text(Path(folder) / f"{name}.{suffix}", text)
+
+
+def save_table(study: Study, name: str, folder: str | Path) -> None:
+    """Make a declared table into ``folder`` as csv, md and tex.
+
+    Raises:
+        PelError: a run is missing or cannot be used.
+    """
+    write_texts(table_files(study, name), name, folder)
+
+
+def on_screen(title: str, markdown: str) -> list[str]:
+    """A table's Markdown with its columns padded, so that it reads in a terminal; the line on data is left out."""
+    lines = [line for line in markdown.splitlines() if line and not line.startswith(("Data: ", "Recipe: "))]
+    rows = [[cell.strip().replace("**", "") for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    widths = [max(len(row[i]) for row in rows if not row[i].startswith("---")) for i in range(len(rows[0]))]
+    left = iter(rows)
+    text = []
+    for line in lines:
+        if line.startswith("|"):
+            row = next(left)
+            rule = row[0].startswith("---")
+            cells = ["-" * width if rule else cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+            text.append("  ".join(cells).rstrip())
+        else:
+            text.append(line.removeprefix("## ").removeprefix("> ").replace("**", ""))
+    return text
+
+
+TABLES.register(
+    "table",
+    ArtefactKind(TABLE, save_table, rows="rows", columns="columns", compared=True, on_screen=on_screen),
+    about="a value for each row and column, the best of each column in bold",
+)

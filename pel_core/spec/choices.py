@@ -1,11 +1,12 @@
-"""The registries a run chooses from, by the field of RunSpec that names the entry. Torch-free.
+"""The registries a run chooses from, by the field of RunSpec that names the entry; and METRICS, which score it. Torch-free.
 
 Those whose code comes in a later room (losses, optimizers, ...) are declared here and filled there, so that a spec can be checked
 without knowing how anything is done.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from pel_core.common.registry import Entry, Knob, Registry
 from pel_core.data.augmentations import AUGMENTATIONS
@@ -18,6 +19,43 @@ LOSSES: Registry[Any] = Registry("loss", ("pel_core.training.losses",))
 OPTIMIZERS: Registry[Any] = Registry("optimizer", ("pel_core.training.optimizers",))
 SCHEDULES: Registry[Any] = Registry("schedule", ("pel_core.training.schedules",))
 SAMPLERS: Registry[Any] = Registry("sampler", ("pel_core.training.samplers",))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of a result: how it is called, which end of it is good, and its formula.
+
+    ``formula`` maps what a network said of the test images (`evaluation.metrics.Scored`) to the value, or to None and the reason
+    why there is none. A label that ends with ``(%)`` promises a value in 0..100.
+    """
+
+    label: str
+    better: Literal["higher", "lower", "neither"]
+    formula: Callable[[Any], float | tuple[None, str]]
+
+    @property
+    def about(self) -> str:
+        """The first line of its formula's docstring."""
+        return (self.formula.__doc__ or "").strip().split("\n")[0]
+
+    @property
+    def percent(self) -> bool:
+        """Whether it is a percentage."""
+        return self.label.endswith("(%)")
+
+
+METRICS: Registry[Metric] = Registry("metric", ("pel_core.evaluation.metrics",))
+
+
+def metric(name: str, label: str, better: Literal["higher", "lower", "neither"] = "higher") -> Callable[[Any], Any]:
+    """Register the decorated formula as a metric, which every run is then scored by. A new name trains nothing anew."""
+
+    def add(formula: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        METRICS.register(name, Metric(label, better, formula))
+        return formula
+
+    return add
+
 
 # Field of RunSpec -> its registry. A knob of a chosen entry is called FIELD.KNOB, one of a method METHOD.KNOB.
 REGISTRIES: dict[str, Registry[Any]] = {

@@ -6,51 +6,25 @@ from the data and weights that lie prepared beside it.
 
 import hashlib
 import os
-import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import read_json
+from pel_core.common.plugins import used
 from pel_core.common.versions import SCORE, STAGES, made_by, stale
 from pel_core.data.datasets import content_hash, split_name
-from pel_core.spec.choices import knob_owners
-from pel_core.spec.options import EVALUATION
+from pel_core.spec.choices import METRICS, knob_owners
 from pel_core.spec.plugins import other_plugins
-from pel_core.spec.run_spec import DEFAULTS, RunSpec, differences
+from pel_core.spec.run_spec import DEFAULTS, OVERRIDE, SLUG, RunSpec, differences, is_evaluation
 
-
-@dataclass(frozen=True)
-class Metric:
-    """How a value is called and which end of it is good."""
-
-    label: str
-    better: Literal["higher", "lower", "neither"] = "higher"
-
-
-# What scoring writes under "metrics". A new name here scores every run again, and passes no image through a network.
-METRICS: dict[str, Metric] = {
-    "overall": Metric("Overall accuracy (%)"),
-    "head": Metric("Head accuracy (%)"),
-    "med": Metric("Medium accuracy (%)"),
-    "tail": Metric("Tail accuracy (%)"),
-    "mean_class": Metric("Mean per-class accuracy (%)"),
-    "error_rate": Metric("Error rate (%)", "lower"),
-    "macro_f1": Metric("Macro F1 (%)"),
-    "worst_class": Metric("Worst class accuracy (%)"),
-    "hmean": Metric("Harmonic mean of class accuracies (%)"),
-    "gmean": Metric("Geometric mean of class accuracies (%)"),
-    "ece": Metric("Expected calibration error (%)", "lower"),
-    "nll": Metric("Negative log-likelihood", "lower"),
-}
 # What scoring writes beside metrics.json for others to build on (docs/outputs.md).
 OUTPUTS = ("predictions.parquet", "confusion.csv", "classes.csv")
-# The parts of metrics.json a study may print from, as dotted paths, and what there is in each: parameters.head.
+# The parts of metrics.json a study may print from, as dotted paths, and what there is in each beside METRICS and knobs.
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "metrics": (*METRICS, "per_class"),
+    "metrics": ("per_class",),
     "parameters": ("learnable", "head", "learnable_with_head", "frozen", "by_part", "adapter_dim"),
     "training": ("curve", "seconds", "images_per_second", "peak_memory_mb", "micro_batch"),
     "evaluation": ("tte", "crops", "precision", "seconds", "images_per_second", "peak_memory_mb", "logits"),
@@ -71,27 +45,32 @@ def value_path(text: str) -> str:
     section, _, rest = text.partition(".")
     if section not in SECTIONS or not rest:
         raise unknown("value", text, METRICS, f"Or give a path such as parameters.head; sections: {', '.join(SECTIONS)}.")
-    knob = section == "spec" and rest in knob_owners()
-    if not knob and rest.split(".")[0] not in SECTIONS[section]:
-        raise unknown("value", text, [f"{section}.{key}" for key in SECTIONS[section]])
+    keys = section_keys(section)
+    if rest not in keys and rest.split(".")[0] not in keys:
+        raise unknown("value", text, [f"{section}.{key}" for key in keys])
     return text
 
 
-# Between the name of a training and what its evaluation departs in: evaluation's options are the last of a slug.
-_OPTION = rf"(?:{'|'.join(EVALUATION)})="
-_EVALUATION = re.compile(rf"\.(?={_OPTION})")
+def section_keys(section: str) -> tuple[str, ...]:
+    """What there is in a section of metrics.json: metrics and knobs, those of plugins among them."""
+    also = {"metrics": METRICS, "spec": knob_owners() if section == "spec" else ()}.get(section, ())
+    return (*also, *SECTIONS[section])
 
 
 def run_folder(results: str | Path, slug: str) -> Path:
     """Where the files of a run lie. An evaluation that departs from its training's own lies inside the training's folder:
-    ``runs/x.s0`` holds the run ``x.s0``, ``runs/x.s0/tte=none`` the run ``x.s0.tte=none``."""
-    return Path(results, "runs", *_EVALUATION.split(slug, maxsplit=1))
+    ``runs/x.s0`` holds the run ``x.s0``, ``runs/x.s0/tte=none`` the run ``x.s0.tte=none``. A name that is no run stays whole."""
+    name = SLUG.fullmatch(slug)  # evaluation's options are the last of it
+    options = OVERRIDE.finditer(slug, name.start("overrides")) if name else iter(())
+    start = next((option.start() for option in options if is_evaluation(option[1])), None)
+    return Path(results, "runs", slug) if start is None else Path(results, "runs", slug[:start], slug[start + 1 :])
 
 
 def slug_of(folder: str | Path) -> str:
     """The run whose files lie in a folder: the inverse of `run_folder`."""
     parts = Path(folder).parts[-2:]
-    return ".".join(parts if re.match(_OPTION, parts[-1]) else parts[-1:])
+    option = OVERRIDE.match(f".{parts[-1]}")
+    return ".".join(parts if option and is_evaluation(option[1]) else parts[-1:])
 
 
 def metrics_file(results: str | Path, slug: str) -> Path:
@@ -107,8 +86,9 @@ def result_files(results: str | Path, name: str = "metrics.json", run: str = "*"
 
 @cache
 def scoring() -> str:
-    """What scores depend on besides predictions, in a word: the version of SCORE and the names of the metrics."""
-    return hashlib.sha256(f"{SCORE} {' '.join(METRICS)}".encode()).hexdigest()[:12]
+    """What scores depend on besides predictions, in a word: the version of SCORE, the names of the metrics, and the content of
+    plugins that define some."""
+    return hashlib.sha256(" ".join([str(SCORE), *METRICS, *used(METRICS.entries()).values()]).encode()).hexdigest()[:12]
 
 
 HEAD = 1024  # bytes of a metrics.json that hold `scored`; reading 2,000 files whole would slow planning

@@ -1,6 +1,6 @@
 """A study's declarations on a configuration's bindings -> artefacts with their cells, and why others are left out."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,9 +13,7 @@ from pel_core.models.backbones import BACKBONES
 from pel_core.spec.results import value_path
 from pel_core.studies.cells import Artefact, Bindings, Claim, Selection, UnboundRole, check_method, expand, grid, make_contrast
 from pel_core.studies.config import shown
-
-# Which keys of a declaration hold its two lists of selections.
-LISTS = {"table": ("rows", "columns"), "bars": ("bars", "series"), "curve": ("points", "series"), "map": ("methods", "")}
+from pel_core.studies.kinds import FIGURES, TABLES
 
 
 def make_bindings(content: Mapping[str, Any], values: Mapping[str, Any], path: Path) -> Bindings:
@@ -68,24 +66,35 @@ def make_artefacts(
             left_out[name] = str(reason)
         except PelError as error:
             raise PelError(f"{shown(path)}: {section}.{name}: {error}") from None
-    comparable = values.get("comparable", True)
-    numbers = {name: artefact for name, artefact in made.items() if artefact.kind in ("table", "bars")}
-    if content.get("reported") and numbers:
-        cells = tuple(cell for artefact in numbers.values() for cell in artefact.cells)
-        declaration = {"reported": content["reported"], "comparable": comparable}
-        declaration["of"] = {name: len(artefact.cells) for name, artefact in numbers.items()}
-        made["compare"] = Artefact("compare", "compare", "Measured beside reported", declaration, cells, banner)
+    if content.get("reported") and (compared := [artefact for artefact in made.values() if artefact.how.compared]):
+        made["compare"] = replace(_comparison(content, values, compared), banner=banner)
     if claims := _claims(content, bindings, path):
         # A study beside the report's has a file of its own, so that both may share a results folder.
         name = "claims" if content.get("reported") else f"{path.stem}-claims"
-        title = "The report's conclusions" if content.get("reported") else "Verdicts"
-        cells = tuple(cell for claim in claims for part in claim.parts for pair in (*part.pairs, *part.minus) for cell in pair)
-        if cells:
-            declaration = {"claims": content["claims"], "reported": content.get("reported"), "comparable": comparable}
-            made[name] = Artefact(name, "claims", title, declaration, cells, banner, claims)
+        verdicts = _verdicts(name, content, values, claims)
+        if verdicts.cells:
+            made[name] = replace(verdicts, banner=banner)
         else:
             left_out[name] = "the config plays none of their roles"
     return made, left_out
+
+
+def _comparison(content: Mapping[str, Any], values: Mapping[str, Any], compared: Iterable[Artefact]) -> Artefact:
+    """Every cell of some artefacts beside its reported value."""
+    cells = tuple(cell for artefact in compared for cell in artefact.cells)
+    declaration = {"reported": content["reported"], "comparable": values.get("comparable", True)}
+    declaration["of"] = {artefact.name: len(artefact.cells) for artefact in compared}
+    return Artefact("compare", TABLES.entry("compare"), "Measured beside reported", declaration, cells)
+
+
+def _verdicts(name: str, content: Mapping[str, Any], values: Mapping[str, Any], claims: tuple[Claim, ...]) -> Artefact:
+    """The study's claims, tested."""
+    pairs = [pair for claim in claims for contrast in claim.contrasts for pair in (*contrast.pairs, *contrast.minus)]
+    declaration = {"claims": content["claims"], "reported": content.get("reported")}
+    declaration["comparable"] = values.get("comparable", True)
+    title = "The report's conclusions" if content.get("reported") else "Verdicts"
+    cells = tuple(cell for pair in pairs for cell in pair)
+    return Artefact(name, TABLES.entry("claims"), title, declaration, cells, claims=claims)
 
 
 def _declared(content: Mapping[str, Any], bindings: Bindings, each: str) -> Iterator[tuple[str, str, Mapping[str, Any], bool]]:
@@ -106,35 +115,43 @@ def _declared(content: Mapping[str, Any], bindings: Bindings, each: str) -> Iter
                 yield section, name, entry, False
 
 
-def _artefact(name: str, entry: Mapping[str, Any], bindings: Bindings) -> Artefact:
-    kind = entry.get("kind", "table")
-    first, second = LISTS[kind]
-    entry = {**entry, **{key: expand(entry[key]) for key in (first, second) if key in entry}}
-    rows, columns = entry[first], entry.get(second, [{}])
+def _artefact(name: str, declaration: Mapping[str, Any], bindings: Bindings) -> Artefact:
+    entry = FIGURES.entry(declaration["kind"]) if "kind" in declaration else TABLES.entry("table")
+    kind = entry.value
+    lists = {key: expand(declaration[key]) for key in (kind.rows, kind.columns) if key in declaration}
+    declaration = {**declaration, **lists}
+    rows, columns = declaration[kind.rows], declaration.get(kind.columns, [{}])
     if not rows or not columns:
-        raise PelError(f"{second if rows else first} holds no value at this configuration's size")
-    for selection in (entry.get("where", {}), *rows, *columns):
+        raise PelError(f"{kind.columns if rows else kind.rows} holds no value at this configuration's size")
+    where = declaration.get("where", {})
+    _check_names(where, rows, columns, declaration.get("info", []))
+    if kind.places:
+        _require_places(rows)
+    kind.check(declaration)
+    seeds = tuple(declaration.get("seeds", bindings.seeds))
+    if kind.from_models:  # of one seed, and no value of theirs is shown
+        cells = grid(bindings, seeds[:1], {"value": "overall", **where}, rows, columns)
+    else:
+        cells = grid(bindings, seeds, where, rows, columns)
+    return Artefact(name, entry, bindings.title(declaration["title"]), declaration, cells, seeds=seeds)
+
+
+def _check_names(where: Selection, rows: list[Selection], columns: list[Selection], info: Iterable[Any]) -> None:
+    """Refuse unknown methods and values even where the artefact is left out."""
+    for selection in (where, *rows, *columns):
         if "method" in selection:
             check_method(selection["method"])
         if "value" in selection:
             value_path(selection["value"])
-    for info in entry.get("info", []):
-        if isinstance(info, dict):
-            value_path(info["value"])
-    if kind == "curve":
-        _check_points(rows, entry.get("log", False))
-    where = {"value": "overall", **entry.get("where", {})} if kind == "map" else entry.get("where", {})
-    seeds = tuple(entry.get("seeds", bindings.seeds))
-    cells = grid(bindings, seeds[:1] if kind == "map" else seeds, where, rows, columns)
-    return Artefact(name, kind, bindings.title(entry["title"]), entry, cells, seeds=seeds)
+    for item in info:
+        if isinstance(item, dict):
+            value_path(item["value"])
 
 
-def _check_points(points: list[Selection], log: bool) -> None:
-    for point in points:
-        if "at" not in point:
-            raise PelError(f"point {point['label']}: a value that is no number needs a place: {{at: NUMBER, ...}}")
-        if log and point["at"] <= 0:
-            raise PelError(f"point {point['at']}: a logarithmic axis has no place for it")
+def _require_places(rows: Iterable[Selection]) -> None:
+    for row in rows:
+        if "at" not in row:
+            raise PelError(f"point {row['label']}: a value that is no number needs a place: {{at: NUMBER, ...}}")
 
 
 def _claims(content: Mapping[str, Any], bindings: Bindings, path: Path) -> tuple[Claim, ...]:
@@ -142,8 +159,8 @@ def _claims(content: Mapping[str, Any], bindings: Bindings, path: Path) -> tuple
     for name, entry in content.get("claims", {}).items():
         seeds = tuple(entry.get("seeds", bindings.seeds))
         try:
-            parts = tuple(make_contrast(bindings, seeds, part) for part in entry["parts"])
+            contrasts = tuple(make_contrast(bindings, seeds, part) for part in entry["parts"])
         except PelError as error:
             raise PelError(f"{shown(path)}: claims.{name}: {error}") from None
-        claims.append(Claim(name, entry["statement"], entry.get("source", ""), parts))
+        claims.append(Claim(name, entry["statement"], entry.get("source", ""), contrasts))
     return tuple(claims)

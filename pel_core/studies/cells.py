@@ -11,11 +11,13 @@ from functools import cached_property
 from typing import Any, Literal
 
 from pel_core.common.errors import PelError, unknown
+from pel_core.common.registry import Entry
 from pel_core.data.datasets import LongTailed, find_dataset, split_name
 from pel_core.models.methods import METHODS, PART
 from pel_core.spec.options import spell
 from pel_core.spec.results import value_path
 from pel_core.spec.run_spec import RunSpec
+from pel_core.studies.kinds import ArtefactKind, read_knobs
 
 Selection = Mapping[str, Any]
 BRACES = re.compile(r"(?<![\w\\^$}])\{([a-z][a-z0-9_-]*)\}")
@@ -117,7 +119,7 @@ class Claim:
     name: str
     statement: str
     source: str
-    parts: tuple[Contrast, ...]
+    contrasts: tuple[Contrast, ...]
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ class Artefact:
     """A table, figure or list that is drawn from results. ``declaration`` is its YAML, ``banner`` (mark, notice)."""
 
     name: str
-    kind: Literal["table", "bars", "curve", "map", "compare", "claims"]
+    entry: Entry[ArtefactKind]
     title: str
     declaration: Mapping[str, Any]
     cells: tuple[Cell, ...]
@@ -133,10 +135,25 @@ class Artefact:
     claims: tuple[Claim, ...] = ()
     seeds: tuple[int, ...] = field(default=())
 
+    @property
+    def kind(self) -> str:
+        """The name of its kind: table, bars, ..."""
+        return self.entry.name
+
+    @property
+    def how(self) -> ArtefactKind:
+        """How it is laid out and made."""
+        return self.entry.value
+
+    @property
+    def knobs(self) -> dict[str, Any]:
+        """The keys that its kind alone has, by name, defaults among them."""
+        return read_knobs(self.entry, self.declaration)
+
     @cached_property
     def specs(self) -> dict[str, RunSpec]:
-        """Its runs by slug, in reading order. A method map is drawn from models and needs none."""
-        return {} if self.kind == "map" else {spec.slug: spec for cell in self.cells for spec in cell.specs}
+        """Its runs by slug, in reading order; none where it is drawn from models."""
+        return {} if self.how.from_models else {spec.slug: spec for cell in self.cells for spec in cell.specs}
 
 
 def expand(entries: Iterable[Selection]) -> list[Selection]:
@@ -206,7 +223,7 @@ def grid(
 
 
 def make_contrast(bindings: Bindings, seeds: tuple[int, ...], part: Mapping[str, Any]) -> Contrast:
-    """One contrast of a claim, over the data sets that are played here.
+    """One contrast of a claim, an entry of its ``parts``, over the data sets that are bound here.
 
     Raises:
         PelError: as ``make_cell``.

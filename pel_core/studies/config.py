@@ -16,7 +16,7 @@ from pel_core.data.naming import located
 from pel_core.models.backbones import BACKBONES
 from pel_core.studies import job_options
 from pel_core.studies.schema.configuration import Configuration
-from pel_core.studies.schema.study_file import StudyFile
+from pel_core.studies.schema.study_file import study_model
 from pel_core.studies.schema.validation import validate
 
 WORKFLOW = Path(__file__).resolve().parents[2] / "workflow"
@@ -105,7 +105,7 @@ def read_study(path: Path, size: str = "full") -> dict[str, Any]:
     """
     content = _loaded(path)
     content = sized(content, size)
-    validate(content, StudyFile, shown(path))
+    validate(content, study_model(), shown(path))
     lists = ["compare"] * ("reported" in content) + ["claims"] * ("claims" in content)
     names = [*content.get("tables", {}), *content.get("figures", {}), *lists]
     for name in names:

@@ -29,6 +29,7 @@ from pel_core.studies import provenance
 from pel_core.studies.artefacts import make_artefacts, make_bindings
 from pel_core.studies.cells import Artefact, Bindings
 from pel_core.studies.config import carried, find, parse_seeds, read_config, read_study, shown
+from pel_core.studies.kinds import FIGURE
 
 SETTINGS = ("study", "config", "seeds", "results", "figures", "root", "backbone", "weights", "plugins")
 RESOURCES = {"threads": 1, "mem_mb": 4000, "runtime": 60}
@@ -96,13 +97,13 @@ class Study:
         find_dataset(spec.dataset, self.bindings.datasets)
         return spec
 
+    def folder(self, name: str) -> Path:
+        """Where the files of an artefact lie."""
+        return self.figures if self.artefact(name).how.form == FIGURE else self.results / "tables"
+
     def files(self, name: str) -> list[str]:
         """The files of an artefact."""
-        kind = self.artefact(name).kind
-        if kind in ("bars", "curve", "map"):
-            return [f"{self.figures}/{name}.{suffix}" for suffix in ("pdf", "svg", "png")]
-        suffixes = ("csv", "md", "tex") if kind == "table" else ("csv", "md")
-        return [f"{self.results}/tables/{name}.{suffix}" for suffix in suffixes]
+        return [f"{self.folder(name)}/{name}.{suffix}" for suffix in self.artefact(name).how.form]
 
     def targets(self) -> list[str]:
         """Every file the study makes. The runs' results and the scores' stamp are named too, or Snakemake would not miss them."""
@@ -116,7 +117,7 @@ class Study:
     def inputs(self, name: str) -> list[str]:
         """The files an artefact is drawn from."""
         artefact = self.artefact(name)
-        if artefact.kind == "map":  # drawn from the models themselves
+        if artefact.how.from_models:
             needed = [self.prepared(cell.specs[0].slug) for cell in artefact.cells]
             return sorted({files[kind] for files in needed for kind in ("backbone", "data")})
         return [str(metrics_file(self.results, slug)) for slug in artefact.specs]
@@ -138,17 +139,19 @@ class Study:
     def draw_params(self, name: str) -> str:
         """An artefact's own resolved declaration: a changed label redraws it alone."""
         artefact = self.artefact(name)
-        cells = [] if artefact.kind == "map" else [[cell.row, cell.column, cell.value, *cell.slugs] for cell in artefact.cells]
         drawn: dict[str, Any] = {
             "kind": artefact.kind,
             "title": artefact.title,
             "declaration": artefact.declaration,
-            "cells": cells,
+            "cells": [],
+            "banner": artefact.banner,
+            "accept": [slug for slug in self.accept if slug in artefact.specs],
         }
-        drawn |= {"banner": artefact.banner, "accept": [slug for slug in self.accept if slug in artefact.specs]}
-        if artefact.kind == "map":
+        if artefact.how.from_models:
             drawn["models"] = [provenance.train_params(cell.specs[0], TRAIN) for cell in artefact.cells]
-        if artefact.kind in ("compare", "claims") and self.reported:
+        else:
+            drawn["cells"] = [[cell.row, cell.column, cell.value, *cell.slugs] for cell in artefact.cells]
+        if artefact.how.reads_reported and self.reported:
             drawn["reported"] = fingerprint(self.reported["path"])
         return canonical(drawn)
 

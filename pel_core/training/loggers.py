@@ -22,7 +22,7 @@ FLUSH = 10.0  # seconds after which points are on disk
 
 
 class Logger(Protocol):
-    """Where points go: ``step`` counts optimiser steps of the run."""
+    """Where points go: ``step`` counts optimizer steps of the run."""
 
     def point(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -125,7 +125,7 @@ class MetricLogger:
     """A watcher of `Progress` that gives a training's points to its loggers.
 
     Args:
-        folder: the results folder. steps: optimiser steps of an epoch. tensorboard, wandb: which loggers.
+        folder: the results folder. steps: optimizer steps of an epoch. tensorboard, wandb: which loggers.
 
     Raises:
         PelError: Weights & Biases is asked for and not there.
@@ -147,11 +147,11 @@ class MetricLogger:
         if "accuracy" in values:  # an epoch's end
             step, names = (values["epoch"] + 1) * self.steps, {"loss": "epoch/loss", "accuracy": "epoch/accuracy"}
         elif values["step"] - self._last >= EVERY:
-            step, names = values["step"], {"loss": "train/loss", "lr": "train/lr"}
+            step, names = values["step"], {"loss": "train/loss", "lr": "train/lr", "head_lr": "train/head_lr"}
             self._last = step
         else:
             return
-        self._each(lambda logger: logger.point(step, {name: values[key] for key, name in names.items()}))
+        self._each(lambda logger: logger.point(step, {name: values[key] for key, name in names.items() if key in values}))
 
     def close(self) -> None:
         """Put everything where it belongs."""
@@ -176,7 +176,7 @@ def told(what: str, after: Any = lambda: None) -> Iterator[None]:
 def evaluated(
     folder: Path, spec: RunSpec, metrics: Mapping[str, Any], step: int, tensorboard: bool = True, wandb: bool = False
 ) -> None:
-    """A run's hyperparameters and final metrics, after ``step`` optimiser steps.
+    """A run's hyperparameters and final metrics, after ``step`` optimizer steps.
 
     Raises:
         PelError: Weights & Biases is asked for and not there.

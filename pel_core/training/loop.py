@@ -76,7 +76,7 @@ def train(
     reset_peak_memory(device)
     state = State(step, spec, steps, device)
     manager.restore(state, progress)
-    group.same_start(classifier.trainable().values(), state.done)
+    group.same_start(classifier.stored().values(), state.done)
     manager.agree = group.largest
     try:
         while state.epoch < spec.epochs:

@@ -4,7 +4,6 @@ Shape legend: B images, R pixels, C classes.
 """
 
 import math
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pel_core.common.errors import PelError
+from pel_core.common.logs import logger
 from pel_core.hardware import cpu
 from pel_core.hardware.process_group import ProcessGroup
 from pel_core.spec.run_spec import RunSpec
@@ -43,7 +43,7 @@ class Step:
         spec: RunSpec,
         device: torch.device,
         group: ProcessGroup,
-        say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
+        say: Callable[[str], None] = logger.info,
     ):
         self.classifier, self.criterion, self.spec, self.group, self.say = classifier, criterion, spec, group, say
         self.optimizer = make_optimizer(classifier, spec)

@@ -26,6 +26,7 @@ from pel_core.data.image_cache import open_cache
 from pel_core.data.transforms import evaluation_crops, load_rgb
 from pel_core.hardware.lease import Lease
 from pel_core.ingest import cache_build
+from pel_core.spec.results import metrics_file
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.plan import plan
 from pel_core.studies.study import load
@@ -197,7 +198,7 @@ def test_a_run_has_the_numbers_of_reduced_files_and_shares_no_name(runs, capsys)
         assert f".{option}=24" in spec.slug and RunSpec.parse(spec.slug) == spec
         slugs = (spec.slug, f"{spec.slug}.tte=tencrop")
         run(runs, *slugs)
-        found[option] = [read_json(runs / "runs" / slug / "metrics.json")["metrics"] for slug in slugs]
+        found[option] = [read_json(metrics_file(runs, slug))["metrics"] for slug in slugs]
     assert found["native"] == found["image_cache"]
     record = read_json(runs / "runs" / spec.slug / "train.json")
     assert record["spec"]["image_cache"] == 24
@@ -218,7 +219,7 @@ def test_heads_that_start_from_images(runs, init):
     for option in ("native", "image_cache"):
         slug = RunSpec.make("mine", "toy", "head-only", 0, epochs=1, init=init, precision="fp32", **{option: 24}).slug
         run(runs, slug)
-        metrics.append(read_json(runs / "runs" / slug / "metrics.json")["metrics"])
+        metrics.append(read_json(metrics_file(runs, slug))["metrics"])
     assert metrics[0] == metrics[1]
 
 

@@ -11,8 +11,11 @@ from hypothesis.extra import numpy as arrays
 from sklearn import metrics
 
 from pel_core.common.errors import PelError
-from pel_core.evaluation.metrics import score
-from pel_core.spec.results import METRICS
+from pel_core.common.registry import Plugin, importing
+from pel_core.evaluation.metrics import Scored, score
+from pel_core.evaluation.predictions import Predictions
+from pel_core.spec.choices import METRICS, metric
+from pel_core.spec.results import value_path
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NAMES = {
@@ -148,6 +151,68 @@ def test_what_cannot_be_scored(logits, labels, groups, message):
 
 
 def test_the_declared_metrics_are_those_that_are_computed():
-    """Their names are what Snakemake compares: a metric that is computed but not declared would be scored nowhere again."""
+    """Their names say whether a result is scored again: one that is computed but not declared would be scored nowhere."""
     found = score(np.eye(3), np.arange(3), ["head", "med", "tail"])
-    assert found.keys() == {*METRICS, "per_class", "null_reasons"}
+    assert [*found] == [*METRICS, "per_class", "null_reasons"]
+
+
+# Test sets that some formula may not have thought of: logits, labels, groups.
+ODD = {
+    "one image": (np.array([[0.1, 2.0, 0.3]]), [1], ["head", "med", "tail"]),
+    "one image, wrong": (np.array([[3.0, 2.0]]), [1], ["tail", "tail"]),
+    "one class": (np.zeros((3, 1)), [0, 0, 0], ["med"]),
+    "absent classes": (np.eye(6)[[0, 0, 5]], [0, 1, 5], ["head", "head", "med", "med", "tail", "tail"]),
+    "a group without images": (np.eye(4)[[0, 1]], [0, 1], ["head", "head", "tail", "tail"]),
+    "nothing right": (np.eye(3)[[1, 2, 0]], [0, 1, 2], ["head", "med", "tail"]),
+    "a tie of all": (np.zeros((4, 4), np.float16), [0, 1, 2, 3], ["med"] * 4),
+    "overconfident": (1e4 * np.eye(3, dtype=np.float32)[[1, 1, 1]], [0, 1, 2], ["head", "med", "tail"]),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_is_a_number_or_says_why_not(name, case):
+    logits, labels, groups = ODD[case]
+    declared = METRICS[name]
+    found = declared.formula(Scored(Predictions.of(logits, np.array(labels)), groups))
+    if isinstance(found, tuple):
+        assert found[0] is None and len(found[1]) > 10
+    else:
+        assert type(found) is float and np.isfinite(found)
+        assert not declared.percent or -1e-9 <= found <= 100 + 1e-9
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_the_better_end_of_a_metric_is_where_the_better_model_lies(name):
+    labels, groups = np.repeat(np.arange(6), 4), ["head", "head", "med", "med", "tail", "tail"]
+    right = 8 * np.eye(6)[labels]
+    good, bad = (score(logits, labels, groups)[name] for logits in (right, np.roll(right, 1, axis=0)))
+    assert {"higher": good > bad, "lower": good < bad, "neither": True}[METRICS[name].better]
+    assert METRICS.entry(name).about and METRICS[name].label
+
+
+def test_a_metric_of_a_plugin_is_scored_printed_and_taken_out_again():
+    plugin = Plugin("mine.py", "0" * 64)
+    importing.append(plugin)
+    try:
+
+        @metric("mean_confidence", "Mean confidence (%)", "neither")
+        def mean_confidence(scored):
+            """Mean probability of the most probable class."""
+            return 100 * float(scored.confidence.mean())
+
+    finally:
+        importing.pop()
+    try:
+        found = score(np.zeros((2, 2)), np.array([0, 1]), ["head"] * 2)
+        assert [*found][-3:] == ["mean_confidence", "per_class", "null_reasons"]
+        assert found["mean_confidence"] == pytest.approx(50)
+        assert value_path("mean_confidence") == value_path("metrics.mean_confidence") == "metrics.mean_confidence"
+        assert METRICS.entry("mean_confidence").about == "Mean probability of the most probable class."
+        with pytest.raises(PelError, match="the metric 'ece' is there already"):
+            metric("ece", "Mine")(mean_confidence)
+    finally:
+        METRICS.remove(plugin)
+    assert "mean_confidence" not in METRICS
+    with pytest.raises(PelError, match="mean_confidence"):
+        value_path("mean_confidence")

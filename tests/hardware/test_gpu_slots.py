@@ -284,8 +284,8 @@ def test_jobs_that_may_train_at_once(tmp_path, monkeypatch, capsys, listed, visi
     [
         ("{gpus: 2, gpu_share: 0.5}", "give one of the two"),
         ("{gpu_share: 1.5}", "at most 1"),
-        ("{gpu_share: 0}", "more than 0"),
-        ("{gpus: 0}", "at least 1"),
+        ("{gpu_share: 0}", "above 0"),
+        ("{gpus: 0}", "1 or more"),
     ],
 )
 def test_resources_that_cannot_be(tmp_path, capsys, resources, words):

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel
 
-from pel_core.common.lazy import F, Module, nn, torch
+from pel_core.common.lazy import F, Module, nn, plt, torch
 from pel_core.common.registry import Knob, above, at_least, between
 from pel_core.common.seeds import generator
 from pel_core.data.augmentations import AUGMENTATIONS, Augmentation
 from pel_core.data.datasets import DATASETS, LongTailed
 from pel_core.data.ensembling import TTE, Ensemble
+from pel_core.evaluation.metrics import Scored
 from pel_core.ingest.content import Content
 from pel_core.ingest.sources import Source, register
 from pel_core.models.backbones import BACKBONES, Backbone
@@ -23,7 +24,10 @@ from pel_core.models.deltas import DELTAS, SiteContext
 from pel_core.models.heads import HEADS
 from pel_core.models.inits import INITS, Init
 from pel_core.models.methods import Attach, Method, add_method
-from pel_core.spec.choices import LOSSES, OPTIMIZERS, SAMPLERS, SCHEDULES
+from pel_core.reporting.figure_style import save, style
+from pel_core.reporting.tables import read_runs, statistic
+from pel_core.spec.choices import LOSSES, OPTIMIZERS, SAMPLERS, SCHEDULES, metric
+from pel_core.studies.kinds import FIGURE, FIGURES, ArtefactKind
 from pel_core.training.losses import Prior
 from pel_core.training.schedules import WARMUP, Position
 
@@ -167,3 +171,32 @@ DATASETS.register(
     ),
     about="one to six stripes",
 )  # fmt: skip
+
+
+# metric: of what a network said of the test images
+@metric("my-median", "Median class accuracy (%)")
+def median_class(scored: Scored) -> float:
+    """The median of the accuracies of classes that have test images."""
+    return float(np.median(scored.seen))
+
+
+# figure: its list in a study is called `dots`; `size` is a key of its own
+def draw_dots(study, name: str, folder: Path) -> None:
+    """A dot for each of the declared runs: its mean over seeds."""
+    artefact = study.artefact(name)
+    runs, labels = read_runs(study, artefact), [item["label"] for item in artefact.declaration["dots"]]
+    with style():
+        figure, axes = plt.subplots(figsize=(3, 2), layout="constrained")
+        means = [statistic(cell, runs).mean for cell in artefact.cells]
+        axes.plot(range(len(means)), means, "o", markersize=artefact.knobs["size"])
+        axes.set_xticks(range(len(means)), [labels[cell.row] for cell in artefact.cells])
+        axes.set_title(artefact.title)
+        save(figure, folder, name)
+
+
+FIGURES.register(
+    "my-dots",
+    ArtefactKind(FIGURE, draw_dots, rows="dots"),
+    about="a dot for each run",
+    knobs=(Knob("size", 4.0, "diameter of a dot in points", above(0)),),
+)

@@ -9,7 +9,7 @@ from fake_results import write_results
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, write_json
-from pel_core.reporting.claims import Effect, claim_files, claim_rows, effect, part_effect, reported_effect, verdict
+from pel_core.reporting.claims import Effect, claim_files, claim_rows, contrast_effect, effect, reported_effect, verdict
 from pel_core.reporting.tables import read_runs
 from pel_core.spec.results import metrics_file
 from pel_core.studies.study import load
@@ -70,7 +70,7 @@ def sweep(tmp_path_factory):
 def test_a_contrast_is_paired_by_seed_and_averaged_over_data(sweep):
     artefact = sweep.artefact("claims")
     runs = read_runs(sweep, artefact)
-    part = next(claim for claim in artefact.claims if claim.name == "ln-costs-the-tail").parts[0]
+    part = next(claim for claim in artefact.claims if claim.name == "ln-costs-the-tail").contrasts[0]
 
     def tail(data, method, seed):
         return runs[f"{data}.clip-b16.{method}.s{seed}"]["metrics"]["tail"]
@@ -79,14 +79,14 @@ def test_a_contrast_is_paired_by_seed_and_averaged_over_data(sweep):
         sum(tail(data, "adaptformer+ln", seed) - tail(data, "adaptformer", seed) for data in ("imagenet-lt", "places-lt")) / 2
         for seed in (0, 1, 2)
     ]
-    assert part_effect(part, runs).mean == pytest.approx(sum(by_seed) / 3)
+    assert contrast_effect(part, runs).mean == pytest.approx(sum(by_seed) / 3)
 
 
 def test_the_reports_own_effect_leaves_suspect_cells_out(sweep):
     claims = {claim.name: claim for claim in sweep.artefact("claims").claims}
-    tail = claims["ln-costs-the-tail"].parts[0]
+    tail = claims["ln-costs-the-tail"].contrasts[0]
     assert reported_effect(sweep, tail) == pytest.approx(((70.6 - 73.4) + (49.8 - 50.9)) / 2)
-    naturalist = next(part for part in claims["vpt-s-helps-partial"].parts if part.pairs[0][0].dataset == "inat2018")
+    naturalist = next(each for each in claims["vpt-s-helps-partial"].contrasts if each.pairs[0][0].dataset == "inat2018")
     assert reported_effect(sweep, naturalist) is None
 
 

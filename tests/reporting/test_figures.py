@@ -7,7 +7,7 @@ from fake_results import write_results
 
 from pel_core.common.errors import PelError
 from pel_core.reporting.figure_bars import bar_figure, draw_bars, save_bars
-from pel_core.reporting.figure_map import Placed, census, draw_map, save_map, short
+from pel_core.reporting.figure_map import CensusRow, census, draw_map, save_map, short
 from pel_core.reporting.figure_style import plt, save, style
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.study import load
@@ -116,10 +116,10 @@ figures:
 
 
 ROWS = [
-    *(Placed("All", block, "ffn", "adaptformer", 8453) for block in range(12)),
-    *(Placed("Half", block, "ffn", "adaptformer", 8453) for block in range(6, 12)),
-    Placed("Half", 0, "", "vpt-shallow", 7680),
-    *(Placed("LN", block, site, "ln", 1536) for block in range(12) for site in ("attn.norm", "ffn.norm")),
+    *(CensusRow("All", block, "ffn", "adaptformer", 8453) for block in range(12)),
+    *(CensusRow("Half", block, "ffn", "adaptformer", 8453) for block in range(6, 12)),
+    CensusRow("Half", 0, "", "vpt-shallow", 7680),
+    *(CensusRow("LN", block, site, "ln", 1536) for block in range(12) for site in ("attn.norm", "ffn.norm")),
 ]
 
 

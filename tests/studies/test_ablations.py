@@ -9,14 +9,13 @@ from fake_results import write_results
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, write_json
 from pel_core.reporting.claims import claim_files, claim_rows
-from pel_core.reporting.figure_bars import save_bars
 from pel_core.reporting.figure_curve import curve_figure, draw_curve, save_curve
 from pel_core.reporting.figure_style import plt, style
-from pel_core.reporting.tables import table_files
 from pel_core.spec.results import lookup, metrics_file
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.cells import expand
 from pel_core.studies.config import sized
+from pel_core.studies.kinds import FIGURE
 from pel_core.studies.plan import plan
 from pel_core.studies.study import load
 
@@ -71,14 +70,6 @@ def toy(tmp_path):
     return make
 
 
-def draw(study, name, folder):
-    """A table's text or a figure's files."""
-    kind = study.artefact(name).kind
-    if kind == "table":
-        return table_files(study, name)
-    return claim_files(study) if kind == "claims" else {"bars": save_bars, "curve": save_curve}[kind](study, name, folder)
-
-
 def test_every_study_that_ships_is_tested_here():
     shipped = {path.stem for path in CONFIGS.glob("*.yaml") if "\nbackbone: " not in path.read_text(encoding="utf-8")}
     assert shipped == {"report", "own-table", *STUDIES}  # own-table: test_own_data.py
@@ -106,11 +97,13 @@ def test_a_study_draws_all_it_declares(name, tmp_path):
     study = load(name, "demo", seeds="0", results=tmp_path)
     write_results(tmp_path, study.specs)
     for artefact in study.artefacts:
-        made = draw(study, artefact, tmp_path / "figures")
-        if made is None:
-            assert (tmp_path / f"figures/{artefact}.pdf").stat().st_size > 5000
+        how = study.artefact(artefact).how
+        how.draw(study, artefact, tmp_path / "made")
+        if how.form == FIGURE:
+            assert (tmp_path / f"made/{artefact}.pdf").stat().st_size > 5000
         else:
-            assert "DEMO" in made["md"] and "–" not in made["md"]
+            text = (tmp_path / f"made/{artefact}.md").read_text(encoding="utf-8")
+            assert "DEMO" in text and "–" not in text
 
 
 @pytest.mark.parametrize("name", sorted({*STUDIES} - {"blocks", "resolution"}))

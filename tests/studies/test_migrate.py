@@ -35,6 +35,18 @@ def test_a_folder_and_its_run_name_each_other(slug, tmp_path):
     assert slug_of(run_folder("", slug).relative_to("runs")) == slug
 
 
+def test_options_of_the_training_stay_in_its_name(tmp_path):
+    """Also where a knob is called as an option of evaluation is; a mode's own knobs go with it."""
+    slug = "toy-ir20.toy.ln.s0.lr=0.5.augment.crops=2.loss.tau=1e-05.tte=grid.tte.expand=2"
+    folder = run_folder(tmp_path, slug)
+    assert (folder.parent.name, folder.name) == (
+        "toy-ir20.toy.ln.s0.lr=0.5.augment.crops=2.loss.tau=1e-05",
+        "tte=grid.tte.expand=2",
+    )
+    assert slug_of(folder) == slug and slug_of(run_folder(tmp_path, f"{TRAIN}.tte.rings=2")) == f"{TRAIN}.tte.rings=2"
+    assert run_folder(tmp_path, "my notes.tte=none") == tmp_path / "runs" / "my notes.tte=none"
+
+
 def test_every_evaluation_moves_once(results):
     (results / "runs" / "notes").mkdir()
     changed = (results / "runs" / OLD[0] / "metrics.json").stat().st_mtime_ns

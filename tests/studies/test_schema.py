@@ -13,9 +13,10 @@ from pel_core.common import renames
 from pel_core.common.errors import PelError
 from pel_core.common.yaml_files import load_yaml
 from pel_core.studies.config import WORKFLOW, read_config, read_study, sized
+from pel_core.studies.kinds import FIGURES
 from pel_core.studies.schema.configuration import Configuration
 from pel_core.studies.schema.generate import json_schemas
-from pel_core.studies.schema.study_file import FIGURES, StudyFile
+from pel_core.studies.schema.study_file import figure_model, study_model
 from pel_core.studies.schema.validation import validate
 
 SHIPPED = sorted((WORKFLOW / "config").glob("*.yaml"))
@@ -87,7 +88,7 @@ def refused(content, model, **options) -> str:
     ],
 )
 def test_a_slip_in_a_study(changes, words):
-    assert refused({**STUDY, **changes}, StudyFile).startswith(words)
+    assert refused({**STUDY, **changes}, study_model()).startswith(words)
 
 
 @pytest.mark.parametrize(
@@ -121,13 +122,13 @@ def test_a_slip_in_a_configuration(changes, words):
 
 
 def test_the_first_slip_in_reading_order_is_told():
-    assert refused({**STUDY, **table(digits=9, note=5)}, StudyFile).startswith("tables.t.digits")
-    assert refused({**STUDY, **table(note=5, digits=9)}, StudyFile).startswith("tables.t.note")
+    assert refused({**STUDY, **table(digits=9, note=5)}, study_model()).startswith("tables.t.digits")
+    assert refused({**STUDY, **table(note=5, digits=9)}, study_model()).startswith("tables.t.note")
 
 
 def test_knobs_may_stand_where_fields_may():
     rows = [{"label": "x", "loss.gamma": 2, "optimizer.betas": [0.9, 0.95]}, {"sweep": "loss.gamma", "values": [1, 2]}]
-    validate({**STUDY, **table(rows=rows, where={"vpt-shallow.length": 3})}, StudyFile, "file.yaml")
+    validate({**STUDY, **table(rows=rows, where={"vpt-shallow.length": 3})}, study_model(), "file.yaml")
     validate({**CONFIG, "recipe": {"loss.gamma": 2}}, Configuration, "file.yaml")
 
 
@@ -167,7 +168,7 @@ def test_whatever_stands_anywhere_is_let_in_or_told_in_one_line(data):
         holder = holder[key]
     holder[last] = data.draw(ANYTHING)
     try:
-        validate(content, StudyFile if "roles" in content else Configuration, "file.yaml")
+        validate(content, study_model() if "roles" in content else Configuration, "file.yaml")
     except PelError as error:
         assert "\n" not in str(error) and "Input should" not in str(error) and "should match" not in str(error)
 
@@ -216,10 +217,27 @@ def test_every_key_says_what_it_means(name):
             assert len(meant.get("description", "")) > 5, f"{owner}.{key}"
 
 
-def test_each_kind_of_figure_is_a_class_of_its_own():
-    assert {kind: model.model_fields["kind"].annotation.__args__ for kind, model in FIGURES.items()} == {
-        kind: (kind,) for kind in FIGURES
-    }
+@pytest.mark.parametrize(
+    ("entry", "fits"),
+    [
+        ({"root": "x", "train": "t", "test": "e", "names": "n"}, True),
+        ({"kind": "auto", "root": "$PEL_DATA", "profile": "step", "ratios": 10, "class_names": {"a": "an A"}}, True),
+        ({"kind": "folders", "root": "x", "file": "table.csv"}, False),
+        ({"kind": "folder", "root": "x"}, False),
+        ({"root": "x"}, False),
+    ],
+)
+def test_an_editor_knows_the_keys_of_each_kind_of_data(entry, fits):
+    validator = jsonschema.Draft202012Validator(SCHEMAS["config"])
+    assert validator.is_valid({**CONFIG, "datasets": {"mine": entry}}) == fits
+
+
+@pytest.mark.parametrize("kind", FIGURES)
+def test_each_kind_of_figure_has_a_model_of_its_own(kind):
+    fields = figure_model(FIGURES.entry(kind)).model_fields
+    assert fields["kind"].annotation.__args__ == (kind,)
+    assert {FIGURES[kind].rows, *(knob.name for knob in FIGURES.entry(kind).knobs)} <= {*fields}
+    assert f'"const": "{kind}"' in json.dumps(SCHEMAS["study"])
 
 
 # Old words.

@@ -65,6 +65,13 @@ def test_a_curve_and_its_epochs(tmp_path):
     assert points(found, "epoch/accuracy") == {20: 100.0, 40: 120.0}
 
 
+def test_a_heads_own_rate_has_a_curve(tmp_path):
+    watcher = MetricLogger(tmp_path, SPEC, 20)
+    Progress("x", 20, quiet=True, watchers=[watcher]).step(1, 0.01, 1.0, epoch=0, epochs=1, head_lr=0.5)
+    watcher.close()
+    assert points(read(tmp_path / "tensorboard" / SPEC.slug, "train"), "train/head_lr") == {1: 0.5}
+
+
 def test_a_resumed_curve_is_not_doubled(tmp_path):
     course(tmp_path, range(1, 36))  # killed at 35, with a checkpoint at 24
     course(tmp_path, range(25, 41))

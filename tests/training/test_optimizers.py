@@ -2,14 +2,16 @@
 
 import pytest
 import torch
+from registries import set_entry
 from resuming import train_once
 from safetensors.torch import load_file
 
 from pel_core.cli.main import main
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
+from pel_core.common.registry import Knob, at_least
 from pel_core.models.weights import load_vit
-from pel_core.spec.choices import OPTIMIZERS
+from pel_core.spec.choices import OPTIMIZERS, SCHEDULES
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.classifier import build
 from pel_core.training.optimizer_state import load_optimizer, optimizer_numbers, optimizer_tensors
@@ -153,6 +155,16 @@ def test_an_older_checkpoint_has_sgds_momentum():
     tensors = {f"momentum.{name}": torch.full_like(value, 3.0) for name, value in layer.named_parameters()}
     load_optimizer(optimizer, layer.trainable(), tensors | {"parameter.weight": torch.zeros(1)}, {"scaler": {}})
     assert all(bool((optimizer.state[value]["momentum_buffer"] == 3).all()) for value in layer.parameters())
+
+
+def test_an_optimizer_and_a_schedule_of_a_few_lines(toy_results, monkeypatch):
+    """They need none of the shared knobs, nor to know of checkpoints."""
+    halved = Knob("every", 2, "epochs until the rate is halved", at_least(1))
+    set_entry(monkeypatch, OPTIMIZERS, "rprop", lambda groups, spec, fused: torch.optim.Rprop(groups), about="signs")
+    set_entry(monkeypatch, SCHEDULES, "steps", lambda at, every: 0.5 ** (at.epoch // every), about="halves", knobs=(halved,))
+    spec = RunSpec.make("toy-ir20", "toy", "lora", 0, optimizer="rprop", schedule="steps", epochs=3, **{"schedule.every": 1})
+    _, log = train_once(toy_results, spec)
+    assert [record["lr"] for record in log.curve] == [0.01, 0.005, 0.0025]
 
 
 # ---- groups

@@ -86,6 +86,25 @@ def test_an_interrupted_training_ends_bit_for_bit_where_another_ends(toy_results
     assert resumed.curve == log.curve
 
 
+def test_a_checkpoint_from_before_the_choice_of_optimizers_goes_on(toy_results, tmp_path):
+    spec, path = RunSpec.make("toy-ir20", "toy", "adaptformer", 3), tmp_path / "c.safetensors"
+    plain, _ = train_once(toy_results, spec)
+    identity = {"slug": spec.slug, "spec": spec.to_json()}
+    with pytest.raises(Stopped):
+        train_once(toy_results, spec, CheckpointManager(path, identity, requests=Asked(5)))
+    tensors, about = read_checkpoint(path)
+    older = {key.replace("optimizer.momentum_buffer.", "momentum."): value for key, value in tensors.items()}
+    assert older.keys() != tensors.keys()
+    for word in ("optimizer", "groups"):
+        del about["state"][word]
+    for word in [word for word in about["identity"]["spec"] if "." in word or word in ("optimizer", "schedule", "train_head")]:
+        del about["identity"]["spec"][word]
+    checkpoint.write_checkpoint(path, older, about)
+    manager = CheckpointManager(path, identity)
+    state, _ = train_once(toy_results, spec, manager)
+    assert len(manager.resumed) == 1 and all(torch.equal(state[name], plain[name]) for name in plain)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kind", ["arrays", "files"])
 def test_an_epoch_is_entered_in_the_middle(files, kind, workers):

@@ -1,5 +1,8 @@
 # Tables and figures: pure functions of the runs' metrics.json, redrawn when their own declaration changes.
 
+from pel_core.studies import kinds
+
+
 report: "../report/workflow.rst"
 
 
@@ -7,9 +10,9 @@ ASK = f"--study={quote(str(STUDY.path))} --config={quote(str(STUDY.config_path))
 ASK += f" --figures={quote(str(FIGURES))} --seeds {','.join(map(str, STUDY.seeds))} --backbone {STUDY.bindings.backbone}"
 
 
-def names(*kinds):
-    """A wildcard's pattern: the artefacts of these kinds."""
-    return "|".join(name for name, artefact in STUDY.artefacts.items() if artefact.kind in kinds) or "(?!)"
+def names(*forms):
+    """A wildcard's pattern: the artefacts whose files are of these forms (pel_core/studies/kinds.py)."""
+    return "|".join(name for name, artefact in STUDY.artefacts.items() if artefact.how.form in forms) or "(?!)"
 
 
 def scored(name):
@@ -44,7 +47,7 @@ rule table:
     log:
         f"{RESULTS}/logs/{{table}}.log",
     wildcard_constraints:
-        table=names("table"),
+        table=names(kinds.TABLE),
     shell:
         "exec {PYTHON:q} -m pel_core table {wildcards.table:q} {ASK} > {log:q} 2>&1"
 
@@ -68,7 +71,7 @@ rule summary:
     log:
         f"{RESULTS}/logs/{{summary}}.log",
     wildcard_constraints:
-        summary=names("compare", "claims"),
+        summary=names(kinds.SUMMARY),
     shell:
         "exec {PYTHON:q} -m pel_core {params.kind} {ASK} > {log:q} 2>&1"
 
@@ -91,7 +94,7 @@ rule figure:
     log:
         f"{RESULTS}/logs/{{figure}}.log",
     wildcard_constraints:
-        figure=names("bars", "curve", "map"),
+        figure=names(kinds.FIGURE),
     shell:
         "exec {PYTHON:q} -m pel_core figure {wildcards.figure:q} {ASK} > {log:q} 2>&1"
 
@@ -135,7 +138,7 @@ rule page:
     log:
         f"{RESULTS}/logs/{{page}}.page.log",
     wildcard_constraints:
-        page=names("table", "compare", "claims"),
+        page=names(kinds.TABLE, kinds.SUMMARY),
     shell:
         "exec {PYTHON:q} -m pel_core page {wildcards.page:q} {ASK} > {log:q} 2>&1"
 
@@ -145,4 +148,4 @@ rule provenance:
     input:
         STUDY.targets(),
         rules.runs.output,
-        [f"{RESULTS}/report/{name}.html" for name, made in STUDY.artefacts.items() if made.kind in ("table", "compare", "claims")],
+        [f"{RESULTS}/report/{name}.html" for name, made in STUDY.artefacts.items() if made.how.form != kinds.FIGURE],

@@ -2,7 +2,9 @@
 
 import os
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from pel_core.common.errors import PelError
 from pel_core.ingest.sources.base import SOURCES, register
@@ -13,7 +15,7 @@ from pel_core.ingest.sources.users import UserEntry, UserSource
 class AutoEntry(UserEntry, CsvOptions):
     """A user's images of a kind that shows."""
 
-    kind: Literal["auto"]
+    kind: Annotated[Literal["auto"], Field(description="whichever of folders, csv and huggingface the root is")]
 
 
 @register

@@ -44,7 +44,7 @@ class CsvOptions(UserOptions, Table):
 class CsvEntry(UserEntry, CsvOptions):
     """A user's table of images."""
 
-    kind: Literal["csv"]
+    kind: Annotated[Literal["csv"], Field(description="a table of images")]
 
 
 @register

@@ -8,9 +8,10 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
 from pel_core.common.errors import PelError
 from pel_core.ingest.catalogue import SPLITS, SUFFIXES, Catalogue, Placed, check_path, class_order
@@ -21,7 +22,7 @@ from pel_core.ingest.sources.users import UserEntry, UserSource, digest_lines
 class FoldersEntry(UserEntry):
     """A user's folder of class folders."""
 
-    kind: Literal["folders"]
+    kind: Annotated[Literal["folders"], Field(description="a folder for each class")]
 
 
 @register

@@ -7,9 +7,10 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import sha256, write_text
@@ -34,7 +35,7 @@ class HuggingFaceOptions(UserOptions, Columns):
 class HuggingFaceEntry(UserEntry, HuggingFaceOptions):
     """A user's Hugging Face directory."""
 
-    kind: Literal["huggingface"]
+    kind: Annotated[Literal["huggingface"], Field(description="what Hugging Face's save_to_disk left")]
 
 
 @register

@@ -38,7 +38,7 @@ class ListsOptions(Rooted):
 class ListsEntry(Declared, ListsOptions):
     """A user's data set of list files."""
 
-    kind: Literal["lists"] = "lists"
+    kind: Annotated[Literal["lists"], Field(description="image files and list files")] = "lists"
 
     @model_validator(mode="after")
     def _check_ratios(self) -> "ListsEntry":

@@ -4,18 +4,20 @@ In an editor: ``# yaml-language-server: $schema=PATH/study.schema.json`` as a fi
 """
 
 import json
+from collections.abc import Callable
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
+from pel_core.ingest.entries import entry_type
 from pel_core.spec.choices import CHOICES, METHODS, REGISTRIES
 from pel_core.spec.run_spec import DEFAULTS
 from pel_core.studies.schema.configuration import Configuration
 from pel_core.studies.schema.selections import Fields, Point, Row, Selection, Sweep
-from pel_core.studies.schema.study_file import StudyFile
+from pel_core.studies.schema.study_file import study_model
 from pel_core.studies.schema.types import KNOB
 
-FILES: dict[str, type[BaseModel]] = {"study": StudyFile, "config": Configuration}
+FILES: dict[str, Callable[[], type[BaseModel]]] = {"study": study_model, "config": lambda: Configuration}
 SELECTIONS = (Selection, Row, Point, Sweep)
 EMPTY = [("default", ""), ("default", []), ("default", {}), ("default", None)]
 SIZED = {
@@ -31,13 +33,15 @@ def json_schemas() -> dict[str, str]:
     """The text of each file by its name."""
     made = {}
     for name, model in FILES.items():
-        schema = model.model_json_schema()
+        schema = model().model_json_schema()
         schema["$defs"]["Fields"] = _fields()
         for selection in SELECTIONS:
             if selection.__name__ in schema["$defs"]:
                 _refer_to_fields(schema["$defs"][selection.__name__])
-        if model is StudyFile:
+        if name == "study":
             _allow_sizes(schema)
+        if model is Configuration:
+            _describe_entries(schema)
         made[f"{name}.schema.json"] = json.dumps(_plain(schema), indent=1, ensure_ascii=False) + "\n"
     return made
 
@@ -55,6 +59,14 @@ def _refer_to_fields(selection: dict[str, Any]) -> None:
     fields = _fields()
     selection["properties"] |= {name: {"$ref": f"#/$defs/Fields/properties/{name}"} for name in fields["properties"]}
     selection |= {name: fields[name] for name in ("patternProperties", "additionalProperties")}
+
+
+def _describe_entries(schema: dict[str, Any]) -> None:
+    """The keys of a data set of one's own, by its kind. `ingest.entries` checks them, in words of its own."""
+    entry = TypeAdapter(entry_type()).json_schema(ref_template="#/$defs/{model}")
+    schema["$defs"] |= entry.pop("$defs")
+    names = schema["properties"]["datasets"]["patternProperties"]
+    schema["properties"]["datasets"]["patternProperties"] = dict.fromkeys(names, entry)
 
 
 def _kinds(default: Any) -> list[str]:

@@ -1,11 +1,15 @@
-"""A study file: its tables, figures of each kind, and claims."""
+"""A study file: its tables, figures of each kind, and claims. The kinds of figure come from the registry FIGURES."""
 
-from typing import Annotated, Any, Literal
+from functools import cache
+from typing import Annotated, Any, Literal, Union
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import AfterValidator, Discriminator, Field, Tag, create_model
+from pydantic_core import PydanticCustomError
 
+from pel_core.common.registry import ANYTHING, Entry, Knob
+from pel_core.studies.kinds import FIGURES, REQUIRED, ArtefactKind
 from pel_core.studies.schema.selections import Points, Rows, Selection, Selections
-from pel_core.studies.schema.types import Declaration, Digits, Expected, Name, Role, Seeds, Switch, Text, no_repeats
+from pel_core.studies.schema.types import Declaration, Digits, Expected, Name, Number, Role, Seeds, Switch, Text, no_repeats
 
 DATA_SETS = no_repeats("a list of data sets: one artefact each", Annotated[str, Expected("a text")], 1)
 Margin = Annotated[float, Field(gt=0), Expected("a number above 0, in the value's unit")]
@@ -49,39 +53,41 @@ class Table(Artefact):
     corner: Text = Field(default="", description="The heading of the column of row labels.")
 
 
-class Bars(Artefact):
-    """A figure of bars over seeds."""
-
-    kind: Literal["bars"] = Field(description="The kind of figure.")
-    seeds: Seeds = Field(default=[], description=SEEDS)
-    bars: Rows = Field(description="The bars: selections with labels.")
-    series: Rows = Field(default=[], description="Groups of bars side by side: selections laid over the bars.")
-    axis: Text = Field(default="", description="The title of the y axis.")
-    digits: Digits = Field(default=1, description=DIGITS)
+Whole = Annotated[int, Expected("a whole number")]
+FORMS: dict[type, Any] = {bool: Switch, int: Whole, float: Number, str: Text, tuple: Annotated[list[Number], Expected("numbers")]}
 
 
-class Curve(Artefact):
-    """A figure of values over a number, with bands over seeds."""
-
-    kind: Literal["curve"] = Field(description="The kind of figure.")
-    seeds: Seeds = Field(default=[], description=SEEDS)
-    points: Points = Field(description="The points: selections with a place `at`, or a sweep of numbers.")
-    series: Rows = Field(default=[], description="The lines: selections laid over the points.")
-    x: Text = Field(description="The title of the x axis.")
-    log: Switch = Field(default=False, description="Whether the x axis is logarithmic.")
-    axis: Text = Field(default="", description="The title of the y axis.")
-
-
-class Map(Artefact):
-    """A figure of which sites of which block carry what."""
-
-    kind: Literal["map"] = Field(description="The kind of figure.")
-    methods: Rows = Field(description="The methods, one map each: selections with labels.")
+def figure_model(entry: Entry[ArtefactKind]) -> type[Artefact]:
+    """The model of a kind of figure: the keys of every artefact, its lists, and its knobs."""
+    kind = entry.value
+    keys: dict[str, Any] = {"kind": (Literal[entry.name], Field(description="The kind of figure."))}
+    if not kind.from_models:
+        keys["seeds"] = (Seeds, Field(default=[], description=SEEDS))
+    at = " with a place `at`, or a sweep of numbers" if kind.places else " with labels"
+    keys[kind.rows] = (Points if kind.places else Rows, Field(description=f"The {kind.rows}: selections{at}."))
+    if kind.columns:
+        about = f"The {kind.columns}: selections with labels, laid over the {kind.rows}."
+        keys[kind.columns] = (Rows, Field(default=[], description=about))
+    keys |= {knob.name: _key(knob) for knob in entry.knobs}
+    about = f"A figure of {entry.about}."
+    return create_model(entry.name.title(), __base__=Artefact, __doc__=about, __module__=__name__, **keys)
 
 
-# A kind of figure is one class here.
-FIGURES: dict[str, type[Artefact]] = {"bars": Bars, "curve": Curve, "map": Map}
-Figure = Annotated[Bars | Curve | Map, Field(discriminator="kind")]
+def _key(knob: Knob) -> tuple[Any, Any]:
+    """A knob as a field: its type with its check, and its meaning."""
+
+    def holds(value: Any) -> Any:
+        if not knob.check.holds(value):
+            raise PydanticCustomError("expected", "expected {words}", {"words": knob.check.expected})
+        return value
+
+    form = FORMS[knob.kind or type(knob.default)]
+    if knob.check is not ANYTHING:
+        form = Annotated[form, AfterValidator(holds), Expected(knob.check.expected)]
+    also = f": {knob.check.expected}" if knob.check is not ANYTHING else ""
+    default = list(knob.default) if isinstance(knob.default, tuple) else knob.default
+    about = f"{knob.meaning[0].upper()}{knob.meaning[1:]}{also}."
+    return form, Field(**({} if knob.default is REQUIRED else {"default": default}), description=about)
 
 
 class Contrast(Declaration):
@@ -126,5 +132,17 @@ class StudyFile(Declaration):
     reported: Reported = Field(default=None, description="Published values to put beside the measured ones.")
     shared: Any = Field(default=None, description="Anything; a place for YAML anchors.")
     tables: dict[Name, Table] = Field(default={}, description="The tables by name.")
-    figures: dict[Name, Figure] = Field(default={}, description="The figures by name.")
+    figures: dict[Name, Artefact] = Field(default={}, description="The figures by name.")
     claims: dict[Name, Claim] = Field(default={}, description="The claims by name.")
+
+
+def study_model() -> type[StudyFile]:
+    """The model of a study with the kinds of figure that there are now, a plugin's among them."""
+    return _study_model(FIGURES.entries())
+
+
+@cache
+def _study_model(kinds: tuple[Entry[ArtefactKind], ...]) -> type[StudyFile]:
+    figure = Annotated[Union[tuple(map(figure_model, kinds))], Field(discriminator="kind")]  # noqa: UP007  of a tuple
+    field = (dict[Name, figure], StudyFile.model_fields["figures"])
+    return create_model("StudyFile", __base__=StudyFile, __doc__=StudyFile.__doc__, __module__=__name__, figures=field)

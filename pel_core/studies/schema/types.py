@@ -23,7 +23,7 @@ class Declaration(BaseModel):
     An absent key has an empty value (or the default that its description names).
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 def scalar(*kinds: type, words: str, schema: list[str]) -> Any:
