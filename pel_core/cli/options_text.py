@@ -1,6 +1,6 @@
 """What every entry and knob is, in Markdown, from the registries: the generated part of docs/options.md. Torch-free."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,8 @@ def options_text(plugins: bool = True) -> str:
     parts = []
     for heading, registry in sections().items():
         entries = [entry for entry in registry.entries() if plugins or not entry.plugin]
-        parts += [f"### {heading}", *_entries(entries)]
-        parts += _knobs(heading.strip("`"), entries)
-        parts += [""]
+        parts += [f"### {heading}", "", *_entries(entries)]
+        parts += [*_knobs(heading, entries), ""]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -47,35 +46,32 @@ def write_options(path: Path) -> None:
     path.write_text(f"{before}{BEGIN}\n{options_text(plugins=False)}{END}{after}", encoding="utf-8")
 
 
-def _entries(entries: Iterable[Entry[Any]]) -> list[str]:
-    lines = ["| name | what it is | reads |", "|---|---|---|"]
-    for entry in entries:
-        reads = ", ".join(f"`{name}`" for name in entry.reads)
-        lines.append(f"| `{entry.name}` | {_cell(entry.about)} | {reads} |")
-    return lines
+def _entries(entries: Sequence[Entry[Any]]) -> list[str]:
+    rows = [[f"`{entry.name}`", _cell(entry.about)] for entry in entries]
+    if not any(entry.reads for entry in entries):
+        return _table(["name", "what it is"], rows)
+    reads = [", ".join(f"`{name}`" for name in entry.reads) for entry in entries]
+    return _table(["name", "what it is", "reads"], [[*row, names] for row, names in zip(rows, reads, strict=True)])
 
 
-def _knobs(scope: str, entries: Iterable[Entry[Any]]) -> list[str]:
-    """A line for each knob: one that several entries share once, with their names."""
+def _knobs(heading: str, entries: Sequence[Entry[Any]]) -> list[str]:
+    """A line for each knob; one that several entries share is told once, with their names."""
     owners: dict[tuple[str, str], list[tuple[str, Knob]]] = {}
     for entry in entries:
-        for knob in entry.knobs:
-            owners.setdefault(
-                (
-                    f"{entry.name if scope == 'method' else scope}.{knob.name}",
-                    "required" if knob.default is REQUIRED else spell(knob.default),
-                ),
-                [],
-            ).append((entry.name, knob))
-    if not owners:
-        return []
-    lines = ["", "| knob | of | default | what it is |", "|---|---|---|---|"]
+        scope = "" if heading[0] != "`" else f"{entry.name}." if heading == "`method`" else f"{heading[1:-1]}."
+        for knob in entry.knobs:  # a figure's are keys of its own, without a scope
+            default = "needed" if knob.default is REQUIRED else f"`{spell(knob.default)}`" if knob.default != "" else ""
+            owners.setdefault((f"`{scope}{knob.name}`", default), []).append((f"`{entry.name}`", knob))
+    rows = []
     for (name, default), found in owners.items():
         knob = found[0][1]
         expected = "" if knob.check is ANYTHING else f" ({knob.check.expected})"
-        of = ", ".join(f"`{owner}`" for owner, _ in found)
-        lines.append(f"| `{name}` | {of} | `{default}` | {_cell(knob.meaning + expected)} |")
-    return lines
+        rows.append([name, ", ".join(owner for owner, _ in found), default, _cell(knob.meaning + expected)])
+    return ["", *_table(["knob", "of", "default", "what it is"], rows)] if rows else []
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
 def _cell(text: str) -> str:
