@@ -16,9 +16,9 @@ REPORT ?= report.html
 PARALLEL ?= -n auto --dist loadfile
 # What may be said besides, to Snakemake and to the program; the path of the images goes through the environment, as it is.
 CHOICE := study=$(STUDY) config=$(CONFIG) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(BACKBONE),backbone=$(BACKBONE)) \
-    $(if $(WEIGHTS),weights='$(WEIGHTS)') $(if $(RESULTS),results='$(RESULTS)') $(if $(FIGURES),figures='$(FIGURES)')
+    $(if $(WEIGHTS),weights='$(WEIGHTS)') $(if $(PLUGINS),plugins='$(PLUGINS)') $(if $(RESULTS),results='$(RESULTS)') $(if $(FIGURES),figures='$(FIGURES)')
 ARGS   := --study $(STUDY) --config $(CONFIG) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(BACKBONE),--backbone $(BACKBONE)) \
-    $(if $(RESULTS),--results '$(RESULTS)') $(if $(FIGURES),--figures '$(FIGURES)')
+    $(if $(RESULTS),--results '$(RESULTS)') $(if $(FIGURES),--figures '$(FIGURES)') $(if $(PLUGINS),--plugins '$(PLUGINS)')
 ifneq ($(DATA),)
 export PEL_DATA := $(DATA)
 else ifeq ($(origin DATA),command line)

@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from pel_core.common.plugins import use_plugins
+
+use_plugins()  # PEL_PLUGINS=my.py pytest tests/models: a plugin's entries are tested as ours are
+
 # A shell's background jobs ignore Ctrl-C, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

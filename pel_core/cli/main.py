@@ -12,6 +12,7 @@ from pathlib import Path
 from pel_core.cli import study_commands as report
 from pel_core.cli.data_options import data_options
 from pel_core.common.errors import PelError
+from pel_core.common.plugins import use_plugins
 from pel_core.common.renames import renamed_words
 from pel_core.common.signals import leaving
 
@@ -38,6 +39,16 @@ def data(arguments: Arguments) -> None:
     from pel_core.cli.data_commands import run
 
     run(arguments)
+
+
+def options(arguments: Arguments) -> None:
+    """Print every entry and knob that a study may choose, those of plugins too; or write them into a document."""
+    from pel_core.cli.options_text import options_text, write_options
+
+    if arguments.write:
+        write_options(arguments.write)
+    else:
+        print(options_text(), end="")
 
 
 def train(arguments: Arguments) -> None:
@@ -130,6 +141,8 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(function=function)
         for name in positional:
             sub.add_argument(name)
+        told = "a Python file that adds entries (docs/extending.md); may be given again"
+        sub.add_argument("--plugins", action="append", default=[], metavar="FILE", help=told)
         return sub
 
     sub = command(backbone, "name")
@@ -145,6 +158,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--weights", help="the weights the backbone was made from, as there")
     sub.add_argument("--cache-dir", help="where downloads are kept")
     data_options(command(data))
+    command(options).add_argument("--write", type=Path, metavar="FILE", help="put them between the marks of this Markdown file")
     for function in (train, evaluate):
         sub = command(function, "run")
         sub.add_argument("--results", default="results", type=Path)
@@ -198,6 +212,7 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(words)
     arguments.words = words
     try:
+        use_plugins(arguments.plugins)
         arguments.function(arguments)
     except PelError as error:
         return _fail(str(error), getattr(error, "status", 1))

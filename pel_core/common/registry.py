@@ -5,6 +5,7 @@ schema, the slug, the error messages, the documentation and the tests say of it 
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -164,8 +165,25 @@ class Entry(Generic[T]):
         return next((knob for knob in self.knobs if knob.name == name), None)
 
 
-# The plugin whose file is being imported: its entries are marked with it (`common.plugins`).
-importing: list[Plugin] = []
+# Modules of plugins by name: what they register is theirs (`common.plugins`).
+PLUGIN_MODULES: dict[str, Plugin] = {}
+_registries: list["Registry[Any]"] = []
+
+
+def all_registries() -> "tuple[Registry[Any], ...]":
+    """Every registry that was declared in this process."""
+    return tuple(_registries)
+
+
+def _registering() -> Plugin | None:
+    """The plugin whose module is being imported; None of a module of this package, which a plugin may be the first to import."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if frame.f_code.co_name == "<module>" and (name in PLUGIN_MODULES or name.startswith(__name__.partition(".")[0] + ".")):
+            return PLUGIN_MODULES.get(name)
+        frame = frame.f_back
+    return None
 
 
 @dataclass(eq=False)
@@ -182,6 +200,9 @@ class Registry(Mapping[str, T]):
     _entries: dict[str, Entry[T]] = field(default_factory=dict)
     _filled: bool = False
 
+    def __post_init__(self) -> None:
+        _registries.append(self)
+
     def register(
         self, name: str, value: Any = None, *, about: str = "", knobs: tuple[Knob, ...] = (), reads: tuple[str, ...] = ()
     ) -> Any:
@@ -193,7 +214,7 @@ class Registry(Mapping[str, T]):
 
         def add(code: Any) -> Any:
             said = about or (getattr(code, "about", "") if not isinstance(code, type) else "") or _first_line(code)
-            plugin = importing[-1] if importing else None
+            plugin = _registering()
             if plugin and not self._filled:
                 self._fill()
             if name in self._entries:

@@ -7,7 +7,7 @@ from pathlib import Path
 from pel_core.evaluation.predict import predict_run
 from pel_core.evaluation.score import score_run
 from pel_core.hardware.devices import release
-from pel_core.spec.run_spec import RunSpec
+from pel_core.spec.plugins import parse_run
 from pel_core.training.checkpoints import drop_checkpoint
 from pel_core.training.loggers import evaluated
 from pel_core.training.prefix_cache import GIGABYTES
@@ -30,7 +30,7 @@ def evaluate_run(
     Raises:
         PelError: as `predict_run` and `score_run`.
     """
-    spec = RunSpec.parse(slug)
+    spec = parse_run(slug, results)
     data = predict_run(spec, Path(results), device, accept, prefix_cache_gb, logits)
     release()
     record = score_run(spec, Path(results), data)

@@ -20,6 +20,7 @@ from pel_core.data.datasets import Prepared, open_prepared, split_name
 from pel_core.evaluation.metrics import score_predictions
 from pel_core.evaluation.outputs import write_outputs
 from pel_core.evaluation.predictions import read_predictions
+from pel_core.spec.plugins import other_plugins
 from pel_core.spec.results import head_is_scored, needs_score, result_files, run_folder, scoring, slug_of
 from pel_core.spec.run_spec import RunSpec, differences
 from pel_core.training.model_card import write_card
@@ -45,6 +46,8 @@ def score_run(spec: RunSpec, results: Path, data: Prepared | None = None, replac
     record = stored_predictions(folder)
     if changed := differences(record["spec"], spec):
         raise PelError(f"{folder}: predicted from another spec ({'; '.join(changed)}); delete the folder and run again")
+    if reason := other_plugins(record, spec):
+        raise PelError(f"{folder}: its predictions were {reason}; delete the folder and run again, or give the earlier file")
     data = data or _prepared(results / "data" / split_name(spec.dataset)[0], spec.dataset)
     if data.sha256 != record["data"]["sha256"]:
         raise PelError(f"{folder}: its predictions are of other data than are prepared; delete the folder and run again")

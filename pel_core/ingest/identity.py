@@ -8,9 +8,10 @@ from typing import Any
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import read_json, write_json
 from pel_core.common.fingerprints import canonical, departing_fields, fingerprint, later_preparation
-from pel_core.data.datasets import FORMAT, LongTailed
+from pel_core.common.plugins import used
+from pel_core.data.datasets import DATASETS, FORMAT, LongTailed
 from pel_core.data.naming import naming_of
-from pel_core.ingest.sources import open_source
+from pel_core.ingest.sources import SOURCES, open_source
 
 
 def data_params(base: str, datasets: Mapping[str, LongTailed], config: Mapping[str, Any]) -> str:
@@ -23,7 +24,13 @@ def data_params(base: str, datasets: Mapping[str, LongTailed], config: Mapping[s
         raise unknown("data set", base, datasets)
     source = open_source(base, datasets[base], config)
     about = {"format": FORMAT, "entry": source.declared_options(), "source": source.locate().fingerprint()}
-    return canonical({**about, **_naming(base, config), **later_preparation()})
+    return canonical({**about, **_plugins(base, source.entry.kind), **_naming(base, config), **later_preparation()})
+
+
+def _plugins(base: str, kind: str) -> dict[str, Any]:
+    """The content of the plugins that declare the data set or read its kind; of most, nothing."""
+    entries = [SOURCES.entry(kind), *([DATASETS.entry(base)] if base in DATASETS else [])]
+    return {"plugins": found} if (found := used(entries)) else {}
 
 
 def _naming(base: str, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,22 +3,34 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from pel_core.common.registry import spell
 from pel_core.common.versions import STAGES, made_by
 from pel_core.models.backbones import BACKBONES
+from pel_core.models.methods import METHODS
+from pel_core.spec.choices import REGISTRIES
 from pel_core.spec.run_spec import DEFAULTS
 
 Record = Mapping[str, Any]
+# How entries are called in a sentence; others by their names.
 LOSSES = {"la": "logit adjustment", "ce": "cross-entropy", "focal": "focal", "ldam": "LDAM", "cb": "class-balanced",
           "grw": "generalised re-weighting", "bs": "balanced softmax", "lade": "LADE"}  # fmt: skip
+OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW", "nadam": "NAdam", "lion": "Lion"}
+SCHEDULES = {"cosine": "cosine schedule per epoch", "cosine-step": "cosine schedule per step", "constant": "constant rate"}
 TTES = {"none": "one centre crop", "fivecrop": "five crops", "tencrop": "ten crops", "randaug": "random crops"}
 
 
+def _reads(spec: Mapping[str, Any], scope: str, option: str) -> bool:
+    """Whether the entry that a stored spec chose reads an option; of an entry that is not known here, no."""
+    registry = REGISTRIES[scope]
+    return spec[scope] in registry and option in registry.entry(spec[scope]).reads
+
+
 def _loss(spec: Mapping[str, Any]) -> str:
-    return LOSSES.get(spec["loss"], spec["loss"]) + (f" (tau {spec['tau']:g})" if spec["loss"] == "la" else "")
+    return LOSSES.get(spec["loss"], spec["loss"]) + (f" (tau {spec['tau']:g})" if _reads(spec, "loss", "tau") else "")
 
 
 def _head(spec: Mapping[str, Any]) -> str:
-    return spec["head"] + (f" (scale {spec['scale']:g})" if spec["head"] != "linear" else "")
+    return spec["head"] + (f" (scale {spec['scale']:g})" if _reads(spec, "head", "scale") else "")
 
 
 def _batch(spec: Mapping[str, Any]) -> str:
@@ -36,14 +48,15 @@ def _tte(spec: Mapping[str, Any]) -> str:
     return TTES.get(spec["tte"], spec["tte"]) + (f" (expand {spec['expand']} px)" if "crop" in spec["tte"] else "")
 
 
+# A label names the entries; a word that is empty for every run is left out.
 WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "loss": _loss,
     "classifier": _head,
     "initialised from": _init,
-    "SGD lr": lambda spec: f"{spec['lr']:g}",
-    "momentum": lambda spec: f"{spec['momentum']:g}",
+    "{optimizer} lr": lambda spec: f"{spec['lr']:g}",
+    "momentum": lambda spec: f"{spec['momentum']:g}" if _reads(spec, "optimizer", "momentum") else "",
     "weight decay": lambda spec: f"{spec['weight_decay']:g}",
-    "cosine schedule per epoch, epochs": lambda spec: str(spec["epochs"]),
+    "{schedule}, epochs": lambda spec: str(spec["epochs"]),
     "batch": _batch,
     "training crops from scale": lambda spec: f"{spec['crop_min_scale']:g}",
     "precision": lambda spec: spec["precision"],
@@ -57,15 +70,21 @@ WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 # fmt: off
 TOLD = {
     "dataset", "backbone", "method", "seed", "resolution", "native", "adapter_dim", "vpt_len", "loss", "tau", "head", "scale",
-    "init", "prompt", "lr", "momentum", "weight_decay", "epochs", "batch_size", "accumulate", "accumulation",
-    "crop_min_scale", "precision", "tte", "expand", "split",
+    "init", "prompt", "optimizer", "schedule", "lr", "momentum", "weight_decay", "epochs", "batch_size", "accumulate",
+    "accumulation", "crop_min_scale", "precision", "tte", "expand", "split",
 }
 # fmt: on
 
 
 def recipe_line(records: Sequence[Record]) -> str:
     """``Recipe: loss logit adjustment (tau 1); classifier cosine (scale 25); ...``; values that differ are joined by " / "."""
-    parts = [f"{label} {_joined(word(record['spec']) for record in records)}" for label, word in WORDS.items()]
+    specs = [{**DEFAULTS, **record["spec"]} for record in records]
+    names = {
+        "optimizer": _joined(OPTIMIZERS.get(spec["optimizer"], spec["optimizer"]) for spec in specs),
+        "schedule": _joined(SCHEDULES.get(spec["schedule"], f"{spec['schedule']} schedule") for spec in specs),
+    }
+    told = {label.format(**names): _joined(word(spec) for spec in specs) for label, word in WORDS.items()}
+    parts = [f"{label} {words}" for label, words in told.items() if words]
     parts.append(f"resolution {_joined(map(_pixels, records))}")
     if any(record["spec"].get("native") for record in records):
         natives = [record["spec"].get("native") for record in records]
@@ -78,8 +97,28 @@ def recipe_line(records: Sequence[Record]) -> str:
     for name in others:
         values = [str(record["spec"].get(name, DEFAULTS[name])) for record in records]
         parts += [f"{name} {_joined(values)}"] if set(values) != {str(DEFAULTS[name])} else []
+    parts += _knobs(specs)
     parts.append(f"versions {', '.join(_versions(records))}")
     return f"Recipe: {'; '.join(parts)}."
+
+
+def _knobs(specs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """``loss.gamma 3``: the knobs that depart in a run; where others leave them at their defaults, these too."""
+    values: dict[str, list[tuple[str, bool]]] = {}
+    for spec in specs:
+        for name, value in spec.items():
+            if "." in name:
+                shown = spell(tuple(value) if isinstance(value, list) else value)
+                values.setdefault(name, []).append((shown, shown != _default(spec, name)))
+    return [f"{name} {_joined(shown for shown, _ in found)}" for name, found in values.items() if any(own for _, own in found)]
+
+
+def _default(spec: Mapping[str, Any], name: str) -> str | None:
+    """The default of a knob of the entry that a stored spec chose; None where there is no such entry here."""
+    scope, _, short = name.partition(".")
+    registry, chosen = (REGISTRIES[scope], spec[scope]) if scope in REGISTRIES else (METHODS, scope)
+    knob = registry.entry(chosen).knob(short) if chosen in registry else None
+    return spell(knob.default) if knob else None
 
 
 def _versions(records: Sequence[Record]) -> list[str]:
@@ -116,4 +155,4 @@ def _dimension(record: Record) -> str:
 
 
 def _joined(words: Iterable[str]) -> str:
-    return " / ".join(dict.fromkeys(words))
+    return " / ".join(dict.fromkeys(filter(None, words)))

@@ -13,9 +13,11 @@ from typing import Any
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import read_json
+from pel_core.common.plugins import used
 from pel_core.common.versions import SCORE, STAGES, made_by, stale
 from pel_core.data.datasets import content_hash, split_name
 from pel_core.spec.choices import METRICS, knob_owners
+from pel_core.spec.plugins import other_plugins
 from pel_core.spec.run_spec import DEFAULTS, OVERRIDE, SLUG, RunSpec, differences, is_evaluation
 
 # What scoring writes beside metrics.json for others to build on (docs/outputs.md).
@@ -84,8 +86,9 @@ def result_files(results: str | Path, name: str = "metrics.json", run: str = "*"
 
 @cache
 def scoring() -> str:
-    """What scores depend on besides predictions, in a word: the version of SCORE and the names of the metrics."""
-    return hashlib.sha256(f"{SCORE} {' '.join(METRICS)}".encode()).hexdigest()[:12]
+    """What scores depend on besides predictions, in a word: the version of SCORE, the names of the metrics, and the content of
+    plugins that define some."""
+    return hashlib.sha256(" ".join([str(SCORE), *METRICS, *used(METRICS.entries()).values()]).encode()).hexdigest()[:12]
 
 
 HEAD = 1024  # bytes of a metrics.json that hold `scored`; reading 2,000 files whole would slow planning
@@ -166,6 +169,8 @@ def invalid_reason(record: Any, spec: RunSpec, accept: Collection[str] = (), res
             f"the name {spec.slug} means something else now ({'; '.join(changed)}): a default or recipe changed. "
             "Delete the folder and run again, or change it back"
         )
+    if reason := other_plugins(record, spec):
+        return f"{reason}. Delete the folder and run again, or give the earlier file"
     if results is not None and not old:
         return _other_inputs(record, spec, Path(results))
     return ""

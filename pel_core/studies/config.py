@@ -142,7 +142,7 @@ def _loaded(path: Path) -> dict[str, Any]:
     if "plugins" in content:
         raise PelError(
             f"{shown(path)}: the key 'plugins' may not stand here, for a study or configuration cannot run code; "
-            "name a plugin on the command line, or install it"
+            "name a plugin on the command line (--plugins FILE, snakemake --config plugins=FILE), or install it"
         )
     return content
 

@@ -11,6 +11,7 @@ from typing import Any
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.fingerprints import canonical, departing_fields, fingerprint, later_preparation
 from pel_core.models.backbones import BACKBONES, local_weights
+from pel_core.spec.plugins import with_plugins
 from pel_core.spec.run_spec import DEFAULTS, RunSpec, is_evaluation
 
 # These texts were there before stages had versions of their own and scoring was one: what they say at version 1 stays letter for
@@ -26,7 +27,8 @@ def train_params(spec: RunSpec, train: int, sentences: Iterable[str] = ()) -> st
 
     ``train`` is the version of the stage.
     """
-    return canonical({"engine": train, "spec": _departures(spec, training=True), **_sentences(sentences)})
+    about = {"engine": train, "spec": _departures(spec, training=True), **with_plugins(spec.train)}
+    return canonical({**about, **_sentences(sentences)})
 
 
 def predict_params(spec: RunSpec, made: Mapping[str, int], sentences: Iterable[str] = ()) -> str:
@@ -34,7 +36,7 @@ def predict_params(spec: RunSpec, made: Mapping[str, int], sentences: Iterable[s
     later = {"predict": made["predict"]} if made["predict"] > 1 else {}
     train = made["train"] if spec.trains else 1
     about = {"engine": train, "spec": _departures(spec, training=False), "metrics": FIRST_METRICS}
-    return canonical({**about, **later, **_sentences(sentences)})
+    return canonical({**about, **later, **with_plugins(spec), **_sentences(sentences)})
 
 
 def _sentences(files: Iterable[str]) -> dict[str, list[str]]:

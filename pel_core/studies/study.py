@@ -15,6 +15,7 @@ from typing import Any
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import read_json
 from pel_core.common.fingerprints import canonical, fingerprint
+from pel_core.common.plugins import use_plugins
 from pel_core.common.versions import STAGES, TRAIN, made_by, stale
 from pel_core.data.datasets import find_dataset, split_name
 from pel_core.data.image_cache import cache_folder
@@ -30,7 +31,7 @@ from pel_core.studies.cells import Artefact, Bindings
 from pel_core.studies.config import carried, find, parse_seeds, read_config, read_study, shown
 from pel_core.studies.kinds import FIGURE
 
-SETTINGS = ("study", "config", "seeds", "results", "figures", "root", "backbone", "weights")
+SETTINGS = ("study", "config", "seeds", "results", "figures", "root", "backbone", "weights", "plugins")
 RESOURCES = {"threads": 1, "mem_mb": 4000, "runtime": 60}
 
 
@@ -310,7 +311,7 @@ def _check_accepted(study: Study) -> None:
 
 
 def load_settings(settings: Mapping[str, Any]) -> Study:
-    """``load`` from what ``snakemake --config`` was given.
+    """``load`` from what ``snakemake --config`` was given; ``plugins`` are loaded first.
 
     Raises:
         PelError: an unknown setting, weights or lists that do not exist, or as ``load``.
@@ -318,10 +319,15 @@ def load_settings(settings: Mapping[str, Any]) -> Study:
     for key in settings:
         if key not in SETTINGS:
             raise unknown("setting of --config:", key, SETTINGS, "Other values belong into a configuration file.")
+    use_plugins(_listed(settings.get("plugins")))
     carried("working folder", Path.cwd())  # Snakemake's own records lie there
     study = load(**settings)
     study.check_sources()
     return study
+
+
+def _listed(given: Any) -> list[str]:
+    return [] if given is None else list(map(str, given)) if isinstance(given, list) else [str(given)]
 
 
 def _apply_settings(values: dict[str, Any], settings: Mapping[str, Any]) -> None:

@@ -19,8 +19,8 @@ from pel_core.data.batches import TrainBatches
 from pel_core.hardware.devices import environment, loader_workers, pick_device
 from pel_core.hardware.lease import Lease
 from pel_core.hardware.process_group import ProcessGroup
+from pel_core.spec.plugins import parse_run
 from pel_core.spec.results import run_folder
-from pel_core.spec.run_spec import RunSpec
 from pel_core.training import distributed
 from pel_core.training.checkpoints import CheckpointManager, checkpoint_path
 from pel_core.training.classifier import cast_frozen_weights
@@ -54,7 +54,7 @@ def train_run(
         PelError: an evaluation-only slug, inputs that are missing or do not fit, a loss that is not finite.
         Stopped: a signal asked for it; what was done is saved.
     """
-    spec = RunSpec.parse(slug)
+    spec = parse_run(slug, results)
     if not spec.trains:
         raise PelError(f"{slug} trains nothing; evaluate it directly")
     if spec.train != spec:

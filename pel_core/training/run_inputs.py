@@ -24,6 +24,7 @@ from pel_core.hardware.devices import loader_workers
 from pel_core.models.inits import INITS, images_for
 from pel_core.models.vit import ViT
 from pel_core.models.weights import load_vit
+from pel_core.spec.plugins import other_plugins, with_plugins
 from pel_core.spec.results import run_folder
 from pel_core.spec.run_spec import RunSpec, differences
 from pel_core.training.classifier import Classifier, adapter_dim, build
@@ -156,6 +157,7 @@ def load_trained(
         raise PelError(f"{folder} is stale: {reason}, whose numbers may differ; {again}")
     changed = differences(stored["spec"], spec.train)
     changed += [f"{key} hash" for key in ("data", "backbone") if stored[key]["sha256"] != record[key]["sha256"]]
+    changed += [reason] if (reason := other_plugins(stored, spec.train)) else []
     changed += ["descriptions"] if stored.get("descriptions") != record.get("descriptions") else []
     if changed:
         raise PelError(f"{folder} was trained from another spec ({'; '.join(changed)}); {again}")
@@ -170,6 +172,7 @@ def identity(record: dict[str, Any]) -> dict[str, Any]:
     """What a training run is made of: a checkpoint that differs in it is of another run."""
     # `engine` is what checkpoints from before call the version of TRAIN: they are gone on with.
     kept = {"slug": record["slug"], "engine": made_by(record)["train"], "spec": record["spec"]}
+    kept |= {"plugins": record["plugins"]} if "plugins" in record else {}
     return kept | {"descriptions": record.get("descriptions")} | {key: record[key]["sha256"] for key in ("data", "backbone")}
 
 
@@ -210,7 +213,7 @@ def describe(spec: RunSpec, data: Prepared, info: dict[str, Any], classifier: Cl
         "source_sha256": info["source"].get("sha256"),
     }
     parameters = classifier.census() | {"adapter_dim": adapter_dim(spec, len(data.class_names))}
-    record = {"slug": spec.slug, "versions": versions("prepare", "train"), "spec": spec.to_json()}
+    record = {"slug": spec.slug, "versions": versions("prepare", "train"), "spec": spec.to_json(), **with_plugins(spec)}
     if info.get("descriptions"):
         record["descriptions"] = info["descriptions"]  # SHA-256 of the file with the sentences that the head starts from
     return record | {"data": dataset, "backbone": backbone, "parameters": parameters}

@@ -1,5 +1,6 @@
 """Every method trains exactly what it says and composes with every other; the tests run over the registries."""
 
+import re
 from itertools import combinations
 
 import pytest
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from pel_core.common.errors import PelError
 from pel_core.models import surgery
+from pel_core.models.deltas import DELTAS, SiteContext
 from pel_core.models.heads import HEADS
 from pel_core.models.methods import METHODS, Attach, Method, MethodPart, parse_method
 from pel_core.models.surgery import WRAPS, apply
@@ -26,7 +28,7 @@ D, R = WIDTH, RANK
 BOTTLENECK = 2 * D * R + R + 3 * D
 MATRICES = {"attn.qkv": (3 * D, D), "attn.proj": (D, D), "ffn.fc1": (4 * D, D), "ffn.fc2": (D, 4 * D)}
 BLOCK = sum(rows * columns + rows for rows, columns in MATRICES.values()) + 4 * D
-# Parameters of one block, in closed form.
+# Parameters of one block, in closed form; of methods that are not in these tables (a new one, a plugin's), as their deltas have.
 COUNTS = {
     "mask": sum(int(RATIO * rows * (columns + 1)) for rows, columns in MATRICES.values()),
     "lora": 4 * D * R,
@@ -72,7 +74,8 @@ def toy_vit(seed=1):
 
 def tune(method, vit=None, **options):
     vit = vit or toy_vit()
-    choices = {"adapter_dim": RANK, "vpt_len": PROMPTS, "mask_ratio": RATIO, **options}
+    knobs = {name: {knob.name: knob.default for knob in METHODS[name].knobs} for name in METHODS}
+    choices = {"knobs": knobs, "adapter_dim": RANK, "vpt_len": PROMPTS, "mask_ratio": RATIO, **options}
     parts = method if isinstance(method, tuple) else parse_method(method, LAYERS)
     return vit, apply(vit, parts, **choices)
 
@@ -95,13 +98,41 @@ def steps(model, count=2):
         optimizer.step()
 
 
+def one_block(method):
+    """Names within a block and numbers of what a method trains there: of every delta alone, and of what its patterns match."""
+    vit, found = toy_vit(), {}
+    block = vit.blocks[0]
+    for attach in METHODS[method].attach:
+        module = block.get_submodule(attach.site)
+        widths = (module.in_features, module.out_features) if isinstance(module, nn.Linear) else (WIDTH, WIDTH)
+        knobs = {knob.name: knob.default for knob in METHODS[method].knobs}
+        numbers = (vit.tokens, vit.patch, RANK, PROMPTS, RATIO, torch.Generator().manual_seed(0))
+        delta = DELTAS[attach.delta](SiteContext(module, *widths, *numbers, knobs=knobs), **attach.options)
+        found |= {f"{attach.site}.{name}".lstrip("."): value.numel() for name, value in delta.named_parameters()}
+    for pattern in METHODS[method].train:
+        matching = {name: value.numel() for name, value in block.named_parameters() if re.fullmatch(pattern, name)}
+        found |= {f"/{name}": count for name, count in matching.items()}  # stored under the backbone's name
+    return found
+
+
+def names_and_count(method):
+    """As the tables of this file have it, for other methods as ``one_block`` finds it."""
+    if method in COUNTS:
+        names = {f"/{name}" for name in NAMES[method]} if METHODS[method].train else set(NAMES[method])
+        return names, COUNTS[method]
+    found = one_block(method)
+    return set(found), sum(found.values())
+
+
 def expected_names(method, blocks):
-    own = METHODS[method].train
-    return {f"{'blocks' if own else method}.{block}.{name}" for block in blocks for name in NAMES[method]}
+    stored = [f"blocks.{{}}.{name[1:]}" if name[0] == "/" else f"{method}.{{}}.{name}" for name in names_and_count(method)[0]]
+    return {name.format(block) for block in blocks for name in stored}
 
 
-def test_the_tables_of_this_file_cover_the_registry():
-    assert set(COUNTS) == set(NAMES) == set(TUNING)
+@pytest.mark.parametrize("method", COUNTS)
+def test_what_deltas_have_is_what_the_tables_of_this_file_say(method):
+    found = one_block(method)
+    assert (set(found), sum(found.values())) == names_and_count(method)
 
 
 @pytest.mark.parametrize("method", TUNING)
@@ -111,7 +142,7 @@ def test_names_and_counts(method):
     names = [entry.name for entry in tuned]
     assert len(names) == len(set(names))
     assert set(names) == expected_names(method, blocks)
-    assert sum(entry.parameter.numel() for entry in tuned) == COUNTS[method] * len(blocks)
+    assert sum(entry.parameter.numel() for entry in tuned) == names_and_count(method)[1] * len(blocks)
     assert {entry.method for entry in tuned} == {method}
 
 
@@ -128,7 +159,7 @@ def test_exactly_what_is_named_trains_and_nothing_else_changes(method):
     assert all(torch.equal(value, buffers[name]) for name, value in model.named_buffers())
 
 
-@pytest.mark.parametrize("method", TUNING)
+@pytest.mark.parametrize("method", COUNTS)
 def test_identity_at_initialisation(method):
     plain = toy_vit()(images())
     vit, _ = tune(method)
@@ -165,7 +196,7 @@ def test_every_method_at_once_in_any_order():
     model, other = classifier("+".join(stack)), classifier("+".join(reversed(stack)))
     assert torch.equal(model(images()), other(images()))
     # "full" has every backbone parameter that "ln" and "bias" train; each counts once.
-    own = sum(COUNTS[name] for name in stack if name not in ("ln", "bias"))
+    own = sum(names_and_count(name)[1] for name in stack if name not in ("ln", "bias"))
     assert model.census()["learnable"] == LAYERS * own == sum(model.census()["by_part"].values())
 
 
