@@ -5,13 +5,15 @@ import subprocess
 import sys
 
 import pytest
+from registries import set_entry
 
 from pel_core.cli.main import main
 from pel_core.common import versions
 from pel_core.common.files import read_json, sha256, write_json
 from pel_core.evaluation import score as stage
 from pel_core.spec import results as vocabulary
-from pel_core.spec.results import Metric, needs_score, run_folder
+from pel_core.spec.choices import METRICS, Metric
+from pel_core.spec.results import needs_score, run_folder
 from pel_core.spec.run_spec import RunSpec
 
 TRAINED, ONE = "toy-ir20.toy.ln.s3.epochs=1", "toy-ir20.toy.ln.s3.epochs=1.tte=none"
@@ -92,9 +94,9 @@ def test_results_of_before_are_scored_from_their_own_record(copy, monkeypatch):
 
 
 def test_another_metric_is_scored_where_it_is_missing(copy, monkeypatch):
-    monkeypatch.setitem(vocabulary.METRICS, "new", Metric("New"))
     vocabulary.scoring.cache_clear()
     try:
+        set_entry(monkeypatch, METRICS, "new", Metric("New", "higher", lambda scored: 1.0))
         assert all(needs_score(copy, RunSpec.parse(slug)) for slug in RUNS)
         assert not needs_score(copy, RunSpec.parse(TRAINED.replace("s3", "s4")))  # not there
         assert len(stage.score_runs(copy).done) == 3

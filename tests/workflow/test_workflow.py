@@ -186,7 +186,7 @@ DRAWN = {"table": 2, "figure": 1, "summary": 1}
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
-        ("pel_core/spec/results.py", '"overall": Metric(', '"new": Metric("New"),\n    "overall": Metric('),
+        ("pel_core/evaluation/metrics.py", '@metric("overall", ', '@metric("new", "New")\n@metric("overall", '),
         ("pel_core/common/versions.py", "SCORE = 1", "SCORE = 2"),
     ],
 )

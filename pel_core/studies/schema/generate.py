@@ -40,7 +40,7 @@ def json_schemas() -> dict[str, str]:
                 _refer_to_fields(schema["$defs"][selection.__name__])
         if name == "study":
             _allow_sizes(schema)
-        if model is Configuration:
+        if name == "config":
             _describe_entries(schema)
         made[f"{name}.schema.json"] = json.dumps(_plain(schema), indent=1, ensure_ascii=False) + "\n"
     return made
