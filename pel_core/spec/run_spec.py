@@ -13,17 +13,11 @@ from typing import Any
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.registry import Entry, spell
-from pel_core.data.datasets import held_as_files
 from pel_core.models.backbones import BACKBONES, Backbone, find_backbone
 from pel_core.models.methods import METHODS, MethodPart, format_method, parse_method
-from pel_core.spec.choices import CHOICES, INITS, REGISTRIES, TTE, knob_owners, readers, scoped_knobs
+from pel_core.spec import checks
+from pel_core.spec.choices import REGISTRIES, TTE, knob_owners, scoped_knobs
 from pel_core.spec.options import EVALUATION, convert, fixed_by, recipe
-
-# Fields that only training reads; precision too: evaluation has its own.
-TRAINING = (
-    "lr", "momentum", "weight_decay", "batch_size", "accumulate", "accumulation", "loss", "tau", "head", "scale", "init",
-    "augment", "precision", "optimizer", "schedule", "sampler", "train_head",
-)  # fmt: skip
 
 SLUG = re.compile(
     r"(?P<dataset>[a-z][a-z0-9_-]*(?:(?<=\d)\.\d+)?)\.(?P<backbone>[a-z][a-z0-9_-]*)\.(?P<method>[a-z0-9@:+-]+)"
@@ -120,12 +114,12 @@ class RunSpec:
         given = {**base, **shared, **overrides}
         values = {name: convert(name, value, DEFAULTS[name]) for name, value in given.items() if name in DEFAULTS}
         spec = cls(dataset=dataset, backbone=backbone, method=method, seed=seed, **values)
-        spec._check_words()
+        checks.require_words(spec)
         knobs = {name: value for name, value in given.items() if "." in name}
         spec = spec._with_knobs(knobs, mild=shared.keys() - overrides.keys())
-        idle = [name for name in spec._idle() if name in shared and name not in overrides]
-        spec = replace(spec, **{name: spec._base[name] for name in idle})
-        spec._check()
+        idle = [name for name in checks.idle_options(spec) if name in shared and name not in overrides]
+        spec = replace(spec, **{name: spec.base[name] for name in idle})
+        checks.check(spec)
         return spec
 
     @classmethod
@@ -149,7 +143,7 @@ class RunSpec:
     @cached_property
     def slug(self) -> str:
         """The run's name: also its folder under results/runs."""
-        departing = self.departures(self._base)
+        departing = self.departures(self.base)
         departures = [f".{name}={spell(value)}" for name, value in departing.items()]
         text = f"{self.dataset}.{self.backbone}.{self.method}.s{self.seed}{''.join(departures)}"
         if len(text) > 200:
@@ -160,10 +154,11 @@ class RunSpec:
     def train(self) -> "RunSpec":
         """The spec of the training run this evaluates: evaluation fields back at their recipe's values."""
         knobs = tuple((name, value) for name, value in self.knobs if not is_evaluation(name))
-        return replace(self, knobs=knobs, **{name: self._base[name] for name in EVALUATION})
+        return replace(self, knobs=knobs, **{name: self.base[name] for name in EVALUATION})
 
     @property
-    def _base(self) -> dict[str, Any]:
+    def base(self) -> dict[str, Any]:
+        """The values before any override: code defaults and recipes."""
         return {**DEFAULTS, **recipe(self.dataset, self.method, self.recipe)}
 
     @cached_property
@@ -261,70 +256,6 @@ class RunSpec:
         values = {name: getattr(self, name) for name in FIELDS if name in base and getattr(self, name) != base[name]}
         return dict(sorted((values | dict(self.knobs)).items(), key=lambda item: is_evaluation(item[0])))
 
-    def _check_words(self) -> None:
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise unknown(name, getattr(self, name), known)
-
-    def _check(self) -> None:
-        for name in ("epochs", "seed", "expand", "weight_decay", "momentum", "lr", "tau"):
-            self._require(name, getattr(self, name) >= 0, "at least 0")
-        for name in ("batch_size", "accumulate", "vpt_len", "crops"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        self._require("scale", self.scale > 0, "above 0")
-        self._require("crop_min_scale", 0 < self.crop_min_scale <= 1, "above 0 and at most 1")
-        self._require("accumulate", self.accumulate <= self.batch_size, f"at most the batch size {self.batch_size}")
-        even = self.accumulation == "exact" or self.batch_size % self.accumulate == 0
-        self._require("accumulate", even, f"a divisor of the batch size {self.batch_size} with accumulation=reference")
-        self._require("resolution", self.pixels > 0 and self.pixels % self.vit.patch == 0, f"a multiple of {self.vit.patch}")
-        self._require("native", self.native is None or self.native > 0, "above 0")
-        cache = self.image_cache
-        self._require("image_cache", cache is None or cache >= self.pixels, f"at least the network's {self.pixels} pixels")
-        self._require("epochs", self.trains or self.epochs == 0, "0 for zero-shot, which trains nothing")
-        self._check_method_options()
-        self._check_text()
-        heads_only = all(METHODS[part.name].blocks == "none" for part in self.parts)
-        self._require("train_head", self.train_head or not heads_only or not self.trains, "true, since nothing else trains")
-        for name, knob in scoped_knobs(self.entries).items():
-            if limit := knob.limit(self):
-                raise PelError(f"{name}={spell(self.knob(name))} is not possible for {self.method} here; it must be {limit}")
-        for name, need in self._idle().items():
-            raise PelError(f"{name}={getattr(self, name)} has no effect on {self.method} here: it needs {need}")
-
-    def _check_method_options(self) -> None:
-        dim, width = self.adapter_dim, self.vit.width
-        self._require("adapter_dim", isinstance(dim, str) or 1 <= dim <= width, f"auto, auto-tuned or 1..{width}")
-        scale, ratio, masks = self.adapter_scale, self.mask_ratio, self.mask_seed
-        self._require("adapter_scale", isinstance(scale, str) or scale > 0, "learnable or above 0")
-        self._require("mask_seed", isinstance(masks, str) or masks >= 0, "run or at least 0")
-        smallest = width * (width + 1)  # entries of the attention's output projection
-        possible = isinstance(ratio, str) or (ratio <= 1 and int(ratio * smallest) >= 1)
-        self._require("mask_ratio", possible, f"auto or {1 / smallest:.2g}..1, so that every matrix has a weight that trains")
-
-    def _check_text(self) -> None:
-        name = "init" if self.init == "text" else "method"
-        images = [entry.name for entry in INITS.entries() if entry.value.start == "images"]
-        instead = f"{', '.join(images)} or random" if self.trains else "one that trains"
-        self._require(name, self.vit.text or not self.needs_text, f"{instead}: {self.backbone} has no text tower")
-
-    def _idle(self) -> dict[str, str]:
-        """Options that are set and can have no effect beside the others, and what they need."""
-        base = self._base
-        read = {name for entry in self.entries.values() for name in entry.reads} | ({"prompt"} if self.needs_text else set())
-        needs = {name: _need(name) for name in partly_read() if name not in read}
-        if self.accumulate == 1:
-            needs["accumulation"] = "accumulate above 1"
-        if not held_as_files(self.dataset) or self.native:
-            needs["image_cache"] = "a data set of image files, and no native"
-        if not self.trains:
-            needs |= dict.fromkeys(TRAINING, "a method that trains")
-        return {name: need for name, need in needs.items() if getattr(self, name) != base[name]}
-
-    def _require(self, name: str, holds: bool, expected: str) -> None:
-        if not holds:
-            where = f"for {self.method} on {self.backbone}"
-            raise PelError(f"{name}={getattr(self, name)} is not possible {where}; it must be {expected}")
-
 
 FIELDS = tuple(field.name for field in fields(RunSpec) if field.name != "knobs")
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(RunSpec) if field.default is not MISSING}
@@ -334,20 +265,6 @@ del DEFAULTS["knobs"]
 def is_evaluation(name: str) -> bool:
     """Whether a field or knob is read by evaluation alone."""
     return name in EVALUATION or name.startswith("tte.")
-
-
-def partly_read() -> set[str]:
-    """The fields that only some entries look at."""
-    registries = (*REGISTRIES.values(), METHODS)
-    return {name for registry in registries for entry in registry.entries() for name in entry.reads}
-
-
-def _need(name: str) -> str:
-    """What has to be chosen for an option to have an effect, in words."""
-    words = readers(name)
-    if "a method that trains" in words:
-        return ", or ".join(words)
-    return " or ".join(words)
 
 
 def differences(stored: Mapping[str, Any], spec: RunSpec) -> list[str]:

@@ -3,7 +3,6 @@
 Torch-free and pandas-free: Snakemake's planning imports it. Both files are validated whole before anything is planned.
 """
 
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,10 +27,10 @@ from pel_core.spec.run_spec import RunSpec
 from pel_core.studies import provenance
 from pel_core.studies.artefacts import make_artefacts, make_bindings
 from pel_core.studies.cells import Artefact, Bindings
-from pel_core.studies.config import carried, find, parse_seeds, read_config, read_study, shown
+from pel_core.studies.config import carried, find, read_config, read_study, shown
 from pel_core.studies.kinds import FIGURE
+from pel_core.studies.settings import apply_settings, check_settings, listed
 
-SETTINGS = ("study", "config", "seeds", "results", "figures", "root", "backbone", "weights", "plugins")
 RESOURCES = {"threads": 1, "mem_mb": 4000, "runtime": 60}
 
 
@@ -280,7 +279,7 @@ def load(study: str | Path = "report", config: str | Path = "demo", **settings: 
     study_path, config_file = find(study), find(config)
     values = read_config(config_file)
     content = read_study(study_path, values.get("size", "full"))
-    _apply_settings(values, settings)
+    apply_settings(values, settings)
     bindings = make_bindings(content, values, config_file)
     artefacts, left_out = make_artefacts(content, values, bindings, study_path)
     if not artefacts:
@@ -316,30 +315,9 @@ def load_settings(settings: Mapping[str, Any]) -> Study:
     Raises:
         PelError: an unknown setting, weights or lists that do not exist, or as ``load``.
     """
-    for key in settings:
-        if key not in SETTINGS:
-            raise unknown("setting of --config:", key, SETTINGS, "Other values belong into a configuration file.")
-    use_plugins(_listed(settings.get("plugins")))
+    check_settings(settings)
+    use_plugins(listed(settings.get("plugins")))
     carried("working folder", Path.cwd())  # Snakemake's own records lie there
     study = load(**settings)
     study.check_sources()
     return study
-
-
-def _listed(given: Any) -> list[str]:
-    return [] if given is None else list(map(str, given)) if isinstance(given, list) else [str(given)]
-
-
-def _apply_settings(values: dict[str, Any], settings: Mapping[str, Any]) -> None:
-    given = {key: value for key, value in settings.items() if value is not None}
-    if "seeds" in given:
-        values["seeds"] = parse_seeds(given["seeds"])
-    if root := given.get("root") or os.environ.get("PEL_DATA"):
-        # Data folders name it, and the jobs that read the images inherit it.
-        os.environ["PEL_DATA"] = os.path.abspath(os.path.expanduser(str(root)))
-    if "backbone" in given:
-        values["backbone"] = str(given["backbone"])
-    if "weights" in given:
-        path = os.path.expandvars(os.path.expanduser(str(given["weights"])))
-        values["weights"] = {**values.get("weights", {}), values["backbone"]: path}
-    values.update({key: str(given[key]) for key in ("results", "figures") if key in given})

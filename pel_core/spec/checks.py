@@ -1,0 +1,117 @@
+"""What makes a RunSpec possible: its values alone, beside each other, and beside the method. Torch-free."""
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from pel_core.common.errors import PelError, unknown
+from pel_core.common.registry import spell
+from pel_core.data.datasets import held_as_files
+from pel_core.models.methods import METHODS
+from pel_core.spec.choices import CHOICES, INITS, REGISTRIES, readers, scoped_knobs
+
+if TYPE_CHECKING:
+    from pel_core.spec.run_spec import RunSpec
+
+# Fields that only training reads; precision too: evaluation has its own.
+TRAINING = (
+    "lr", "momentum", "weight_decay", "batch_size", "accumulate", "accumulation", "loss", "tau", "head", "scale", "init",
+    "augment", "precision", "optimizer", "schedule", "sampler", "train_head",
+)  # fmt: skip
+
+
+def require_words(spec: "RunSpec") -> None:
+    """See that every entry that the spec chooses exists.
+
+    Raises:
+        PelError: it does not; the message has the nearest match.
+    """
+    for name, known in CHOICES.items():
+        if getattr(spec, name) not in known:
+            raise unknown(name, getattr(spec, name), known)
+
+
+def check(spec: "RunSpec") -> None:
+    """See that the values are possible, alone and together.
+
+    Raises:
+        PelError: one is not, or has no effect beside the others; the message says what would be.
+    """
+    for name in ("epochs", "seed", "expand", "weight_decay", "momentum", "lr", "tau"):
+        _require(spec, name, getattr(spec, name) >= 0, "at least 0")
+    for name in ("batch_size", "accumulate", "vpt_len", "crops"):
+        _require(spec, name, getattr(spec, name) >= 1, "at least 1")
+    _require(spec, "scale", spec.scale > 0, "above 0")
+    _require(spec, "crop_min_scale", 0 < spec.crop_min_scale <= 1, "above 0 and at most 1")
+    _require(spec, "accumulate", spec.accumulate <= spec.batch_size, f"at most the batch size {spec.batch_size}")
+    even = spec.accumulation == "exact" or spec.batch_size % spec.accumulate == 0
+    _require(spec, "accumulate", even, f"a divisor of the batch size {spec.batch_size} with accumulation=reference")
+    _require(spec, "resolution", spec.pixels > 0 and spec.pixels % spec.vit.patch == 0, f"a multiple of {spec.vit.patch}")
+    _require(spec, "native", spec.native is None or spec.native > 0, "above 0")
+    cache = spec.image_cache
+    _require(spec, "image_cache", cache is None or cache >= spec.pixels, f"at least the network's {spec.pixels} pixels")
+    _require(spec, "epochs", spec.trains or spec.epochs == 0, "0 for zero-shot, which trains nothing")
+    _check_method_options(spec)
+    _check_text(spec)
+    heads_only = all(METHODS[part.name].blocks == "none" for part in spec.parts)
+    _require(spec, "train_head", spec.train_head or not heads_only or not spec.trains, "true, since nothing else trains")
+    for name, knob in scoped_knobs(spec.entries).items():
+        if limit := knob.limit(spec):
+            raise PelError(f"{name}={spell(spec.knob(name))} is not possible for {spec.method} here; it must be {limit}")
+    for name, need in idle_options(spec).items():
+        raise PelError(f"{name}={getattr(spec, name)} has no effect on {spec.method} here: it needs {need}")
+
+
+def _check_method_options(spec: "RunSpec") -> None:
+    dim, width = spec.adapter_dim, spec.vit.width
+    _require(spec, "adapter_dim", isinstance(dim, str) or 1 <= dim <= width, f"auto, auto-tuned or 1..{width}")
+    scale, ratio, masks = spec.adapter_scale, spec.mask_ratio, spec.mask_seed
+    _require(spec, "adapter_scale", isinstance(scale, str) or scale > 0, "learnable or above 0")
+    _require(spec, "mask_seed", isinstance(masks, str) or masks >= 0, "run or at least 0")
+    smallest = width * (width + 1)  # entries of the attention's output projection
+    possible = isinstance(ratio, str) or (ratio <= 1 and int(ratio * smallest) >= 1)
+    _require(spec, "mask_ratio", possible, f"auto or {1 / smallest:.2g}..1, so that every matrix has a weight that trains")
+
+
+def _check_text(spec: "RunSpec") -> None:
+    name = "init" if spec.init == "text" else "method"
+    images = [entry.name for entry in INITS.entries() if entry.value.start == "images"]
+    instead = f"{', '.join(images)} or random" if spec.trains else "one that trains"
+    _require(spec, name, spec.vit.text or not spec.needs_text, f"{instead}: {spec.backbone} has no text tower")
+
+
+def idle_options(spec: "RunSpec") -> dict[str, str]:
+    """Options that are set and can have no effect beside the others, and what they need."""
+    base = spec.base
+    read = {name for entry in spec.entries.values() for name in entry.reads} | ({"prompt"} if spec.needs_text else set())
+    needs = {name: need for name, need in _partly_read(_sizes()).items() if name not in read}
+    if spec.accumulate == 1:
+        needs["accumulation"] = "accumulate above 1"
+    if not held_as_files(spec.dataset) or spec.native:
+        needs["image_cache"] = "a data set of image files, and no native"
+    if not spec.trains:
+        needs |= dict.fromkeys(TRAINING, "a method that trains")
+    return {name: need for name, need in needs.items() if getattr(spec, name) != base[name]}
+
+
+def _require(spec: "RunSpec", name: str, holds: bool, expected: str) -> None:
+    if not holds:
+        where = f"for {spec.method} on {spec.backbone}"
+        raise PelError(f"{name}={getattr(spec, name)} is not possible {where}; it must be {expected}")
+
+
+def _sizes() -> tuple[int, ...]:
+    """How many entries each registry has: a plugin adds some."""
+    return tuple(len(registry) for registry in (*REGISTRIES.values(), METHODS))
+
+
+@cache
+def _partly_read(sizes: tuple[int, ...]) -> dict[str, str]:
+    """The fields that only some entries look at, and what has to be chosen for that, in words. ``sizes`` tells plugins apart."""
+    registries = (*REGISTRIES.values(), METHODS)
+    names = {name for registry in registries for entry in registry.entries() for name in entry.reads}
+    return {name: _need(name) for name in names}
+
+
+def _need(name: str) -> str:
+    words = readers(name)
+    return (", or " if "a method that trains" in words else " or ").join(words)
