@@ -33,7 +33,8 @@ from pel_core.training.checkpoints import checkpoint_path, read_checkpoint
 KINDS = ("kill -9", "TERM", "disk full", "torn file", "NaN", "missing node")
 WORDS = {"HEARTBEAT": 0.05, "STALE": 0.4, "POLL": 0.02, "SETTLE": 0.05}
 PRELOADED = ("torch._dynamo", "pyarrow.parquet", "matplotlib.pyplot", "scipy.stats")
-PRELOADED += tuple(f"pel_core.{name}" for name in ("runs", "outputs", "tables", "claims", "figures", "prepare", "weights"))
+PRELOADED += ("pel_core.training.run", "pel_core.evaluation.evaluate", "pel_core.ingest.prepare", "pel_core.models.weights")
+PRELOADED += tuple(f"pel_core.reporting.{name}" for name in ("tables", "claims"))
 POISONS = ("images", "weights", "momentum", "loss")
 
 

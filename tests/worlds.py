@@ -93,8 +93,8 @@ class ProcessGroup:
         r, name = self.results, bindings.split()[-1]
         return {
             "train": [r / "runs" / SLUG / file for file in ("delta.safetensors", "train.json")],
-            "evaluate": [r / "runs" / SLUG / file for file in ("metrics.json", "logits.safetensors", "predictions.parquet",
-                                                               "confusion.csv", "classes.csv")],
+            "evaluate": [r / "runs" / SLUG / file for file in ("metrics.json", "predict.json", "logits.safetensors",
+                                                               "predictions.parquet", "confusion.csv", "classes.csv")],
             "table": [r / "tables" / f"one.{suffix}" for suffix in ("csv", "md", "tex")],
             "figure": [self.folder / "figures"],
             "claims": [r / "tables" / f"study-claims.{suffix}" for suffix in ("csv", "md")],

@@ -293,3 +293,18 @@ def test_resources_that_cannot_be(tmp_path, capsys, resources, words):
     config.write_text(f"title: T\nbackbone: toy\nseeds: [0]\ndata: {{a: toy}}\nresources: {resources}\n")
     assert main(["slots", "6", "--config", str(config)]) == 1
     assert words in capsys.readouterr().err
+
+
+def test_a_device_may_be_given_back_before_the_process_ends(tmp_path):
+    """As between the forward pass of an evaluation and its scores."""
+    code = "import pathlib, sys; from pel_core.hardware.gpu_slots import _try"
+    code += "; print(_try(['a'], 1, 100, pathlib.Path(sys.argv[1])))"
+
+    def other() -> str:
+        return subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    assert gpu_slots.take(["a"], folder=tmp_path) == [0] and other() == "[]"
+    gpu_slots.release()
+    assert other() == "[0]"
