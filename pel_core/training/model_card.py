@@ -49,7 +49,9 @@ def model_card(record: Mapping[str, Any]) -> str:
     import yaml
 
     spec = RunSpec.parse(record["slug"])
-    writer = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml's: the same text, and scoring 2,000 runs writes as many cards
+    writer = getattr(
+        yaml, "CSafeDumper", yaml.SafeDumper
+    )  # libyaml's: the same text, and scoring 2,000 runs writes as many cards
     front = yaml.dump(_front_matter(spec, record), Dumper=writer, sort_keys=False, allow_unicode=True, width=1000)
     about = " + ".join(METHODS[part.name].about for part in spec.parts)
     data, backbone = record["data"], record["backbone"]
