@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pel_core.common.errors import PelError
+from pel_core.common.plugins import use_plugins
 from pel_core.data.image_cache import CachedImages
 from pel_core.data.transforms import Augmenter, evaluation_crops, load_rgb, train_crop, uniforms
 
@@ -160,7 +161,7 @@ def loader(reader: Dataset, keys: Iterable[Any], device: torch.device, workers: 
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
         timeout=read_timeout() if workers else 0,
-        worker_init_fn=_outlive_signals,
+        worker_init_fn=_start_worker,
     )
 
 
@@ -252,8 +253,9 @@ def _serve(reader: Any, asked: queue.SimpleQueue, made: queue.SimpleQueue) -> No
             made.put(error)
 
 
-def _outlive_signals(worker: int) -> None:
-    """A scheduler signals every process of a job; the run decides when its workers end."""
+def _start_worker(worker: int) -> None:
+    """Load plugins, where the worker is no fork. A scheduler signals every process of a job; the run ends its workers itself."""
+    use_plugins()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
