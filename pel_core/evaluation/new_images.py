@@ -30,6 +30,7 @@ from pel_core.evaluation.predictions import TOP
 from pel_core.hardware.devices import loader_workers, pick_device
 from pel_core.ingest.catalogue import SUFFIXES
 from pel_core.models.weights import load_vit
+from pel_core.spec.plugins import parse_run
 from pel_core.spec.results import run_folder, slug_of
 from pel_core.spec.run_spec import RunSpec, differences
 from pel_core.training.classifier import Classifier, build
@@ -147,7 +148,7 @@ def open_run(run: str, results: Path, device: torch.device) -> tuple[RunSpec, Cl
                        f"{_others(folder)}")  # fmt: skip
     state, about = read_tensors(folder / "delta.safetensors")
     check_versions(folder / "delta.safetensors", about, "train it again, or use the version that made it")
-    spec = spec or RunSpec.parse(about.get("slug", folder.name))
+    spec = spec or parse_run(about.get("slug", folder.name), results)
     stored = _stored(folder, about, spec, results)
     if about.get("slug", spec.train.slug) != spec.train.slug or (changed := differences(stored["spec"], spec.train)):
         found = about.get("slug") if about.get("slug") != spec.train.slug else "; ".join(changed)
@@ -163,7 +164,7 @@ def _place(run: str, results: Path) -> tuple[Path, RunSpec | None]:
     if (given / "delta.safetensors").is_file():
         return given, None
     if not given.is_dir():
-        spec = RunSpec.parse(run)
+        spec = parse_run(run, results)
         return run_folder(results, spec.train.slug), spec
     folder = Path(os.path.abspath(given))
     try:

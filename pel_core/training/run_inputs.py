@@ -26,7 +26,7 @@ from pel_core.models.vit import ViT
 from pel_core.models.weights import load_vit
 from pel_core.spec.plugins import other_plugins, with_plugins
 from pel_core.spec.results import run_folder
-from pel_core.spec.run_spec import RunSpec, differences
+from pel_core.spec.run_spec import RunSpec, completed, differences
 from pel_core.training.classifier import Classifier, adapter_dim, build
 from pel_core.training.prefix_cache import PrefixCache
 
@@ -181,6 +181,7 @@ def is_trained(spec: RunSpec, results: Path, record: dict[str, Any]) -> bool:
     folder = run_folder(results, spec.slug)
     try:
         stored = read_json(folder / "train.json", ("slug", "spec", "data", "backbone", "delta_sha256"))
+        stored["spec"] = completed(stored["spec"], spec)  # of before some fields: at their defaults
         return identity(stored) == identity(record) and sha256(folder / "delta.safetensors") == stored["delta_sha256"]
     except (PelError, OSError):
         return False

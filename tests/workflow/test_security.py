@@ -214,12 +214,15 @@ def test_every_value_in_a_shell_command_is_quoted():
 
 
 def test_nothing_is_unpickled_but_what_is_checked():
-    """``pickle`` in cifar.py alone, ``torch.load`` of tensors alone, NumPy files without objects, no shell, no eval."""
+    """``pickle`` in cifar.py alone, ``torch.load`` of tensors alone, NumPy files without objects, no shell, no eval; code is run
+    from a file in plugins.py alone, which is what a plugin is, and never named by a study."""
     for path in (ROOT / "pel_core").rglob("*.py"):
         text = path.read_text()
         assert "pickle" not in re.findall(r"^(?:import|from) (\w+)", text, flags=re.M) or path.name == "cifar.py", path
         assert all("weights_only=True" in call for call in re.findall(r"torch\.load\([^\n]*", text)), path
         assert "allow_pickle=True" not in text, path
         assert not re.search(
-            r"shell=True|os\.system|os\.popen|(?<![.\w])(?:eval|exec)\(|yaml\.(?:unsafe_|full_)?load\((?!.*_Loader)", text
+            r"shell=True|os\.system|os\.popen|(?<![.\w])(?:eval|exec)\((?!compile\(content, path)|yaml\.(?:unsafe_|full_)?load\((?!.*_Loader)",
+            text,
         ), path
+        assert "exec(compile(" not in text or path.name == "plugins.py", path
