@@ -1,4 +1,5 @@
 """Networks: the canonical ViT, METHODS and the deltas they attach, surgery, heads, BACKBONES, their weights and text features.
 
-Start with `methods` (data) and `surgery` (what applies them). Data and training are unknown here.
+Start with `methods` (data) and `surgery` (what applies them). A method with a delta of its own is one new file,
+imported at the end of this one. Data and training are unknown here.
 """
