@@ -60,10 +60,15 @@ def section_keys(section: str) -> tuple[str, ...]:
 def run_folder(results: str | Path, slug: str) -> Path:
     """Where the files of a run lie. An evaluation that departs from its training's own lies inside the training's folder:
     ``runs/x.s0`` holds the run ``x.s0``, ``runs/x.s0/tte=none`` the run ``x.s0.tte=none``. A name that is no run stays whole."""
+    return Path(results, "runs", *_folders(slug))
+
+
+@cache
+def _folders(slug: str) -> tuple[str, ...]:
     name = SLUG.fullmatch(slug)  # evaluation's options are the last of it
     options = OVERRIDE.finditer(slug, name.start("overrides")) if name else iter(())
     start = next((option.start() for option in options if is_evaluation(option[1])), None)
-    return Path(results, "runs", slug) if start is None else Path(results, "runs", slug[:start], slug[start + 1 :])
+    return (slug,) if start is None else (slug[:start], slug[start + 1 :])
 
 
 def slug_of(folder: str | Path) -> str:

@@ -156,7 +156,7 @@ class RunSpec:
         knobs = tuple((name, value) for name, value in self.knobs if not is_evaluation(name))
         return replace(self, knobs=knobs, **{name: self.base[name] for name in EVALUATION})
 
-    @property
+    @cached_property
     def base(self) -> dict[str, Any]:
         """The values before any override: code defaults and recipes."""
         return {**DEFAULTS, **recipe(self.dataset, self.method, self.recipe)}
@@ -202,12 +202,12 @@ class RunSpec:
             raise PelError(f"{name}={spell(departing[name])} has no effect on {self.method} here: it needs {idle[name]}")
         return replace(spec, knobs=tuple(pair for pair in spec.knobs if pair[0] not in idle))
 
-    @property
+    @cached_property
     def parts(self) -> tuple[MethodPart, ...]:
         """The stacked methods with their block ranges."""
         return parse_method(self.method, self.vit.layers)
 
-    @property
+    @cached_property
     def trains(self) -> bool:
         """False for zero-shot, which has no training run."""
         return any(METHODS[part.name].trains_head for part in self.parts)
