@@ -24,14 +24,14 @@ from pathlib import Path
 
 import torch
 from forks import Child, End, count_calls, full_disk, poison, strike_at
-from worlds import AGGREGATE, CACHE, SLUG, ProcessGroup, different
+from worlds import AGGREGATE, CACHE, SLUG, ToyStudy, different
 
 from pel_core.hardware import lease
 from pel_core.training import checkpoints as checkpoint
 from pel_core.training.checkpoints import checkpoint_path, read_checkpoint
 
 KINDS = ("kill -9", "TERM", "disk full", "torn file", "NaN", "missing node")
-WORDS = {"HEARTBEAT": 0.05, "STALE": 0.4, "POLL": 0.02, "SETTLE": 0.05}
+WORDS = {"HEARTBEAT": 0.05, "STALE": 0.4, "POLL": 0.02, "CONFIRM_DELAY": 0.05}
 PRELOADED = ("torch._dynamo", "pyarrow.parquet", "matplotlib.pyplot", "scipy.stats")
 PRELOADED += ("pel_core.training.run", "pel_core.evaluation.evaluate", "pel_core.ingest.prepare", "pel_core.models.weights")
 PRELOADED += tuple(f"pel_core.reporting.{name}" for name in ("tables", "claims"))
@@ -50,27 +50,27 @@ class Harness:
         for name, value in WORDS.items():
             setattr(lease, name, value)
         checkpoint.SHARE = 1e9  # save after every step, so that many faults fall into a save
-        self.folder, self.draw = folder, random.Random(seed)
-        self.base = ProcessGroup.make(folder / "base", lambda words: Child(words).wait(120))
+        self.folder, self.rng = folder, random.Random(seed)
+        self.base = ToyStudy.make(folder / "base", lambda words: Child(words).wait(120))
         self.calls: dict[str, tuple[int, list[int]]] = {}
         self.score = {kind: Counter() for kind in KINDS}
         self.failures: list[str] = []
 
-    def point(self, bindings: str) -> int:
-        """A random call of a bindings's command."""
-        if bindings not in self.calls:
-            world = self.base.copy(self.folder / "count", bindings)
-            self.calls[bindings] = count_calls(world.words(bindings))
+    def point(self, stage: str) -> int:
+        """A random call of a stage's command."""
+        if stage not in self.calls:
+            world = self.base.copy(self.folder / "count", stage)
+            self.calls[stage] = count_calls(world.words(stage))
             shutil.rmtree(world.folder)
-        calls, touching = self.calls[bindings]
-        near = self.draw.choice(touching) + self.draw.randrange(-2, 4)
-        return max(1, min(near if self.draw.random() < 0.5 else self.draw.randrange(1, calls), int(0.99 * calls)))
+        calls, touching = self.calls[stage]
+        near = self.rng.choice(touching) + self.rng.randrange(-2, 4)
+        return max(1, min(near if self.rng.random() < 0.5 else self.rng.randrange(1, calls), int(0.99 * calls)))
 
-    def inject(self, kind: str, bindings: str) -> None:
+    def inject(self, kind: str, stage: str) -> None:
         """One fault, the next start, and the comparison."""
-        world = self.base.copy(self.folder / "world", bindings)
-        score, words = self.score[kind], world.words(bindings)
-        end, note = self._strike(kind, bindings, world, words)
+        world = self.base.copy(self.folder / "world", stage)
+        score, words = self.score[kind], world.words(stage)
+        end, note = self._strike(kind, stage, world, words)
         struck = note != "missed"
         again = Child(words).wait()
         if end.status is None:  # the process of the lost node comes back
@@ -78,17 +78,17 @@ class Harness:
             back = end.child.wait()
             end = End(back.status, end.told + back.told)
         survived = end.clear and again.status == 0 and again.clear
-        unequal = different(self.base, world, bindings)
+        unequal = different(self.base, world, stage)
         if struck:
             score.update(injected=1, survived=survived, equal=survived and not unequal)
-            score[bindings.split()[0]] += 1
+            score[stage.split()[0]] += 1
         if struck and (not survived or unequal):
-            what = f"{kind} in {bindings} ({note}): {end.status} {again.status} {unequal}"
+            what = f"{kind} in {stage} ({note}): {end.status} {again.status} {unequal}"
             self.failures.append(f"{what}\n{end.told}\n{again.told}")
         shutil.rmtree(world.folder)
 
-    def _strike(self, kind: str, bindings: str, world: ProcessGroup, words: list[str]) -> tuple[End, str]:
-        draw, me = self.draw, os.getpid
+    def _strike(self, kind: str, stage: str, world: ToyStudy, words: list[str]) -> tuple[End, str]:
+        draw, me = self.rng, os.getpid
         if kind == "NaN":
             how, step = draw.choice(POISONS), draw.randrange(1, 17)
             end = Child(words, poison(how, step)).wait()
@@ -97,9 +97,9 @@ class Harness:
             if path.exists() and not all(value.isfinite().all() for value in read_checkpoint(path)[0].values()):
                 bad = True
             return (End(70, f"Traceback: poison was not told: {end.told}") if bad else end), f"{how} at step {step}"
-        point = self.point(bindings)
+        point = self.point(stage)
         if kind == "torn file":
-            return self._tear(bindings, world, words, point)
+            return self._tear(stage, world, words, point)
         strikes = {
             "kill -9": lambda: os.kill(me(), signal.SIGKILL),
             "TERM": lambda: os.kill(me(), signal.SIGTERM),
@@ -120,19 +120,19 @@ class Harness:
             end = End(end.status, f"Traceback: status {end.status}\n{end.told}")
         return end, f"call {point}"
 
-    def _tear(self, bindings: str, world: ProcessGroup, words: list[str], point: int) -> tuple[End, str]:
+    def _tear(self, stage: str, world: ToyStudy, words: list[str], point: int) -> tuple[End, str]:
         """Cut off a file that a killed or a finished command left; what reads it next must name it, or need not read it."""
-        killed = self.draw.random() < 0.5
+        killed = self.rng.random() < 0.5
         prepare = strike_at(point, lambda: os.kill(os.getpid(), signal.SIGKILL)) if killed else (lambda: None)
         end = Child(words, prepare).wait()
-        if not (own := world.own_files(bindings)):  # killed before it wrote anything
+        if not (own := world.own_files(stage)):  # killed before it wrote anything
             end, killed = Child(words).wait(), False
-            own = world.own_files(bindings)
-        path = self.draw.choice(own)
+            own = world.own_files(stage)
+        path = self.rng.choice(own)
         content = path.read_bytes()
-        path.write_bytes(content[: self.draw.randrange(len(content))] if content else b"\0")
+        path.write_bytes(content[: self.rng.randrange(len(content))] if content else b"\0")
         note = f"tore {path.relative_to(world.folder)}"
-        if not killed and (reader := world.reader(bindings)):
+        if not killed and (reader := world.reader(stage)):
             told = Child(reader).wait()
             named = path.name in told.told or path.parent.name in told.told
             if not told.clear or (told.status != 0 and not named):
@@ -140,7 +140,7 @@ class Harness:
         return end, note
 
 
-PLAN = {  # of each kind: how often each bindings comes
+PLAN = {  # of each kind: how often each stage comes
     "NaN": ("train",),
     "missing node": ("train", "train", "train", "evaluate", "cache", "aggregate"),
 }
@@ -152,9 +152,9 @@ def run(folder: Path, faults: int, seed: int) -> Harness:
     for kind in KINDS:
         stages, turn = PLAN.get(kind, ("train", "evaluate", "aggregate", "cache")), 0
         while harness.score[kind]["injected"] < each and turn < 3 * each:
-            bindings = stages[turn % len(stages)]
-            names = {"aggregate": (*AGGREGATE, "table", "claims"), "cache": CACHE}.get(bindings, (bindings,))
-            harness.inject(kind, f"{bindings} {harness.draw.choice(names)}" if bindings in ("aggregate", "cache") else bindings)
+            stage = stages[turn % len(stages)]
+            names = {"aggregate": (*AGGREGATE, "table", "claims"), "cache": CACHE}.get(stage, (stage,))
+            harness.inject(kind, f"{stage} {harness.rng.choice(names)}" if stage in ("aggregate", "cache") else stage)
             turn += 1
     return harness
 

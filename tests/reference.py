@@ -22,7 +22,7 @@ BIASES = ("attn.in_proj_bias", "attn.out_proj.bias", "ln_1.bias", "mlp.c_fc.bias
 class Tower:
     """A random image tower; ``block(i, name)`` is the key of a block's parameter, by its OpenAI name."""
 
-    def __init__(self, family, layers, width, draw, patch=4, pixels=8, embed=16):
+    def __init__(self, family, layers, width, generator, patch=4, pixels=8, embed=16):
         self.family, self.layers, self.width, self.patch, self.pixels = family, layers, width, patch, pixels
         self.tokens = 1 + (pixels // patch) ** 2
         self.eps = 1e-5 if family == "clip" else 1e-6
@@ -45,7 +45,7 @@ class Tower:
         }  # fmt: skip
         blocks = {self.block(i, name): shape for i in range(layers) for name, shape in shapes.items()}
         everything = {**(clip if family == "clip" else timm), **blocks}
-        self.state = {key: self._value(key, shape, draw) for key, shape in everything.items()}
+        self.state = {key: self._value(key, shape, generator) for key, shape in everything.items()}
 
     @classmethod
     def of_clip(cls, state, layers, patch, pixels):
@@ -62,10 +62,10 @@ class Tower:
             name = name.replace(openai, timm)
         return f"blocks.{i}.{name}"
 
-    def _value(self, key, shape, draw):
+    def _value(self, key, shape, generator):
         if key == "logit_scale":
             return torch.tensor(2.0)
-        value = torch.randn(shape, generator=draw) * (shape[-1] ** -0.5 if len(shape) > 1 else 0.1)
+        value = torch.randn(shape, generator=generator) * (shape[-1] ** -0.5 if len(shape) > 1 else 0.1)
         norm = key.endswith("weight") and len(shape) == 1
         return value + 1 if norm else value
 
@@ -82,25 +82,25 @@ def mask_of(tower, options, classes):
     ratio = options.get("mask_ratio")
     if ratio is None:
         ratio = max(0.001, math.floor(classes / (12 * tower.layers * tower.width) / 0.001) * 0.001)
-    draw = torch.Generator().manual_seed(options.get("mask_seed") or 0)
+    generator = torch.Generator().manual_seed(options.get("mask_seed") or 0)
     masks = {}
     for i in blocks_of(options, tower.layers):
         for site, name in LINEARS.items():
             out, width = tower.state[tower.block(i, name + "weight")].shape
             count = out * (width + 1)
             mask = torch.zeros(count, dtype=torch.bool)
-            mask[torch.randperm(count, generator=draw)[: int(ratio * count)]] = True
+            mask[torch.randperm(count, generator=generator)[: int(ratio * count)]] = True
             masks[f"masked_linear_list.{i}.{site}"] = mask.view(out, width + 1)
     return masks
 
 
-def tuner_of(tower, options, classes, draw):
+def tuner_of(tower, options, classes, generator):
     """Perturbed tuner parameters by the reference's names, and the backbone keys of those that are the backbone's own."""
     width, layers = tower.width, tower.layers
     rank = options.get("adapter_dim") or 2 ** max(0, int(math.log2(classes / (2 * layers))))
 
     def random(*shape, around=0.0):
-        return around + 0.1 * torch.randn(*shape, generator=draw)
+        return around + 0.1 * torch.randn(*shape, generator=generator)
 
     tuner, shared = {}, {}
     for i in blocks_of(options, layers):
@@ -218,9 +218,12 @@ def classify(feature, head, classifier, scale):
 
 def write_golden(folder: Path, configs: dict, family="clip", layers=4, width=64, classes=10, seed=0, scale=25) -> Path:
     """A golden folder of one tower, one batch and several configurations (name -> options)."""
-    draw = torch.Generator().manual_seed(seed)
-    tower = Tower(family, layers, width, draw)
-    images, labels = torch.randn(6, 3, tower.pixels, tower.pixels, generator=draw), torch.randint(classes, (6,), generator=draw)
+    generator = torch.Generator().manual_seed(seed)
+    tower = Tower(family, layers, width, generator)
+    images, labels = (
+        torch.randn(6, 3, tower.pixels, tower.pixels, generator=generator),
+        torch.randint(classes, (6,), generator=generator),
+    )
     counts = torch.arange(classes, 0, -1) * 7
     # Stacks of everything amplify rounding more than the project's own golden configurations do.
     index = {"configs": {}, "files": {}, "tolerances": {"feature_logits": "atol 5e-5 (room for large stacks)"}}
@@ -233,24 +236,24 @@ def write_golden(folder: Path, configs: dict, family="clip", layers=4, width=64,
     save("backbone.npz", tower.state)
     save("batch.npz", {"images": images, "labels": labels, "cls_num_list": counts})
     for name, options in configs.items():
-        arrays, about = configuration(tower, options, classes, scale, images, labels, counts, draw)
+        arrays, about = configuration(tower, options, classes, scale, images, labels, counts, generator)
         save(f"cfg_{name}.npz", arrays)
         index["configs"][name] = {"file": f"cfg_{name}.npz", "options": options, "num_classes": classes, "scale": scale, **about}
     (folder / "index.json").write_text(json.dumps(index))
     return folder
 
 
-def configuration(tower, options, classes, scale, images, labels, counts, draw):
+def configuration(tower, options, classes, scale, images, labels, counts, generator):
     """The arrays of one configuration and its entry in the index."""
-    tuner, shared, rank = tuner_of(tower, options, classes, draw)
+    tuner, shared, rank = tuner_of(tower, options, classes, generator)
     masks = mask_of(tower, options, classes) if options.get("mask") else {}
     state = dict(tower.state)
     for key in dict.fromkeys(shared.values()):
-        state[key] = (state[key] + 0.1 * torch.randn(state[key].shape, generator=draw)).requires_grad_(True)
+        state[key] = (state[key] + 0.1 * torch.randn(state[key].shape, generator=generator)).requires_grad_(True)
     classifier = options.get("classifier", "CosineClassifier")
-    head = {"head.weight": torch.randn(classes, tower.width, generator=draw)}
+    head = {"head.weight": torch.randn(classes, tower.width, generator=generator)}
     if classifier == "LinearClassifier":
-        head["head.bias"] = torch.randn(classes, generator=draw)
+        head["head.bias"] = torch.randn(classes, generator=generator)
     for value in [*tuner.values(), *head.values()]:
         value.requires_grad_(True)
     tuned = tuner | {name: state[key] for name, key in shared.items()}

@@ -1,4 +1,4 @@
-"""A toy study on disk, bindings by bindings, for fault injection: what each bindings reads, writes, and must end with."""
+"""A toy study on disk, stage by stage, for fault injection: what each stage reads, writes, and must end with."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ TIMES = {"environment", "seconds", "images_per_second", "peak_memory_mb"}
 
 
 @dataclass(frozen=True)
-class ProcessGroup:
+class ToyStudy:
     """A folder with a study, a configuration, results and figures."""
 
     folder: Path
@@ -54,14 +54,14 @@ class ProcessGroup:
         return self.folder / "results"
 
     @staticmethod
-    def make(folder: Path, run: Callable[[list[str]], Any]) -> "ProcessGroup":
+    def make(folder: Path, run: Callable[[list[str]], Any]) -> "ToyStudy":
         """An undisturbed one, finished."""
         folder.mkdir(parents=True)
         (folder / "study.yaml").write_text(STUDY)
         (folder / "config.yaml").write_text(CONFIG)
-        world = ProcessGroup(folder)
-        for bindings in ("cache backbone", "cache data", "cache text", "train"):
-            world._done(run(world.words(bindings)))
+        world = ToyStudy(folder)
+        for stage in ("cache backbone", "cache data", "cache text", "train"):
+            world._done(run(world.words(stage)))
         shutil.copytree(world.results / "checkpoints", folder / "checkpoints")
         for words in (world.words("train", OTHER), world.words("evaluate", OTHER), *map(world.words, STAGES[1:5])):
             world._done(run(words))
@@ -71,9 +71,9 @@ class ProcessGroup:
     def _done(end: Any) -> None:
         assert end.status == 0, end.told
 
-    def words(self, bindings: str, slug: str = SLUG) -> list[str]:
-        """The command of a bindings."""
-        name, r = bindings.split()[-1], str(self.results)
+    def words(self, stage: str, slug: str = SLUG) -> list[str]:
+        """The command of a stage."""
+        name, r = stage.split()[-1], str(self.results)
         ask = ["--study", str(self.folder / "study.yaml"), "--config", str(self.folder / "config.yaml"), "--results", r]
         ask += ["--figures", str(self.folder / "figures")]
         return {
@@ -88,9 +88,9 @@ class ProcessGroup:
                      "--out", f"{r}/text/toy/toy.default.safetensors"],
         }[name]  # fmt: skip
 
-    def places(self, bindings: str) -> list[Path]:
-        """Files and folders that a bindings makes."""
-        r, name = self.results, bindings.split()[-1]
+    def places(self, stage: str) -> list[Path]:
+        """Files and folders that a stage makes."""
+        r, name = self.results, stage.split()[-1]
         return {
             "train": [r / "runs" / SLUG / file for file in ("delta.safetensors", "train.json")],
             "evaluate": [r / "runs" / SLUG / file for file in ("metrics.json", "predict.json", "logits.safetensors",
@@ -103,36 +103,36 @@ class ProcessGroup:
             "text": [r / "text" / "toy"],
         }[name]  # fmt: skip
 
-    def copy(self, folder: Path, bindings: str) -> "ProcessGroup":
-        """A world as it is before a bindings: what it reads is linked, what it writes is not there."""
-        world = ProcessGroup(folder)
+    def copy(self, folder: Path, stage: str) -> "ToyStudy":
+        """A world as it is before a stage: what it reads is linked, what it writes is not there."""
+        world = ToyStudy(folder)
         world.results.mkdir(parents=True)
         for name in ("study.yaml", "config.yaml"):
             shutil.copy(self.folder / name, folder / name)
         for name in ("data", "backbones", "text"):
-            if bindings != {"data": "cache data", "backbones": "cache backbone", "text": "cache text"}[name]:
+            if stage != {"data": "cache data", "backbones": "cache backbone", "text": "cache text"}[name]:
                 (world.results / name).symlink_to(self.results / name)
-        if bindings.startswith("aggregate"):
+        if stage.startswith("aggregate"):
             (world.results / "runs").symlink_to(self.results / "runs")
-        if bindings == "evaluate":
+        if stage == "evaluate":
             (world.results / "runs" / SLUG).mkdir(parents=True)
             for path in self.places("train"):
                 shutil.copy(path, world.results / "runs" / SLUG)
             shutil.copytree(self.folder / "checkpoints", world.results / "checkpoints")
         return world
 
-    def own_files(self, bindings: str) -> list[Path]:
-        """What a bindings left, leases, checkpoints and temporaries too."""
-        given = {path.name for path in self.places("train")} if bindings == "evaluate" else set()
+    def own_files(self, stage: str) -> list[Path]:
+        """What a stage left, leases, checkpoints and temporaries too."""
+        given = {path.name for path in self.places("train")} if stage == "evaluate" else set()
         found = [path for path in sorted(self.folder.rglob("*")) if path.is_file() and path.name not in given]
         return [path for path in found if path.suffix != ".yaml" and path.name != "README.md" and not self._linked(path)]
 
     def _linked(self, path: Path) -> bool:
         return any(parent.is_symlink() for parent in path.parents if parent.is_relative_to(self.folder))
 
-    def reader(self, bindings: str) -> list[str] | None:
-        """The command that reads what a bindings made."""
-        after = {"train": "evaluate", "cache data": "train", "cache backbone": "train", "cache text": "train"}.get(bindings)
+    def reader(self, stage: str) -> list[str] | None:
+        """The command that reads what a stage made."""
+        after = {"train": "evaluate", "cache data": "train", "cache backbone": "train", "cache text": "train"}.get(stage)
         return self.words(after) if after else None
 
     def move_lease(self) -> None:
@@ -155,10 +155,10 @@ def content(path: Path) -> Any:
     return timeless(json.loads(path.read_text())) if path.suffix == ".json" else path.read_bytes()
 
 
-def different(good: ProcessGroup, world: ProcessGroup, bindings: str) -> list[str]:
-    """What a bindings's end differs in from an undisturbed one's: files that are absent, other or left over."""
+def different(good: ToyStudy, world: ToyStudy, stage: str) -> list[str]:
+    """What a stage's end differs in from an undisturbed one's: files that are absent, other or left over."""
     found = []
-    for place, model in zip(world.places(bindings), good.places(bindings), strict=True):
+    for place, model in zip(world.places(stage), good.places(stage), strict=True):
         models = sorted(path for path in model.rglob("*") if path.is_file()) if model.is_dir() else [model]
         for path in models:
             own = place / path.relative_to(model) if model.is_dir() else place
@@ -168,5 +168,5 @@ def different(good: ProcessGroup, world: ProcessGroup, bindings: str) -> list[st
                 found.append(f"{own.name} is other")
         if model.is_dir() and (more := {p.name for p in place.rglob("*")} - {p.name for p in model.rglob("*")}):
             found.append(f"more: {sorted(more)}")
-    left = [path.name for path in world.own_files(bindings) if path.name.startswith(".") or path.suffix == ".lease"]
+    left = [path.name for path in world.own_files(stage) if path.name.startswith(".") or path.suffix == ".lease"]
     return found + [f"left over: {name}" for name in left]

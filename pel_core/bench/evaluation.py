@@ -56,7 +56,7 @@ def _whole_batch(classifier: Classifier, crops: Tensor, precision: str) -> Tenso
 
 
 def speeds(backbone: str, images: int, repeats: int, device: torch.device, quick: bool) -> list[dict[str, Any]]:
-    """Baseline, all crops at once, and ours, through the engine's ``predict``, in each precision, turn by turn."""
+    """Baseline, all crops at once, and ours, through `training.loop.predict`, in each precision, turn by turn."""
     spec = RunSpec.make("cifar100-ir100", backbone, "adaptformer", 0, init="random")
     pair = dict(zip(("baseline", "ours"), (model.eval() for model in make_pair(spec, CLASSES, device)), strict=True))
     generator = torch_generator(0, "bench", "crops")

@@ -33,16 +33,14 @@ Way = Callable[[int], Any]
 
 def make_image(number: int, width: int, height: int) -> Image.Image:
     """A drawn picture: a colour gradient, a few discs, coarse and fine noise, so that its JPEG is as large as a photograph's."""
-    draw = generator(number, "bench", "image", width, height)
+    rng = generator(number, "bench", "image", width, height)
     y, x = np.mgrid[0:height, 0:width]
-    pixels = draw.uniform(0, 160, 3) + np.stack([x / width, y / height, (x + y) / (width + height)], -1) * draw.uniform(
-        -90, 90, 3
-    )
+    pixels = rng.uniform(0, 160, 3) + np.stack([x / width, y / height, (x + y) / (width + height)], -1) * rng.uniform(-90, 90, 3)
     for _ in range(12):
-        inside = np.hypot(x - draw.uniform(0, width), y - draw.uniform(0, height)) < draw.uniform(10, height / 4)
-        pixels[inside] += draw.uniform(-70, 70, 3)
+        inside = np.hypot(x - rng.uniform(0, width), y - rng.uniform(0, height)) < rng.uniform(10, height / 4)
+        pixels[inside] += rng.uniform(-70, 70, 3)
     for cell, strength in ((16, 16), (4, 9), (1, 7)):
-        noise = draw.normal(0, strength, (-(-height // cell), -(-width // cell), 1))
+        noise = rng.normal(0, strength, (-(-height // cell), -(-width // cell), 1))
         pixels += noise.repeat(cell, 0).repeat(cell, 1)[:height, :width]
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 

@@ -189,7 +189,7 @@ def require_equal(baseline: Classifier, ours: Classifier, images: Tensor) -> flo
 
 
 def make_step(classifier: Classifier, spec: RunSpec, classes: int, device: torch.device) -> Callable[[Tensor, Tensor], object]:
-    """The engine's optimiser step on a classifier, the baseline's too, as a function of images and labels."""
+    """Our optimizer step on a classifier, the baseline's too, as a function of images and labels."""
     counts = torch.arange(classes, 0, -1)
     criterion = make_loss(spec, counts).to(device)
     step = Step(classifier, criterion, spec, device, ProcessGroup())

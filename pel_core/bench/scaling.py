@@ -62,8 +62,8 @@ def _table(images: int) -> dict[str, Any]:
 def _trained(images: int, backbone: str, device: torch.device) -> dict[str, Any]:
     """An epoch of the demo's own kind on images held as an array."""
     spec = RunSpec.make("cifar100-ir100", backbone, "adaptformer", 0, init="random", precision="fp32", batch_size=16, epochs=1)
-    draw = generator(0, "bench", "train")
-    pixels, labels = draw.integers(0, 256, (images, 20, 20, 3), np.uint8), np.arange(images) % 24
+    rng = generator(0, "bench", "train")
+    pixels, labels = rng.integers(0, 256, (images, 20, 20, 3), np.uint8), np.arange(images) % 24
     batches = TrainBatches(Split(labels, pixels), spec, spec.pixels, spec.vit.mean, spec.vit.std, device)
     classifier = make_ours(spec, make_tower(backbone), 24).to(device)
     taken = seconds(lambda: train(classifier, batches, spec, torch.bincount(torch.as_tensor(labels))), device)

@@ -1,6 +1,7 @@
 """What the command ``data`` does: fetch, check, describe, prepare, cache."""
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from pel_core.common.errors import PelError, unknown
+from pel_core.common.logs import logger
 from pel_core.common.problems import Problems
 from pel_core.data.datasets import LongTailed, split_name
 from pel_core.data.roots import expand_root
@@ -91,7 +93,7 @@ def check(base: str, entry: LongTailed, config: Mapping[str, Any], check_images:
 
 def bar(title: str, total: int) -> Callable[[int], None]:
     """A progress bar where someone watches; returns what is told of progress."""
-    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+    if not (sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)) or os.environ.get("TERM") == "dumb":
         return lambda done: None
     progress = tqdm(total=total, desc=title, unit="file", dynamic_ncols=True)
 

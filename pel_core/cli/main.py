@@ -12,6 +12,7 @@ from pathlib import Path
 from pel_core.cli import study_commands as report
 from pel_core.cli.data_options import data_options
 from pel_core.common.errors import PelError
+from pel_core.common.logs import set_verbosity
 from pel_core.common.plugins import use_plugins
 from pel_core.common.renames import renamed_words
 from pel_core.common.signals import leaving
@@ -134,15 +135,19 @@ def _threads(count: int) -> None:
 def parser() -> argparse.ArgumentParser:
     """All commands with their options."""
     root = argparse.ArgumentParser(prog="python -m pel_core", description=__doc__.splitlines()[0])
+    common = argparse.ArgumentParser(add_help=False)  # options of every command
+    told = "a Python file that adds entries (docs/extending.md); may be given again"
+    common.add_argument("--plugins", action="append", default=[], metavar="FILE", help=told)
+    common.add_argument("-v", "--verbose", action="count", default=0, help="log more: details too")
+    common.add_argument("-q", "--quiet", action="count", default=0, help="log less: warnings alone; twice: errors alone")
     commands = root.add_subparsers(required=True, metavar="COMMAND")
 
     def command(function, *positional: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(function.__name__.replace("_", "-"), help=function.__doc__, description=function.__doc__)
+        words = {"help": function.__doc__, "description": function.__doc__}
+        sub = commands.add_parser(function.__name__.replace("_", "-"), parents=[common], **words)
         sub.set_defaults(function=function)
         for name in positional:
             sub.add_argument(name)
-        told = "a Python file that adds entries (docs/extending.md); may be given again"
-        sub.add_argument("--plugins", action="append", default=[], metavar="FILE", help=told)
         return sub
 
     sub = command(backbone, "name")
@@ -211,6 +216,7 @@ def main(words: Sequence[str] | None = None) -> int:
     words = renamed_words(sys.argv[1:] if words is None else words)
     arguments = parser().parse_args(words)
     arguments.words = words
+    set_verbosity(arguments.verbose - arguments.quiet)
     try:
         use_plugins(arguments.plugins)
         arguments.function(arguments)

@@ -1,13 +1,13 @@
-"""Commands that draw: table, figure, compare, claims; and that tell: plan, status, show. ``cli.py`` takes COMMANDS from here."""
+"""Commands that draw: table, figure, compare, claims; and that tell: plan, status, show. ``cli/main.py`` takes COMMANDS."""
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import write_text
+from pel_core.common.logs import logger
 from pel_core.studies.kinds import FIGURE, SUMMARY, TABLE, Form
 
 if TYPE_CHECKING:  # planning's imports are for the commands that plan; training has none of them
@@ -40,7 +40,7 @@ def open_results(arguments: Arguments) -> "Study":
 
     study = open_study(arguments)
     for line in migrate(study.results):
-        print(line, file=sys.stderr)
+        logger.info(line)
     return study
 
 

@@ -1,12 +1,15 @@
 """Progress for people: a live bar where someone watches, plain lines in a log; and for whoever else watches a run."""
 
 import contextlib
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tqdm import tqdm
+
+from pel_core.common.logs import logger
 
 
 class Progress:
@@ -29,7 +32,7 @@ class Progress:
     ):
         self.every, self.quiet, self.total, self.watchers = every, quiet, total, tuple(watchers)
         self.started, self.first = time.monotonic(), {}
-        live = not quiet and sys.stderr.isatty()
+        live = not quiet and sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)
         self.bar = tqdm(total=total, desc=name, unit="step", dynamic_ncols=True) if live else None
 
     def step(self, done: int, rate: float, loss: float, **more: Any) -> None:
@@ -52,8 +55,8 @@ class Progress:
 
     def say(self, text: str) -> None:
         """One line, above the bar if there is one. A log that cannot be written (a full disk) stops nothing."""
-        with contextlib.suppress(OSError):
-            if self.bar is not None:
+        if self.bar is not None:
+            with contextlib.suppress(OSError):
                 self.bar.write(text, file=sys.stderr)
-            elif not self.quiet:
-                print(text, file=sys.stderr, flush=True)
+        elif not self.quiet:
+            logger.info(text)

@@ -1,7 +1,7 @@
 """Conformance: this project's numbers against a folder of golden ones, made by running the reference implementation.
 
 ``python -m pel_core.conformance DIR`` reads ``DIR/index.json`` and every array it names, drives the production code (surgery,
-heads, losses, engine, sampling, transforms, metrics) and prints one line per check. Nothing is skipped: an option that has
+heads, losses, training loop, sampling, transforms, metrics) and prints one line per check. Nothing is skipped: an option that has
 no counterpart is ``unsupported``, an array that no check looked at is FAILED, and either makes the exit status non-zero.
 """
 

@@ -30,7 +30,7 @@ SHARING = ("bias", "ln", "full")  # methods whose parameters are the backbone's 
 
 
 class Steps:
-    """The same batches every epoch, as ``engine.train`` takes them."""
+    """The same batches every epoch, as ``training.loop.train`` takes them."""
 
     def __init__(self, images: Tensor, labels: Tensor, size: int, repeat: int = 1):
         indices = torch.arange(len(images)).split(size)
@@ -208,7 +208,7 @@ def check_steps(
     labels: Tensor,
     counts: Tensor,
 ) -> None:
-    """A few SGD steps on the batch at a constant rate, by the engine: losses, parameters and logits after them."""
+    """A few SGD steps on the batch at a constant rate, by the training loop: losses, parameters and logits after them."""
     arrays = subject.arrays
     if "train_losses" not in arrays:
         return
@@ -235,7 +235,7 @@ def check_steps(
 
 
 class Losses:
-    """Records the loss of every forward pass while the engine trains; labels come in the order of ``labels``, again and again."""
+    """Records the loss of every forward pass while the loop trains; labels come in the order of ``labels``, again and again."""
 
     def __init__(self, classifier: Classifier, criterion: torch.nn.Module, labels: Tensor):
         self.classifier, self.criterion, self.labels = classifier, criterion, labels
@@ -256,7 +256,7 @@ class Losses:
 
 
 def make_spec(options: Options, **settings: Any) -> RunSpec:
-    """A spec for the engine alone: it reads the recipe, not the names."""
+    """A spec for the training loop alone: it reads the recipe, not the names."""
     if options.loss not in LOSS_NAMES:
         raise Unsupported(f"training with loss {options.loss}")
     fixed = {"loss": LOSS_NAMES[options.loss], "tau": options.tau, "scale": options.scale, "precision": "fp32", "init": "random"}

@@ -1,4 +1,4 @@
-"""The training loop: the engine from a golden start over a few epochs, with and without accumulation; learning rates."""
+"""The training loop from a golden start over a few epochs, with and without accumulation; learning rates."""
 
 import re
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ def check_loop(golden: Golden, report: Report, file: str) -> None:
 
 
 def check_run(golden: Golden, report: Report, file: str, arrays: Arrays, run: str) -> None:
-    """One run of the engine: rates, losses, final parameters and logits."""
+    """One run of the training loop: rates, losses, final parameters and logits."""
     where = f"{file}: {run}/"
     images, labels, counts = (arrays.tensor(name) for name in ("images", "labels", "cls_num_list"))
     start = arrays.under("init/")

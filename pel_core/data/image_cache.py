@@ -67,7 +67,7 @@ def open_cache(folder: str | Path, split: str, digest: str) -> CachedImages:
         digest: of the split, as ``data.json`` has it.
 
     Raises:
-        PelError: they were never built or only in part, of other images, by another engine, or a file is damaged.
+        PelError: they were never built or only in part, of other images, by another version, or a file is damaged.
     """
     folder = Path(folder)
     base, _, size = folder.name.rpartition(".")

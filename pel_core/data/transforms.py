@@ -119,7 +119,7 @@ def crop_corners(tte: str, height: int, width: int, resolution: int) -> list[tup
     return find_ensemble(tte).corners(height, width, resolution)
 
 
-def reduced(image: Image.Image, native: int | None) -> Image.Image:
+def downscaled(image: Image.Image, native: int | None) -> Image.Image:
     """The image with its shorter side at most ``native`` pixels, resized bilinearly with antialiasing; never enlarged."""
     if native is None or min(image.size) <= native:
         return image
@@ -141,10 +141,10 @@ def load_rgb(path: str | Path, native: int | None = None) -> Image.Image:
             warnings.simplefilter("ignore")  # about palettes, EXIF and size: none changes the pixels
             with Image.open(path) as image:
                 if image.mode.startswith("I"):
-                    return reduced(_sixteen_bits(image).convert("RGB"), native)
+                    return downscaled(_sixteen_bits(image).convert("RGB"), native)
                 if image.mode == "F":
                     raise ValueError("floating-point pixels, whose range is unknown")
-                return reduced(image.convert("RGB"), native)
+                return downscaled(image.convert("RGB"), native)
     except Image.DecompressionBombError as error:
         raise PelError(f"image {path} cannot be decoded ({error}); scale it down or take it off the list") from None
     except Exception as error:  # damaged files make PIL's decoders raise nearly anything

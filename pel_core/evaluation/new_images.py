@@ -7,7 +7,6 @@ folder will do. Shapes: N images, B a batch, K crops, R pixels a side, C classes
 import glob
 import json
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, require_writable, sha256
+from pel_core.common.logs import logger
 from pel_core.common.tensors import read_tensors
 from pel_core.common.versions import check_versions
 from pel_core.data.datasets import split_name
@@ -250,7 +250,7 @@ def classify(
     batches = loader(reader, keys, device, loader_workers(True, device))
     for crops, kept, unread in tqdm(batches, total=len(keys), unit="batch", disable=None, leave=False):
         for error in unread:
-            print(f"skipped: {error}", file=sys.stderr)
+            logger.warning("skipped: %s", error)
         errors += unread
         if not kept:
             continue

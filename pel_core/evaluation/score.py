@@ -4,7 +4,6 @@ A pure function of what `predict` has stored and of the prepared data's names an
 """
 
 import os
-import sys
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, require_writable, write_json
+from pel_core.common.logs import logger
 from pel_core.common.versions import made_by, versions
 from pel_core.data.datasets import Prepared, open_prepared, split_name
 from pel_core.evaluation.metrics import score_predictions
@@ -137,7 +137,7 @@ def score_runs(
     with ThreadPoolExecutor(max(1, threads)) as pool:
         list(pool.map(one, map(RunSpec.parse, runs) if runs else _to_score(results, accept)))
     for slug, reason in found.failed.items():
-        print(f"not scored: {slug}: {reason}", file=sys.stderr)
+        logger.warning("not scored: %s: %s", slug, reason)
     if stamp:
         write_json(stamp, {"scored": scoring()})
     return found

@@ -8,13 +8,13 @@ device that it declares. The kernel drops the locks when the process ends, howev
 import fcntl
 import math
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pel_core.common.errors import PelError
+from pel_core.common.logs import logger
 
 BYTES = 100  # of a whole device
 # Environment variables of jobs whose scheduler (SLURM, PBS, LSF, SGE) chooses devices.
@@ -87,7 +87,7 @@ def take(devices: Sequence[str], count: int = 1, share: float = 1.0, folder: Pat
     told = False
     while not (chosen := _try(devices, count, need, folder)):
         if not told:
-            print(f"waiting for a free GPU: {len(devices)} seen, all taken by other jobs ({folder})", file=sys.stderr, flush=True)
+            logger.info("waiting for a free GPU: %d seen, all taken by other jobs (%s)", len(devices), folder)
             told = True
         time.sleep(poll)
     return chosen

@@ -10,7 +10,6 @@ import json
 import os
 import secrets
 import socket
-import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -20,11 +19,12 @@ from typing import Any
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import require_writable, sweep, temporary_name
+from pel_core.common.logs import logger
 
 HEARTBEAT = 15.0  # seconds between renewals
 STALE = 120.0  # seconds after which a lease that is not renewed counts for nothing
 POLL = 2.0  # seconds between two looks of one that waits
-SETTLE = 2.0  # seconds after taking over, in which another may have done so too
+CONFIRM_DELAY = 2.0  # seconds after taking over, in which another may have done so too
 BOOT_ID, PID_NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), "/proc/self/ns/pid"
 
 
@@ -104,15 +104,14 @@ class Lease:
             if not found and not self.path.exists():
                 continue
             if watched.stale(found):
-                print(f"taking over from {_who(found)}, which is gone", file=sys.stderr, flush=True)
+                logger.info("taking over from %s, which is gone", _who(found))
                 self._replace()
-                time.sleep(SETTLE)
+                time.sleep(CONFIRM_DELAY)
                 if _read(self.path).get("token") == self.token:
                     return
                 continue
             if not told:
-                text = f"{self.record['slug']} is being {self.verb} by {_who(found)}: waiting for it"
-                print(text, file=sys.stderr, flush=True)
+                logger.info("%s is being %s by %s: waiting for it", self.record["slug"], self.verb, _who(found))
             told = self.waited = True
             time.sleep(POLL)
 

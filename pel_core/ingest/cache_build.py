@@ -22,6 +22,7 @@ from PIL import Image
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, replace_file, sha256, write_json
+from pel_core.common.logs import logger
 from pel_core.common.versions import versions
 from pel_core.data.datasets import image_list, read_about
 from pel_core.data.image_cache import FORMAT, cache_folder, offsets
@@ -160,7 +161,7 @@ def _announce(folder: Path, base: str, size: int, ends: np.ndarray) -> None:
             f"{text}{left}, but {_bytes(free)} are free there; choose a results folder on another disk, a smaller size, "
             "or leave image_cache out"
         )
-    print(f"{text}{left}; {_bytes(free)} are free there", flush=True)
+    logger.info("%s%s; %s are free there", text, left, _bytes(free))
 
 
 def _bytes(count: int) -> str:
@@ -205,7 +206,7 @@ def _decode(
             advance(last - first)
             if time.monotonic() - said > SAID_EVERY and not sys.stderr.isatty():
                 said = time.monotonic()
-                print(f"{last:,} of {len(paths):,} images, {said - started:.0f} s", flush=True)
+                logger.info(f"{last:,} of {len(paths):,} images, {said - started:.0f} s")
     return sums
 
 

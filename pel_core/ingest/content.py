@@ -13,7 +13,8 @@ from pel_core.data import lists
 class Content:
     """What a source yields. ``splits``: file name without suffix -> arrays to store; ``images``: the same for pixels;
     ``finish`` puts in place what is not in these, just before the folder is written. ``class_ids`` and ``folders``: an
-    identifier and the folder of the images of each class, where there are such."""
+    identifier and the folder of the images of each class, where there are such. ``notes``: lines for
+    a person."""
 
     class_names: list[str]
     train_counts: dict[str, list[int]]
@@ -23,6 +24,7 @@ class Content:
     finish: Callable[[], None] | None = None
     class_ids: list[str] | None = None
     folders: list[str] | None = None
+    notes: list[str] = field(default_factory=list)
 
     def add_images(self, split: str, images: np.ndarray, labels: np.ndarray) -> None:
         """Add a split held as pixels, uint8 (N, H, W, 3), with labels (N,)."""

@@ -17,12 +17,13 @@ from tqdm import tqdm
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import require_writable
+from pel_core.common.logs import logger
 from pel_core.ingest.facts import FACTS, Facts, difference
 from pel_core.ingest.known_mistakes import SPLIT_VAL
 from pel_core.ingest.sources import cifar
 
 TRIES, PAUSE = 4, 2.0  # attempts of a download, each from where the last one stopped, and seconds between two
-PATIENCE = 10, 60  # seconds for a connection, and for the next bytes
+TIMEOUTS = 10, 60  # seconds for a connection, and for the next bytes
 BLOCK = 1 << 15
 
 
@@ -77,7 +78,7 @@ def fetch_cifar(root: Path, mirror: str = "") -> None:
         PelError: as of `fetch_lists`.
     """
     if cifar.is_whole(root):
-        print(f"{root} is there already")
+        logger.info("%s is there already", root)
         return
     inside = root / cifar.ARCHIVE
     archive = inside if inside.is_file() else root.parent / cifar.ARCHIVE
@@ -116,7 +117,7 @@ def unpack(archive: Path, root: Path) -> None:
             members.extractall(root, flat(members), filter="data")
     except (tarfile.TarError, EOFError) as error:
         raise PelError(f"{archive} cannot be unpacked ({error}); delete it and fetch it again") from None
-    print(f"{root}: unpacked")
+    logger.info("%s: unpacked", root)
 
 
 def download(wanted: Download) -> None:
@@ -130,7 +131,7 @@ def download(wanted: Download) -> None:
     if target.is_file():
         if wrong := wanted.wrong(target):
             raise PelError(f"{wrong}; delete it to have it fetched")
-        print(f"{target} is there already")
+        logger.info("%s is there already", target)
         return
     part = target.with_name(f"{target.name}.part")
     for attempt in range(TRIES):
@@ -147,7 +148,7 @@ def download(wanted: Download) -> None:
         part.unlink()
         raise PelError(f"{wrong}. It came from {wanted.address} and is deleted; nothing of it was used")
     part.replace(target)
-    print(f"{target}: checksum holds")
+    logger.info("%s: checksum holds", target)
 
 
 def _not_had(wanted: Download, part: Path, why: str) -> str:
@@ -161,7 +162,7 @@ def _continue(address: str, part: Path) -> None:
     there = part.stat().st_size if part.exists() else 0
     # identity: the length of a compressed answer says nothing about the file
     headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={there}-"} if there else {})}
-    with requests.get(address, headers=headers, stream=True, timeout=PATIENCE) as answer:
+    with requests.get(address, headers=headers, stream=True, timeout=TIMEOUTS) as answer:
         if answer.status_code == 416:  # nothing is lacking, or the part is not of this file: the checksum tells
             if answer.headers.get("Content-Range", "").rpartition("/")[2] == str(there):
                 return

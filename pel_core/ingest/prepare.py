@@ -13,6 +13,7 @@ import numpy as np
 
 from pel_core.common.errors import unknown
 from pel_core.common.files import replace_file, write_json
+from pel_core.common.logs import logger
 from pel_core.common.versions import versions
 from pel_core.data.datasets import FORMAT
 from pel_core.data.naming import naming_of, renamed
@@ -52,6 +53,8 @@ def prepare(
     params = data_params(base, datasets, config or {}) if source.is_users else ""  # before anything is read
     source = source.locate()
     content = source.read(out, check_images)
+    for note in content.notes:
+        logger.info(note)
     names = renamed(base, content.class_names, naming_of(config, base), content.class_ids, content.folders)
     (out / "data.json").unlink(missing_ok=True)  # only now: a failed check leaves an earlier folder whole
     if content.finish:

@@ -54,7 +54,7 @@ def user_content(source: "UserSource", found: Catalogue, check_images: str, prob
         chosen = train.take(profile_subset(train.labels, found.keys, counts, entry.sampling_seed))
         content.train_counts[f"{ratio:g}"] = counts.tolist()
         content.add_files(f"train-ir{ratio:g}", chosen, lists.check_files(found.root, chosen))
-    _tell(found, names, splits, content)
+    content.notes = _notes(found, names, splits, content)
     return content
 
 
@@ -169,18 +169,19 @@ def _mapping(source: "UserSource") -> dict[str, str]:
     return given
 
 
-def _tell(found: Catalogue, names: list[str], splits: dict[str, Placed], content: Content) -> None:
-    """Say what was found, left out and done, for the log."""
+def _notes(found: Catalogue, names: list[str], splits: dict[str, Placed], content: Content) -> list[str]:
+    """What was found, left out and done, a line each."""
     sizes = ", ".join(f"{len(splits[split].paths):,} {split}" for split in ("train", "test", "val") if split in splits)
     pool = content.train_counts[""]
-    print(f"found: {len(names)} classes; images: {sizes}; {max(pool)} to {min(pool)} training images a class")
+    lines = [f"found: {len(names)} classes; images: {sizes}; {max(pool)} to {min(pool)} training images a class"]
     for key, counts in content.train_counts.items():
         if key:
-            print(f"drawn: {sum(counts):,} training images at ratio {key}, {max(counts)} to {min(counts)} a class")
-    for note in filter(None, found.notes):
-        print(f"note: {note}")
+            lines.append(f"drawn: {sum(counts):,} training images at ratio {key}, {max(counts)} to {min(counts)} a class")
+    lines += [f"note: {note}" for note in found.notes if note]
     for split, images in splits.items():
         absent = [name for name, count in zip(names, np.bincount(images.labels, minlength=len(names)), strict=True) if not count]
         if absent and split != "train":
             few = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
-            print(f"note: the {split} split has no image of {len(absent)} of {len(names)} classes ({few}); they have no accuracy")
+            lacks = f"no image of {len(absent)} of {len(names)} classes ({few})"
+            lines.append(f"note: the {split} split has {lacks}; they have no accuracy")
+    return lines

@@ -135,7 +135,7 @@ def load_vit(folder: str | Path, resolution: int | None = None) -> tuple[ViT, St
     Its position embeddings are resized to ``resolution`` or the registry's.
 
     Raises:
-        PelError: the folder is not a prepared backbone, or one of another engine.
+        PelError: the folder is not a prepared backbone, or one made by another version.
     """
     info = read_json(Path(folder) / "backbone.json", ("name", "registry", "vit", "source", "sha256"))
     check_versions(Path(folder) / "backbone.json", info)

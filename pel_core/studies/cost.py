@@ -173,7 +173,7 @@ def measured(study: Study, backbone: str) -> Speed | None:
             continue  # of another program or version: its speed says nothing
     if all(spent):
         return Speed(done[0] / spent[0], done[1] / spent[1], "measured in finished runs")
-    return calibrated(study.results, backbone)
+    return stored_speed(study.results, backbone)
 
 
 def calibration_file(results: Path) -> Path:
@@ -181,7 +181,7 @@ def calibration_file(results: Path) -> Path:
     return results / "calibration.json"
 
 
-def calibrated(results: Path, backbone: str) -> Speed | None:
+def stored_speed(results: Path, backbone: str) -> Speed | None:
     """What the last calibration found on this host."""
     path = calibration_file(results)
     found = read_json(path).get(socket.gethostname(), {}).get(backbone) if path.is_file() else None

@@ -1,4 +1,4 @@
-"""A run's course for TensorBoard, and for Weights & Biases where that is asked for. Torch-free; imports its libraries when used.
+"""Metrics of a training run for TensorBoard and, on request, Weights & Biases. Torch-free; imports its libraries when used.
 
 ``results/tensorboard/<slug>/`` holds one file of the training (one more for each resumption, which takes back what a killed
 process had written beyond its checkpoint) and one of the evaluation. What cannot be written is told once and stops no training.
@@ -6,7 +6,6 @@ process had written beyond its checkpoint) and one of the evaluation. What canno
 
 import hashlib
 import re
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pel_core.common.errors import PelError
+from pel_core.common.logs import logger
 from pel_core.spec.results import METRICS
 from pel_core.spec.run_spec import RunSpec
 
@@ -151,16 +151,16 @@ class MetricLogger:
             self._last = step
         else:
             return
-        self._each(lambda logger: logger.point(step, {name: values[key] for key, name in names.items() if key in values}))
+        self._each(lambda each: each.point(step, {name: values[key] for key, name in names.items() if key in values}))
 
     def close(self) -> None:
         """Put everything where it belongs."""
-        self._each(lambda logger: logger.close())
+        self._each(lambda each: each.close())
 
     def _each(self, do: Any) -> None:
-        for logger in list(self.loggers):
-            with told("TensorBoard events", lambda logger=logger: self.loggers.remove(logger)):
-                do(logger)
+        for each in list(self.loggers):
+            with told("TensorBoard events", lambda each=each: self.loggers.remove(each)):
+                do(each)
 
 
 @contextmanager
@@ -170,7 +170,7 @@ def told(what: str, after: Any = lambda: None) -> Iterator[None]:
         yield
     except OSError as error:
         after()
-        print(f"no more {what} of this run: {error}", file=sys.stderr, flush=True)
+        logger.warning("no more %s of this run: %s", what, error)
 
 
 def evaluated(

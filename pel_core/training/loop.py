@@ -4,7 +4,6 @@ Shape legend: B images, K crops per image, R pixels, C classes.
 """
 
 import math
-import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pel_core.common.errors import PelError
+from pel_core.common.logs import logger
 from pel_core.common.progress import Progress
 from pel_core.data.loading import DataError
 from pel_core.hardware import cpu
@@ -202,7 +202,7 @@ def _half(size: int) -> int:
         torch.cuda.empty_cache()
     if size == 1:
         raise PelError("the device runs out of memory with one image at a time; use a device with more memory that is free")
-    print(f"out of memory with {size} crops at once: going on with {size // 2}", file=sys.stderr, flush=True)
+    logger.warning("out of memory with %d crops at once: going on with %d", size, size // 2)
     return size // 2
 
 

@@ -14,7 +14,6 @@ import io
 import json
 import math
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -27,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from pel_core.common.bounded_folder import BoundedFolder, NoRoom
+from pel_core.common.logs import logger
 from pel_core.common.versions import PREDICT
 from pel_core.data.batches import EvalBatches
 from pel_core.hardware import cpu
@@ -46,7 +46,7 @@ class Damaged(Exception):
     """An entry that is not what was written."""
 
 
-class After(nn.Module):
+class RemainingBlocks(nn.Module):
     """The part of a ViT behind its first ``depth`` blocks: (B, T, D), or with all of them (B, D), -> features (B, D)."""
 
     def __init__(self, vit: ViT, depth: int):
@@ -70,7 +70,7 @@ class PrefixCache:
     def predict(
         self, network: Classifier | ViT, batches: EvalBatches, depth: int, about: Identity, precision: str = "fp32"
     ) -> Tensor:
-        """As `loop.predict`, with the same bits (on a CPU), through an entry where that pays.
+        """As `loop.predict`, with the same bits (on a CPU), through a cached file where reading is faster than computing.
 
         Args:
             depth: the blocks, from the first on, that are as they were loaded.
@@ -78,16 +78,16 @@ class PrefixCache:
         """
         self.used = 0
         vit = network.vit if isinstance(network, Classifier) else network
-        if not (self.folder.limit and depth and pays(vit, depth, batches.device)):
+        if not (self.folder.limit and depth and worth_reading(vit, depth, batches.device)):
             return predict(network, batches, precision=precision)
-        after: nn.Module = After(vit, depth)
+        remaining: nn.Module = RemainingBlocks(vit, depth)
         if isinstance(network, Classifier):
-            after = Classifier(after, network.head, network.tuned)
+            remaining = Classifier(remaining, network.head, network.tuned)
         entry = Entry(self.folder.folder / f"{name(vit, batches, depth, about, precision)}.npy", vit, batches, depth)
         if entry.path.is_file():
             try:
                 self.folder.touch(entry.path)
-                logits = predict(after, entry.read(), precision=precision)
+                logits = predict(remaining, entry.read(), precision=precision)
                 self.used = depth
                 return logits
             except (Damaged, OSError) as error:
@@ -101,7 +101,7 @@ class PrefixCache:
         except OSError as error:
             _say(f"not used: {error.strerror}: {self.folder.folder}")
         else:
-            return predict(after, entry.make(writer, precision), precision=precision)
+            return predict(remaining, entry.make(writer, precision), precision=precision)
         return predict(network, batches, precision=precision)
 
 
@@ -203,7 +203,7 @@ class Writer:
             self.stream.truncate()  # what was reserved and not needed
             self.stream.close()
             os.replace(self.temporary, self.path)
-            print(f"prefix cache: {self.path} written, {self.path.stat().st_size / 1e6:.3g} MB")
+            logger.info("prefix cache: %s written, %.3g MB", self.path, self.path.stat().st_size / 1e6)
 
     def _try(self, work: Callable[[], None]) -> None:
         if not self.failed:
@@ -225,7 +225,7 @@ class Writer:
             self.temporary.unlink(missing_ok=True)
 
 
-def pays(vit: ViT, depth: int, device: torch.device) -> bool:
+def worth_reading(vit: ViT, depth: int, device: torch.device) -> bool:
     """Whether ``depth`` blocks are worth reading what they make from a file (``WORTH``)."""
     operations = 2 * vit.tokens * sum(value.numel() for value in vit.blocks[:depth].parameters())
     read = 4 * vit.width * (1 if depth == vit.layers else vit.tokens)
@@ -250,4 +250,4 @@ def name(vit: ViT, batches: EvalBatches, depth: int, about: Identity, precision:
 
 
 def _say(text: str) -> None:
-    print(f"prefix cache: {text}", file=sys.stderr)
+    logger.warning("prefix cache: %s", text)

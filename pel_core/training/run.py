@@ -1,6 +1,5 @@
 """A run from its name to its files: find the prepared inputs under the results folder, train, evaluate, write atomically."""
 
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -12,6 +11,7 @@ import torch
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import require_writable, sha256, write_json
+from pel_core.common.logs import logger
 from pel_core.common.progress import Progress
 from pel_core.common.signals import Requests
 from pel_core.common.tensors import write_tensors
@@ -47,7 +47,7 @@ def train_run(
 
     Args:
         checkpoint_seconds: between two checkpoints within an epoch; 0 keeps none.
-        loggers: where its course goes: tensorboard, wandb.
+        loggers: which metric loggers to use: tensorboard, wandb.
         prefix_cache_gb: what features that runs share may take, for a head that starts from images.
 
     Raises:
@@ -65,16 +65,16 @@ def train_run(
         data, classifier, info = load(spec, Path(results), target, fresh=True, prefix_cache_gb=prefix_cache_gb)
         record = describe(spec, data, info, classifier)
         if group.largest(int(lease.waited and is_trained(spec, Path(results), record))):
-            print("trained by the process that was waited for", file=sys.stderr)
+            logger.info("trained by the process that was waited for")
             return
         require_writable(folder)
         cast_frozen_weights(classifier, PRECISIONS[spec.precision])
         workers = loader_workers(data.train.images is None, target, group.size)
         kind = spec.pixels, spec.vit.mean, spec.vit.std, target, workers, group
         batches, first = TrainBatches(data.train, spec, *kind, make_sampler(spec)), group.rank == 0
-        course = MetricLogger(Path(results), spec, len(batches), **(loggers if first else {"tensorboard": False}))
-        progress = Progress(slug, spec.epochs * len(batches), quiet=not first, watchers=[lease.note, course])
-        with Requests() as requests, closing(course):
+        metric_logger = MetricLogger(Path(results), spec, len(batches), **(loggers if first else {"tensorboard": False}))
+        progress = Progress(slug, spec.epochs * len(batches), quiet=not first, watchers=[lease.note, metric_logger])
+        with Requests() as requests, closing(metric_logger):
             manager = CheckpointManager(kept, identity(record), checkpoint_seconds, requests, lease.check, writes=first)
             training = train(classifier, batches, spec, torch.as_tensor(data.train_counts), progress, manager, group)
         if not first:

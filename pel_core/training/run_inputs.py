@@ -19,7 +19,7 @@ from pel_core.common.versions import check_versions, made_by, stale, versions
 from pel_core.data.batches import EvalBatches
 from pel_core.data.datasets import DATASETS, Prepared, Split, open_prepared, split_name, train_split
 from pel_core.data.image_cache import cache_folder, open_cache
-from pel_core.data.transforms import reduced
+from pel_core.data.transforms import downscaled
 from pel_core.hardware.devices import loader_workers
 from pel_core.models.inits import INITS, images_for
 from pel_core.models.vit import ViT
@@ -69,7 +69,7 @@ def at_native(data: Prepared, native: int | None) -> Prepared:
     def reduce(split: Split | None) -> Split | None:
         if split is None or split.images is None:
             return split and replace(split, native=native)
-        return replace(split, images=np.stack([np.asarray(reduced(Image.fromarray(image), native)) for image in split.images]))
+        return replace(split, images=np.stack([np.asarray(downscaled(Image.fromarray(image), native)) for image in split.images]))
 
     return replace(data, train=reduce(data.train), test=reduce(data.test), val=reduce(data.val))
 

@@ -39,10 +39,10 @@ SIZES = [(40, 30), (24, 60), (70, 24), (20, 26), (24, 24), (90, 81)]  # width, h
 
 def photograph(number: int, width: int, height: int) -> Image.Image:
     """Smooth, with a little noise, as photographs are."""
-    draw = np.random.default_rng(number)
+    rng = np.random.default_rng(number)
     y, x = np.mgrid[0:height, 0:width]
-    waves = [np.sin(x / draw.uniform(4, 12) + y / draw.uniform(4, 12) + draw.uniform(0, 6)) for _ in range(3)]
-    pixels = 128 + 80 * np.stack(waves, -1) + draw.normal(0, 4, (height, width, 3))
+    waves = [np.sin(x / rng.uniform(4, 12) + y / rng.uniform(4, 12) + rng.uniform(0, 6)) for _ in range(3)]
+    pixels = 128 + 80 * np.stack(waves, -1) + rng.normal(0, 4, (height, width, 3))
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
@@ -263,7 +263,7 @@ def test_what_a_configuration_shares_stays_away_from_arrays():
 
 def test_the_size_is_said_first_and_is_what_comes(lab, capsys):
     folder = build(lab)
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     size = (folder / "images.bin").stat().st_size
     assert size == sum(np.asarray(load_rgb(path, 24)).nbytes for split in ("train", "test") for path in paths(lab, split))
     assert f"21 images of 'mine' decoded at 24 pixels take {max(size / 1e6, 0.1):,.1f} MB" in said and "are free there" in said
@@ -333,7 +333,7 @@ def test_torn_parts_are_found_and_made_again(lab, damage, monkeypatch, capsys):
     capsys.readouterr()
     build(lab)
     assert not again  # a check that finds nothing decodes nothing
-    assert ", and are checked now; " in capsys.readouterr().out
+    assert ", and are checked now; " in capsys.readouterr().err
     changed = {"torn": whole[:100] + b"\0" * 50 + whole[150:], "short": whole[:-5000], "gone": b""}[damage]
     (folder / "images.bin").write_bytes(changed)
     if damage != "torn":

@@ -10,7 +10,7 @@ from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
 from pel_core.data.batches import EvalBatches, TrainBatches
 from pel_core.data.datasets import Prepared, Split
-from pel_core.data.transforms import load_rgb, reduced
+from pel_core.data.transforms import downscaled, load_rgb
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.run_inputs import at_native
 
@@ -35,10 +35,10 @@ def pair(tmp_path):
 
 def test_the_shorter_side_is_reduced_and_never_enlarged(tmp_path):
     image = Image.fromarray(IMAGES[0])
-    assert reduced(image, 10).size == (13, 10)
-    assert np.array_equal(reduced(image, 10), image.resize((13, 10), Image.Resampling.BILINEAR))
+    assert downscaled(image, 10).size == (13, 10)
+    assert np.array_equal(downscaled(image, 10), image.resize((13, 10), Image.Resampling.BILINEAR))
     for native in (None, 20, 64):
-        assert reduced(image, native) is image
+        assert downscaled(image, native) is image
     image.save(tmp_path / "x.png")
     assert load_rgb(tmp_path / "x.png", 5).size == (6, 5)
 

@@ -107,7 +107,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_told(results, images, tmp_
         (folder / name).write_bytes(content)
     predict(folder, "--run", SLUG, "--results", results, "--out", tmp_path / "p.csv", status=1)
     error = capsys.readouterr().err.splitlines()
-    assert [line.split()[2] for line in error[:3]] == [str(folder / name) for name in ("05.png", "66.png", "69.png")]
+    assert [line.split()[3] for line in error[:3]] == [str(folder / name) for name in ("05.png", "66.png", "69.png")]
     assert error[3] == f"error: 3 of 70 images could not be read (each is named above); the other 67 are in {tmp_path}/p.csv"
     assert len({row["probability"] for row in rows(tmp_path / "p.csv")}) == 1 and len(rows(tmp_path / "p.csv")) == 67
     predict(folder / "05.png", "--run", SLUG, "--results", results, "--out", tmp_path / "none.csv", status=1)

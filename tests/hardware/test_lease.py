@@ -22,7 +22,7 @@ SLUG = "toy-ir20.toy.adaptformer@2:4+vpt-shallow.s0"
 @pytest.fixture
 def quick(monkeypatch):
     """Intervals of tests."""
-    for name, value in {"HEARTBEAT": 0.05, "STALE": 0.4, "POLL": 0.02, "SETTLE": 0.05}.items():
+    for name, value in {"HEARTBEAT": 0.05, "STALE": 0.4, "POLL": 0.02, "CONFIRM_DELAY": 0.05}.items():
         monkeypatch.setattr(lease, name, value)
 
 

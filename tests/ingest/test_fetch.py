@@ -71,8 +71,8 @@ def test_cifar_from_nothing_to_a_prepared_folder(server, archive, tmp_path, caps
     data = open_prepared(tmp_path / "prepared", "cifar100-ir4")
     assert data.class_names == ["apple", "aquarium_fish", "baby"] and data.train_counts.tolist() == [100, 50, 25]
     asked = len(server.asked)
-    status, out, _ = run(capsys, "fetch", "cifar100", "--mirror", server.address)
-    assert status == 0 and "is there already" in out and len(server.asked) == asked
+    status, _, told = run(capsys, "fetch", "cifar100", "--mirror", server.address)
+    assert status == 0 and "is there already" in told and len(server.asked) == asked
 
 
 @pytest.mark.parametrize("where", ["inside", "beside", "unpacked below"])

@@ -193,7 +193,7 @@ def folder(tmp_path):
 def test_lists(folder, tmp_path, capsys):
     root, config = folder
     prepare("mine", tmp_path / "out", config, check_images="all")
-    assert "test.txt has no image of 1 of 3 classes (frog)" in capsys.readouterr().out
+    assert "test.txt has no image of 1 of 3 classes (frog)" in capsys.readouterr().err
     data = open_prepared(tmp_path / "out", "mine-ir4")
     assert data.class_names == ["parking meter", "lawn mower", "frog"]
     assert data.train_counts.tolist() == [4, 2, 1] and data.train.images is None

@@ -34,7 +34,7 @@ def saved(tmp_path_factory):
 
 def test_a_saved_dictionary(saved, tmp_path, capsys):
     data = make(saved / "dict", tmp_path / "out")
-    told = capsys.readouterr().out
+    told = capsys.readouterr().err
     assert "12 images" in told and f"into {tmp_path / 'out/images'}" in told and "split 'extra'" in told
     assert data.class_names == ["sea lion", "orca"]  # as the data set numbers them; 'seal' has no image
     assert counts(data.train, 2) == [4, 6] and data.test.labels.tolist() == [0, 1]

@@ -26,7 +26,7 @@ def test_class_folders_become_a_data_set(tree, capsys):
     assert all(
         data.class_names[label].split()[0] in path.replace("_", " ") for path, label in zip(data.train.paths, data.train.labels)
     )
-    told = capsys.readouterr().out
+    told = capsys.readouterr().err
     assert "3 classes" in told and "12 train, 4 test" in told and "held out of every class: 20 % for test" in told
     assert not list((tree.parent / "out").glob("*.npy")), "images were copied"
 
@@ -55,7 +55,7 @@ def test_a_validation_folder_is_the_test_split_where_there_is_no_other(tmp_path,
     for name in ("train", "val"):
         fill(tmp_path / "root" / name, {"cat": 5, "dog": 5})
     data = make(tmp_path / "root")
-    assert len(data.test) == 10 and data.val is None and "the validation split is taken as such" in capsys.readouterr().out
+    assert len(data.test) == 10 and data.val is None and "the validation split is taken as such" in capsys.readouterr().err
     data = make(tmp_path / "root", test_fraction=0.2)
     assert counts(data.train, 2) == [4, 4] and counts(data.test, 2) == [1, 1] and counts(data.val, 2) == [5, 5]
 
@@ -73,7 +73,7 @@ def test_what_is_left_out_is_said(tree, capsys):
     (tree / "red_deer/Thumbs.db").touch()
     (tree / "nothing here").mkdir()
     data = make(tree)
-    told = capsys.readouterr().out
+    told = capsys.readouterr().err
     assert sum(data.train_counts) + len(data.test) == 17  # the nested .JPG is one more
     for words in ("1 images beside the class folders", "2 files are left out", "1 .txt", "1 .db", "2 hidden", "(nothing here)"):
         assert words in told
@@ -90,11 +90,11 @@ def test_images_that_are_there_twice_are_told(tmp_path, copy, words, capsys):
             draw(path, 70 + seed)
         draw(root / copy, 0)
     make(tmp_path / "root")
-    told = capsys.readouterr().out
+    told = capsys.readouterr().err
     assert f"{1 if copy else 3} images are there twice {words}" in told
     make(tmp_path / "root", tmp_path / "quick")
     prepare("mine", tmp_path / "none", {"datasets": {"mine": {"kind": "folders", "root": str(tmp_path / "root")}}}, "none")
-    assert "twice" not in capsys.readouterr().out.split("found:")[-1]
+    assert "twice" not in capsys.readouterr().err.split("found:")[-1]
 
 
 def test_class_names_are_mapped(tree):
@@ -107,9 +107,9 @@ def test_class_names_are_mapped(tree):
 
 def test_names_that_say_nothing_are_noted(tmp_path, capsys):
     make(fill(tmp_path / "root", {"n01440764": 3, "n01443537": 3}))
-    assert "tell CLIP nothing" in capsys.readouterr().out
+    assert "tell CLIP nothing" in capsys.readouterr().err
     make(fill(tmp_path / "twice", {"sea_lion": 3, "sea lion": 3}), tmp_path / "out2")
-    assert "1 names stand for several classes ('sea lion')" in capsys.readouterr().out
+    assert "1 names stand for several classes ('sea lion')" in capsys.readouterr().err
 
 
 def spoil_loop(root):

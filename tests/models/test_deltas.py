@@ -77,12 +77,12 @@ def test_masks_come_from_one_generator_layer_by_layer():
     torch.manual_seed(1)
     vit = ViT(layers=3, width=WIDTH, heads=2, patch=8, resolution=16)
     apply(vit, parse_method("mask@1:", 3), adapter_dim=RANK, mask_ratio=RATIO, mask_seed=3)
-    draw = torch.Generator().manual_seed(3)
+    generator = torch.Generator().manual_seed(3)
     for block in vit.blocks[1:]:
         for linear in (block.attn.qkv, block.attn.proj, block.ffn.fc1, block.ffn.fc2):
             rows, columns = linear.module.weight.shape
             flat = torch.zeros(rows * (columns + 1), dtype=torch.bool)
-            flat[torch.randperm(len(flat), generator=draw)[: int(RATIO * len(flat))]] = True
+            flat[torch.randperm(len(flat), generator=generator)[: int(RATIO * len(flat))]] = True
             mask = flat.view(rows, columns + 1)
             assert torch.equal(linear.delta.index_weight, mask[:, :-1].flatten().nonzero().flatten())
             assert torch.equal(linear.delta.index_bias, mask[:, -1].nonzero().flatten())

@@ -26,10 +26,10 @@ IMAGE_INITS = [name for name, init in INITS.items() if init.start == "images"]
 @pytest.fixture(scope="module")
 def sample():
     """Features of five separable classes, 60 down to 4 images each."""
-    draw = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     labels = torch.cat([torch.full((count,), label) for label, count in enumerate((60, 30, 15, 8, 4))])
-    centres = 2 * torch.randn(CLASSES, WIDTH, generator=draw)
-    return centres[labels] + torch.randn(len(labels), WIDTH, generator=draw), labels
+    centres = 2 * torch.randn(CLASSES, WIDTH, generator=generator)
+    return centres[labels] + torch.randn(len(labels), WIDTH, generator=generator), labels
 
 
 def test_every_start_from_images_has_its_function():

@@ -110,12 +110,12 @@ def test_fp16_trains_with_a_gradient_scaler(toy_results):
 def test_foreach_has_the_bits_of_a_loop_over_parameters():
     states = []
     for foreach in (True, False):
-        draw = torch.Generator().manual_seed(0)
-        parameters = [torch.nn.Parameter(torch.randn(shape, generator=draw)) for shape in ((4, 96), (96,), (1,), (7, 3))]
+        generator = torch.Generator().manual_seed(0)
+        parameters = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((4, 96), (96,), (1,), (7, 3))]
         optimizer = torch.optim.SGD(parameters, lr=0.01, momentum=0.9, weight_decay=5e-4, foreach=foreach)
         for _ in range(5):
             for parameter in parameters:
-                parameter.grad = torch.randn(parameter.shape, generator=draw)
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
             optimizer.step()
         states.append(torch.cat([parameter.detach().flatten() for parameter in parameters]))
     assert torch.equal(*states)

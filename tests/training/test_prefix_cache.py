@@ -37,10 +37,10 @@ def run(results, method, **options):
     """A run's spec, batches and classifier, whose deltas are not at their start."""
     spec = RunSpec.make("toy-ir20", "toy", method, 0, **options)
     data, classifier, _ = load(spec, results, torch.device("cpu"), fresh=True)
-    draw = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in classifier.trainable().values():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=draw))
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     batches = EvalBatches(data.test, spec.tte, spec.expand, spec.pixels, spec.vit.mean, spec.vit.std, "cpu")
     return spec, batches, classifier
 

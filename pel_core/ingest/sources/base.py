@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from pel_core.common.errors import PelError, unknown
+from pel_core.common.logs import logger
 from pel_core.common.problems import Problems
 from pel_core.common.registry import Registry
 from pel_core.data.datasets import LongTailed, split_name
@@ -135,6 +136,7 @@ class Source:
         try:
             with TemporaryDirectory() as folder:
                 content = self.locate().read(Path(folder), check_images, problems)
+            print(*content.notes, sep="\n", end="\n" if content.notes else "")
             renamed(self.base, content.class_names, naming_of(self.config, self.base), content.class_ids, content.folders)
         except PelError as error:
             if not problems:
@@ -156,7 +158,10 @@ class Source:
             ratios = [ratio for ratio in RATIOS if ratio <= largest]
             return {f"{self.base}-ir{ratio}": long_tail_counts(classes, largest, ratio) for ratio in ratios}, []
         with TemporaryDirectory() as folder:  # read anew: a prepared folder may be of other images
-            counts = self.locate().read(Path(folder), "none").train_counts
+            content = self.locate().read(Path(folder), "none")
+        for note in content.notes:
+            logger.info(note)
+        counts = content.train_counts
         return {f"{self.base}-ir{key}" if key else self.base: np.array(each) for key, each in counts.items()}, []
 
     def size(self, ratio: float | None) -> Size | None:

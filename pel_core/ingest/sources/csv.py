@@ -77,7 +77,7 @@ class Csv(UserSource):
             raise PelError(f"the table {path} does not exist")
         return self.at(root=root, file=path)
 
-    def images_print(self) -> dict[str, str]:
+    def images_fingerprint(self) -> dict[str, str]:
         """The bytes of the table."""
         return {"table": sha256(self.table)}
 

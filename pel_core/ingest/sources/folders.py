@@ -32,7 +32,7 @@ class Folders(UserSource):
     kind = "folders"
     Entry = FoldersEntry
 
-    def images_print(self) -> dict[str, str]:
+    def images_fingerprint(self) -> dict[str, str]:
         """Paths and sizes of the images."""
         return {"tree": digest_lines(tree_lines(self.root))}
 

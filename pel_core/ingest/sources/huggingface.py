@@ -14,6 +14,7 @@ from pydantic import Field
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import sha256, write_text
+from pel_core.common.logs import logger
 from pel_core.data.datasets import MARK
 from pel_core.ingest.catalogue import SPLITS, SUFFIXES, Catalogue, Placed, class_order
 from pel_core.ingest.sources.base import register
@@ -58,7 +59,7 @@ class HuggingFace(UserSource):
             raise PelError(f"{root} holds neither {' nor '.join(SAVED)}, expected what Dataset.save_to_disk leaves")
         return found
 
-    def images_print(self) -> dict[str, str]:
+    def images_fingerprint(self) -> dict[str, str]:
         """The content of its JSON files and the sizes of its tables."""
         files = sorted(path for path in Path(self.root).rglob("*") if path.suffix in (".json", ".arrow"))
         known = ((path, sha256(path) if path.suffix == ".json" else str(path.stat().st_size)) for path in files)
@@ -128,7 +129,7 @@ def _tables(root: str) -> dict[str, Any]:
     for name, table in loaded.items():
         split = SPLITS.get(str(name).lower())
         if split is None:
-            print(f"note: the split '{name}' of {root} is left out, as it is no train, val or test split")
+            logger.info("note: the split '%s' of %s is left out, as it is no train, val or test split", name, root)
         elif split in tables:
             raise PelError(f"{root} holds several splits that mean '{split}': {', '.join(map(str, loaded))}; keep one of them")
         else:
@@ -193,7 +194,7 @@ def _announce(root: str, tables: dict[str, Any], out: Path) -> str:
     text = f"{images:,} images (about {max(1, round(size / 1e6)):,} MB) are taken out of {root} into {out.parent / 'images'}"
     if free < 1.1 * size:
         raise PelError(f"{text}, but {free / 1e6:,.0f} MB are free there; choose another results folder")
-    print(f"note: {text}", flush=True)
+    logger.info("note: %s", text)
     return ""
 
 

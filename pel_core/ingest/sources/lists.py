@@ -153,8 +153,7 @@ class Lists(Source):
         checked = check_lists(self, check_images, problems)
         problems.require_none(self.base)
         content = Content(checked.names, {}, class_ids=checked.ids, folders=checked.folders)
-        for note in checked.notes:
-            print(f"note: {note}")
+        content.notes = [f"note: {note}" for note in checked.notes]
         for split, images in checked.images.items():
             content.add_files(split, images, checked.sizes[split])
             if split.startswith("train"):

@@ -20,7 +20,7 @@ class Rendered(Source):
     kind = "rendered"
 
     def fingerprint(self) -> dict[str, Any]:
-        """The world that is drawn; a change of the renderer itself raises the engine."""
+        """The world that is drawn; a change of the renderer itself raises the version of PREPARE."""
         world = {key: value for key, value in asdict(STAND_INS[self.base]).items() if key != "recipe"}
         return {"engine": PREPARE, "world": world}
 

@@ -131,13 +131,13 @@ class UserSource(Source):
         """Paths and sizes of images, or the bytes of their table, and the file of class names."""
         try:
             names = self.names_file()
-            return self.images_print() | ({"names": sha256(names)} if names else {})
+            return self.images_fingerprint() | ({"names": sha256(names)} if names else {})
         except PelError as error:
             raise PelError(f"data set '{self.base}': {error}") from None
 
-    def images_print(self) -> dict[str, str]:
+    def images_fingerprint(self) -> dict[str, str]:
         """What the images of a located source are known by."""
-        raise NotImplementedError(f"{type(self).__name__}.images_print")
+        raise NotImplementedError(f"{type(self).__name__}.images_fingerprint")
 
     def catalogue(self, new: Path) -> Catalogue:
         """The images of a located source. ``new``: a folder that is not there yet, for images that are in no files."""
