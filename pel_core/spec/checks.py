@@ -96,7 +96,9 @@ def idle_options(spec: "RunSpec") -> dict[str, str]:
 def _require(spec: "RunSpec", name: str, holds: bool, expected: str) -> None:
     if not holds:
         where = f"for {spec.method} on {spec.backbone}"
-        raise PelError(f"{name}={getattr(spec, name)} is not possible {where}; it must be {expected}")
+        value = getattr(spec, name)
+        told = spell(value) if isinstance(value, bool) else value
+        raise PelError(f"{name}={told} is not possible {where}; it must be {expected}")
 
 
 def _sizes() -> tuple[int, ...]:

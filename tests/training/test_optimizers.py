@@ -256,7 +256,7 @@ def test_a_linear_heads_bias_is_a_bias(classifier):
         ({"head_lr": 0.1, "train_head": False}, "optimizer.head_lr=0.1 has no effect .* needs train_head=true"),
         ({"no_decay": "norms+biases"}, "must be none, or some of biases, norms, prompts, scales, in this order"),
         ({"method": "head-only", "layer_decay": 0.5}, "optimizer.layer_decay=0.5 has no effect on head-only"),
-        ({"method": "head-only", "train_head": False}, "train_head=False is not possible .* since nothing else trains"),
+        ({"method": "head-only", "train_head": False}, "train_head=false is not possible .* since nothing else trains"),
         ({"layer_decay": 0}, "above 0 and at most 1"),
     ],
 )
