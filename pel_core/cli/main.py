@@ -90,10 +90,10 @@ def score(arguments: Arguments) -> None:
     from pel_core.evaluation.score import score_runs
 
     runs = [run for word in arguments.run for run in (listed(word[1:]) if word.startswith("@") else [word])]
-    found = score_runs(arguments.results, runs, arguments.accept, arguments.threads, arguments.stamp)
-    print(f"{len(found.done)} runs scored{f', {len(found.failed)} could not be' if found.failed else ''}")
-    if runs and found.failed:
-        raise PelError(f"{len(found.failed)} of {len(runs)} runs could not be scored (each is named above)")
+    outcome = score_runs(arguments.results, runs, arguments.accept, arguments.threads, arguments.stamp)
+    print(f"{len(outcome.done)} runs scored{f', {len(outcome.failed)} could not be' if outcome.failed else ''}")
+    if runs and outcome.failed:
+        raise PelError(f"{len(outcome.failed)} of {len(runs)} runs could not be scored (each is named above)")
 
 
 def listed(file: str) -> list[str]:

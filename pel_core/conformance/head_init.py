@@ -127,8 +127,8 @@ def check_from_images(golden: Golden, report: Report, where: str, arrays: Arrays
     else:  # fewer golden rows than the batch has classes, and nobody wrote down how its labels were folded
         order = torch.arange(len(labels))
         folds = (labels.long() % classes, order % classes, order * classes // len(order))
-        whole = [fold for fold in folds if len(fold.unique()) == classes]
-        rows = [FROM_IMAGES[group](features, fold, classes) for fold in whole]
+        complete = [fold for fold in folds if len(fold.unique()) == classes]
+        rows = [FROM_IMAGES[group](features, fold, classes) for fold in complete]
         found = min(rows, key=lambda each: difference(each, expected))
     # A probe stopped after 100 iterations is only as near its optimum as the solver's own tolerance.
     atol = golden.tolerance("feature_logits") if group == "class_mean" else 1e-3

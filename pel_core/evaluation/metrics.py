@@ -239,7 +239,7 @@ def require_labels(labels: np.ndarray, groups: Sequence[str]) -> None:
     if not len(labels):
         raise PelError("there are no test images to score")
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= len(groups):
-        found = f"found {labels.min()} to {labels.max()} ({labels.dtype})"
-        raise PelError(f"labels must be whole numbers from 0 to {len(groups) - 1}, {found}")
+        range_found = f"found {labels.min()} to {labels.max()} ({labels.dtype})"
+        raise PelError(f"labels must be whole numbers from 0 to {len(groups) - 1}, {range_found}")
     if wrong := set(groups).difference(GROUPS):
         raise PelError(f"unknown class groups {sorted(wrong)}; known: {', '.join(GROUPS)}")

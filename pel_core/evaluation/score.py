@@ -124,23 +124,23 @@ def score_runs(
     Raises:
         PelError: no run is called by one of the names; none at all can be written.
     """
-    found = Scored()
+    outcome = Scored()
 
     def one(spec: RunSpec) -> None:
         try:
             require_writable(run_folder(results, spec.slug))
             score_run(spec, results, replace_only=not runs)
-            found.done.append(spec.slug)
+            outcome.done.append(spec.slug)
         except (PelError, OSError, KeyError, TypeError) as error:
-            found.failed[spec.slug] = str(error) or type(error).__name__
+            outcome.failed[spec.slug] = str(error) or type(error).__name__
 
     with ThreadPoolExecutor(max(1, threads)) as pool:
         list(pool.map(one, map(RunSpec.parse, runs) if runs else _to_score(results, accept)))
-    for slug, reason in found.failed.items():
+    for slug, reason in outcome.failed.items():
         logger.warning("not scored: %s: %s", slug, reason)
     if stamp:
         write_json(stamp, {"scored": scoring()})
-    return found
+    return outcome
 
 
 def _to_score(results: Path, accept: Collection[str]) -> list[RunSpec]:

@@ -185,11 +185,11 @@ def blob_id(path: str | Path) -> str:
 
 def difference(path: str | Path, known: ListFile) -> str:
     """How a file differs from the published one, in words; empty where it does not."""
-    found = blob_id(path)
-    if found == known.blob:
+    digest = blob_id(path)
+    if digest == known.blob:
         return ""
     size = Path(path).stat().st_size
-    text = f"{path} is not the published file: git blob {found[:12]}, expected {known.blob[:12]}"
+    text = f"{path} is not the published file: git blob {digest[:12]}, expected {known.blob[:12]}"
     if known.lines:
         with open(path, "rb") as handle:
             lines = sum(block.count(b"\n") for block in iter(lambda: handle.read(1 << 20), b""))

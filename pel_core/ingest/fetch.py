@@ -153,8 +153,8 @@ def download(wanted: Download) -> None:
 
 def _not_had(wanted: Download, part: Path, why: str) -> str:
     there = part.stat().st_size if part.exists() else 0
-    kept = f"; {there:,} bytes are kept in {part}, and the same command goes on from there" if there else ""
-    return f"{wanted.address} cannot be had ({why}){kept}; or download it elsewhere and put it there as {wanted.target}"
+    progress = f"; {there:,} bytes are kept in {part}, and the same command goes on from there" if there else ""
+    return f"{wanted.address} cannot be had ({why}){progress}; or download it elsewhere and put it there as {wanted.target}"
 
 
 def _continue(address: str, part: Path) -> None:

@@ -132,9 +132,9 @@ def claim_rows(study: Study) -> list[list[str]]:
     lines = []
     for claim in artefact.claims:
         parts = [_contrast_line(study, claim, contrast, runs) for contrast in claim.contrasts]
-        whole, reason = _combine([line[-3] for line in parts])
+        overall, reason = _combine([line[-3] for line in parts])
         least = min((line[10] for line in parts), key=int)
-        ends = [claim.name, claim.statement, claim.source, "all", "", "", "", "", "", "", least, "", whole, reason, note]
+        ends = [claim.name, claim.statement, claim.source, "all", "", "", "", "", "", "", least, "", overall, reason, note]
         if len(parts) == 1:
             ends = [*ends[:3], *parts[0][3:-1], note]
         lines += [ends, *([*line[:-1], note] for line in parts if len(parts) > 1)]

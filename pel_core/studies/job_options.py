@@ -40,15 +40,15 @@ def train_options(config: Config) -> str:
 
 def evaluate_options(config: Config) -> str:
     """What the evaluation command is told besides its run; it needs one GPU at most."""
-    kept = f"--logits {config['logits']}" if config.get("logits", "compact") != "compact" else ""
-    return " ".join(filter(None, [_options(config), kept]))
+    flag = f"--logits {config['logits']}" if config.get("logits", "compact") != "compact" else ""
+    return " ".join(filter(None, [_options(config), flag]))
 
 
 def _options(config: Config) -> str:
     part = f"--gpu-share {share(config):g}" if share(config) < 1 else ""
     quiet = "" if config.get("tensorboard", True) else "--no-tensorboard"
-    kept = f"--prefix-cache-gb {config['prefix_cache_gb']:g}" if "prefix_cache_gb" in config else ""
-    return " ".join(filter(None, [part, quiet, "--wandb" if config.get("wandb", False) else "", kept]))
+    flag = f"--prefix-cache-gb {config['prefix_cache_gb']:g}" if "prefix_cache_gb" in config else ""
+    return " ".join(filter(None, [part, quiet, "--wandb" if config.get("wandb", False) else "", flag]))
 
 
 def slots(config: Config, cores: int) -> int:
@@ -56,11 +56,11 @@ def slots(config: Config, cores: int) -> int:
 
     A GPU that CUDA_VISIBLE_DEVICES hides does not count.
     """
-    found = _listed()
+    gpus = _listed()
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     if shown is not None:
-        found = min(found, len([word for word in shown.split(",") if word.strip() not in ("", "-1", "NoDevFiles")]))
-    return at_once(found, share(config)) if found else max(1, cores)
+        gpus = min(gpus, len([word for word in shown.split(",") if word.strip() not in ("", "-1", "NoDevFiles")]))
+    return at_once(gpus, share(config)) if gpus else max(1, cores)
 
 
 def _listed() -> int:

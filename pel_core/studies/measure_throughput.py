@@ -41,8 +41,8 @@ def measure_throughput(spec: RunSpec, results: Path, threads: int, device: str =
     path = calibration_file(results)
     known = read_json(path) if path.is_file() else {}
     name = device_name(target)
-    found = {"train": train, "evaluate": evaluate, "device": name, "batch": batch, "precision": spec.precision}
-    known.setdefault(socket.gethostname(), {})[spec.backbone] = found
+    record = {"train": train, "evaluate": evaluate, "device": name, "batch": batch, "precision": spec.precision}
+    known.setdefault(socket.gethostname(), {})[spec.backbone] = record
     write_json(path, known)
     speeds = f"{train:,.0f} GFLOP/s in training ({spec.precision}), {evaluate:,.0f} in evaluation"
     return f"{spec.backbone} on {name}: {speeds}"

@@ -192,15 +192,15 @@ class CheckpointManager:
 
 def differs(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What two identities differ in, in words; empty where they are equal."""
-    found = []
+    differences = []
     for key in sorted(stored.keys() | now.keys()):
         before, after = stored.get(key), now.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
             names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-            found += [f"{name}: stored {before.get(name)}, now {after.get(name)}" for name in names]
+            differences += [f"{name}: stored {before.get(name)}, now {after.get(name)}" for name in names]
         elif before != after:
-            found.append(f"{key}: stored {_short(before)}, now {_short(after)}")
-    return "; ".join(found)
+            differences.append(f"{key}: stored {_short(before)}, now {_short(after)}")
+    return "; ".join(differences)
 
 
 def _completed(stored: Mapping[str, Any], now: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -46,13 +46,13 @@ class Classifier(nn.Module):
         Raises:
             PelError: the checkpoint is of another method, head or class count.
         """
-        own = self.stored()
-        if missing := own.keys() ^ state.keys():
+        stored = self.stored()
+        if missing := stored.keys() ^ state.keys():
             raise PelError(f"the checkpoint is of another run: {len(missing)} names differ, e.g. '{min(missing)}'")
-        for name, parameter in own.items():
+        for name, parameter in stored.items():
             if parameter.shape != state[name].shape:
                 raise PelError(f"the checkpoint's '{name}' is {tuple(state[name].shape)}, expected {tuple(parameter.shape)}")
-        for name, parameter in own.items():
+        for name, parameter in stored.items():
             parameter.copy_(state[name])
 
     def census(self) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def parameter_groups(
 
 def _kinds(classifier: Classifier) -> Mapping[int, str]:
     """What each parameter is, of ``KINDS``, by its id; matrices and entries chosen from them (`Sparse`) are none of these."""
-    found = {}
+    kinds = {}
     for module in classifier.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if isinstance(module, nn.LayerNorm):
@@ -140,5 +140,5 @@ def _kinds(classifier: Classifier) -> Mapping[int, str]:
                 kind = "biases"
             else:
                 kind = "scales" if parameter.ndim < 2 and name != "weight" else "matrices"
-            found[id(parameter)] = kind
-    return found
+            kinds[id(parameter)] = kind
+    return kinds

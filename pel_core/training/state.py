@@ -76,16 +76,16 @@ class State:
         """The rest of a checkpoint, as JSON."""
         self.spend()
         names = ("epoch", "step", "images", "seen", "curve", "seconds", "peak_memory_mb")
-        kept = {name: getattr(self, name) for name in names}
-        kept |= {"done": self.done, "steps": self.spec.epochs * self.steps}
-        return kept | {"micro_batch": self.take.micro_batch, "device": self.device.type} | self.take.numbers()
+        entries = {name: getattr(self, name) for name in names}
+        entries |= {"done": self.done, "steps": self.spec.epochs * self.steps}
+        return entries | {"micro_batch": self.take.micro_batch, "device": self.device.type} | self.take.numbers()
 
     def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         """Go on from ``tensors()`` and ``numbers()``."""
-        kept = {name: numbers[name] for name in ("epoch", "step", "images", "seen", "curve", "seconds", "peak_memory_mb")}
+        entries = {name: numbers[name] for name in ("epoch", "step", "images", "seen", "curve", "seconds", "peak_memory_mb")}
         alike = numbers.get("device") == self.device.type  # a CPU's micro-batch would waste a GPU
         self.take.load(tensors, numbers, numbers["micro_batch"] if alike else self.take.micro_batch)
-        self.__dict__.update(kept)
+        self.__dict__.update(entries)
         self.total.copy_(tensors["total"])
         self._clock = time.perf_counter()
 

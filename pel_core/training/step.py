@@ -136,8 +136,8 @@ class Step:
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint keeps of parameters and optimizer, on the CPU: ``parameter.NAME``, ``optimizer.KEY.NAME``."""
-        kept = {f"parameter.{name}": value for name, value in self.classifier.trainable_state().items()}
-        return kept | optimizer_tensors(self.optimizer, self.classifier.trainable())
+        tensors = {f"parameter.{name}": value for name, value in self.classifier.trainable_state().items()}
+        return tensors | optimizer_tensors(self.optimizer, self.classifier.trainable())
 
     def numbers(self) -> dict[str, Any]:
         """The rest of it, as JSON."""

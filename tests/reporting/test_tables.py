@@ -35,7 +35,7 @@ def sweep(tmp_path_factory):
 @pytest.mark.parametrize("suffix", ["csv", "md", "tex"])
 @pytest.mark.parametrize("name", ["table1", "table4"])
 def test_a_table_is_spelled_as_it_was(sweep, name, suffix):
-    # To renew after a deliberate change: python tests/test_tables.py
+    # To renew after a deliberate change: python tests/reporting/test_tables.py
     assert table_files(sweep, name)[suffix] == (EXPECTED / f"{name}.{suffix}").read_text(encoding="utf-8")
 
 

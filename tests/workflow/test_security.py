@@ -204,7 +204,12 @@ def test_names_that_look_like_options_are_refused(tmp_path, monkeypatch, capsys,
 
 def test_every_value_in_a_shell_command_is_quoted():
     """``{x:q}``, or text that was quoted where it was put together."""
-    made = {"ASK", "params.weights", "params.sentences", "params.options"}  # quoted in studies.py, report.smk, job_options.py
+    made = {
+        "ASK",
+        "params.weights",
+        "params.sentences",
+        "params.options",
+    }  # quoted in studies/study.py, report.smk, job_options.py
     fixed = {"params.check", "params.accept", "params.kind", "threads"}  # words of ours, and a number
     for path in (ROOT / "workflow" / "rules").glob("*.smk"):
         commands = re.findall(r"^    shell:\n((?:        .*\n?)+)", path.read_text(), flags=re.M)

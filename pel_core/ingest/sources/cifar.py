@@ -62,9 +62,9 @@ def read_cifar(content: bytes, name: str, source: str | Path) -> dict[str, Any]:
     Raises:
         PelError: another checksum, or a pickle that asks for more than arrays and plain values.
     """
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if found != CIFAR_MD5[name]:
-        raise PelError(f"{source} has MD5 {found}, expected {CIFAR_MD5[name]}: it is damaged or not CIFAR-100; fetch it again")
+    digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if digest != CIFAR_MD5[name]:
+        raise PelError(f"{source} has MD5 {digest}, expected {CIFAR_MD5[name]}: it is damaged or not CIFAR-100; fetch it again")
     return _PlainUnpickler(io.BytesIO(content), encoding="latin1").load()
 
 
@@ -101,9 +101,9 @@ def require_archive(path: Path) -> None:
     Raises:
         PelError: its checksum is another one.
     """
-    if (found := _md5(path)) != ARCHIVE_MD5:
+    if (digest := _md5(path)) != ARCHIVE_MD5:
         raise PelError(
-            f"{path} has MD5 {found}, expected {ARCHIVE_MD5}: it is damaged or another archive; delete and fetch it again"
+            f"{path} has MD5 {digest}, expected {ARCHIVE_MD5}: it is damaged or another archive; delete and fetch it again"
         )
 
 

@@ -99,6 +99,6 @@ def _allow_sizes(schema: dict[str, Any]) -> None:
 def _plain(node: Any, named: bool = False) -> Any:
     """Without pydantic's titles, which repeat the keys, and without empty defaults; ``named``: the keys are those of a file."""
     if isinstance(node, dict):
-        kept = {key: value for key, value in node.items() if named or (key != "title" and (key, value) not in EMPTY)}
-        return {key: _plain(value, not named and key in ("properties", "$defs")) for key, value in kept.items()}
+        entries = {key: value for key, value in node.items() if named or (key != "title" and (key, value) not in EMPTY)}
+        return {key: _plain(value, not named and key in ("properties", "$defs")) for key, value in entries.items()}
     return [_plain(item) for item in node] if isinstance(node, list) else node
