@@ -29,7 +29,7 @@ HMEAN_FLOOR = 1e-3  # percent
 
 @dataclass(frozen=True)
 class Scored:
-    """What a network said of N images, and what follows from it; each is computed once, and where a metric asks.
+    """Predictions of a network for N images and quantities derived from them; each is computed at its first use and kept.
 
     Args:
         predictions: of the N images, with their labels in 0..C-1.

@@ -24,10 +24,10 @@ def make_bindings(content: Mapping[str, Any], values: Mapping[str, Any], path: P
     """
     where = shown(path)
     entries = {role: {"dataset": entry} if isinstance(entry, str) else entry for role, entry in values["data"].items()}
-    unplayed = [role for role in content["roles"] if role not in entries]
+    unbound = [role for role in content["roles"] if role not in entries]
     for role in entries:
         # A config may serve studies with other roles; a near miss of a role of this one is a slip.
-        if role not in content["roles"] and get_close_matches(role, unplayed, n=1):
+        if role not in content["roles"] and get_close_matches(role, unbound, n=1):
             raise PelError(f"{where}: data: {unknown('role', role, content['roles'])}")
     try:
         datasets = declared(values)
@@ -75,7 +75,7 @@ def make_artefacts(
         if verdicts.cells:
             made[name] = replace(verdicts, banner=banner)
         else:
-            left_out[name] = "the config plays none of their roles"
+            left_out[name] = "the configuration binds no data set to their roles"
     return made, left_out
 
 
@@ -101,16 +101,16 @@ def _declared(content: Mapping[str, Any], bindings: Bindings, each: str) -> Iter
     """Section, name and declaration of every table and figure, and whether it is one too many.
 
     An entry's ``each`` gives one for each of its data sets; where the configuration says ``first``, all after the first that
-    it plays are too many.
+    it binds are too many.
     """
     for section in ("tables", "figures"):
         for name, entry in content.get(section, {}).items():
-            rest, played = {key: value for key, value in entry.items() if key != "each"}, 0
+            rest, bound = {key: value for key, value in entry.items() if key != "each"}, 0
             for text in entry.get("each", []):
                 title = entry["title"].replace("{data}", bindings.words(text))
                 made = {**rest, "title": title, "where": {**entry.get("where", {}), "dataset": text}}
-                yield section, f"{name}-{text}", made, each == "first" and played > 0
-                played += split_name(text)[0] in bindings.data
+                yield section, f"{name}-{text}", made, each == "first" and bound > 0
+                bound += split_name(text)[0] in bindings.data
             if "each" not in entry:
                 yield section, name, entry, False
 

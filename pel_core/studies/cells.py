@@ -34,7 +34,7 @@ class UnboundRole(Exception):
 class Bindings:
     """What a configuration brings to a study: data and backbone for its roles, seeds and shared values.
 
-    ``roles``: the study's role -> title; ``data``: the roles played -> data set; ``datasets``: declared data sets.
+    ``roles``: the study's role -> title; ``data``: the bound roles -> data set; ``datasets``: declared data sets.
     """
 
     roles: Mapping[str, str]
@@ -61,7 +61,7 @@ class Bindings:
         return name
 
     def title(self, text: str) -> str:
-        """Fill ``{role}`` in a title; a role that is not played keeps the study's word.
+        """Fill ``{role}`` in a title; a role that is not bound keeps the study's word.
 
         Raises:
             PelError: a word in braces that is no role (mathematics, ``_{...}``, is left alone).
@@ -98,7 +98,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Contrast:
-    """One contrast of a claim: pairs (a, b) of cells, one per data set that is played; ``absent`` names the others.
+    """One contrast of a claim: pairs (a, b) of cells, one per data set that the configuration binds; ``absent`` names the others.
 
     ``minus`` holds further pairs, whose contrast is taken off: how much more a leads b there than here.
     """

@@ -24,7 +24,7 @@ SIZES = ("full", "small")  # of a configuration: real backbones and budgets, or 
 
 
 def find(name: str | Path) -> Path:
-    """The file a study or config is meant by: a path, or a name under ``workflow/config`` here or beside the package.
+    """The file of a study or configuration: given as a path, or as a name under ``workflow/config`` here or beside the package.
 
     Raises:
         PelError: there is none; the message lists the names there are.

@@ -157,7 +157,7 @@ def decoded_bytes(study: Study, specs: Iterable[RunSpec]) -> int:
 
 
 def measured(study: Study, backbone: str) -> Speed | None:
-    """The speed of the finished runs with a backbone under the results folder, else what a calibration of this machine found."""
+    """The speed of the finished runs with a backbone under the results folder, else the one measured on this machine."""
     spent, done = [0.0, 0.0], [0.0, 0.0]
     for path in result_files(study.results, run=f"*.{backbone}.*"):
         try:
@@ -176,14 +176,14 @@ def measured(study: Study, backbone: str) -> Speed | None:
     return stored_speed(study.results, backbone)
 
 
-def calibration_file(results: Path) -> Path:
-    """Where speeds that were measured without a run are kept."""
+def throughput_file(results: Path) -> Path:
+    """The file in which `measure_throughput` stores speeds, by host and backbone."""
     return results / "calibration.json"
 
 
 def stored_speed(results: Path, backbone: str) -> Speed | None:
-    """What the last calibration found on this host."""
-    path = calibration_file(results)
+    """The speed that `measure_throughput` last stored for this host; None without one."""
+    path = throughput_file(results)
     found = read_json(path).get(socket.gethostname(), {}).get(backbone) if path.is_file() else None
     return Speed(found["train"], found["evaluate"], f"measured by a short calibration on {found['device']}") if found else None
 

@@ -10,7 +10,7 @@ LISTED = 10
 
 
 def failures(logs: Path, since: float) -> list[str]:
-    """A line for each reason that jobs give, with the first log that holds it.
+    """One line per distinct error in the logs of jobs, with the first log that contains it.
 
     Args:
         logs: the folder of the jobs' logs.

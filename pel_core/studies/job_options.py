@@ -23,7 +23,7 @@ def share(config: Config) -> float:
 
 
 def check(config: Config) -> None:
-    """Refuse what cannot be meant.
+    """Refuse settings of jobs that cannot be valid.
 
     Raises:
         PelError: several GPUs of which a part each is asked for.
@@ -33,13 +33,13 @@ def check(config: Config) -> None:
 
 
 def train_options(config: Config) -> str:
-    """What the training command is told besides its run."""
+    """The command-line options of training jobs, apart from the run."""
     several = f"--gpus {gpus(config)}" if gpus(config) > 1 else ""
     return " ".join(filter(None, [several, _options(config)]))
 
 
 def evaluate_options(config: Config) -> str:
-    """What the evaluation command is told besides its run; it needs one GPU at most."""
+    """The command-line options of evaluation jobs, apart from the run; they use one GPU at most."""
     flag = f"--logits {config['logits']}" if config.get("logits", "compact") != "compact" else ""
     return " ".join(filter(None, [_options(config), flag]))
 

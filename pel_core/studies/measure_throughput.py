@@ -14,7 +14,7 @@ from pel_core.hardware.devices import device_name, pick_device
 from pel_core.hardware.process_group import ProcessGroup
 from pel_core.models.vit import ViT
 from pel_core.spec.run_spec import RunSpec
-from pel_core.studies.cost import calibration_file, forward_gflop, training_gflop
+from pel_core.studies.cost import forward_gflop, throughput_file, training_gflop
 from pel_core.training.classifier import build, cast_frozen_weights
 from pel_core.training.loop import predict
 from pel_core.training.losses import make_loss
@@ -38,7 +38,7 @@ def measure_throughput(spec: RunSpec, results: Path, threads: int, device: str =
         return f"{spec.backbone}: {spec.precision} is for a GPU and there is none here, so nothing was measured"
     torch.set_num_threads(threads)
     train, evaluate, batch = _speeds(spec, target)
-    path = calibration_file(results)
+    path = throughput_file(results)
     known = read_json(path) if path.is_file() else {}
     name = device_name(target)
     record = {"train": train, "evaluate": evaluate, "device": name, "batch": batch, "precision": spec.precision}

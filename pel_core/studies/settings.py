@@ -11,7 +11,7 @@ SETTINGS = ("study", "config", "seeds", "results", "figures", "root", "backbone"
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse what is no setting.
+    """Refuse a key of ``--config`` that is no setting.
 
     Raises:
         PelError: naming it and the nearest one.

@@ -66,7 +66,7 @@ def read_leases(results: Path) -> dict[str, dict[str, Any]]:
 
 
 def alive(lease: Mapping[str, Any], now: float) -> bool:
-    """Whether the process behind a lease still runs, as far as can be told from here."""
+    """Whether the process that holds a lease still runs, by its heartbeat (and process id on this host)."""
     return now - lease["time"] <= STALE and not dead(lease)
 
 

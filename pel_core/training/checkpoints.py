@@ -41,7 +41,7 @@ def drop_checkpoint(results: str | Path, slug: str) -> None:
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write CPU tensors and what is JSON, atomically."""
+    """Write tensors (on the CPU) and a JSON-serialisable mapping into one file, atomically."""
     text = json.dumps(about, allow_nan=False)
     write_tensors(path, tensors, {"about": text, "digest": digest(tensors, text)})
 
@@ -132,7 +132,7 @@ class CheckpointManager:
         progress.say(f"resumed from {self.path}: {numbers['done']} of {numbers['steps']} steps are done")
 
     def step(self, state: Checkpointable, progress: Progress) -> None:
-        """After a step: stop if asked to, save if it is time.
+        """Called after each step: stop if asked to; save if the last save is long enough ago.
 
         Raises:
             Stopped: a signal asked for it.
@@ -144,12 +144,12 @@ class CheckpointManager:
             self.save(state, progress)
 
     def epoch(self, state: Checkpointable, progress: Progress, last: bool) -> None:
-        """After an epoch: save if it is worth it, and the final state in any case."""
+        """Called after each epoch: save if the interval is over; always save the final state."""
         if last or time.monotonic() - self.at >= self.cost / SHARE:
             self.save(state, progress)
 
     def stop(self, state: Checkpointable, progress: Progress) -> None:
-        """Save and end the process's work.
+        """Save the state and raise `Stopped`.
 
         Raises:
             Stopped: always.

@@ -88,7 +88,7 @@ class DistributedGroup(ProcessGroup):
 
 
 class FollowerLease:
-    """The lease of a rank that rank 0 leads: it holds none, and asks nobody."""
+    """The lease of ranks above 0: it holds no file, since rank 0 holds and checks the lease of the run."""
 
     waited = False
 
@@ -99,10 +99,10 @@ class FollowerLease:
         pass
 
     def note(self, values: Mapping[str, Any]) -> None:
-        """Nobody asks this rank how far it is."""
+        """Does nothing: rank 0 writes the progress."""
 
     def check(self) -> None:
-        """Rank 0 looks; if it stops, so does this rank."""
+        """Does nothing: rank 0 checks the lease, and its stop reaches all ranks."""
 
 
 def check(spec: RunSpec) -> None:

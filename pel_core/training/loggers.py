@@ -22,7 +22,7 @@ FLUSH = 10.0  # seconds after which points are on disk
 
 
 class Logger(Protocol):
-    """Where points go: ``step`` counts optimizer steps of the run."""
+    """A destination of logged values; ``step`` counts optimizer steps of the run."""
 
     def point(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -30,7 +30,7 @@ class Logger(Protocol):
 
 
 class TensorBoard:
-    """An event file.
+    """Writes a TensorBoard event file.
 
     Args:
         folder: the run's. kind: ``train`` or ``evaluate``: ends the file's name. first: steps that an earlier process has done;
@@ -71,7 +71,7 @@ class TensorBoard:
         self.point(step, metrics)
 
     def close(self) -> None:
-        """Put everything on disk."""
+        """Write buffered events to disk."""
         self._writer.close()
 
     def _add(self, step: int, **content: Any) -> None:
@@ -122,7 +122,7 @@ class WandB:
 
 
 class MetricLogger:
-    """A watcher of `Progress` that gives a training's points to its loggers.
+    """Passes what `Progress` reports of a training to the enabled loggers.
 
     Args:
         folder: the results folder. steps: optimizer steps of an epoch. tensorboard, wandb: which loggers.
@@ -154,7 +154,7 @@ class MetricLogger:
         self._each(lambda each: each.point(step, {name: values[key] for key, name in names.items() if key in values}))
 
     def close(self) -> None:
-        """Put everything where it belongs."""
+        """Close all loggers."""
         self._each(lambda each: each.close())
 
     def _each(self, do: Any) -> None:
@@ -165,7 +165,7 @@ class MetricLogger:
 
 @contextmanager
 def told(what: str, after: Any = lambda: None) -> Iterator[None]:
-    """Tell that something could not be written, and go on."""
+    """Turn an OSError of the block into a warning that names ``what``; ``after`` is called first."""
     try:
         yield
     except OSError as error:

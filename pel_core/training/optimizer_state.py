@@ -11,7 +11,7 @@ Parameters = Mapping[str, torch.nn.Parameter]
 
 
 def optimizer_tensors(optimizer: Optimizer, parameters: Parameters) -> dict[str, Tensor]:
-    """The tensors of its state, copied to the CPU: ``optimizer.exp_avg.NAME``. ``parameters``: what trains, by name."""
+    """The tensors of the optimizer's state, on the CPU, as ``optimizer.KEY.NAME``. ``parameters``: trained ones by name."""
     return {
         f"optimizer.{key}.{name}": value.detach().cpu().clone()
         for name, parameter in parameters.items()
@@ -31,7 +31,7 @@ def optimizer_numbers(
 def load_optimizer(
     optimizer: Optimizer, parameters: Parameters, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]
 ) -> None:
-    """Bring its state back; torch's own rules say on which device each part lies.
+    """Restore the optimizer's state; `load_state_dict` moves each tensor to its parameter's device.
 
     Args:
         tensors: of a checkpoint, those of other things among them. An older one's are SGD's, ``momentum.NAME``.

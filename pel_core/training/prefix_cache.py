@@ -43,7 +43,7 @@ Identity = Mapping[str, Any]
 
 
 class Damaged(Exception):
-    """An entry that is not what was written."""
+    """A cached file whose content is not what was written, by its size or digest."""
 
 
 class RemainingBlocks(nn.Module):
@@ -194,7 +194,7 @@ class Writer:
         self.digest.update(content)
 
     def finish(self) -> None:
-        """Put the file in its place; what a crash of the machine leaves of it, the digest tells."""
+        """Append the digest and rename the temporary file; after a crash of the machine the digest tells a torn file."""
         self._try(self._move)
 
     def _move(self) -> None:
@@ -215,7 +215,7 @@ class Writer:
                 _say(f"not kept: {error.strerror or error}: {self.path}")
 
     def drop(self) -> None:
-        """Remove what is not finished."""
+        """Remove the temporary file."""
         try:
             if self.stream is not None:
                 self.stream.close()
@@ -226,7 +226,7 @@ class Writer:
 
 
 def worth_reading(vit: ViT, depth: int, device: torch.device) -> bool:
-    """Whether ``depth`` blocks are worth reading what they make from a file (``WORTH``)."""
+    """Whether reading the output of ``depth`` blocks from a file is faster than computing it (thresholds: ``WORTH``)."""
     operations = 2 * vit.tokens * sum(value.numel() for value in vit.blocks[:depth].parameters())
     read = 4 * vit.width * (1 if depth == vit.layers else vit.tokens)
     return operations >= WORTH.get(device.type, WORTH["cuda"]) * read

@@ -169,7 +169,7 @@ def load_trained(
 
 
 def identity(record: dict[str, Any]) -> dict[str, Any]:
-    """What a training run is made of: a checkpoint that differs in it is of another run."""
+    """All that decides the numbers of a training run; a checkpoint with another identity is discarded."""
     # `engine` is what checkpoints from before call the version of TRAIN: they are gone on with.
     kept = {"slug": record["slug"], "engine": made_by(record)["train"], "spec": record["spec"]}
     kept |= {"plugins": record["plugins"]} if "plugins" in record else {}
@@ -177,7 +177,7 @@ def identity(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_trained(spec: RunSpec, results: Path, record: dict[str, Any]) -> bool:
-    """Whether the run's folder holds a finished training of just this run."""
+    """Whether the run's folder holds a finished training with the same identity."""
     folder = run_folder(results, spec.slug)
     try:
         stored = read_json(folder / "train.json", ("slug", "spec", "data", "backbone", "delta_sha256"))
@@ -194,7 +194,7 @@ def test_images(spec: RunSpec, results: Path, info: dict[str, Any]) -> dict[str,
 
 
 def describe(spec: RunSpec, data: Prepared, info: dict[str, Any], classifier: Classifier) -> dict[str, Any]:
-    """The part of a record that is known before anything is trained."""
+    """The part of train.json that is known before training."""
     counts = np.asarray(data.train_counts)
     dataset = {
         "name": data.name,

@@ -15,7 +15,7 @@ from pel_core.training.step import Step
 
 
 class State:
-    """A training between two steps: all that a checkpoint holds, and how it is read and brought back.
+    """The state of a training between two steps: what a checkpoint stores, with saving and loading.
 
     ``epoch`` and ``step`` (of the epoch) are those to come; ``total`` (2,) is the epoch's summed loss and correct images,
     ``losses`` (steps,) the summed loss of each of its steps, both float64 on the device. While a step is under way the state
@@ -38,7 +38,7 @@ class State:
 
     @property
     def rates(self) -> dict[str, float]:
-        """``lr``, the learning rate of the epoch's last finished step; ``head_lr`` where the head has one of its own."""
+        """``lr``, the learning rate of the epoch's last finished step; ``head_lr`` where the head has another one."""
         factor = rate_factor(self.spec, self.epoch, max(0, self.step - 1), self.steps)
         head = self.spec.knobs_of("optimizer").get("head_lr", "same")
         return {"lr": self.spec.lr * factor} | ({} if head == "same" else {"head_lr": head * factor})
@@ -81,7 +81,7 @@ class State:
         return entries | {"micro_batch": self.take.micro_batch, "device": self.device.type} | self.take.numbers()
 
     def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-        """Go on from ``tensors()`` and ``numbers()``."""
+        """Restore the state from ``tensors()`` and ``numbers()`` of a checkpoint."""
         entries = {name: numbers[name] for name in ("epoch", "step", "images", "seen", "curve", "seconds", "peak_memory_mb")}
         alike = numbers.get("device") == self.device.type  # a CPU's micro-batch would waste a GPU
         self.take.load(tensors, numbers, numbers["micro_batch"] if alike else self.take.micro_batch)

@@ -53,7 +53,7 @@ class Step:
             self.micro_batch = min(self.micro_batch, cpu.images_per_micro_batch(classifier.vit.tokens))
 
     def set_rates(self, factor: float) -> None:
-        """Set every group's learning rate to its own times the schedule's factor."""
+        """Set every parameter group's learning rate to its initial one times ``factor``."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
 
@@ -140,7 +140,7 @@ class Step:
         return tensors | optimizer_tensors(self.optimizer, self.classifier.trainable())
 
     def numbers(self) -> dict[str, Any]:
-        """The rest of it, as JSON."""
+        """The other part of a checkpoint, as JSON."""
         groups, states = optimizer_numbers(self.optimizer, self.classifier.trainable())
         return {"scaler": self.scaler.state_dict(), "groups": groups, "optimizer": states}
 

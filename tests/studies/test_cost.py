@@ -8,7 +8,7 @@ import torch
 from pel_core.cli.main import main
 from pel_core.common.files import write_json
 from pel_core.spec.run_spec import RunSpec
-from pel_core.studies.cost import calibration_file, forward_gflop, training_gflop, work
+from pel_core.studies.cost import forward_gflop, throughput_file, training_gflop, work
 from pel_core.studies.plan import plan
 from pel_core.studies.study import load
 
@@ -36,10 +36,10 @@ def test_a_plan_of_gpu_hours_names_what_it_rests_on(tmp_path):
     study = load("report", "paper", results=tmp_path)
     assert "On paper, not measured" in plan(study) and "one H200: " in plan(study) and "one RTX 3090: " in plan(study)
     found = {"train": 2e5, "evaluate": 1e5, "device": "cuda: made up", "batch": 128, "precision": "fp16"}
-    write_json(calibration_file(tmp_path), {socket.gethostname(): {"clip-b16": found}})
+    write_json(throughput_file(tmp_path), {socket.gethostname(): {"clip-b16": found}})
     text = plan(study)
     assert "measured by a short calibration on cuda: made up: about" in text and "hours are not known" not in text
-    write_json(calibration_file(tmp_path), {"elsewhere": {"clip-b16": found}})
+    write_json(throughput_file(tmp_path), {"elsewhere": {"clip-b16": found}})
     assert "hours are not known" in plan(study)
 
 

@@ -8,7 +8,7 @@ from pel_core.studies.schema.selections import Fields
 from pel_core.studies.schema.types import DataName, Declaration, Expected, Role, Seeds, Switch, Text, Texts
 
 
-class PlayedRole(Declaration):
+class BoundRole(Declaration):
     """The data set of a role, with a title of its own."""
 
     dataset: Text = Field(description="The data set, without -irN.")
@@ -44,14 +44,14 @@ class Resources(Declaration):
 
 
 Data = Annotated[
-    Annotated[Text, Tag("name")] | Annotated[PlayedRole, Tag("mapping")],
+    Annotated[Text, Tag("name")] | Annotated[BoundRole, Tag("mapping")],
     Discriminator(lambda entry: "mapping" if isinstance(entry, dict) else "name"),
 ]
 DATA = "a mapping of role to data set (or {dataset, title}), at least one"
 
 
 class Configuration(Declaration):
-    """A configuration: which data sets and backbone play a study's roles, with which seeds and budget."""
+    """A configuration: which data sets and backbone it binds to a study's roles, with which seeds and budget."""
 
     title: Text = Field(description="The configuration's title.")
     mark: Annotated[str, Field(min_length=1, max_length=12), Expected("a word of at most 12 letters")] = Field(
@@ -68,7 +68,7 @@ class Configuration(Declaration):
     backbone: Text = Field(description="The backbone of every run that names none.")
     seeds: Seeds = Field(description="The seeds of every run.")
     data: Annotated[dict[Role, Data], Field(min_length=1), Expected(DATA)] = Field(
-        description="The study's role: the data set that plays it, or {dataset, title}."
+        description="The study's role: the data set that is bound to it, or {dataset, title}."
     )
     recipe: Fields = Field(
         default_factory=Fields, description="Fields of RunSpec, and knobs, for every run; what a method's own recipe needs stays."

@@ -25,7 +25,7 @@ class Artefact(Declaration):
 
 
 class InfoColumn(Declaration):
-    """A leading column of a table's own."""
+    """A leading column that a table declares."""
 
     label: Text = Field(description="The column's heading.")
     value: Text = Field(description="A path in metrics.json, such as parameters.learnable.")
