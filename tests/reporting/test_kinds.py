@@ -11,7 +11,7 @@ from fake_results import write_results
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import write_bytes
-from pel_core.common.registry import Knob, Plugin, importing
+from pel_core.common.registry import PLUGIN_MODULES, Knob, Plugin
 from pel_core.reporting.tables import read_runs, statistic
 from pel_core.studies.kinds import AXIS, FIGURE, FIGURES, REQUIRED, SUMMARY, TABLE, TABLES, ArtefactKind
 from pel_core.studies.study import load
@@ -90,11 +90,11 @@ def test_a_kind_of_figure_of_a_plugin_takes_one_file(tmp_path):
             write_bytes(folder / f"{name}.{suffix}", f"{artefact.knobs['shape']} {len(means)}".encode())
 
     plugin = Plugin("mine.py", "0" * 64)
-    importing.append(plugin)
+    PLUGIN_MODULES[__name__] = plugin  # as if this file were the plugin
     shape = Knob("shape", "square", "the shape of a cell")
     kind = ArtefactKind(FIGURE, draw, rows="lines", columns="cells", compared=True)
     FIGURES.register("heat", kind, about="a colour for each cell", knobs=(shape, AXIS))
-    importing.pop()
+    del PLUGIN_MODULES[__name__]
     try:
         study = study_of(tmp_path, tmp_path, f={**declare("heat"), "shape": "round"})
         write_results(study.results, study.specs)
