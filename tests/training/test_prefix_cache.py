@@ -199,7 +199,7 @@ def test_an_evaluation_that_fails_leaves_nothing(toy_results, tmp_path):
 def test_the_limit(toy_results, tmp_path, capsys, gigabytes, told):
     made = run(toy_results, "adaptformer@2:")
     assert torch.equal(through(PrefixCache(tmp_path, gigabytes), *made), predict(made[2], made[1]))
-    assert capsys.readouterr().err.count("prefix cache:") == told
+    assert capsys.readouterr().err.count("warning: prefix cache:") == told
     assert len(list((tmp_path).rglob("*.npy"))) == (gigabytes == 4)
 
 
