@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from plugin_module import import_as
 from sklearn import metrics
 
 from pel_core.common.errors import PelError
-from pel_core.common.registry import Plugin, importing
+from pel_core.common.registry import Plugin
 from pel_core.evaluation.metrics import Scored, score
 from pel_core.evaluation.predictions import Predictions
 from pel_core.spec.choices import METRICS, metric
@@ -193,16 +194,12 @@ def test_the_better_end_of_a_metric_is_where_the_better_model_lies(name):
 
 def test_a_metric_of_a_plugin_is_scored_printed_and_taken_out_again():
     plugin = Plugin("mine.py", "0" * 64)
-    importing.append(plugin)
-    try:
 
-        @metric("mean_confidence", "Mean confidence (%)", "neither")
-        def mean_confidence(scored):
-            """Mean probability of the most probable class."""
-            return 100 * float(scored.confidence.mean())
+    def mean_confidence(scored):
+        """Mean probability of the most probable class."""
+        return 100 * float(scored.confidence.mean())
 
-    finally:
-        importing.pop()
+    import_as(plugin, lambda: metric("mean_confidence", "Mean confidence (%)", "neither")(mean_confidence))
     try:
         found = score(np.zeros((2, 2)), np.array([0, 1]), ["head"] * 2)
         assert [*found][-3:] == ["mean_confidence", "per_class", "null_reasons"]

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 from fake_results import write_results
+from plugin_module import import_as
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import write_bytes
-from pel_core.common.registry import Knob, Plugin, importing
+from pel_core.common.registry import Knob, Plugin
 from pel_core.reporting.tables import read_runs, statistic
 from pel_core.studies.kinds import AXIS, FIGURE, FIGURES, REQUIRED, SUMMARY, TABLE, TABLES, ArtefactKind
 from pel_core.studies.study import load
@@ -90,11 +91,9 @@ def test_a_kind_of_figure_of_a_plugin_takes_one_file(tmp_path):
             write_bytes(folder / f"{name}.{suffix}", f"{artefact.knobs['shape']} {len(means)}".encode())
 
     plugin = Plugin("mine.py", "0" * 64)
-    importing.append(plugin)
     shape = Knob("shape", "square", "the shape of a cell")
     kind = ArtefactKind(FIGURE, draw, rows="lines", columns="cells", compared=True)
-    FIGURES.register("heat", kind, about="a colour for each cell", knobs=(shape, AXIS))
-    importing.pop()
+    import_as(plugin, lambda: FIGURES.register("heat", kind, about="a colour for each cell", knobs=(shape, AXIS)))
     try:
         study = study_of(tmp_path, tmp_path, f={**declare("heat"), "shape": "round"})
         write_results(study.results, study.specs)

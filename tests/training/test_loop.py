@@ -12,8 +12,8 @@ from pel_core.data.batches import TrainBatches
 from pel_core.data.datasets import open_prepared
 from pel_core.models.methods import METHODS
 from pel_core.models.weights import load_vit
-from pel_core.spec.choices import OPTIMIZERS
-from pel_core.spec.run_spec import CHOICES, RunSpec
+from pel_core.spec.choices import CHOICES, OPTIMIZERS
+from pel_core.spec.run_spec import RunSpec
 from pel_core.training.classifier import build, cast_frozen_weights
 from pel_core.training.loop import train
 from pel_core.training.optimizers import make_optimizer

@@ -20,7 +20,7 @@ from pel_core.spec.run_spec import RunSpec
 from pel_core.studies import job_options
 from pel_core.studies.schema.configuration import Configuration
 from pel_core.training.loop import predict
-from pel_core.training.prefix_cache import Entry, PrefixCache, Writer, name, pays
+from pel_core.training.prefix_cache import Entry, PrefixCache, Writer, name, worth_reading
 from pel_core.training.run_inputs import image_rows, load
 
 LIMITS = [({}, ""), ({"prefix_cache_gb": 0}, "--prefix-cache-gb 0"), ({"prefix_cache_gb": 2.5}, "--prefix-cache-gb 2.5")]
@@ -199,7 +199,7 @@ def test_an_evaluation_that_fails_leaves_nothing(toy_results, tmp_path):
 def test_the_limit(toy_results, tmp_path, capsys, gigabytes, told):
     made = run(toy_results, "adaptformer@2:")
     assert torch.equal(through(PrefixCache(tmp_path, gigabytes), *made), predict(made[2], made[1]))
-    assert capsys.readouterr().err.count("prefix cache:") == told
+    assert capsys.readouterr().err.count("warning: prefix cache:") == told
     assert len(list((tmp_path).rglob("*.npy"))) == (gigabytes == 4)
 
 
@@ -276,7 +276,7 @@ def test_the_rule_of_what_pays(monkeypatch):
     with torch.device("meta"):
         vits = {word: ViT(layers=12, width=w, heads=w // 64 or 1, patch=p, resolution=r) for word, (w, p, r) in sizes.items()}
     found = {
-        (word, depth, kind): pays(vit, depth, torch.device(kind))
+        (word, depth, kind): worth_reading(vit, depth, torch.device(kind))
         for word, vit in vits.items() for depth in (6, 12) for kind in ("cpu", "cuda")
     }  # fmt: skip
     assert [key for key, value in found.items() if not value] == [

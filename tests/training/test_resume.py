@@ -18,7 +18,8 @@ from pel_core.data.batches import TrainBatches
 from pel_core.data.datasets import Split
 from pel_core.hardware.lease import Lease
 from pel_core.models.methods import METHODS
-from pel_core.spec.run_spec import CHOICES, RunSpec
+from pel_core.spec.choices import CHOICES
+from pel_core.spec.run_spec import RunSpec
 from pel_core.training import checkpoints as checkpoint
 from pel_core.training.checkpoints import CheckpointManager, checkpoint_path, read_checkpoint
 from pel_core.training.step import Step

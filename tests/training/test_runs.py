@@ -26,6 +26,7 @@ def results(toy_results):
 
 def refused(capsys, *words) -> str:
     """Run a command that must fail; returns its one line of error."""
+    capsys.readouterr()  # notes of commands before
     assert main(list(map(str, words))) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from resuming import train_once
 
 from pel_core.common.errors import PelError
-from pel_core.spec.run_spec import CHOICES, RunSpec
+from pel_core.spec.choices import CHOICES
+from pel_core.spec.run_spec import RunSpec
 from pel_core.training.schedules import learning_rate, rate_factor
 
 EPOCHS, STEPS = 6, 5

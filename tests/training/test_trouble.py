@@ -19,7 +19,8 @@ from pel_core.data.batches import TrainBatches
 from pel_core.data.datasets import open_prepared
 from pel_core.hardware.cpu import EVAL_TOKENS
 from pel_core.hardware.process_group import ProcessGroup
-from pel_core.spec.run_spec import CHOICES, RunSpec
+from pel_core.spec.choices import CHOICES
+from pel_core.spec.run_spec import RunSpec
 from pel_core.training import checkpoints as checkpoint
 from pel_core.training.checkpoints import CheckpointManager, read_checkpoint
 from pel_core.training.classifier import build
