@@ -6,13 +6,14 @@ Heavy modules are imported inside the commands, so that each starts with what it
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from pel_core.cli import study_commands as report
 from pel_core.cli.data_options import data_options
 from pel_core.common.errors import PelError
-from pel_core.common.logs import set_verbosity
+from pel_core.common.logs import logger, set_verbosity
 from pel_core.common.plugins import use_plugins
 from pel_core.common.renames import renamed_words
 from pel_core.common.signals import leaving
@@ -219,7 +220,9 @@ def main(words: Sequence[str] | None = None) -> int:
     set_verbosity(arguments.verbose - arguments.quiet)
     try:
         use_plugins(arguments.plugins)
+        clock = time.monotonic()
         arguments.function(arguments)
+        logger.debug("%s took %.1f s", arguments.function.__name__, time.monotonic() - clock)
     except PelError as error:
         return _fail(str(error), getattr(error, "status", 1))
     except OSError as error:

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from pel_core.common.errors import PelError
+from pel_core.common.logs import logger
 from pel_core.common.registry import PLUGIN_MODULES, Entry, Plugin, all_registries
 
 VARIABLE = "PEL_PLUGINS"
@@ -77,6 +78,7 @@ def load_file(path: str | Path) -> Plugin:
     # Just the bytes that were hashed: an import could take older ones from __pycache__.
     _run(plugin, module.__name__, path, lambda: exec(compile(content, path, "exec"), module.__dict__))
     _loaded[path] = plugin
+    logger.debug("plugin %s, content %s", path, plugin.sha256[:12])
     return plugin
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pel_core.common.errors import PelError
+from pel_core.common.logs import logger
 from pel_core.common.progress import Progress
 from pel_core.common.signals import Requests, Stopped
 from pel_core.common.tensors import read_tensors, write_tensors
@@ -184,6 +185,7 @@ class CheckpointManager:
         self._tell(numbers)
         self.at = time.monotonic()
         self.cost = self.at - clock
+        logger.debug("checkpoint of step %d saved in %.2f s", numbers["done"], self.cost)
         return True
 
     def _tell(self, numbers: Mapping[str, Any]) -> None:

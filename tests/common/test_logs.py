@@ -67,3 +67,12 @@ def test_a_full_disk_under_the_log_stops_nothing():
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=full, text=True)
     assert done.returncode == 0 and done.stdout == "went on\n"
+
+
+def test_more_is_said_where_it_is_asked_for(toy_results, capsys):
+    words = ["train", "toy-ir20.toy.ln.s77.epochs=1", "--results", str(toy_results)]
+    assert main([*words, "-v"]) == 0
+    told = capsys.readouterr().err
+    assert "debug: checkpoint of step" in told and "debug: train took" in told
+    assert main([*words, "-q"]) == 0
+    assert "debug:" not in capsys.readouterr().err
