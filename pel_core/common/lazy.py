@@ -12,13 +12,20 @@ from typing import Any
 
 
 class _Lazy:
-    """A module that is imported at the first look at one of its names."""
+    """A module that is imported at the first look at one of its names. Its names are then attributes of this object, since
+    ``torch.compile`` traces ``F.linear`` but no import."""
 
     def __init__(self, name: str):
         self._name = name
 
     def __getattr__(self, word: str) -> Any:
-        return getattr(import_module(self._name), word)
+        return getattr(_load(self), word)
+
+
+def _load(lazy: _Lazy) -> Any:
+    module = import_module(lazy._name)
+    lazy.__dict__.update(vars(module))
+    return module
 
 
 torch: Any = _Lazy("torch")
@@ -37,5 +44,7 @@ class Module:
 @cache
 def _with_torch(cls: type) -> type:
     """The class with ``torch.nn.Module`` among its bases, last."""
+    for lazy in (torch, nn, F):
+        _load(lazy)  # before anything of the class is traced
     base = import_module("torch.nn").Module
     return cls if issubclass(cls, base) else type(cls.__name__, (cls, base), {"__module__": cls.__module__})
