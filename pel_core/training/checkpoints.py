@@ -185,7 +185,7 @@ class CheckpointManager:
         self._tell(numbers)
         self.at = time.monotonic()
         self.cost = self.at - clock
-        logger.debug("checkpoint of step %d saved in %.2f s", numbers["done"], self.cost)
+        logger.debug("checkpoint saved in %.2f s: %s", self.cost, self.last)
         return True
 
     def _tell(self, numbers: Mapping[str, Any]) -> None:

@@ -73,6 +73,6 @@ def test_more_is_said_where_it_is_asked_for(toy_results, capsys):
     words = ["train", "toy-ir20.toy.ln.s77.epochs=1", "--results", str(toy_results)]
     assert main([*words, "-v"]) == 0
     told = capsys.readouterr().err
-    assert "debug: checkpoint of step" in told and "debug: train took" in told
+    assert "debug: checkpoint saved in" in told and "debug: train took" in told
     assert main([*words, "-q"]) == 0
     assert "debug:" not in capsys.readouterr().err
