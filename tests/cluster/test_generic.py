@@ -75,5 +75,5 @@ def test_a_study_through_a_stand_in_for_pbs(tmp_path):
     )
     assert refused.returncode != 0
     assert "a cluster's shell would read as a command" in refused.stdout + refused.stderr
-    assert len((state / "asked").read_text().splitlines()) == 4
+    assert len((state / "asked").read_text().splitlines()) == 5  # nothing was asked for anew
     assert not list(tmp_path.rglob("pwned"))
