@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 from own_trees import counts, fill, make
-from real_trees import check
+from real_trees import check, imagenet
 
 from pel_core.common.errors import PelError
+from pel_core.common.problems import Problems
+from pel_core.ingest.entries import declared
 from pel_core.ingest.notes import read_notes
+from pel_core.ingest.sources import open_source
 from pel_core.ingest.unlabelled_lists import folder_of, label_by_folder, read_unlabelled
 
 SIZES = {"BACKGROUND_Google": 6, "accordion": 5, "sea_horse": 4}
@@ -69,8 +72,9 @@ def test_labelled_lists_of_a_users_own_leave_classes_out_as_well(root):
     assert data.class_names == ["sea_horse", "BACKGROUND_Google"]
     assert counts(data.train, 2) == [2, 4] and counts(data.test, 2) == [2, 2]
     assert {folder_of(path) for path, label in zip(data.train.paths, data.train.labels) if label == 1} == {"BACKGROUND_Google"}
-    with pytest.raises(PelError, match=r"train\.txt has labels, and 'names' is missing, the file that says how they are called"):
-        lists(root)
+    entry = declared({"datasets": {"mine": {"root": str(root), "train": "train.txt", "test": "test.txt"}}})["mine"]
+    with pytest.raises(PelError, match=r"'mine': .*train\.txt has labels, and 'names' is missing, the file that says how"):
+        open_source("mine", entry).locate()  # when a study is planned
 
 
 @pytest.mark.parametrize(
@@ -98,8 +102,6 @@ def test_labels_in_one_list_and_none_in_the_other(root):
 
 
 def test_a_published_list_has_labels(tmp_path, capsys):
-    from real_trees import imagenet
-
     tree = imagenet(tmp_path / "tree", side=8)
     path = tree.root / tree.lists["train"]
     path.write_text("".join(f"{line.split()[0]}\n" for line in path.read_text().splitlines()))
@@ -111,6 +113,4 @@ def test_spaces_in_paths_and_underscores_in_names(tmp_path):
     (tmp_path / "train.txt").write_text("sea lion/my image.JPG\nAbies_alba/1.webp\n")
     images = read_unlabelled(tmp_path / "train.txt")
     assert images.paths == ["sea lion/my image.JPG", "Abies_alba/1.webp"]
-    from pel_core.common.problems import Problems
-
     assert label_by_folder(images, ["Abies alba", "sea_lion"], Problems()).labels.tolist() == [1, 0]
