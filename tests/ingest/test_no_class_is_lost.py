@@ -144,6 +144,14 @@ def test_a_class_that_is_left_out_moves_no_image_of_the_others(tmp_path):
     assert set(make(root, exclude=["b"], class_names={"a": "x", "b": "named, and left out"}).test.paths) == before
 
 
+def test_a_class_of_the_test_folder_alone_may_be_left_out(tmp_path):
+    root = fill(tmp_path / "root", {"train/a": 3, "train/b": 3, "test/a": 1, "test/b": 1, "test/other": 5})
+    with pytest.raises(PelError, match=r"1 class folders of .*test are not in its training folder: 'other'"):
+        make(root)
+    data = make(root, exclude=["other"])
+    assert data.class_names == ["a", "b"] and counts(data.test, 2) == [1, 1]
+
+
 @pytest.mark.parametrize(
     "exclude, message",
     [
