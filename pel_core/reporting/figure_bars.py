@@ -13,7 +13,8 @@ import numpy as np
 from pel_core.common.lazy import plt
 from pel_core.reporting.figure_style import COLOURS, COLUMN, PAGE, footer, mark, save, style
 from pel_core.reporting.tables import Record, Statistic, read_runs, statistic
-from pel_core.spec.results import METRICS, number
+from pel_core.spec.records import number
+from pel_core.spec.results import METRICS
 from pel_core.studies.cells import Artefact
 from pel_core.studies.kinds import AXIS, DIGITS, FIGURE, FIGURES, ArtefactKind
 from pel_core.studies.study import Study

@@ -13,7 +13,8 @@ from pel_core.common.files import write_text
 from pel_core.models.backbones import BACKBONES
 from pel_core.reporting.latex_text import tex_needs, tex_row, tex_text
 from pel_core.reporting.recipe_text import data_line, recipe_line, seeds_line
-from pel_core.spec.results import METRICS, SECTIONS, lookup, number, read_result, require_same_inputs, why_none
+from pel_core.spec.records import lookup, number, why_none
+from pel_core.spec.results import METRICS, SECTIONS, read_result, require_same_inputs
 from pel_core.studies.cells import Artefact, Cell
 from pel_core.studies.kinds import TABLE, TABLES, ArtefactKind
 from pel_core.studies.study import Study

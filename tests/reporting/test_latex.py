@@ -23,7 +23,8 @@ from pel_core.studies.study import load
 TABLES = ("table1", "table2", "table3", "table4")
 # Labels that an unprotected row would lose, break at, or print as another sign.
 HOSTILE = [
-    "[x] with brackets", "* starred", "*", "[2pt]", r"\hline", r"\\", "a & b", "50 % of", "#1", "{x", "x}", "$5", "a_b^c~d", "a|b <c> d",
+    "[x] with brackets",
+    "* starred", "*", "[2pt]", r"\hline", r"\\", "a & b", "50 % of", "#1", "{x", "x}", "$5", "a_b^c~d", "a|b <c> d",
     "--flag", "a --- b", "`x`", "line\nbreak", "\\end{tabular}", "%", "", "tab\there", "-",
 ]  # fmt: skip
 SYMBOLS = [

@@ -11,7 +11,8 @@ from pel_core.common.files import read_json, write_json
 from pel_core.reporting.claims import claim_files, claim_rows
 from pel_core.reporting.figure_curve import curve_figure, draw_curve, save_curve
 from pel_core.reporting.figure_style import plt, style
-from pel_core.spec.results import lookup, metrics_file
+from pel_core.spec.records import lookup
+from pel_core.spec.results import metrics_file
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.cells import expand
 from pel_core.studies.config import sized
