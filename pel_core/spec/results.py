@@ -163,8 +163,8 @@ def read_result(results: str | Path, spec: RunSpec, accept: Collection[str] = ()
         accept: slugs whose results of another version are accepted by name.
 
     Raises:
-        PelError: it is missing, damaged, stale (of another version of a stage), of another spec than the slug means now, or of other
-            data or weights than are prepared; each names the run and says what to do.
+        PelError: it is missing, damaged, stale (of another version of a stage), of another spec than the slug means now, or of
+            other data or weights than are prepared; each names the run and says what to do.
     """
     path = metrics_file(results, spec.slug)
     if not path.is_file():
