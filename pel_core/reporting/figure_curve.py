@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from pel_core.common.errors import PelError
 from pel_core.common.lazy import plt
 from pel_core.common.registry import Knob
 from pel_core.reporting.figure_bars import axis_label
-from pel_core.reporting.figure_style import COLOURS, COLUMN, footer, mark, save, style
+from pel_core.reporting.figure_style import COLOURS, COLUMN, PAGE, frame, save, style
+from pel_core.reporting.figure_text import line_height, text_width, thin_ticks, wrapped
 from pel_core.reporting.tables import Record, Statistic, read_runs, statistic
 from pel_core.studies.kinds import AXIS, FIGURE, FIGURES, REQUIRED, ArtefactKind, Declaration
 from pel_core.studies.study import Study
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MARKERS = "oDs^vPX*"
-TICKS = 9  # labels that fit under a column's width
+LINE_MARKERS = "oDs^vPX*"
+SEVERAL = 12  # lines that one column of a paper has room for
 
 
 @dataclass(frozen=True)
@@ -75,41 +75,41 @@ def _notes(seeds: Sequence[int], runs: Mapping[str, Record]) -> str:
 
 def draw_curve(made: CurveFigure) -> Figure:
     """Lines with a marker at each value; bars are one standard deviation. Call it, and save the figure, inside ``style()``."""
-    figure, axes = plt.subplots(figsize=(COLUMN, 2.75), layout="constrained")
+    many = len(made.lines) > SEVERAL or any(text_width(line.label, 6) > COLUMN - 0.5 for line in made.lines)
+    width = PAGE if many else COLUMN
+    handles = [plt.Line2D([], [], linewidth=1.1, markersize=3.4, **look(number)) for number in range(len(made.lines))]
+    legend = [(handle, line.label) for handle, line in zip(handles, made.lines, strict=True)]
+    named = any(line.label for line in made.lines)
+    x_title = wrapped(made.x, width - 0.8, 7)
+    body = (3.4 if many else 2.0) + len(x_title) * line_height(7)
+    figure = frame(width, body, made.title, made.notes, made.banner, legend if named else ())
+    axes = figure.subplots()
     for number, line in enumerate(made.lines):
         means = [stat.mean for stat in line.values]
         spread = [stat.std or 0.0 for stat in line.values] if any(stat.std is not None for stat in line.values) else None
         axes.errorbar(
-            line.at, means, spread, label=line.label, color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)],
-            markersize=3.4, linewidth=1.1, elinewidth=0.8, capsize=2, capthick=0.8,
+            line.at, means, spread, **look(number), markersize=3.4, linewidth=1.1, elinewidth=0.8, capsize=2, capthick=0.8
         )  # fmt: skip
-    _x_axis(axes, made)
-    _y_axis(axes, made)
-    figure.suptitle("\n".join(wrap(made.title, 44)), fontsize=8)
-    if any(line.label for line in made.lines):
-        columns = min(4, len(made.lines))
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, fontsize=6, frameon=False, columnspacing=1.2)
-    footer(figure, [*made.notes, made.banner[1]], int(24.5 * figure.get_figwidth()))
-    mark(figure, made.banner[0])
+    axes.set_xlabel("\n".join(x_title))
+    _y_axis(axes, made, body - 0.5)
+    if made.log:
+        axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(plt.NullLocator())
+    places = sorted({at for line in made.lines for at in line.at})
+    thin_ticks(figure, axes.xaxis, places, [f"{at:g}" for at in places])
     return figure
 
 
-def _x_axis(axes: Axes, made: CurveFigure) -> None:
-    places = sorted({at for line in made.lines for at in line.at})
-    if made.log:
-        axes.set_xscale("log")
-    # A tick at each value, thinned where they would touch; the ends stay.
-    step = -(-len(places) // TICKS)
-    shown = places[::step] + (places[-1:] if (len(places) - 1) % step else [])
-    axes.xaxis.set_major_locator(plt.FixedLocator(shown))
-    axes.xaxis.set_minor_locator(plt.NullLocator())
-    axes.set_xticks(shown, [f"{at:g}" for at in shown])
-    axes.set_xlabel(made.x)
+def look(number: int) -> dict[str, str]:
+    """How a line is told from the others: a colour and a marker; where the colours start again another marker, then a dash."""
+    turn = number // len(COLOURS)
+    marker = LINE_MARKERS[(number + turn) % len(LINE_MARKERS)]
+    return {"color": COLOURS[number % len(COLOURS)], "marker": marker, "linestyle": ("-", "--", ":", "-.")[turn // 8 % 4]}
 
 
-def _y_axis(axes: Axes, made: CurveFigure) -> None:
+def _y_axis(axes: Axes, made: CurveFigure, height: float) -> None:
     """Room for the values; at least one unit, so that noise is not blown up to look like an effect."""
-    axes.set_ylabel(made.axis)
+    axes.set_ylabel("\n".join(wrapped(made.axis, height, 7)))
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.5)
     axes.set_axisbelow(True)
     known = [(stat.mean, stat.std or 0.0) for line in made.lines for stat in line.values if stat.mean is not None]
