@@ -5,6 +5,7 @@ Bars start at zero; beside them the same values are enlarged as dots, since diff
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -50,8 +51,8 @@ def _columns(made: BarFigure) -> Columns | None:
         return None
     natural = min(PAGE, max(COLUMN, (0.42 if groups * several < 5 else 0.55) * groups * several + 2.0))
     for width in sorted({natural, max(natural, MIDDLE), PAGE}):
-        slot = (width - 1.15) * 0.44 / (groups + 0.2)  # of a group in the narrower panel
-        labels = [_standing_label(made, group, 0.94 * slot) for group in range(groups)]
+        slot = (width - 1.1) * 0.444 / (groups + 0.2)  # of a group in the narrower panel
+        labels = [_standing_label(made, group, 0.97 * slot) for group in range(groups)]
         values = [f"{bar.value.mean:.{made.digits}f}" for bar in made.bars if bar.value.mean is not None]
         widest = max((text_width(value, 1) for value in values), default=0)
         size = next((size for size in (6, 5, 4.2) if size * widest <= 0.66 * 1.25 * slot / several), 0)
@@ -63,7 +64,7 @@ def _columns(made: BarFigure) -> Columns | None:
 def _standing_label(made: BarFigure, group: int, width: float) -> list[str]:
     """A group's label and parameters in lines under its column; none where they do not fit."""
     label = next(bar.label for bar in made.bars if bar.group == group)
-    parts = [label] if text_width(label, 6.2) <= width else label.split(", ")
+    parts = [label] if text_width(label, 6.2) <= width else re.split("(?<=,) ", label)
     lines = [line for part in parts for line in wrapped(part, width, 6.2)]
     counts = _own_counts(made, group)
     whole = all(fits(text, width, 6.2) for text in (label, *counts))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ def text_width(text: str, size: float) -> float:
 
     with warnings.catch_warnings():  # a letter that the font lacks is told of where it is drawn
         warnings.filterwarnings("ignore", message="Glyph")
-        width, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties("DejaVu Sans", size=size), ismath=False)
+        width, _, _ = text_to_path.get_text_width_height_descent(
+            text, FontProperties(family="DejaVu Sans", size=size), ismath=False
+        )
     return width / 72
 
 
@@ -50,16 +53,18 @@ def fits(text: str, width: float, size: float) -> bool:
 
 
 def thin_ticks(figure: Figure, axis: Axis, places: Sequence[float], labels: Sequence[str]) -> None:
-    """Label those of the places (in order) whose labels do not touch as the axis is laid out now; the first and the last stay."""
+    """Label every place (in order), else every second, third, ..., so that no labels touch as the axis is laid out now. The first
+    and the last are labelled."""
     axis.set_ticks(places, labels)
     figure.draw_without_rendering()
-    horizontal = axis.axis_name == "x"
     boxes = [label.get_window_extent() for label in axis.get_ticklabels()]
-    spans = [(box.x0, box.x1) if horizontal else (box.y0, box.y1) for box in boxes]
-    gap, kept = 0.03 * figure.dpi, list(range(len(places)))[:1]
-    for index in range(1, len(places)):
-        while len(kept) > 1 and index == len(places) - 1 and spans[index][0] < spans[kept[-1]][1] + gap:
-            kept.pop()  # the last is labelled, so those go that are too near to it
-        if spans[index][0] >= spans[kept[-1]][1] + gap:
-            kept.append(index)
+    spans = [(box.x0, box.x1) if axis.axis_name == "x" else (box.y0, box.y1) for box in boxes]
+    gap, last = 0.06 * figure.dpi, len(places) - 1
+    for step in range(1, len(places) + 1):
+        kept = list(range(0, len(places), step))
+        while len(kept) > 1 and kept[-1] != last and spans[last][0] < spans[kept[-1]][1] + gap:
+            kept.pop()
+        kept += [last] if kept and kept[-1] != last else []
+        if all(spans[here][1] + gap <= spans[there][0] for here, there in pairwise(kept)):
+            break
     axis.set_ticks([places[i] for i in kept], [labels[i] for i in kept])
