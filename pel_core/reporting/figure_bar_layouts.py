@@ -51,8 +51,8 @@ def _columns(made: BarFigure) -> Columns | None:
         return None
     natural = min(PAGE, max(COLUMN, (0.42 if groups * several < 5 else 0.55) * groups * several + 2.0))
     for width in sorted({natural, max(natural, MIDDLE), PAGE}):
-        slot = (width - 1.1) * 0.444 / (groups + 0.2)  # of a group in the narrower panel
-        labels = [_standing_label(made, group, 0.97 * slot) for group in range(groups)]
+        slot = (width - 1.15) * 0.44 / (groups + 0.2)  # of a group in the narrower panel
+        labels = [_standing_label(made, group, 0.94 * slot) for group in range(groups)]
         values = [f"{bar.value.mean:.{made.digits}f}" for bar in made.bars if bar.value.mean is not None]
         widest = max((text_width(value, 1) for value in values), default=0)
         size = next((size for size in (6, 5, 4.2) if size * widest <= 0.66 * 1.25 * slot / several), 0)
@@ -113,7 +113,7 @@ def _draw_rows(made: BarFigure) -> Figure:
     labels = [_row_label(made, group) for group in range(groups)]
     room = 1.0 if max(text_width(label, size) for label in labels) <= 1 else 2.4 if size > 5 else 3.0
     lines = [wrapped(label, room, size) for label in labels]
-    pitch = max(max(map(len, lines)) * line_height(size, 1.15), several * line_height(size, 1.05))
+    pitch = max(max(map(len, lines)) * line_height(size, 1.15), several * line_height(size, 1.05), 0 if dots else 0.15)
     width = COLUMN if dots and room == 1 else PAGE
     axis_lines = wrapped(made.axis, width - room - 0.6 if dots else 0.42 * (width - room), 7)
     body = groups * pitch + 0.5 + len(axis_lines) * line_height(7)
@@ -137,9 +137,8 @@ def _draw_rows(made: BarFigure) -> Figure:
         look = {"fmt": _marker(bar.series), "color": colour, "markersize": 3.0 if dots else 3.6, **ERROR, "capsize": 1.2}
         close.errorbar(bar.value.mean, y, xerr=bar.value.std, **look)
         if len(bar.seeds) > 1:
-            close.plot(
-                bar.seeds, [y + 0.28 * step] * len(bar.seeds), "o", color=colour, markersize=1.8, alpha=0.5, markeredgewidth=0
-            )
+            below = [y + 0.36 * step] * len(bar.seeds)
+            close.plot(bar.seeds, below, "o", color=colour, markersize=1.8, alpha=0.8, markeredgewidth=0)
     _finish_rows(made, panels, ["\n".join(each) for each in lines], size, "\n".join(axis_lines))
     return figure
 

@@ -125,7 +125,7 @@ def test_a_map_of_any_depth(layers):
 
 def test_bars_stand_lie_and_become_dots():
     with style():
-        for entries, panels, upright in ((3, 2, True), (7, 2, True), (8, 2, False), (14, 2, False), (15, 1, False)):
+        for entries, panels, upright in ((3, 2, True), (6, 2, True), (8, 2, False), (14, 2, False), (15, 1, False)):
             figure = bars(entries, False)
             assert len(figure.axes) == panels, entries
             sizes = [(patch.get_width(), patch.get_height()) for patch in figure.axes[0].patches]
