@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -109,18 +110,32 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+def non_finite(value: Any, path: str = "") -> tuple[str, float] | None:
+    """The first number of parsed JSON that is NaN or infinite, as its dotted key and itself; None where all are finite."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else (path, value)
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    found = (non_finite(each, f"{path}.{key}" if path else str(key)) for key, each in items)
+    return next(filter(None, found), None)
+
+
 def read_json(path: str | Path, keys: tuple[str, ...] = ()) -> Any:
     """Read a JSON file; with ``keys``, a mapping that holds at least these.
 
     Raises:
-        PelError: the file is missing, is not JSON or lacks a key.
+        PelError: the file is missing, is not JSON (which knows no NaN and no infinity) or lacks a key.
     """
+    constants: list[str] = []
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        value = json.loads(text, parse_constant=lambda word: constants.append(word) or float(word))
     except FileNotFoundError:
         raise PelError(f"{path} does not exist") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise PelError(f"{path} is not valid JSON ({error}); delete it and run again") from None
+    if constants:
+        key, found = non_finite(value) or ("a key that is there twice", constants[0])
+        raise PelError(f"{path}: {key} is {found}, not a number; delete it and run again")
     if absent := [key for key in keys if not isinstance(value, dict) or key not in value]:
         raise PelError(f"{path} lacks {', '.join(absent)}; delete it and run again")
     return value

@@ -132,8 +132,8 @@ def score_predictions(predictions: Predictions, groups: Sequence[str]) -> dict[s
     reasons: dict[str, str] = {}
     for name, each in METRICS.items():
         found = each.formula(scored)
-        if isinstance(found, tuple):
-            values[name], reasons[name] = found
+        if found is None or isinstance(found, tuple):
+            values[name], reasons[name] = found or (None, "its formula gives none")
         else:
             values[name] = found
     if not scored.present.all():

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pel_core.reporting.compare import read_reported, reported_name
 from pel_core.reporting.tables import Record, md_row, read_runs, write_csv, write_texts
-from pel_core.spec.results import number
+from pel_core.spec.records import number
 from pel_core.studies.cells import Cell, Claim, Contrast
 from pel_core.studies.kinds import SUMMARY, TABLES, ArtefactKind
 from pel_core.studies.study import Study

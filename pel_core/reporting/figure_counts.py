@@ -10,7 +10,7 @@ import numpy as np
 
 from pel_core.common.lazy import plt
 from pel_core.data.sampling import HEAD_ABOVE, TAIL_BELOW, shot_groups
-from pel_core.reporting.figure_style import COLOURS, COLUMN, footer, save, style
+from pel_core.reporting.figure_style import COLOURS, COLUMN, frame, save, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,27 +24,47 @@ def draw_counts(title: str, counts: Mapping[str, np.ndarray], reference: np.ndar
 
     ``reference`` (C,): the counts that say which classes are head, medium and tail; ``at``: of what, in words.
     """
-    figure, axes = plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")
-    classes, start = len(reference), 0
-    groups = shot_groups(reference)
-    top = max(int(each.max()) for each in counts.values())
-    for group in ("head", "med", "tail"):
-        if size := groups.count(group):
-            axes.axvspan(start, start + size, color=SHADES[group], linewidth=0, zorder=0)
-            axes.text(start + size / 2, top * 1.9, f"{TITLES[group]}\n{size:,}", ha="center", va="center", fontsize=6)
-            start += size
-    for number, (name, each) in enumerate(counts.items()):
-        place, values = np.arange(classes) + 0.5, np.sort(each)[::-1]
-        axes.plot(place, values, color=COLOURS[number % len(COLOURS)], linewidth=1.2, label=name)
-    axes.set(xlim=(0, classes), yscale="log", xlabel="class, from the largest to the smallest", ylabel="training images")
-    axes.set_ylim(max(0.8, 0.8 * min(int(each.min()) for each in counts.values())), top * 4)
-    axes.set_title(title)
-    if len(counts) > 1:
-        axes.legend(loc="lower left", fontsize=6, frameon=False)
+    named = len(counts) > 1
+    handles = [plt.Line2D([], [], linewidth=1.2, **_look(number)) for number in range(len(counts))]
     thresholds = f"Head: more than {HEAD_ABOVE} training images a class{at}; tail: fewer than {TAIL_BELOW}."
     images = ", ".join(f"{name}: {int(each.sum()):,} images" for name, each in counts.items())
-    footer(figure, [thresholds, images], int(24.5 * figure.get_figwidth()))
+    legend = list(zip(handles, counts, strict=True)) if named else []
+    figure = frame(COLUMN, 2.1, title, [thresholds, images], ("", ""), legend)
+    axes = figure.subplots()
+    classes, groups = len(reference), shot_groups(reference)
+    sizes = {group: groups.count(group) for group in TITLES if groups.count(group)}
+    start = 0
+    for group, size in sizes.items():
+        axes.axvspan(start, start + size, color=SHADES[group], linewidth=0, zorder=0)
+        start += size
+    for number, each in enumerate(counts.values()):
+        axes.plot(np.arange(classes) + 0.5, np.sort(each)[::-1], linewidth=1.2, **_look(number))
+    axes.set(xlim=(0, classes), yscale="log", xlabel="class, from the largest to the smallest", ylabel="training images")
+    axes.set_ylim(max(0.8, 0.8 * min(int(each.min()) for each in counts.values())), None)
+    axes.yaxis.set_major_formatter(plt.FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.yaxis.set_minor_formatter(plt.NullFormatter())
+    # Above the curves, moved apart where a group is narrower than its name.
+    names = axes.secondary_xaxis("top")
+    names.tick_params(length=0)
+    names.set_xticks(_apart(sizes, classes, 2.6), [f"{TITLES[group]}\n{size:,}" for group, size in sizes.items()], fontsize=6)
     return figure
+
+
+def _look(number: int) -> dict[str, str]:
+    return {"color": COLOURS[number % len(COLOURS)], "linestyle": ("-", "--", ":", "-.")[number // len(COLOURS) % 4]}
+
+
+def _apart(sizes: Mapping[str, int], classes: int, width: float) -> list[float]:
+    """Where the names of groups stand on an axis of ``width`` inches: in the middle of each, but so far apart that none touch."""
+    ends = np.cumsum(list(sizes.values()))
+    places = [end - size / 2 for end, size in zip(ends, sizes.values(), strict=True)]
+    least = 0.45 / width * classes
+    for index in range(len(places) - 2, -1, -1):  # the last has the room at the edge
+        places[index] = min(places[index], places[index + 1] - least)
+    places[0] = max(places[0], least / 2)
+    for index in range(1, len(places)):
+        places[index] = max(places[index], places[index - 1] + least)
+    return places
 
 
 def save_counts(

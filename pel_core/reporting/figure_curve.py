@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from pel_core.common.errors import PelError
 from pel_core.common.lazy import plt
 from pel_core.common.registry import Knob
 from pel_core.reporting.figure_bars import axis_label
-from pel_core.reporting.figure_style import COLOURS, COLUMN, footer, mark, save, style
+from pel_core.reporting.figure_style import COLOURS, COLUMN, MARGIN, PAGE, frame, save, style
+from pel_core.reporting.figure_text import line_height, text_width, thin_ticks, wrapped
 from pel_core.reporting.tables import Record, Statistic, read_runs, statistic
 from pel_core.studies.kinds import AXIS, FIGURE, FIGURES, REQUIRED, ArtefactKind, Declaration
 from pel_core.studies.study import Study
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MARKERS = "oDs^vPX*"
-TICKS = 9  # labels that fit under a column's width
+LINE_MARKERS = "oDs^vPX*"
+ACROSS, PANEL, LEFT = 5, 0.75, 0.3  # panels beside each other; inches: the height of one, the room for its values
 
 
 @dataclass(frozen=True)
@@ -74,42 +74,83 @@ def _notes(seeds: Sequence[int], runs: Mapping[str, Record]) -> str:
 
 
 def draw_curve(made: CurveFigure) -> Figure:
-    """Lines with a marker at each value; bars are one standard deviation. Call it, and save the figure, inside ``style()``."""
-    figure, axes = plt.subplots(figsize=(COLUMN, 2.75), layout="constrained")
+    """Lines with a marker at each value; bars are one standard deviation. As many lines as there are colours stand in one panel,
+    more in a panel each. Call it, and save the figure, inside ``style()``."""
+    if len(made.lines) > len(COLOURS):
+        return _draw_panels(made)
+    handles = [plt.Line2D([], [], linewidth=1.1, markersize=3.4, **_look(number)) for number in range(len(made.lines))]
+    legend = [(handle, line.label) for handle, line in zip(handles, made.lines, strict=True)]
+    x_title = wrapped(made.x, COLUMN - 0.8, 7)
+    body = 2.0 + len(x_title) * line_height(7)
+    named = any(line.label for line in made.lines)
+    figure = frame(COLUMN, body, made.title, made.notes, made.banner, legend if named else ())
+    axes = figure.subplots()
     for number, line in enumerate(made.lines):
-        means = [stat.mean for stat in line.values]
-        spread = [stat.std or 0.0 for stat in line.values] if any(stat.std is not None for stat in line.values) else None
-        axes.errorbar(
-            line.at, means, spread, label=line.label, color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)],
-            markersize=3.4, linewidth=1.1, elinewidth=0.8, capsize=2, capthick=0.8,
-        )  # fmt: skip
-    _x_axis(axes, made)
-    _y_axis(axes, made)
-    figure.suptitle("\n".join(wrap(made.title, 44)), fontsize=8)
-    if any(line.label for line in made.lines):
-        columns = min(4, len(made.lines))
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, fontsize=6, frameon=False, columnspacing=1.2)
-    footer(figure, [*made.notes, made.banner[1]], int(24.5 * figure.get_figwidth()))
-    mark(figure, made.banner[0])
+        _draw_line(axes, line, _look(number))
+    axes.set_xlabel("\n".join(x_title))
+    axes.set_ylabel("\n".join(wrapped(made.axis, body - 0.7, 7)))
+    _scales(axes, made)
+    places = _places(made)
+    thin_ticks(figure, axes.xaxis, places, [f"{at:g}" for at in places])
     return figure
 
 
-def _x_axis(axes: Axes, made: CurveFigure) -> None:
-    places = sorted({at for line in made.lines for at in line.at})
+def _draw_panels(made: CurveFigure) -> Figure:
+    """A panel for each line, on the same axes, `ACROSS` beside each other; their labels are the titles."""
+    width, down = PAGE / ACROSS, -(-len(made.lines) // ACROSS)
+    titles = [wrapped(line.label, width - LEFT, 5.5) for line in made.lines]
+    x_title, y_title = wrapped(made.x, PAGE - 1, 7), wrapped(made.axis, PAGE - 1, 7)
+    top, under = 0.1 + max(map(len, titles)) * line_height(5.5, 1.1), 0.2 + len(x_title) * line_height(7)
+    body = down * (top + PANEL) + under + len(y_title) * line_height(7)
+    figure = frame(PAGE, body, made.title, made.notes, made.banner)
+    height, end = figure.get_figheight(), sum(figure.get_layout_engine().get()["rect"][1::2])
+    figure.set_layout_engine("none")  # a panel's place is known
+    figure.text(MARGIN / PAGE, end, "\n".join(y_title), va="top", fontsize=7)
+    end -= len(y_title) * line_height(7) / height
+    figure.text(0.5, end - (down * (top + PANEL) + 0.18) / height, "\n".join(x_title), ha="center", va="top", fontsize=7)
+    places = _places(made)
+    labels = [f"{at:g}" for at in places]
+    right = max(0.08, max(text_width(label, 5.5) for label in labels) / 2)
+    shown: tuple[list[float], list[str]] | None = None
+    for i, line in enumerate(made.lines):
+        low = end - (i // ACROSS + 1) * (top + PANEL) / height
+        axes = figure.add_axes(((i % ACROSS * width + LEFT) / PAGE, low, (width - LEFT - right) / PAGE, PANEL / height))
+        _draw_line(axes, line, _look(0))
+        axes.set_title("\n".join(titles[i]), loc="left", fontsize=5.5, pad=2, linespacing=1.1)
+        axes.tick_params(labelsize=5.5)
+        axes.yaxis.set_major_locator(plt.MaxNLocator(3))
+        _scales(axes, made)
+        if shown is None:  # the axes are alike
+            thin_ticks(figure, axes.xaxis, places, labels)
+            shown = list(axes.get_xticks()), [label.get_text() for label in axes.get_xticklabels()]
+        lowest = i + ACROSS >= len(made.lines)
+        axes.set_xticks(shown[0], shown[1] if lowest else [""] * len(shown[0]))
+    return figure
+
+
+def _draw_line(axes: Axes, line: Line, look: Mapping[str, str]) -> None:
+    means = [stat.mean for stat in line.values]
+    spread = [stat.std or 0.0 for stat in line.values] if any(stat.std is not None for stat in line.values) else None
+    axes.errorbar(line.at, means, spread, markersize=3.4, linewidth=1.1, elinewidth=0.8, capsize=2, capthick=0.8, **look)
+
+
+def _look(number: int) -> dict[str, str]:
+    return {"color": COLOURS[number], "marker": LINE_MARKERS[number]}
+
+
+def _places(made: CurveFigure) -> list[float]:
+    return sorted({at for line in made.lines for at in line.at})
+
+
+def _scales(axes: Axes, made: CurveFigure) -> None:
+    """All places on the x axis. On the other room for the values, at least one unit: noise is not to look like an effect."""
     if made.log:
         axes.set_xscale("log")
-    # A tick at each value, thinned where they would touch; the ends stay.
-    step = -(-len(places) // TICKS)
-    shown = places[::step] + (places[-1:] if (len(places) - 1) % step else [])
-    axes.xaxis.set_major_locator(plt.FixedLocator(shown))
     axes.xaxis.set_minor_locator(plt.NullLocator())
-    axes.set_xticks(shown, [f"{at:g}" for at in shown])
-    axes.set_xlabel(made.x)
-
-
-def _y_axis(axes: Axes, made: CurveFigure) -> None:
-    """Room for the values; at least one unit, so that noise is not blown up to look like an effect."""
-    axes.set_ylabel(made.axis)
+    places = _places(made)
+    if len(places) > 1:
+        axes.update_datalim([(places[0], 0), (places[-1], 0)], updatey=False)
+        axes.autoscale_view(scaley=False)
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.5)
     axes.set_axisbelow(True)
     known = [(stat.mean, stat.std or 0.0) for line in made.lines for stat in line.values if stat.mean is not None]

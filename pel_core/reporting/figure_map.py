@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pel_core.common.files import read_json
 from pel_core.common.lazy import plt
 from pel_core.data.datasets import split_name
 from pel_core.models.methods import METHODS
-from pel_core.reporting.figure_style import COLOURS, PAGE, footer, mark, save, style
+from pel_core.reporting.figure_style import COLOURS, PAGE, frame, save, style
+from pel_core.reporting.figure_text import line_height, text_width, wrapped
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.kinds import FIGURE, FIGURES, ArtefactKind
 from pel_core.studies.study import Study
@@ -22,8 +23,22 @@ if TYPE_CHECKING:
 
 # Sites from the input of a block to its output; "" is the block itself, before which prompts are put.
 SITES = ("", "attn.norm", "attn.qkv", "attn.proj", "attn", "ffn.norm", "ffn.fc1", "ffn.fc2", "ffn")
+FROZEN, EDGE = "#F0F0F0", "#CCCCCC"
+SITE, UNDER = 0.21, 0.32  # inches: the height of a site's row, and of what is under the lowest panels
+LEGIBLE = 2.8  # points: a smaller count is not put into its cell; the sum beside the row has it
 LIGHT = (1, 4, 6)  # colours of the palette on which black is easier to read than white
 SITE_NAMES = {"": "tokens", "ffn": "MLP branch", "attn": "attention branch"}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What is drawn of one method: its rows of the census, and the sites, kinds and number of blocks of the whole map."""
+
+    title: str
+    rows: list[CensusRow]
+    sites: list[str]
+    kinds: list[str]
+    layers: int
 
 
 @dataclass(frozen=True)
@@ -70,56 +85,76 @@ def draw_map(
     kinds += sorted({row.kind for row in rows} - set(kinds))
     across = min(2, len(methods))
     down = -(-len(methods) // across)
-    height = 0.9 + down * (0.42 + 0.21 * max(len(sites), 1)) + 0.35
-    figure, grid = plt.subplots(down, across, figsize=(PAGE, height), layout="constrained", squeeze=False, sharex=True)
-    panels = list(grid.flat)
-    for axes, method in zip(panels, methods, strict=False):
-        _panel(axes, [row for row in rows if row.method == method], method, sites, kinds, layers)
-    for axes in panels[len(methods) :]:
-        axes.set_axis_off()
-    for axes in panels[max(0, len(methods) - across) : len(methods)]:  # the lowest of each column
-        axes.set_xlabel("block")
-        axes.tick_params(labelbottom=True)
+    gutter = max(text_width(_name(site), 6) for site in ["", *sites]) + 0.12
+    titles = {method: wrapped(_title(rows, method), PAGE / across - gutter - 0.1, 7) for method in methods}
+    top, cells = 0.08 + max(map(len, titles.values())) * line_height(7), SITE * max(len(sites), 1)
     squares = [plt.Rectangle((0, 0), 1, 1, facecolor=COLOURS[i % len(COLOURS)]) for i in range(len(kinds))]
-    squares.append(plt.Rectangle((0, 0), 1, 1, facecolor="#F0F0F0", edgecolor="#CCCCCC"))
-    # The title's empty second line makes room for the legend.
-    figure.suptitle(f"{title}\n", fontsize=8, x=0.01, ha="left", linespacing=1.6)
-    anchor = {"loc": "upper left", "bbox_to_anchor": (0.01, 1 - 0.19 / height), "borderaxespad": 0}
-    figure.legend(squares, [*kinds, "frozen"], ncols=len(squares), fontsize=6.5, frameon=False, **anchor)
-    footer(figure, [*notes, banner[1]], int(26 * PAGE))
-    mark(figure, banner[0])
+    squares.append(plt.Rectangle((0, 0), 1, 1, facecolor=FROZEN, edgecolor=EDGE))
+    body = down * (top + cells) + UNDER
+    figure = frame(PAGE, body, title, list(notes), banner, list(zip(squares, [*kinds, "frozen"], strict=True)))
+    height, end = figure.get_figheight(), sum(figure.get_layout_engine().get()["rect"][1::2])
+    figure.set_layout_engine("none")  # a panel's place is known, and a hundred of them would take minutes to lay out
+    width = PAGE / across - gutter - 0.06
+    for i, method in enumerate(methods):
+        low = height * end - (i // across + 1) * (top + cells)
+        place = ((i % across * PAGE / across + gutter) / PAGE, low / height, width / PAGE, cells / height)
+        panel = Panel("\n".join(titles[method]), [row for row in rows if row.method == method], sites, kinds, layers)
+        _draw_panel(figure.add_axes(place), panel, width, lowest=i + across >= len(methods))
     return figure
 
 
-def _panel(axes: Axes, rows: list[CensusRow], method: str, sites: list[str], kinds: list[str], layers: int) -> None:
-    total = sum(row.parameters for row in rows)
-    axes.set_title(f"{method}: {total:,} parameters", loc="left", fontsize=7)
-    for y in range(len(sites)):
-        for block in range(layers):
-            axes.add_patch(
-                plt.Rectangle((block - 0.46, y - 0.44), 0.92, 0.88, facecolor="#F0F0F0", edgecolor="#CCCCCC", linewidth=0.4)
-            )
+def _title(rows: Sequence[CensusRow], method: str) -> str:
+    return f"{method}: {sum(row.parameters for row in rows if row.method == method):,} parameters"
+
+
+def _name(site: str) -> str:
+    return SITE_NAMES.get(site, site)
+
+
+def _draw_panel(axes: Axes, panel: Panel, width: float, lowest: bool) -> None:
+    """A method's cells, the counts in them and beside each row; ``width`` of the axes in inches."""
+    sites, layers = panel.sites, panel.layers
+    totals = [sum(row.parameters for row in panel.rows if row.site == site) for site in sites]
+    room = max((text_width(f"{total:,}", 5.5) for total in totals), default=0) + 0.05
+    cell = (width - room) / (layers + 0.2)
+    axes.set_title(panel.title, loc="left", fontsize=7, pad=3)
+    blank = [((block - 0.46, y - 0.44), 0.92) for y in range(len(sites)) for block in range(layers)]
+    _rectangles(axes, blank, [FROZEN] * len(blank), edgecolor=EDGE, linewidth=0.4)
+    places, colours = [], []
     for y, site in enumerate(sites):
-        here = [row for row in rows if row.site == site]
         for block in range(layers):
-            stack = [row for row in here if row.block == block]
+            stack = [row for row in panel.rows if row.site == site and row.block == block]
             for i, row in enumerate(stack):  # methods stacked at one site share its cell
-                width = 0.92 / len(stack)
-                colour = COLOURS[kinds.index(row.kind) % len(COLOURS)]
-                axes.add_patch(plt.Rectangle((block - 0.46 + i * width, y - 0.44), width, 0.88, facecolor=colour, linewidth=0))
+                part = 0.92 / len(stack)
+                places.append(((block - 0.46 + i * part, y - 0.44), part))
+                colours.append(COLOURS[panel.kinds.index(row.kind) % len(COLOURS)])
             if stack:
                 count = short(sum(row.parameters for row in stack))
-                ink = "black" if stack[0].kind in kinds and kinds.index(stack[0].kind) in LIGHT else "white"
-                axes.text(block, y, count, ha="center", va="center", fontsize=4.4 if layers <= 12 else 3, color=ink)
-        if here:
-            axes.text(layers - 0.4, y, f"{sum(row.parameters for row in here):,}", ha="left", va="center", fontsize=5.5)
-    axes.set_xlim(-0.6, layers + 1.3)
+                size = min(4.4, 0.9 * cell / text_width(count, 1))
+                ink = "black" if panel.kinds.index(stack[0].kind) % len(COLOURS) in LIGHT else "white"
+                if size >= LEGIBLE:
+                    axes.text(block, y, count, ha="center", va="center", fontsize=size, color=ink)
+        if totals[y]:
+            axes.text(layers - 0.4, y, f"{totals[y]:,}", ha="left", va="center", fontsize=5.5)
+    _rectangles(axes, places, colours, linewidth=0)
+    axes.set_xlim(-0.6, layers - 0.4 + room / cell)
     axes.set_ylim(-0.6, len(sites) - 0.4)
-    axes.set_xticks(range(layers), [str(block) for block in range(layers)], fontsize=5.5)
-    axes.set_yticks(range(len(sites)), [SITE_NAMES.get(site, site) for site in sites], fontsize=6)
+    step = -int(-1.3 * text_width(str(layers), 5.5) // cell)
+    shown = range(0, layers, step) if lowest else ()
+    axes.set_xticks(shown, [str(block) for block in shown], fontsize=5.5)
+    axes.set_yticks(range(len(sites)), [_name(site) for site in sites], fontsize=6)
     axes.tick_params(length=0)
+    axes.set_xlabel("block" if lowest else "", labelpad=1)
     for side in axes.spines.values():
         side.set_visible(False)
+
+
+def _rectangles(axes: Axes, places: list[tuple[tuple[float, float], float]], colours: list[str], **look: Any) -> None:
+    """Cells by corner and width, as one artist."""
+    from matplotlib.collections import PatchCollection
+
+    boxes = [plt.Rectangle(corner, width, 0.88) for corner, width in places]
+    axes.add_collection(PatchCollection(boxes, facecolors=colours, **look), autolim=False)
 
 
 def short(count: int) -> str:

@@ -4,7 +4,6 @@ inputs, same bytes."""
 import csv
 import io
 import math
-import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,10 @@ from typing import Any
 from pel_core.common.files import write_text
 from pel_core.ingest.notes import data_notes, notes_footnote
 from pel_core.models.backbones import BACKBONES
+from pel_core.reporting.latex_text import tex_needs, tex_row, tex_text
 from pel_core.reporting.recipe_text import data_line, recipe_line, seeds_line
-from pel_core.spec.results import METRICS, SECTIONS, lookup, number, read_result, require_same_inputs, why_none
+from pel_core.spec.records import lookup, number, why_none
+from pel_core.spec.results import METRICS, SECTIONS, read_result, require_same_inputs
 from pel_core.studies.cells import Artefact, Cell
 from pel_core.studies.kinds import TABLE, TABLES, ArtefactKind
 from pel_core.studies.study import Study
@@ -218,30 +219,21 @@ def table_tex(grid: Grid) -> str:
     r"""For a paper: a self-contained ``tabular`` (``\usepackage{booktabs}``), the recipe in small print under it."""
     header = [grid.corner, *grid.info_labels, *grid.value_labels]
     columns = "l" * (1 + len(grid.info_labels)) + "r" * len(grid.value_labels)
+    small = ([grid.banner[1]] if grid.banner[1] else []) + [grid.recipe, *grid.notes]
+    words = [*header, *grid.row_labels, *(word for row in grid.info for word in row), grid.banner[0], *small]
+    comments, checks = tex_needs(words, ["{booktabs}"])
     body = []
     for i, row in enumerate(grid.values):
         shown = [_spell(stat, grid, (i, j), r"$\pm$", (r"\textbf{", "}")) for j, stat in enumerate(row)]
-        body.append(" & ".join([tex_text(grid.row_labels[i]), *map(tex_text, grid.info[i]), *shown]) + r" \\")
-    small = [tex_text(line) for line in ([grid.banner[1]] if grid.banner[1] else []) + [grid.recipe, *grid.notes]]
-    lines = [f"% {grid.title}", r"% needs \usepackage{booktabs}", r"\begingroup\small\setlength{\tabcolsep}{4pt}%"]
+        body.append(tex_row([*map(tex_text, [grid.row_labels[i], *grid.info[i]]), *shown]))
+    lines = [f"% {' '.join(grid.title.split())}", *comments, r"\begingroup\small\setlength{\tabcolsep}{4pt}%", *checks]
     lines += [rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}", r"\toprule"]
     if grid.banner[0]:
-        lines += [
-            rf"\multicolumn{{{len(header)}}}{{c}}{{\textbf{{{tex_text(grid.banner[0])}}}: not for comparison}} \\",
-            r"\midrule",
-        ]
-    lines += [" & ".join(map(tex_text, header)) + r" \\", r"\midrule", *body, r"\bottomrule", r"\end{tabular}", r"\endgroup"]
-    lines += [r"\par\smallskip", r"{\footnotesize\raggedright", *(rf"{line}\par" for line in small), "}"]
+        words = rf"\textbf{{{tex_text(grid.banner[0])}}}: not for comparison"
+        lines += [rf"\multicolumn{{{len(header)}}}{{c}}{{{words}}} \\", r"\midrule"]
+    lines += [tex_row(map(tex_text, header)), r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
+    lines += [r"\par\smallskip\footnotesize\raggedright", *(rf"{tex_text(line)}\par" for line in small), r"\endgroup"]
     return "\n".join(lines) + "\n"
-
-
-TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--",
-       "<": r"\textless{}", ">": r"\textgreater{}", **{mark: f"\\{mark}" for mark in "&%$#_{}"}}  # fmt: skip
-
-
-def tex_text(text: str) -> str:
-    """Any text, escaped for LaTeX."""
-    return re.sub(r"[\\~^±–<>&%$#_{}]", lambda match: TEX[match[0]], text.replace("\n", " "))
 
 
 def table_files(study: Study, name: str) -> dict[str, str]:

@@ -18,6 +18,7 @@ from pel_core.common.versions import SCORE, STAGES, made_by, stale
 from pel_core.data.datasets import content_hash, split_name
 from pel_core.spec.choices import METRICS, knob_owners
 from pel_core.spec.plugins import other_plugins
+from pel_core.spec.records import damage
 from pel_core.spec.run_spec import DEFAULTS, OVERRIDE, SLUG, RunSpec, differences, is_evaluation
 
 # What scoring writes beside metrics.json for others to build on (docs/outputs.md).
@@ -105,7 +106,7 @@ def needs_score(results: str | Path, spec: RunSpec, accept: Collection[str] = ()
     if head_is_scored(path) or not (path.parent / "logits.safetensors").is_file():
         return False
     try:
-        record = read_json(path)
+        record = read_record(path)
     except PelError:
         return False
     if not _is_result(record) or (spec.slug in accept and stale(record, stages_of(spec))):
@@ -130,6 +131,29 @@ def is_scored(record: Mapping[str, Any]) -> bool:
     return made_by(record)["score"] == SCORE and set(METRICS) <= set(record["metrics"])
 
 
+def read_record(path: Path) -> Any:
+    """A metrics.json, of whichever program and version: what `invalid_reason` judges.
+
+    Raises:
+        PelError: it is missing, no JSON, or was edited or damaged so that no evaluation can have written it; the message names
+            file and key, and the command that makes it again.
+    """
+    try:
+        record = read_json(path)
+        if reason := damage(record) if _is_result(record) else "":
+            raise PelError(f"{path}: {reason}; the file was edited or damaged")
+    except PelError as error:
+        if not path.is_file():
+            raise
+        again = "delete it and run again (make study)"
+        if (path.parent / "logits.safetensors").is_file():
+            slug = slug_of(path.parent)
+            results = path.parents[3 if path.parent.name != slug else 2]
+            again = f"make it again from its predictions: python -m pel_core score '{slug}' --results '{results}'"
+        raise PelError(f"{str(error).removesuffix('; delete it and run again')}; {again}") from None
+    return record
+
+
 def read_result(results: str | Path, spec: RunSpec, accept: Collection[str] = ()) -> dict[str, Any]:
     """A run's result.
 
@@ -139,15 +163,15 @@ def read_result(results: str | Path, spec: RunSpec, accept: Collection[str] = ()
         accept: slugs whose results of another version are accepted by name.
 
     Raises:
-        PelError: it is missing, stale (of another version of a stage), of another spec than the slug means now, or of other data
-            or weights than are prepared; each names the run and says what to do.
+        PelError: it is missing, damaged, stale (of another version of a stage), of another spec than the slug means now, or of
+            other data or weights than are prepared; each names the run and says what to do.
     """
     path = metrics_file(results, spec.slug)
     if not path.is_file():
         raise PelError(
             f"the run {spec.slug} has no result: {path} is missing. Make it with: snakemake --cores 1 --resources gpu=1 '{path}'"
         )
-    record = read_json(path)
+    record = read_record(path)
     if reason := invalid_reason(record, spec, accept, results):
         raise PelError(f"{path}: {reason}")
     return record
@@ -241,44 +265,3 @@ def require_same_inputs(records: Iterable[Mapping[str, Any]]) -> None:
                     f"{other['slug']} and {record['slug']} were made from different {'data' if part == 'data' else 'weights'} "
                     f"({str(there)[:12]} and {str(here)[:12]}): delete the older one and run again"
                 )
-
-
-def lookup(record: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path of a result.
-
-    Raises:
-        PelError: nothing is there; the message names the run, the part that is missing and what there is.
-    """
-    here: Any = record
-    words = path.split(".")
-    for index, word in enumerate(words):
-        if isinstance(here, Mapping) and (rest := ".".join(words[index:])) in here:
-            return here[rest]  # a knob's name holds a point: spec.loss.gamma
-        if isinstance(here, list) and word.isdigit() and int(word) < len(here):
-            here = here[int(word)]
-        elif isinstance(here, list) and word == "last" and here:
-            here = here[-1]
-        elif isinstance(here, Mapping) and word in here:
-            here = here[word]
-        else:
-            where, known = ".".join(words[:index]) or "the result", here if isinstance(here, Mapping) else ()
-            hint = f"in {where} of {record['slug']}. A result older than a metric: score the run again (python -m pel_core score)"
-            raise unknown("value", word, known, hint)
-    return here
-
-
-def number(record: Mapping[str, Any], path: str) -> float | None:
-    """A number of a result; None where the result says that there is none (an empty shot group).
-
-    Raises:
-        PelError: nothing is there, or it is no number.
-    """
-    value = lookup(record, path)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise PelError(f"{path} of {record['slug']} is {str(value)[:60]!r}, not a number")
-    return value
-
-
-def why_none(record: Mapping[str, Any], path: str) -> str:
-    """The stated reason for a null metric."""
-    return record["metrics"].get("null_reasons", {}).get(path.removeprefix("metrics."), "no reason is stored")

@@ -18,7 +18,7 @@ from pel_core.data.image_cache import cache_folder
 from pel_core.data.sampling import long_tail_counts
 from pel_core.evaluation.predictions import stored_bytes
 from pel_core.ingest.sources import Size, open_source
-from pel_core.spec.results import result_files
+from pel_core.spec.results import read_record, result_files
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.study import Study
 
@@ -161,7 +161,7 @@ def measured(study: Study, backbone: str) -> Speed | None:
     spent, done = [0.0, 0.0], [0.0, 0.0]
     for path in result_files(study.results, run=f"*.{backbone}.*"):
         try:
-            record = read_json(path)
+            record = read_record(path)
             spec, data = RunSpec.parse(record["slug"]), record["data"]
             parts = {"training": spec.epochs * data["train_images"] * training_gflop(spec)} if spec.trains else {}
             if not record["environment"].get("blocks_from_cache"):  # else it is the speed of the rest of the network

@@ -23,7 +23,7 @@ from pel_core.ingest.identity import data_params, require_same_source
 from pel_core.ingest.notes import data_notes
 from pel_core.ingest.sources import open_source, require_split
 from pel_core.models.backbones import local_weights
-from pel_core.spec.results import OUTPUTS, invalid_reason, metrics_file, needs_score, run_folder, scoring
+from pel_core.spec.results import OUTPUTS, invalid_reason, metrics_file, needs_score, read_record, run_folder, scoring
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies import provenance
 from pel_core.studies.artefacts import make_artefacts, make_bindings
@@ -135,7 +135,10 @@ class Study:
             return "missing"
         if needs_score(self.results, self.specs[slug], self.accept):
             return "to score"
-        return invalid_reason(read_json(path), self.specs[slug], self.accept, self.results) or "done"
+        try:
+            return invalid_reason(read_record(path), self.specs[slug], self.accept, self.results) or "done"
+        except PelError as damaged:
+            return str(damaged)
 
     def missing(self) -> list[str]:
         """The runs without a usable result."""
@@ -268,7 +271,8 @@ class Study:
 
     def _stored(self, slug: str, file: str) -> dict[str, Any]:
         path = run_folder(self.results, slug) / file
-        return read_json(path) if path.is_file() else {"versions": STAGES}
+        read = read_record if file == "metrics.json" else read_json
+        return read(path) if path.is_file() else {"versions": STAGES}
 
 
 def load(study: str | Path = "report", config: str | Path = "demo", **settings: Any) -> Study:

@@ -1,22 +1,17 @@
 """Tables: golden text from a made-up sweep, the formats' promises, and the comparison with the report."""
 
-import csv
 import io
-import json
-import shutil
-import subprocess
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from fake_results import write_results
-from TexSoup import TexSoup
 
 from pel_core.cli.study_commands import show_text
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, write_json
 from pel_core.reporting.compare import compare_files, compare_rows, read_reported
-from pel_core.reporting.tables import Statistic, _best, millions, table_files, table_grid, tex_text
+from pel_core.reporting.tables import Statistic, _best, millions, table_files, table_grid
 from pel_core.spec.results import metrics_file
 from pel_core.studies.study import load
 
@@ -122,75 +117,6 @@ def test_an_empty_group_is_a_dash_with_its_reason(tmp_path):
     assert "--" in texts["tex"]
     assert pd.read_csv(io.StringIO(texts["csv"]))["100"].isna().all()
     assert "NaN" not in texts["csv"] and "None" not in texts["csv"]
-
-
-@pytest.mark.parametrize("name", ["table1", "table2", "table3", "table4"])
-def test_latex_is_well_formed(sweep, name, tmp_path):
-    demo = load("report", "demo", seeds="0,1", results=tmp_path)
-    write_results(tmp_path, demo.specs)
-    for study in (sweep, demo):
-        check_latex(table_files(study, name)["tex"])
-
-
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX here; the parser's checks stand in for it")
-def test_latex_compiles(tmp_path):
-    study = load("report", "demo", seeds="0,1", results=tmp_path)
-    write_results(tmp_path, study.specs)
-    body = "\n\\clearpage\n".join(table_files(study, name)["tex"] for name in ("table1", "table2", "table3", "table4"))
-    text = f"\\documentclass{{article}}\n\\usepackage{{booktabs}}\n\\begin{{document}}\n{body}\n\\end{{document}}\n"
-    (tmp_path / "all.tex").write_text(text)
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stdout[-2000:]
-    assert (tmp_path / "all.pdf").stat().st_size > 10_000
-
-
-def check_latex(text: str) -> None:
-    """Braces balance, and every line of the one tabular has as many cells as it has columns."""
-    soup = TexSoup(text, tolerance=0)
-    tabulars = list(soup.find_all("tabular"))
-    assert len(tabulars) == 1
-    body = [line for line in text.split("\\begin{tabular}")[1].split("\\end{tabular}")[0].splitlines()[1:] if line]
-    columns = len(str(tabulars[0].args[0]).replace("@{}", "").strip("{}"))
-    for line in body:
-        if line in ("\\toprule", "\\midrule", "\\bottomrule"):
-            continue
-        assert line.endswith(r" \\"), line
-        cells = line.replace(r"\&", "").count("&") + 1
-        assert cells == columns or line.startswith(rf"\multicolumn{{{columns}}}"), line
-    bare = text.replace("\\{", "").replace("\\}", "")
-    assert bare.count("{") == bare.count("}")
-    assert text.count("$") % 2 == 0
-    assert text.isascii()
-
-
-def test_any_label_survives_latex_markdown_and_csv(tmp_path):
-    label = '50% & more_of $this$ #1 {x} ~^\\ | a,b "c"'
-    (tmp_path / "study.yaml").write_text(
-        json.dumps(
-            {
-                "title": "T", "roles": {"small": "Toy"},
-                "tables": {"t": {"title": "T", "rows": [{"label": label, "method": "ssf-ln"}],
-                                 "columns": [{"label": label, "dataset": "small-ir20", "value": "overall"}]}},
-            }
-        )
-    )  # fmt: skip
-    (tmp_path / "config.yaml").write_text("{title: T, backbone: toy, seeds: [0], data: {small: toy}}")
-    study = load(tmp_path / "study.yaml", tmp_path / "config.yaml", results=tmp_path)
-    write_results(tmp_path, study.specs)
-    texts = table_files(study, "t")
-    check_latex(texts["tex"])
-    rows = list(csv.reader(io.StringIO(texts["csv"])))
-    assert rows[0][4] == rows[1][0] == label
-    table = [line for line in texts["md"].splitlines() if line.startswith("|")]
-    assert len({line.replace("\\|", "").count("|") for line in table}) == 1
-
-
-def test_latex_escapes():
-    assert (
-        tex_text("50% ± 1_000 & ~x^2 {a} \\")
-        == r"50\% $\pm$ 1\_000 \& \textasciitilde{}x\textasciicircum{}2 \{a\} \textbackslash{}"
-    )
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from pel_core.data.datasets import find_dataset
 from pel_core.ingest.prepare import prepare
 from pel_core.reporting.tables import table_files
 from pel_core.spec import results as reading
-from pel_core.spec.results import SECTIONS, invalid_reason, lookup, metrics_file, number, read_result, section_keys, value_path
+from pel_core.spec.records import lookup, number
+from pel_core.spec.results import SECTIONS, invalid_reason, metrics_file, read_result, section_keys, value_path
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.study import load_settings
 
