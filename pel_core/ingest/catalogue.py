@@ -1,7 +1,11 @@
 """Catalogue: images as a folder, a table or a saved data set has them, before they are divided. Shapes: N images, C classes."""
 
+import os
+import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 import numpy as np
 
@@ -43,11 +47,14 @@ class Placed(ImageList):
         return Placed(self.source, paths, self.labels[positions], None if self.lines is None else self.lines[positions])
 
 
+NUMBER = re.compile(r"(0|[1-9][0-9]*)(\.[0-9]*[1-9])?")  # as one way of spelling each has it
+
+
 def class_order(keys: Iterable[str]) -> list[str]:
-    """Classes in label order: by name, or by number where every one is a whole number."""
+    """Classes in label order: by name, or by number where every one is a number (``9``, ``10``, ``10.5``; not ``09``)."""
     distinct = set(keys)
-    if all(key.isascii() and key.isdigit() and str(int(key)) == key for key in distinct):
-        return sorted(distinct, key=int)
+    if all(NUMBER.fullmatch(key) for key in distinct):
+        return sorted(distinct, key=Decimal)
     return sorted(distinct)
 
 
@@ -55,13 +62,37 @@ def check_path(path: str) -> None:
     """Refuse a path that cannot be kept: prepared paths are UTF-8 text with a line for each.
 
     Raises:
-        PelError: naming the path.
+        PelError: naming the path, or the locale that keeps this process from spelling it.
     """
     if "\n" in path or "\0" in path:
         raise PelError(f"the name {path!r} holds a line break; rename it (names of classes and files must be one line)")
-    if path.isascii():
+    if not path.isascii():
+        check_locale(path)
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise PelError(f"the name {path!r} is not UTF-8; rename it (convmv renames whole trees)") from None
+
+
+def check_locale(path: str) -> None:
+    """See that this process can spell a name that is UTF-8.
+
+    Under a locale such as C, Python may read and write names of files as ASCII: what it reads comes as surrogate escapes, and
+    what a table says in UTF-8 cannot be opened.
+
+    Raises:
+        PelError: the name is UTF-8, and the locale is another.
+    """
+    if path.isascii() or (encoding := sys.getfilesystemencoding().lower()) == "utf-8":
         return
     try:
-        path.encode()
+        name = os.fsencode(path).decode()  # read from the disk, as bytes that are UTF-8
+    except UnicodeDecodeError:
+        return  # bytes that are not
     except UnicodeEncodeError:
-        raise PelError(f"the name {path!r} is not UTF-8; rename it (convmv renames whole trees)") from None
+        name = path  # read from a table, or typed
+    locale = next((f"{key}={os.environ[key]}" for key in ("LC_ALL", "LC_CTYPE", "LANG") if os.environ.get(key)), "no locale")
+    raise PelError(
+        f"the name {name!r} is UTF-8, but this process reads names of files as {encoding} ({locale}); set PYTHONUTF8=1, or a "
+        "UTF-8 locale such as LC_ALL=C.UTF-8"
+    )

@@ -15,7 +15,7 @@ from pel_core.common.files import sha256
 from pel_core.common.problems import Problems
 from pel_core.data.roots import expand_root
 from pel_core.data.sampling import PROFILES
-from pel_core.ingest.catalogue import Catalogue
+from pel_core.ingest.catalogue import Catalogue, check_locale
 from pel_core.ingest.content import Content
 from pel_core.ingest.options import Declared, Rooted, one_of
 from pel_core.ingest.sources.base import Source
@@ -96,6 +96,7 @@ class UserSource(Source):
         """
         try:
             root = os.path.abspath(expand_root(self.options.root))
+            check_locale(root)
             if not os.path.exists(root):
                 raise PelError(f"{root} does not exist")
             return self.found_at(root)
