@@ -4,8 +4,6 @@ Also what is told of every column that was taken: classes and their counts, the 
 """
 
 import re
-import unicodedata
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -99,27 +97,6 @@ def _require_one_spelling(first: Mapping[str, int], where: Callable[[int], str],
             f"{where(first[comma])}: the {what} is {comma!r}, a number with a decimal comma or several labels; expected a class "
             "name or a number such as 10 or 10.0"
         )
-
-
-def fold(name: str) -> str:
-    """What is left of a name without case, extra white space, underscores and Unicode's several spellings."""
-    return " ".join(unicodedata.normalize("NFKC", name).casefold().replace("_", " ").split())
-
-
-def alike_notes(keys: Sequence[str], names: Sequence[str], counts: Sequence[int]) -> list[str]:
-    """A note on classes (C,) whose names differ in nothing but case, white space or Unicode form. ``counts``: their images."""
-    groups: dict[str, list[int]] = defaultdict(list)
-    for label, name in enumerate(names):
-        groups[fold(name)].append(label)
-    twins = [group for group in groups.values() if len({names[label] for label in group}) > 1]
-    if not twins:
-        return []
-    few = "; ".join(" and ".join(f"{keys[label]!r} ({counts[label]:,} images)" for label in group) for group in twins[:3])
-    more = "; ..." if len(twins) > 3 else ""
-    return [
-        f"classes that differ in case, white space or Unicode form alone: {few}{more}. If they are one class, spell it one way; "
-        "a head that starts from text needs different names (class_names)"
-    ]
 
 
 def taken_notes(columns: str, keys: Sequence[str], splits: Mapping[str, ImageList]) -> list[str]:

@@ -22,7 +22,6 @@ from pel_core.ingest.content import Content
 from pel_core.ingest.data_check import decode_images
 from pel_core.ingest.duplicate_images import duplicate_notes
 from pel_core.ingest.known_mistakes import explain_missing
-from pel_core.ingest.labels import alike_notes
 
 if TYPE_CHECKING:
     from pel_core.ingest.sources.users import UserOptions, UserSource
@@ -143,8 +142,6 @@ def class_names(source: "UserSource", found: Catalogue) -> list[str]:
         found.notes.append(f"{len(bare)} classes are called by numbers ('{bare[0]}'), which tell CLIP nothing: give class_names")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         found.notes.append(f"{len(twice)} names stand for several classes ('{twice[0]}'); their text features are equal")
-    counts = sum(np.bincount(images.labels, minlength=len(names)) for images in found.splits.values())
-    found.notes += alike_notes(found.keys, names, counts.tolist())
     return names
 
 
