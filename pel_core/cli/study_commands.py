@@ -83,11 +83,12 @@ def provenance(arguments: Arguments) -> None:
 
 def page(arguments: Arguments) -> None:
     """Turn a finished table into a page of the HTML report."""
-    from pel_core.reporting.html_pages import html_page
+    from pel_core.reporting.html_pages import html_page, notes_markdown
 
     study = open_study(arguments)
     _require(study, arguments.artefact, TABLE, SUMMARY)
     markdown = Path(study.files(arguments.artefact)[1]).read_text(encoding="utf-8")
+    markdown += notes_markdown(study.data_notes(arguments.artefact))
     write_text(study.results / "report" / f"{arguments.artefact}.html", html_page(markdown, arguments.artefact))
 
 
@@ -165,6 +166,7 @@ COMMANDS: tuple[tuple[Callable[[Arguments], None], tuple[str, ...]], ...] = (
 
 def show_text(study: "Study") -> str:
     """The study's tables as on paper, its verdicts, and where the files are; what is not made yet is named."""
+    from pel_core.ingest.notes import notes_lines
     from pel_core.studies.config import shown
 
     parts, absent = [], []
@@ -175,6 +177,7 @@ def show_text(study: "Study") -> str:
         elif artefact.how.on_screen:
             parts += [*artefact.how.on_screen(artefact.title, files[1].read_text(encoding="utf-8")), ""]
     folders = [f"{shown(study.results)}/tables", shown(study.figures), f"{shown(study.results)}/runs/<run>/metrics.json"]
+    parts += [*noted, ""] if (noted := notes_lines(study.data_notes())) else []
     parts += [f"Tables: {folders[0]}   Figures: {folders[1]}   Every run: {folders[2]}"]
     parts += [f"Not made yet: {', '.join(absent)}. Run snakemake (or make study)."] if absent else []
     return "\n".join(parts)

@@ -84,7 +84,7 @@ def read_image_list(path: str | Path, classes: int, problems: Problems | None = 
             if not (token.isascii() and token.isdigit() and len(token) < 10) or (label := int(token)) >= classes:
                 raise _bad_label(f"{source}:{number}", token, classes)
             if name[0] == "/" or ("." in name and (".." in name or "./" in name)) or "//" in name:
-                name = _inside(f"{source}:{number}", name)
+                name = inside(f"{source}:{number}", name)
         except PelError as error:
             if problems is None:
                 raise
@@ -94,8 +94,12 @@ def read_image_list(path: str | Path, classes: int, problems: Problems | None = 
         paths.append(name)
         labels.append(label)
     numbers = np.delete(np.arange(1, len(lines) + 1), left_out) if left_out else None
-    images = ImageList(source, paths, np.array(labels, np.int64), numbers)
-    if len(set(paths)) != len(paths):
+    return distinct(ImageList(source, paths, np.array(labels, np.int64), numbers), problems)
+
+
+def distinct(images: ImageList, problems: Problems | None) -> ImageList:
+    """The list, seen to hold no path twice; ``problems`` takes what is wrong, None raises it."""
+    if len(set(images.paths)) != len(images.paths):
         error = _repeated(images)
         if problems is None:
             raise error
@@ -112,7 +116,7 @@ def _bad_label(where: str, token: str, classes: int) -> PelError:
     return PelError(f"{where}: found {token!r} as the last token, which is not a label; {expected}")
 
 
-def _inside(where: str, name: str) -> str:
+def inside(where: str, name: str) -> str:
     """The path without ``.`` and doubled slashes, or an error where it would leave the root."""
     if name.startswith("/"):
         raise PelError(f"{where}: path {name!r} is absolute; expected one relative to the data set's root")

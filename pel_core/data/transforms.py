@@ -14,6 +14,7 @@ from pel_core.common.errors import PelError
 from pel_core.common.seeds import derive
 from pel_core.data.augmentations import AUGMENTATIONS
 from pel_core.data.ensembling import find_ensemble
+from pel_core.data.image_files import how_to_read, register_heic, suffix_of
 
 ATTEMPTS = 10  # of RandomResizedCrop, as in torchvision
 DRAWS = 24  # per image: area and aspect of each attempt, vertical and horizontal position, flip, one unused
@@ -22,6 +23,8 @@ ASPECT = (3 / 4, 4 / 3)
 STEPS_PER_IMAGE = DRAWS // 4
 
 LARGEST = 2**26  # pixels of a resized test image, 200 MB; beyond that its crops are resized one by one
+
+register_heic()  # once in each process that decodes; by content, as of every format, whatever a file is called
 
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -131,7 +134,8 @@ def load_rgb(path: str | Path, native: int | None = None) -> Image.Image:
     """Decode an image file to 8-bit RGB and reduce it to ``native`` pixels.
 
     Grey, palette, CMYK and 16-bit images are converted, transparency is dropped, of an animation the first frame is taken. As in
-    the reference (torchvision's ``ImageFolder``), EXIF orientation and colour profiles have no effect, nor has the suffix.
+    the reference (torchvision's ``ImageFolder``), EXIF orientation and colour profiles have no effect, nor has the suffix. An
+    AVIF or HEIC image is turned as its container says, which is a part of these formats.
 
     Raises:
         PelError: naming the path: the file is missing, damaged, no image, or has more pixels than PIL admits.
@@ -148,7 +152,8 @@ def load_rgb(path: str | Path, native: int | None = None) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise PelError(f"image {path} cannot be decoded ({error}); scale it down or take it off the list") from None
     except Exception as error:  # damaged files make PIL's decoders raise nearly anything
-        raise PelError(f"image {path} cannot be decoded ({error}); restore the file or take it off the list") from None
+        what = how_to_read(suffix_of(str(path))) or "restore the file or take it off the list"
+        raise PelError(f"image {path} cannot be decoded ({error}); {what}") from None
 
 
 def _sixteen_bits(image: Image.Image) -> Image.Image:

@@ -7,6 +7,7 @@ folder will do. Shapes: N images, B a batch, K crops, R pixels a side, C classes
 import glob
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -23,12 +24,12 @@ from pel_core.common.logs import logger
 from pel_core.common.tensors import read_tensors
 from pel_core.common.versions import check_versions
 from pel_core.data.datasets import split_name
+from pel_core.data.image_files import SUFFIXES, count_suffixes, is_system, suffix_of
 from pel_core.data.loading import EvalReader, RandomCrops, loader
 from pel_core.data.resample import normalise
 from pel_core.evaluation.outputs import printable, top_classes, write_csv, write_parquet
 from pel_core.evaluation.predictions import TOP
 from pel_core.hardware.devices import loader_workers, pick_device
-from pel_core.ingest.catalogue import SUFFIXES
 from pel_core.models.weights import load_vit
 from pel_core.spec.plugins import parse_run
 from pel_core.spec.results import run_folder, slug_of
@@ -124,13 +125,19 @@ def _listed(file: str) -> list[str]:
 
 
 def _walk(folder: str) -> list[str]:
-    found = []
+    found, others = [], Counter()
     for here, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        images = (name for name in files if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES)
-        found += [os.path.join(here, name) for name in sorted(images)]
+        folders[:] = sorted(name for name in folders if not is_system(name))
+        for name in sorted(name for name in files if not is_system(name)):
+            if suffix_of(name) in SUFFIXES:
+                found.append(os.path.join(here, name))
+            else:
+                others[suffix_of(name) or "no suffix"] += 1
     if not found:
-        raise PelError(f"the folder {printable(folder)} holds no images ({', '.join(sorted(SUFFIXES))})")
+        seen = f", only {count_suffixes(others)}" if others else ""
+        raise PelError(f"the folder {printable(folder)} holds no images ({', '.join(sorted(SUFFIXES))}){seen}")
+    if others:
+        logger.info("note: %s: left out, which are no images by their suffix: %s", printable(folder), count_suffixes(others))
     return found
 
 

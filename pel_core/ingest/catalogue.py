@@ -12,9 +12,6 @@ import numpy as np
 from pel_core.common.errors import PelError
 from pel_core.data.lists import ImageList
 
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
-)
 # How people call the folders (and a table's or Hugging Face's splits) of a divided data set.
 SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "val", "valid": "val",
           "validation": "val", "dev": "val"}  # fmt: skip
@@ -23,12 +20,13 @@ SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "tes
 @dataclass
 class Catalogue:
     """Images as they are found: ``keys``, the classes as the data call them, in label order; ``splits`` "train", and "test" and
-    "val" where there are such; ``notes`` for the user, ``root`` the image folder."""
+    "val" where there are such; ``notes`` for the user, ``root`` the image folder; ``no_classes`` the folders without an image."""
 
     root: str
     keys: list[str]
     splits: dict[str, ImageList]
     notes: list[str] = field(default_factory=list)
+    no_classes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

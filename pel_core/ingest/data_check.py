@@ -4,7 +4,7 @@
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +15,14 @@ import numpy as np
 from pel_core.common.errors import PelError
 from pel_core.common.problems import Problems
 from pel_core.data import lists
+from pel_core.data.image_files import require_readable
 from pel_core.data.lists import ImageList
 from pel_core.data.sampling import shot_groups
 from pel_core.hardware.cores import usable_cpus
+from pel_core.ingest.class_keys import clean, excluded_note, kept, odd_keys, without
 from pel_core.ingest.facts import Facts, difference
 from pel_core.ingest.known_mistakes import known_mistakes
+from pel_core.ingest.unlabelled_lists import folder_classes, folder_of, has_labels, label_by_folder, read_unlabelled
 
 if TYPE_CHECKING:
     from pel_core.ingest.sources.lists import Lists
@@ -40,6 +43,11 @@ class Checked:
     sizes: dict[str, np.ndarray] = field(default_factory=dict)
     folders: list[str] | None = None
     notes: list[str] = field(default_factory=list)
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Keep the names and identifiers of some classes, ``rows`` (c,)."""
+        self.names = [self.names[row] for row in rows.tolist()]
+        self.ids = self.ids and [self.ids[row] for row in rows.tolist()]
 
 
 def check_lists(
@@ -70,30 +78,59 @@ def check_lists(
         if name in found and name in facts.files and (text := difference(found[name], facts.files[name])):
             problems.add("lists that are not the published ones", text, USER_LISTS.format(base=base))
     try:
-        checked, labels = _read_names(found[options.names], options.names_format)
+        checked, labels = _class_names(source, found)
+        stays = kept(options.exclude, checked.names, (), checked.ids or ())
     except (KeyError, PelError) as error:
         if isinstance(error, PelError):
             problems.add("class names that cannot be read", error)
         return None
+    gone = 0
     for split, file in source.split_files().items():
         if file not in found:
             continue
         try:
-            images = lists.read_image_list(found[file], len(checked.names), problems)
+            images = _read_list(found[file], checked, source, problems)
         except PelError as error:
             problems.add("lists that cannot be read", error)
             continue
         _check_label_order(images, checked, labels is not None, source, problems)
         if labels is not None:
             images = ImageList(images.source, images.paths, labels[images.labels], images.lines)
-        checked.images[split] = images
+        whole, images = len(images.paths), without(images, stays)
+        checked.images[split], gone = images, gone + whole - len(images.paths)
+        try:
+            require_readable(images.paths)
+        except PelError as error:
+            problems.add("lists of images that cannot be read here", f"{images.source}: {error}")
         if files:
             checked.sizes[split] = _check_files(source, root, str(found.get(options.test, "")), checked, split, problems, bar)
             largest = facts.largest_side if facts else None
             decode_images(root, images, checked.sizes[split], check_images, problems, largest, bar)
+    if options.exclude:
+        checked.keep(np.flatnonzero(stays >= 0))
+        checked.notes.append(excluded_note(options.exclude, gone))
+    checked.notes += [] if source.facts else odd_keys(checked.names)
     # A published list says what is published: numbers are compared where a list is another one, to say how it differs.
     _check_classes(checked, facts if "lists that are not the published ones" in problems.kinds else None, problems)
     return checked
+
+
+def _class_names(source: "Lists", found: Mapping[str, Path]) -> tuple[Checked, np.ndarray | None]:
+    """As `_read_names`; without a file of names the classes are the folders of the training lists, which have no labels."""
+    if source.options.names:
+        return _read_names(found[source.options.names], source.options.names_format)
+    keys = folder_classes(found[file] for split, file in source.split_files().items() if split.startswith("train"))
+    notes = [f"the lists have no labels: each image is of the class that its folder is called ({len(keys)} classes)"]
+    return Checked([clean(key.replace("_", " ")) for key in keys], keys, notes=notes), None
+
+
+def _read_list(path: Path, checked: Checked, source: "Lists", problems: Problems) -> ImageList:
+    """A list with its labels, or, in a data set of the user's own, with those of its images' folders."""
+    if source.facts or has_labels(path):
+        if not source.options.names:
+            raise PelError(f"{path} has labels, and the training list has none; expected both alike, or a file of 'names'")
+        return lists.read_image_list(path, len(checked.names), problems)
+    return label_by_folder(read_unlabelled(path, problems), checked.ids or checked.names, problems)
 
 
 def _read_names(path: Path, names_format: str) -> tuple[Checked, np.ndarray | None]:
@@ -117,7 +154,7 @@ def _check_label_order(images: ImageList, checked: Checked, categories: bool, so
     id_of = {i: key for key, i in row.items()}
     pairs: dict[tuple[str, int], int] = {}
     for position, (path, label) in enumerate(zip(images.paths, images.labels.tolist(), strict=True)):
-        pairs.setdefault((_folder(path), label), position)
+        pairs.setdefault((folder_of(path), label), position)
     allowed = source.facts.swapped if source.facts else {}
     for (folder, label), position in pairs.items():
         if folder == id_of[label] or allowed.get(label) == folder:
@@ -213,15 +250,10 @@ def _check_classes(checked: Checked, facts: Facts | None, problems: Problems) ->
             problems.add("numbers that are not the published ones", text)
 
 
-def _folder(path: str) -> str:
-    """The name of the folder that a file lies in."""
-    return path.rpartition("/")[0].rpartition("/")[2]
-
-
 def _folders(images: ImageList, classes: int) -> list[str] | None:
     found: list[set[str]] = [set() for _ in range(classes)]
     for path, label in zip(images.paths, images.labels.tolist(), strict=True):
-        found[label].add(_folder(path))
+        found[label].add(folder_of(path))
     return [next(iter(each)) for each in found] if all(len(each) == 1 for each in found) else None
 
 

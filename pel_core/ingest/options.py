@@ -40,6 +40,23 @@ class Rooted(BaseModel):
     root: Annotated[str, Field(min_length=1, description="the image folder; $PEL_DATA stands for what DATA= says")]
 
 
+def _texts(given: Any) -> tuple[str, ...]:
+    given = [given] if isinstance(given, str | int) else given
+    if not isinstance(given, list | tuple) or not all(isinstance(key, str | int) and not isinstance(key, bool) for key in given):
+        raise ValueError(f"exclude is {given!r}, expected a list of classes, as folders or labels call them")
+    return tuple(map(str, given))
+
+
+class Excluding(Rooted):
+    """Options of data whose classes a user may leave out."""
+
+    exclude: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_texts, json_schema_input_type=list[str | int]),
+        Field(description="classes that are left out, as folders or labels call them"),
+    ] = ()
+
+
 class Declared(Rooted):
     """What an entry of any kind says."""
 

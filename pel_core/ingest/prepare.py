@@ -1,8 +1,8 @@
 """Preparing a data set: check or render it once, and leave a folder that a run opens in milliseconds.
 
 The folder holds, written in this order, ``train*.npz``, ``test.npz``, ``val.npz`` (labels, and paths where the images are
-files), ``images-train.npy`` and ``images-test.npy`` (uint8 (N, H, W, 3), where they are not), then ``data.json``. Images given
-as files are never copied. Shapes: N images, C classes.
+files), ``images-train.npy`` and ``images-test.npy`` (uint8 (N, H, W, 3), where they are not), ``notes.json`` (what a person has
+to know), then ``data.json``. Images given as files are never copied. Shapes: N images, C classes.
 """
 
 from collections.abc import Mapping
@@ -20,6 +20,7 @@ from pel_core.data.naming import naming_of, renamed
 from pel_core.data.roots import write_root
 from pel_core.ingest.entries import declared
 from pel_core.ingest.identity import data_params, write_source
+from pel_core.ingest.notes import write_notes
 from pel_core.ingest.sources import open_source
 
 CHECKS = ("none", "sample", "all")
@@ -86,4 +87,5 @@ def prepare(
         write_source(out, source.root, params)
     if base in ((config or {}).get("user_lists") or ()):
         about["user_lists"] = True  # the built-in name, but not the published lists
+    write_notes(out, content.notes)
     write_json(out / "data.json", about)

@@ -4,7 +4,6 @@ Shapes: N images, C classes.
 """
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -16,8 +15,10 @@ from pel_core.common.errors import PelError
 from pel_core.common.problems import Problems
 from pel_core.common.yaml_files import load_yaml
 from pel_core.data import lists
+from pel_core.data.image_files import require_readable
 from pel_core.data.sampling import held_out, largest_fitting, profile_counts, profile_subset
 from pel_core.ingest.catalogue import Catalogue, Placed
+from pel_core.ingest.class_keys import clean, composed, odd_keys
 from pel_core.ingest.content import Content
 from pel_core.ingest.data_check import decode_images
 from pel_core.ingest.duplicate_images import duplicate_notes
@@ -42,12 +43,15 @@ def user_content(source: "UserSource", found: Catalogue, check_images: str, prob
     names = class_names(source, found)
     splits = divide(entry, found)
     content = Content(names, {})
+    for images in splits.values():
+        require_readable(images.paths)
     sizes = {split: lists.check_files(found.root, images, problems=problems) for split, images in splits.items()}
     explain_missing(found.root, splits, sizes, problems)
     for split, images in splits.items():
         decode_images(found.root, images, sizes[split], check_images, problems)
         content.add_files(split, images, sizes[split])
     problems.stop()
+    found.notes += odd_keys(found.keys)
     found.notes += duplicate_notes(found.root, splits, sizes, check_images)
     train = splits["train"]
     pool = np.bincount(train.labels, minlength=len(names))
@@ -128,26 +132,21 @@ def class_names(source: "UserSource", found: Catalogue) -> list[str]:
         PelError: a key of the mapping that is no class.
     """
     given = _mapping(source)
-    form = {unicodedata.normalize("NFC", key): key for key in found.keys}
+    there = set(map(composed, [*found.keys, *found.no_classes]))
     for key in given:
-        if unicodedata.normalize("NFC", key) not in form:
+        if composed(key) not in there:
             near = get_close_matches(key, found.keys, n=1) or found.keys[:1]
             raise PelError(f"class_names: '{key}' is none of the {len(found.keys)} classes; expected names such as '{near[0]}'")
-    given = {unicodedata.normalize("NFC", key): name for key, name in given.items()}
-    names = [clean(given.get(unicodedata.normalize("NFC", key)) or key.replace("_", " ")) for key in found.keys]
+    given = {composed(key): name for key, name in given.items()}
+    names = [clean(given.get(composed(key)) or key.replace("_", " ")) for key in found.keys]
     if blank := [key for key, name in zip(found.keys, names, strict=True) if not name]:
         raise PelError(f"class {blank[0]!r} has no name; give one by class_names")
-    bare = [key for key in found.keys if unicodedata.normalize("NFC", key) not in given]
+    bare = [key for key in found.keys if composed(key) not in given]
     if bare and all(key.isdigit() or lists.WNID.fullmatch(key) for key in bare):
         found.notes.append(f"{len(bare)} classes are called by numbers ('{bare[0]}'), which tell CLIP nothing: give class_names")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         found.notes.append(f"{len(twice)} names stand for several classes ('{twice[0]}'); their text features are equal")
     return names
-
-
-def clean(name: str) -> str:
-    """A class name as a prompt takes it: one line, single spaces, composed characters."""
-    return " ".join(unicodedata.normalize("NFC", name).split())
 
 
 def _mapping(source: "UserSource") -> dict[str, str]:

@@ -1,5 +1,7 @@
 """A table's Markdown as a page of the HTML report. Markdown-it renders it; raw HTML in a name stays text. Torch-free."""
 
+import re
+from collections.abc import Mapping, Sequence
 from html import escape
 
 STYLE = """
@@ -19,3 +21,13 @@ def html_page(markdown: str, title: str) -> str:
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
     return f"<!doctype html><html><head>{head}</head><body>{body}</body></html>\n"
+
+
+def notes_markdown(notes: Mapping[str, Sequence[str]]) -> str:
+    """The notes on data sets as a list below a page's table; whatever stands in names stays text."""
+    parts = [f"\n## Notes on the data set {base}\n\n" + "".join(f"- {_plain(note)}\n" for note in notes[base]) for base in notes]
+    return "".join(parts)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text.replace("\n", " "))

@@ -1,4 +1,5 @@
-"""Tables: a declared table and the runs' metrics.json -> CSV, Markdown and LaTeX. A pure function: same inputs, same bytes."""
+"""Tables: a declared table, the runs' metrics.json and the notes on their data -> CSV, Markdown and LaTeX. A pure function: same
+inputs, same bytes."""
 
 import csv
 import io
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pel_core.common.files import write_text
+from pel_core.ingest.notes import data_notes, notes_footnote
 from pel_core.models.backbones import BACKBONES
 from pel_core.reporting.recipe_text import data_line, recipe_line, seeds_line
 from pel_core.spec.results import METRICS, SECTIONS, lookup, number, read_result, require_same_inputs, why_none
@@ -96,6 +98,7 @@ def table_grid(study: Study, name: str) -> Grid:
     flat = [record for row in records for record in row]
     # A value that is missing says why, once for each reason.
     gaps = sorted({f"{columns[j]['label']}: none, {stat.reason}" for row in values for j, stat in enumerate(row) if not stat.n})
+    noted = notes_footnote(data_notes(study.results, (record["data"]["name"] for record in flat)))
     return Grid(
         title=artefact.title,
         banner=artefact.banner,
@@ -108,7 +111,7 @@ def table_grid(study: Study, name: str) -> Grid:
         best=_best(values, [cell.value for cell in cells[0]], digits),
         digits=digits,
         recipe=recipe_line(flat),
-        notes=[*([entry["note"]] if "note" in entry else []), seeds_line(artefact.seeds), *gaps, data_line(flat)],
+        notes=[*([entry["note"]] if "note" in entry else []), seeds_line(artefact.seeds), *gaps, data_line(flat), *noted],
         parameters=[_joined(str(record["parameters"]["learnable"]) for record in row) for row in records],
     )
 
@@ -263,8 +266,9 @@ def save_table(study: Study, name: str, folder: str | Path) -> None:
 
 
 def on_screen(title: str, markdown: str) -> list[str]:
-    """A table's Markdown with its columns padded, so that it reads in a terminal; the line on data is left out."""
-    lines = [line for line in markdown.splitlines() if line and not line.startswith(("Data: ", "Recipe: "))]
+    """A table's Markdown with its columns padded, so that it reads in a terminal; the lines on data and recipe are left out."""
+    left_out = ("Data: ", "Recipe: ", "Notes on the data, ")
+    lines = [line for line in markdown.splitlines() if line and not line.startswith(left_out)]
     rows = [[cell.strip().replace("**", "") for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     widths = [max(len(row[i]) for row in rows if not row[i].startswith("---")) for i in range(len(rows[0]))]
     left = iter(rows)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pel_core.hardware.lease import STALE, dead
+from pel_core.ingest.notes import notes_lines
 from pel_core.spec.results import run_folder
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.config import shown
@@ -194,6 +195,7 @@ def status(study: Study, every: bool = False, now: float | None = None) -> str:
         *_section("Failed", found.failed, every),
         *_section("Cannot be used", found.unusable, every),
         *_rest(study, [study.specs[slug] for slug in states if slug not in finished], live),
+        *notes_lines(study.data_notes()),
     ]
     if every:
         width = max(map(len, states), default=0)

@@ -20,6 +20,7 @@ from pel_core.data.datasets import find_dataset, split_name
 from pel_core.data.image_cache import cache_folder
 from pel_core.data.roots import tell_roots
 from pel_core.ingest.identity import data_params, require_same_source
+from pel_core.ingest.notes import data_notes
 from pel_core.ingest.sources import open_source, require_split
 from pel_core.models.backbones import local_weights
 from pel_core.spec.results import OUTPUTS, invalid_reason, metrics_file, needs_score, run_folder, scoring
@@ -63,6 +64,11 @@ class Study:
     def accept(self) -> tuple[str, ...]:
         """Runs whose results of another version are accepted by name."""
         return tuple(self.config.get("accept", ()))
+
+    def data_notes(self, name: str = "") -> dict[str, list[str]]:
+        """What preparing the data sets of the study, or of one artefact, had to tell, by data set (`ingest.notes`)."""
+        specs = self.artefact(name).specs if name else self.specs
+        return data_notes(self.results, (spec.dataset for spec in specs.values()))
 
     def artefact(self, name: str) -> Artefact:
         """An artefact by name.

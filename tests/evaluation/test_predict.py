@@ -162,7 +162,7 @@ def test_words_that_name_images(images, tmp_path, monkeypatch):
     [
         ("gone.jpg", "there is no image 'gone.jpg'"),
         ("*.jpg", "there is no image"),
-        ("empty", r"the folder empty holds no images \(\.bmp"),
+        ("empty", r"the folder empty holds no images \(\.avif, \.bmp"),
         ("@gone", "the list @gone cannot be read"),
         ("@blank", "the list @blank is empty"),
     ],

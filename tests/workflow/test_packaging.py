@@ -27,7 +27,7 @@ def pins() -> dict[str, str]:
 
 def test_every_declared_dependency_is_locked_within_its_range():
     extras = PROJECT["optional-dependencies"]
-    declared = PROJECT["dependencies"] + extras["test"] + extras["hf"]
+    declared = PROJECT["dependencies"] + extras["test"] + extras["hf"] + extras["heic"]
     for requirement in map(Requirement, declared):
         version = LOCK[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version, prereleases=True), f"{requirement} but locked {version}"

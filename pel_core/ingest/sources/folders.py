@@ -1,12 +1,13 @@
 """A folder of class folders, as it is found: which images there are, of which class, perhaps in train, val and test folders.
 
-Everything below a class folder belongs to that class. What is left out (hidden files, other suffixes, empty folders) is counted
-and said. Torch-free: planning looks at folders too. Shapes: N images, C classes.
+Everything below a class folder belongs to that class. What is left out (hidden files, what programs leave, other suffixes, empty
+folders) is counted and said; a class whose images cannot be read is an error. Torch-free: planning looks at folders too. Shapes:
+N images, C classes.
 """
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,7 +15,9 @@ import numpy as np
 from pydantic import Field
 
 from pel_core.common.errors import PelError
-from pel_core.ingest.catalogue import SPLITS, SUFFIXES, Catalogue, Placed, check_path, class_order
+from pel_core.data.image_files import SUFFIXES, UNREAD, count_suffixes, is_system, suffix_of
+from pel_core.ingest.catalogue import SPLITS, Catalogue, Placed, check_path, class_order
+from pel_core.ingest.class_keys import composed, how_to_exclude
 from pel_core.ingest.sources.base import register
 from pel_core.ingest.sources.users import UserEntry, UserSource, digest_lines
 
@@ -38,17 +41,18 @@ class Folders(UserSource):
 
     def catalogue(self, new: Path) -> Catalogue:
         """The images below each class folder."""
-        return read_folders(self.root)
+        return read_folders(self.root, self.options.exclude)
 
 
 class Walk:
-    """All images below a root. ``others`` counts files of other suffixes, ``hidden`` files and folders that start with a dot."""
+    """All images below a root. ``others`` holds for each folder (relative to the root) its files of other suffixes, ``hidden``
+    counts the names of what is hidden or left by programs (`is_system`)."""
 
     def __init__(self, root: str):
         self.root = root
         self.real = os.path.realpath(root)
-        self.others: Counter[str] = Counter()
-        self.hidden = 0
+        self.others: dict[str, list[str]] = {}
+        self.hidden: Counter[str] = Counter()
 
     def entries(self, folder: str) -> tuple[list[os.DirEntry], list[os.DirEntry]]:
         """Folders and files of a folder (relative to the root), sorted by name.
@@ -61,8 +65,8 @@ class Walk:
         try:
             with os.scandir(path) as found:
                 for entry in sorted(found, key=lambda entry: entry.name):
-                    if entry.name.startswith(".") or entry.name == "__MACOSX":
-                        self.hidden += 1
+                    if is_system(entry.name):
+                        self.hidden[entry.name] += 1
                     else:
                         path = entry.path
                         (folders if entry.is_dir() else files).append(entry)
@@ -89,9 +93,8 @@ class Walk:
     def files(self, folder: str, files: Iterable[os.DirEntry]) -> Iterator[tuple[str, int]]:
         """Those of a folder's files that are images, as ``images``."""
         for entry in files:
-            suffix = os.path.splitext(entry.name)[1].lower()
-            if suffix not in SUFFIXES:
-                self.others[suffix or "no suffix"] += 1
+            if suffix_of(entry.name) not in SUFFIXES:
+                self.others.setdefault(folder, []).append(entry.name)
                 continue
             name = f"{folder}/{entry.name}" if folder else entry.name
             check_path(name)
@@ -108,22 +111,57 @@ class Walk:
         if any(os.path.commonpath([target, folder]) == target for folder in above):
             raise PelError(f"{self.root}/{name} is a symbolic link back to a folder that holds it; remove it")
 
+    def unread(self, folder: str = "") -> list[str]:
+        """The files below a folder that are no images by their suffix, relative to the root."""
+        below = (here for here in self.others if not folder or here == folder or here.startswith(f"{folder}/"))
+        return [f"{here}/{name}" if here else name for here in below for name in self.others[here]]
+
+    def seen(self, folder: str = "") -> str:
+        """``12 .xml, 3 .txt``: what lies below a folder besides images; empty where nothing does."""
+        return count_suffixes(Counter(suffix_of(path) or "no suffix" for path in self.unread(folder)))
+
+    def require_read(self, folder: str, key: str) -> None:
+        """Of a folder without an image, see that it was not meant to be a class: none of its files is an image in truth.
+
+        Raises:
+            PelError: it was; a class is never dropped in silence.
+        """
+        found = self.unread(folder)
+        if any(suffix_of(path) in UNREAD for path in found) or any(self._is_image(path) for path in found[:20]):
+            raise PelError(
+                f"none of the {len(found)} files in the class folder {self.root}/{folder} can be read as an image "
+                f"({self.seen(folder)}; such as {found[0]}); convert them (.png, .jpg), "
+                f"call them by their format, or leave the class out: {how_to_exclude([key])}"
+            )
+
+    def _is_image(self, path: str) -> bool:
+        from PIL import Image  # only where a folder is odd: listing images takes none
+
+        try:
+            with Image.open(os.path.join(self.root, path)):
+                return True
+        except Exception:  # whatever its decoders make of a file that is none
+            return False
+
     def left_out(self) -> list[str]:
         """What was no image, in words."""
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in self.others.most_common(5))
-        total = sum(self.others.values())
-        notes = [f"{total} files are left out, which are no images by their suffix ({kinds})"] if total else []
-        return notes + ([f"{self.hidden} hidden files or folders are left out"] if self.hidden else [])
+        total, hidden = len(self.unread()), sum(self.hidden.values())
+        notes = [f"{total} files are left out, which are no images by their suffix ({self.seen()})"] if total else []
+        names = ", ".join(sorted(self.hidden)[:5]) + (", ..." if len(self.hidden) > 5 else "")
+        return notes + ([f"{hidden} hidden or system files or folders are left out ({names})"] if hidden else [])
 
 
 Images = list[tuple[str, int]]  # paths relative to the root, bytes
 
 
-def read_folders(root: str) -> Catalogue:
+def read_folders(root: str, exclude: Collection[str] = ()) -> Catalogue:
     """The classes and images of a folder of class folders, perhaps inside train, val and test folders.
 
+    ``exclude``: classes that are not wanted, and may therefore be unreadable; they are still listed.
+
     Raises:
-        PelError: there are no class folders or only one, the splits do not fit each other, or as `Walk`.
+        PelError: there are no class folders or only one, a class whose images cannot be read, the splits do not fit each other,
+            or as `Walk`.
     """
     walk, top = Walk(root), {}
     folders, files = walk.entries("")
@@ -137,17 +175,24 @@ def read_folders(root: str) -> Catalogue:
     divided = {name: SPLITS[name.lower()] for name in full if name.lower() in SPLITS}
     if "train" not in divided.values() or (len(divided) < 2 and len(full) > 1):
         tables = [entry.path for entry in files if entry.name.lower().endswith((".csv", ".tsv"))]
-        classes = _classes(root, full, top, notes, loose, tables)
-        order = class_order(classes)
-        return Catalogue(root, order, {"train": _images(root, classes, order)}, [*notes, *walk.left_out()])
+        empty = _empty(walk, "", [name for name in top if not top[name]] if full else [], exclude, notes)
+        if len(full) < 2:
+            raise _no_classes(walk, full, loose, tables)
+        order = class_order(full)
+        images = _images(root, {name: top[name] for name in full}, order)
+        return Catalogue(root, order, {"train": images}, [*notes, *walk.left_out()], empty)
     if other := [f"{name}/ ({len(top[name])} images)" for name in full if name not in divided]:
         notes.append(f"left out, as it is no train, val or test folder: {', '.join(other)}")
     splits: dict[str, dict[str, Images]] = {}
+    empty: list[str] = []
     for name, split in divided.items():
         if split in splits:
             twice = ", ".join(f"{other}/" for other in divided if divided[other] == split)
             raise PelError(f"{root} holds several folders for the split '{split}': {twice}; keep one of them")
-        splits[split] = _of_split(root, name, top[name], notes)
+        splits[split] = _of_split(walk, name, top[name], notes)
+        with os.scandir(os.path.join(root, name)) as found:
+            folders = sorted(entry.name for entry in found if entry.is_dir() and not is_system(entry.name))
+        empty += _empty(walk, name, [folder for folder in folders if folder not in splits[split]], exclude, notes)
     order = class_order(splits["train"])
     for name, split in divided.items():
         if strange := sorted(set(splits[split]) - set(order)):
@@ -157,22 +202,19 @@ def read_folders(root: str) -> Catalogue:
                 "expected the same class folders in train, val and test"
             )
     made = {split: _images(root, classes, order) for split, classes in splits.items()}
-    return Catalogue(root, order, made, [*notes, *walk.left_out()])
+    return Catalogue(root, order, made, [*notes, *walk.left_out()], empty)
 
 
-def _classes(
-    root: str, full: list[str], top: dict[str, Images], notes: list[str], loose: int, tables: list[str]
-) -> dict[str, Images]:
-    if len(full) < 2:
-        found = f"one folder with images ('{full[0]}')" if full else f"{loose} images" if loose else "no images"
-        inside = f"; if '{full[0]}' holds the class folders, give {os.path.join(root, full[0])}" if full else ""
-        inside += f"; if {tables[0]} is the table of these images, give that" if tables else ""
-        raise PelError(f"{root} holds {found} and no folder for each class; expected CLASS/image.jpg for at least two{inside}")
-    _note_empty([name for name in top if not top[name]], root, notes)
-    return {name: top[name] for name in full}
+def _no_classes(walk: Walk, full: list[str], loose: int, tables: list[str]) -> PelError:
+    root = walk.root
+    found = f"one folder with images ('{full[0]}')" if full else f"{loose} images" if loose else "no images"
+    found += f" ({seen} are no images by their suffix)" if not full and (seen := walk.seen()) else ""
+    inside = f"; if '{full[0]}' holds the class folders, give {os.path.join(root, full[0])}" if full else ""
+    inside += f"; if {tables[0]} is the table of these images, give that" if tables else ""
+    return PelError(f"{root} holds {found} and no folder for each class; expected CLASS/image.jpg for at least two{inside}")
 
 
-def _of_split(root: str, name: str, images: Images, notes: list[str]) -> dict[str, Images]:
+def _of_split(walk: Walk, name: str, images: Images, notes: list[str]) -> dict[str, Images]:
     """Images of a split's folder by class folder."""
     classes: dict[str, Images] = {}
     loose = 0
@@ -184,21 +226,26 @@ def _of_split(root: str, name: str, images: Images, notes: list[str]) -> dict[st
             classes.setdefault(parts[1], []).append((path, size))
     if not classes:
         raise PelError(
-            f"{root}/{name} holds {loose} images and no class folders; expected {name}/CLASS/image.jpg "
+            f"{walk.root}/{name} holds {loose} images and no class folders; expected {name}/CLASS/image.jpg "
             "(sort the images into folders, or give a table: kind: csv)"
         )
     if loose:
         notes.append(f"{loose} images beside the class folders of {name}/ are left out")
-    with os.scandir(os.path.join(root, name)) as found:
-        empty = [entry.name for entry in found if entry.is_dir() and entry.name not in classes and entry.name[0] != "."]
-    _note_empty(sorted(empty), f"{root}/{name}", notes)
     return classes
 
 
-def _note_empty(names: list[str], where: str, notes: list[str]) -> None:
+def _empty(walk: Walk, folder: str, names: list[str], exclude: Collection[str], notes: list[str]) -> list[str]:
+    """See that folders without an image, of the root or of a split's ``folder``, are no classes; their names, which are noted."""
+    below = {name: f"{folder}/{name}" if folder else name for name in names}
+    for name, path in below.items():
+        if composed(name) not in map(composed, exclude):
+            walk.require_read(path, name)
     if names:
-        few = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        where = f"{walk.root}/{folder}" if folder else walk.root
+        told = [f"{name}: {seen}" if (seen := walk.seen(path)) else name for name, path in below.items()]
+        few = "; ".join(told[:5]) + ("; ..." if len(told) > 5 else "")
         notes.append(f"{len(names)} folders of {where} hold no image and are no classes ({few})")
+    return names
 
 
 def _images(root: str, classes: dict[str, Images], order: list[str]) -> Placed:

@@ -1,4 +1,7 @@
-"""Image files and list files (``path label`` a line), as ImageNet-LT, Places-LT and iNaturalist 2018 are published."""
+"""Image files and list files (``path label`` a line), as ImageNet-LT, Places-LT and iNaturalist 2018 are published.
+
+A list of the user's own may be without labels, ``CLASS/image.jpg`` a line.
+"""
 
 import os
 from pathlib import Path
@@ -15,13 +18,13 @@ from pel_core.data.roots import expand_root
 from pel_core.ingest.content import Content
 from pel_core.ingest.data_check import check_lists, describe_split
 from pel_core.ingest.facts import Facts
-from pel_core.ingest.options import Declared, Rooted, one_of
+from pel_core.ingest.options import Declared, Excluding, one_of
 from pel_core.ingest.sources.base import SAID, Bar, Source, register
 
 Name = Annotated[str, Field(min_length=1)]
 
 
-class ListsOptions(Rooted):
+class ListsOptions(Excluding):
     """Names of list files below the image folder, or below its subfolder (or another folder, given in full) ``lists``."""
 
     lists: Annotated[str, Field(description="the folder of the list files, below root or in full")] = ""
@@ -29,7 +32,13 @@ class ListsOptions(Rooted):
     test: Annotated[Name, Field(description="the test list")]
     val: Annotated[str, Field(description="the validation list, where there is one")] = ""
     # One that ends in .json is iNaturalist's: labels in the lists are category ids, and become ranks of the sorted names.
-    names: Annotated[Name, Field(description="class names, line i for label i, or iNaturalist's categories.json")]
+    names: Annotated[
+        str,
+        Field(
+            description="class names, line i for label i, or iNaturalist's categories.json; none for lists without labels, whose "
+            "classes are the images' folders"
+        ),
+    ] = ""
     names_format: Annotated[
         one_of(NAME_FORMATS), Field(description="whether an identifier stands before each name (auto, name, id name)")
     ] = "auto"
@@ -94,7 +103,7 @@ class Lists(Source):
         """All list files as the entry names them: class names, training lists, test, val."""
         splits = self.split_files()
         held = [splits.pop(split) for split in ("test", "val") if split in splits]
-        return [self.options.names, *splits.values(), *held]
+        return [*filter(None, [self.options.names]), *splits.values(), *held]
 
     def lists_folder(self) -> Path:
         """The folder of the list files; ``lists: {BASE: FOLDER}`` in a configuration says another one than the entry."""

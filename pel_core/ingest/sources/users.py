@@ -16,8 +16,9 @@ from pel_core.common.problems import Problems
 from pel_core.data.roots import expand_root
 from pel_core.data.sampling import PROFILES
 from pel_core.ingest.catalogue import Catalogue, check_locale
+from pel_core.ingest.class_keys import leave_out
 from pel_core.ingest.content import Content
-from pel_core.ingest.options import Declared, Rooted, one_of
+from pel_core.ingest.options import Declared, Excluding, one_of
 from pel_core.ingest.sources.base import Source
 
 
@@ -36,7 +37,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 PROFILE = one_of(PROFILES, "Leave it out for the imbalance as found.")
 
 
-class UserOptions(Rooted):
+class UserOptions(Excluding):
     """What is drawn from the images there are: held-out splits, an imbalance profile, class names."""
 
     class_names: Annotated[
@@ -148,7 +149,7 @@ class UserSource(Source):
         """Put in place what ``catalogue`` wrote to ``new``, just before the folder ``out`` is written."""
 
     def read(self, out: Path, check_images: str = "sample", problems: Problems | None = None) -> Content:
-        """Found, divided, sampled, named and checked (`pel_core.ingest.user_content`).
+        """Found, less what is excluded, divided, sampled, named and checked (`pel_core.ingest.user_content`).
 
         Raises:
             PelError: nothing to train or test on, a profile that the images do not allow, names that fit no class, or files
@@ -159,7 +160,8 @@ class UserSource(Source):
         new = out / ".images-new"
         shutil.rmtree(new, ignore_errors=True)
         try:
-            content = user_content(self, self.catalogue(new), check_images, Problems() if problems is None else problems)
+            found = leave_out(self.catalogue(new), self.options.exclude)
+            content = user_content(self, found, check_images, Problems() if problems is None else problems)
         except PelError as error:
             shutil.rmtree(new, ignore_errors=True)
             raise PelError(f"data set '{self.base}': {error}") from None

@@ -12,7 +12,9 @@ class BoundRole(Declaration):
     """The data set of a role, with a title of its own."""
 
     dataset: Text = Field(description="The data set, without -irN.")
-    title: Text = Field(default="", description="How titles call it, in place of the study's word.")
+    title: Text = Field(
+        default="", description="How titles call it, in place of the study's word, which stands where this is left out."
+    )
 
 
 class Naming(Declaration):

@@ -127,7 +127,8 @@ class StudyFile(Declaration):
 
     title: Text = Field(description="The study's title.")
     roles: Annotated[dict[Role, Text], Field(min_length=1), Expected("a mapping of role to title, at least one")] = Field(
-        description="The data sets' roles in the study: how titles call them. A configuration names the data sets."
+        description="The data sets' roles in the study: how titles call them, unless the configuration gives a title of its own. "
+        "A configuration names the data sets."
     )
     reported: Reported = Field(default=None, description="Published values to put beside the measured ones.")
     shared: Any = Field(default=None, description="Anything; a place for YAML anchors.")
