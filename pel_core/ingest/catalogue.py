@@ -1,8 +1,6 @@
 """Catalogue: images as a folder, a table or a saved data set has them, before they are divided. Shapes: N images, C classes."""
 
-import os
 import re
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -10,6 +8,7 @@ from decimal import Decimal
 import numpy as np
 
 from pel_core.common.errors import PelError
+from pel_core.common.locales import check_locale
 from pel_core.data.lists import ImageList
 
 # How people call the folders (and a table's or Hugging Face's splits) of a divided data set.
@@ -56,41 +55,27 @@ def class_order(keys: Iterable[str]) -> list[str]:
     return sorted(distinct)
 
 
+def check_line(name: str) -> None:
+    """Refuse a name of a class or a file that is not one line.
+
+    Raises:
+        PelError: naming it.
+    """
+    if "\n" in name or "\0" in name:
+        raise PelError(f"the name {name!r} holds a line break; rename it (names of classes and files must be one line)")
+
+
 def check_path(path: str) -> None:
     """Refuse a path that cannot be kept: prepared paths are UTF-8 text with a line for each.
 
     Raises:
         PelError: naming the path, or the locale that keeps this process from spelling it.
     """
-    if "\n" in path or "\0" in path:
-        raise PelError(f"the name {path!r} holds a line break; rename it (names of classes and files must be one line)")
-    if not path.isascii():
-        check_locale(path)
-        try:
-            path.encode()
-        except UnicodeEncodeError:
-            raise PelError(f"the name {path!r} is not UTF-8; rename it (convmv renames whole trees)") from None
-
-
-def check_locale(path: str) -> None:
-    """See that this process can spell a name that is UTF-8.
-
-    Under a locale such as C, Python may read and write names of files as ASCII: what it reads comes as surrogate escapes, and
-    what a table says in UTF-8 cannot be opened.
-
-    Raises:
-        PelError: the name is UTF-8, and the locale is another.
-    """
-    if path.isascii() or (encoding := sys.getfilesystemencoding().lower()) == "utf-8":
+    check_line(path)
+    if path.isascii():
         return
+    check_locale([path])
     try:
-        name = os.fsencode(path).decode()  # read from the disk, as bytes that are UTF-8
-    except UnicodeDecodeError:
-        return  # bytes that are not
+        path.encode()
     except UnicodeEncodeError:
-        name = path  # read from a table, or typed
-    locale = next((f"{key}={os.environ[key]}" for key in ("LC_ALL", "LC_CTYPE", "LANG") if os.environ.get(key)), "no locale")
-    raise PelError(
-        f"the name {name!r} is UTF-8, but this process reads names of files as {encoding} ({locale}); set PYTHONUTF8=1, or a "
-        "UTF-8 locale such as LC_ALL=C.UTF-8"
-    )
+        raise PelError(f"the name {path!r} is not UTF-8; rename it (convmv renames whole trees)") from None

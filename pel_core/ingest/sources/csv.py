@@ -15,7 +15,7 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import sha256
 from pel_core.data.lists import read_lines
 from pel_core.data.roots import expand_root
-from pel_core.ingest.catalogue import SPLITS, Catalogue, Placed, check_path, class_order
+from pel_core.ingest.catalogue import SPLITS, Catalogue, Placed, check_line, class_order
 from pel_core.ingest.labels import read_labels, taken_notes
 from pel_core.ingest.options import Rooted
 from pel_core.ingest.sources.base import register
@@ -123,7 +123,7 @@ def read_table(path: str, root: str, columns: tuple[str, str, str] = ("", "", ""
         name = reader.read(where, row[places[0]])
         if seen.setdefault(name, line) != line:
             raise PelError(f"{where}: {name!r} repeats line {seen[name]}; expected each image once")
-        check_path(row[places[1]].strip())
+        check_line(row[places[1]].strip())
         paths.append(name)
         labels.append(row[places[1]])
         splits.append(_split(where, row[places[2]]) if places[2] is not None else "train")
