@@ -74,8 +74,9 @@ def _backslashes(root: str, missing: Sequence[str]) -> Iterator[Mistake]:
         sample = odd[:: max(1, len(odd) // SAMPLE)]
         there = sum(os.path.isfile(os.path.join(root, path.replace("\\", "/"))) for path in sample)
         seen = f"{len(odd):,} missing paths hold backslashes ({odd[0]!r}), as Windows writes paths"
-        found = f"{'all' if there == len(sample) else there} of {len(sample)} that were tried are there so"
-        yield Mistake("paths with backslashes", seen, f"write '/' in their place ({found})")
+        hint = f"write '/' in their place, with which {there} of {len(sample)} that were tried are there"
+        hint = hint if there else f"expected paths relative to {root} with '/' in their place (with which none is there either)"
+        yield Mistake("paths with backslashes", seen, hint)
 
 
 def _nested(root: str, sample: Sequence[str]) -> Iterator[Mistake]:

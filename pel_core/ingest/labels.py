@@ -46,8 +46,9 @@ def read_labels(values: Iterable[object], where: Callable[[int], str], what: str
         at = min(first[text] for text in wrong)
         count = sum(text in wrong for text in texts)
         more = f" ({count:,} such images)" if count > 1 else ""
+        shown = texts[at] if isinstance(values[at], str) else values[at]
         raise PelError(
-            f"{where(at)}: the {what} is {values[at]!r}, expected a class name or a number of 0 or more{more}; fill it in, or "
+            f"{where(at)}: the {what} is {shown!r}, expected a class name or a number of 0 or more{more}; fill it in, or "
             "take the row out (a class that is meant to be called so needs another word, such as 'none')"
         )
     numbers = {text: _number(match) for text in first if (match := NUMBER.fullmatch(text))}
