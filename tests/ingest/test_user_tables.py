@@ -235,8 +235,8 @@ def test_missing_files_with_backslashes_say_so(tmp_path):
 
 
 def test_lists_with_backslashes_say_so(tmp_path):
-    draw(tmp_path / "cat/a.png")
-    for name, text in {"train.txt": "cat\\a.png 0\n", "test.txt": "cat\\b.png 0\n", "names.txt": "cat\n"}.items():
+    fill(tmp_path, {"cat": 2})
+    for name, text in {"train.txt": "cat\\000.png 0\n", "test.txt": "cat\\001.png 0\n", "names.txt": "cat\n"}.items():
         (tmp_path / name).write_text(text)
     lists = {"train": "train.txt", "test": "test.txt", "names": "names.txt"}
     source = open_source("mine", declared({"datasets": {"mine": {"kind": "lists", "root": str(tmp_path), **lists}}})["mine"],
