@@ -109,7 +109,7 @@ def check_lists(
     if options.exclude:
         checked.keep(np.flatnonzero(stays >= 0))
         checked.notes.append(excluded_note(options.exclude, gone))
-    checked.notes += [] if source.facts else odd_keys(checked.names)
+    checked.notes += [] if source.facts else odd_keys(checked.names if options.names else checked.ids or [])
     # A published list says what is published: numbers are compared where a list is another one, to say how it differs.
     _check_classes(checked, facts if "lists that are not the published ones" in problems.kinds else None, problems)
     return checked

@@ -60,19 +60,24 @@ def read_unlabelled(path: str | Path, problems: Problems | None = None) -> Image
     return distinct(ImageList(source, list(found.values()), np.zeros(len(found), np.int64), numbers), problems)
 
 
+def require_unlabelled(path: str | Path) -> None:
+    """Refuse a training list with labels where no file of names says what these mean."""
+    if has_labels(path):
+        raise PelError(
+            f"{path} has labels, and 'names' is missing, the file that says how they are called; "
+            "expected it, or lists of CLASS/image.jpg alone"
+        )
+
+
 def folder_classes(files: Iterable[Path]) -> list[str]:
     """The classes of training lists without labels, in label order: the folders of their images.
 
     Raises:
-        PelError: a list has labels, whose classes a file of names would have to name.
+        PelError: a list has labels.
     """
     keys: set[str] = set()
     for file in files:
-        if has_labels(file):
-            raise PelError(
-                f"{file} has labels, and 'names' is missing, the file that says how they are called; "
-                "expected it, or lists of CLASS/image.jpg alone"
-            )
+        require_unlabelled(file)
         keys.update(map(folder_of, read_unlabelled(file, Problems()).paths))
     return class_order(keys)
 

@@ -175,6 +175,16 @@ def test_words_that_name_nothing(tmp_path, monkeypatch, word, message):
         find_images([word])
 
 
+def test_a_folder_says_what_it_holds_besides_images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mixed/1.avif", "mixed/2.HEIC", "mixed/3.txt", "mixed/@eaDir/1.jpg", "none/1.txt", "none/2.xml", "none/3.xml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert find_images(["mixed"]) == ["mixed/1.avif", "mixed/2.HEIC"]
+    with pytest.raises(PelError, match=r"the folder none holds no images \(.*\), only 2 \.xml, 1 \.txt"):
+        find_images(["none"])
+
+
 def test_a_copied_run_folder_and_its_backbone_will_do(results, images, tmp_path, capsys):
     predict(images, "--run", SLUG, "--results", results)
     expected = capsys.readouterr().out

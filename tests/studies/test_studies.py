@@ -68,6 +68,24 @@ def test_the_reports_runs_keep_their_names():
     assert sorted(now) == pinned
 
 
+def test_titles_call_a_role_as_the_study_does_unless_the_configuration_has_a_title(files):
+    assert files().artefact("t1").title == "Toy, one"
+    assert files(SMALL.replace("Toy}", "Caltech-30}")).artefact("t1").title == "Caltech-30, one"
+    assert (
+        files(config=TOY.replace("small: toy", "small: {dataset: toy, title: Stand-in}")).artefact("t1").title == "Stand-in, one"
+    )
+
+
+@pytest.mark.parametrize("config", ["own", "own-mini"])
+def test_a_study_of_ones_own_says_how_titles_call_ones_own_images(tmp_path, config):
+    (tmp_path / "mine.yaml").write_text((CONFIGS / "own-table.yaml").read_text().replace("own: Your images", "own: Caltech-30"))
+    titles = {name: artefact.title for name, artefact in load(tmp_path / "mine.yaml", config).artefacts.items()}
+    assert titles == {"own-table": "Caltech-30: accuracy (%)"}
+    assert load("own-table", config).artefact("own-table").title == "Your images: accuracy (%)"
+    shared = load("losses", config).artefacts.values()  # bound to ImageNet-LT's role, which these images are not
+    assert shared and all("Your images" in artefact.title and "ImageNet" not in artefact.title for artefact in shared)
+
+
 def test_the_demo_has_seeds_and_says_what_it_is():
     study = load()
     assert len(study.seeds) >= 2

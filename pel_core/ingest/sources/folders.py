@@ -193,9 +193,11 @@ def read_folders(root: str, exclude: Collection[str] = ()) -> Catalogue:
         with os.scandir(os.path.join(root, name)) as found:
             folders = sorted(entry.name for entry in found if entry.is_dir() and not is_system(entry.name))
         empty += _empty(walk, name, [folder for folder in folders if folder not in splits[split]], exclude, notes)
-    order = class_order(splits["train"])
+    order, unwanted = class_order(splits["train"]), set(map(composed, exclude))
     for name, split in divided.items():
-        if strange := sorted(set(splits[split]) - set(order)):
+        lacking = set(splits[split]) - set(order)
+        empty += sorted(key for key in lacking if composed(key) in unwanted)  # known, so that it may be named
+        if strange := sorted(key for key in lacking if composed(key) not in unwanted):
             few = ", ".join(map(repr, strange[:5])) + (", ..." if len(strange) > 5 else "")
             raise PelError(
                 f"{len(strange)} class folders of {root}/{name} are not in its training folder: {few}; "

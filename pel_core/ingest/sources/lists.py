@@ -20,6 +20,7 @@ from pel_core.ingest.data_check import check_lists, describe_split
 from pel_core.ingest.facts import Facts
 from pel_core.ingest.options import Declared, Excluding, one_of
 from pel_core.ingest.sources.base import SAID, Bar, Source, register
+from pel_core.ingest.unlabelled_lists import require_unlabelled
 
 Name = Annotated[str, Field(min_length=1)]
 
@@ -83,8 +84,21 @@ class Lists(Source):
         return None if self.base in (self.config.get("user_lists") or []) else self.facts
 
     def locate(self) -> "Lists":
-        """See that the image folder exists; what lacks of the lists is told when they are read."""
+        """See that the image folder exists, and names where the lists have labels; what else lacks of the lists is told when
+        they are read.
+
+        Raises:
+            PelError: it does not.
+        """
         self.find_root()
+        if not self.options.names:
+            found = self.find_lists(Problems())
+            try:
+                for split, file in self.split_files().items():
+                    if split.startswith("train") and file in found:
+                        require_unlabelled(found[file])
+            except PelError as error:
+                raise PelError(f"data set '{self.base}': {error}") from None
         return self
 
     def fingerprint(self) -> dict[str, Any]:
