@@ -54,7 +54,6 @@ class Csv(UserSource):
     """A table with the columns path, label and perhaps split; images stay where they are."""
 
     kind = "csv"
-    reading = 2  # numbers as numbers, white space around quotes, backslashes
     Options = CsvOptions
     Entry = CsvEntry
 

@@ -47,7 +47,6 @@ class HuggingFace(UserSource):
     """Tables of encoded images, which are written to files once, byte for byte, beside the prepared folder's own."""
 
     kind = "huggingface"
-    reading = 2  # a column called label comes first; numbers as numbers
     Options = HuggingFaceOptions
     Entry = HuggingFaceEntry
 

@@ -68,14 +68,10 @@ class UserEntry(Declared, UserOptions):
 
 
 class UserSource(Source):
-    """Images as they are found. A kind says how they are recognised, known and listed.
-
-    ``reading`` is raised where the same data are read otherwise than before: what was prepared then is prepared again.
-    """
+    """Images as they are found. A kind says how they are recognised, known and listed."""
 
     Options = UserOptions
     is_users: ClassVar[bool] = True
-    reading: ClassVar[int] = 1
     may_have_val = True
 
     @property
@@ -138,8 +134,7 @@ class UserSource(Source):
         """Paths and sizes of images, or the bytes of their table, and the file of class names."""
         try:
             names = self.names_file()
-            known = self.images_fingerprint() | ({"names": sha256(names)} if names else {})
-            return known | ({"reading": self.reading} if self.reading > 1 else {})
+            return self.images_fingerprint() | ({"names": sha256(names)} if names else {})
         except PelError as error:
             raise PelError(f"data set '{self.base}': {error}") from None
 
