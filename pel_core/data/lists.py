@@ -50,7 +50,7 @@ def read_lines(path: str | Path, what: str) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         raise PelError(f"{what} {path} does not exist") from None
     except UnicodeDecodeError as error:
-        raise PelError(f"{what} {path} is not UTF-8 text ({error})") from None
+        raise PelError(f"{what} {path} is not UTF-8 text ({error}); save it as UTF-8") from None
     except OSError as error:
         raise PelError(f"{what} {path} cannot be read ({error.strerror})") from None
     if not text.strip():
