@@ -13,6 +13,7 @@ from pathlib import Path
 from pel_core.cli import study_commands as report
 from pel_core.cli.data_options import data_options
 from pel_core.common.errors import PelError
+from pel_core.common.locales import print_anything
 from pel_core.common.logs import logger, set_verbosity
 from pel_core.common.plugins import use_plugins
 from pel_core.common.renames import renamed_words
@@ -214,6 +215,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
     A training that a signal stopped has 128 + its number, and has saved where it was.
     """
+    print_anything()
     words = renamed_words(sys.argv[1:] if words is None else words)
     arguments = parser().parse_args(words)
     arguments.words = words

@@ -17,6 +17,7 @@ import numpy as np
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import read_json
+from pel_core.common.locales import check_locale
 from pel_core.common.registry import Registry
 from pel_core.common.versions import check_versions
 from pel_core.data.image_cache import CachedImages
@@ -278,6 +279,7 @@ def image_list(folder: Path, about: Mapping[str, Any], name: str) -> tuple[str, 
     path = folder / f"{name}.npz"
     with np.load(path, allow_pickle=False) as arrays:
         images = ImageList(str(path), arrays["paths"].tobytes().decode().split("\n"), arrays["labels"])
+    check_locale(images.paths)
     if (folder / "images" / MARK).is_file():
         return f"{folder}/images", images, False
     root, moved = read_root(folder, about["name"])

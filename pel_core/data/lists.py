@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from pel_core.common.errors import PelError
+from pel_core.common.locales import check_locale
 from pel_core.common.problems import Problems
 
 WNID = re.compile(r"n\d{8}\b")
@@ -49,7 +50,7 @@ def read_lines(path: str | Path, what: str) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         raise PelError(f"{what} {path} does not exist") from None
     except UnicodeDecodeError as error:
-        raise PelError(f"{what} {path} is not UTF-8 text ({error})") from None
+        raise PelError(f"{what} {path} is not UTF-8 text ({error}); save it as UTF-8") from None
     except OSError as error:
         raise PelError(f"{what} {path} cannot be read ({error.strerror})") from None
     if not text.strip():
@@ -72,8 +73,7 @@ def read_image_list(path: str | Path, classes: int, problems: Problems | None = 
     """
     source = str(path)
     paths: list[str] = []
-    labels = []
-    left_out = []
+    labels, left_out = [], []
     lines = read_lines(path, "list file")
     for number, line in enumerate(lines, 1):
         parts = line.rsplit(None, 1)
@@ -178,19 +178,18 @@ def check_files(
 ) -> np.ndarray:
     """Check that every listed file exists inside the root.
 
-    Args:
-        threads: how many look at files at once; disks over a network answer slowly, and many at a time.
-        problems: takes what is wrong; None stops at the first.
-        advance: told the number of files looked at, now and then.
+    ``threads`` look at files at once: disks over a network answer slowly, and many at a time. ``problems`` takes what is wrong;
+    None stops at the first. ``advance`` is told the number of files looked at, now and then.
 
     Returns:
         int64 (N,): file sizes in bytes; 0 for a file that cannot be used.
 
     Raises:
-        PelError: the root is no folder; a file is missing, empty, no file, or a symbolic link that leads out of the root.
+        PelError: the root is no folder, the locale cannot spell a path; a file is missing, empty, no file, or a link out of it.
     """
     if not os.path.isdir(root):
         raise PelError(f"image folder {root} does not exist")
+    check_locale(images.paths)
     real_root = os.path.realpath(root)
     folders = {os.path.dirname(name) for name in images.paths}
     # A link may be anywhere on the way: folders are resolved once each, files only where they are links themselves.
@@ -250,12 +249,10 @@ def _within(real_root: str, path: str) -> bool:
 
 
 def read_class_names(path: str | Path, names_format: str = "auto") -> list[str]:
-    """Class names, line i for label i.
+    """Class names, line i for label i, of a text file.
 
-    Args:
-        path: a text file of names.
-        names_format: "name" (the line is the name), "id name" (the first token is an identifier), or "auto": "id name"
-            where every line starts with a WordNet id such as n01440764, else "name".
+    ``names_format``: "name" (the line is the name), "id name" (the first token is an identifier), or "auto": "id name" where
+    every line starts with a WordNet id such as n01440764, else "name".
 
     Raises:
         PelError: naming file and line: an empty line, or a line without a name after its identifier.

@@ -1,11 +1,14 @@
 """Catalogue: images as a folder, a table or a saved data set has them, before they are divided. Shapes: N images, C classes."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 import numpy as np
 
 from pel_core.common.errors import PelError
+from pel_core.common.locales import check_locale
 from pel_core.data.lists import ImageList
 
 # How people call the folders (and a table's or Hugging Face's splits) of a divided data set.
@@ -41,24 +44,37 @@ class Placed(ImageList):
         return Placed(self.source, paths, self.labels[positions], None if self.lines is None else self.lines[positions])
 
 
+NUMBER = re.compile(r"(0|[1-9][0-9]*)(\.[0-9]*[1-9])?")  # as one way of spelling each has it
+
+
 def class_order(keys: Iterable[str]) -> list[str]:
-    """Classes in label order: by name, or by number where every one is a whole number."""
+    """Classes in label order: by name, or by number where every one is a number (``9``, ``10``, ``10.5``; not ``09``)."""
     distinct = set(keys)
-    if all(key.isascii() and key.isdigit() and str(int(key)) == key for key in distinct):
-        return sorted(distinct, key=int)
+    if all(NUMBER.fullmatch(key) for key in distinct):
+        return sorted(distinct, key=Decimal)
     return sorted(distinct)
+
+
+def check_line(name: str) -> None:
+    """Refuse a name of a class or a file that is not one line.
+
+    Raises:
+        PelError: naming it.
+    """
+    if "\n" in name or "\0" in name:
+        raise PelError(f"the name {name!r} holds a line break; rename it (names of classes and files must be one line)")
 
 
 def check_path(path: str) -> None:
     """Refuse a path that cannot be kept: prepared paths are UTF-8 text with a line for each.
 
     Raises:
-        PelError: naming the path.
+        PelError: naming the path, or the locale that keeps this process from spelling it.
     """
-    if "\n" in path or "\0" in path:
-        raise PelError(f"the name {path!r} holds a line break; rename it (names of classes and files must be one line)")
+    check_line(path)
     if path.isascii():
         return
+    check_locale([path])
     try:
         path.encode()
     except UnicodeEncodeError:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Union
 from pydantic import BaseModel, Discriminator, Tag, ValidationError
 
 from pel_core.common.errors import PelError, unknown
+from pel_core.common.locales import check_locale
 from pel_core.data.datasets import DATASETS, NAME, LongTailed, split_name
 from pel_core.ingest.options import Declared
 from pel_core.ingest.sources import SOURCES, Source
@@ -93,6 +94,9 @@ def _first(where: str, kind: str, model: type[Declared], errors: ValidationError
             return PelError(f"{where}: {key} is missing")
         case "string_type":
             return PelError(f"{where}: {key} is {given!r}, expected text")
+        case "string_unicode":
+            check_locale([given])
+            return PelError(f"{where}: {key} is {given!a}, which is not UTF-8; rename it")
         case "unknown_word":
             return unknown(f"{key} of {where}:", given, error["ctx"]["known"], error["ctx"]["hint"])
         case "value_error":

@@ -1,10 +1,16 @@
 """Mistakes that people make with image folders, recognised by what lies on disk: validation images that are not in class
-folders, archives that are not unpacked, a root one folder too high or too deep. Those of one data set are in `facts`."""
+folders, archives that are not unpacked, a root one folder too high or too deep, paths with backslashes. Those of one data set
+are in `facts`."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from shlex import quote
+
+import numpy as np
+
+from pel_core.common.problems import Problems
+from pel_core.data.lists import ImageList
 
 SAMPLE = 200  # missing files looked at
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
@@ -38,10 +44,20 @@ def known_mistakes(
     """
     step = max(1, len(missing) // SAMPLE)
     sample = list(missing[::step])
-    made = [*_nested(root, sample), *_archives(root)]
+    made = [*_backslashes(root, missing), *_nested(root, sample), *_archives(root)]
     made += _flat(root, sample, test_list)
     made += own(root, folders) if own else []
     return made
+
+
+def explain_missing(root: str, splits: Mapping[str, ImageList], sizes: Mapping[str, np.ndarray], problems: Problems) -> None:
+    """Add to ``problems`` what explains that files are missing, where some are. ``sizes``: (N,) of each split; 0: not usable."""
+    if "missing files" not in problems.kinds:
+        return
+    missing = [splits[split].paths[i] for split in splits for i in np.flatnonzero(sizes[split] == 0).tolist()]
+    for mistake in known_mistakes(root, missing):
+        problems.add(mistake.kind, mistake.seen, mistake.hint)
+        problems.kinds["missing files"].hint = problems.kinds["missing files"].hint or f"{mistake.seen}: {mistake.hint}"
 
 
 def names_in(*parts: str) -> list[str]:
@@ -50,6 +66,17 @@ def names_in(*parts: str) -> list[str]:
         return sorted(os.listdir(os.path.join(*parts)))
     except OSError:
         return []
+
+
+def _backslashes(root: str, missing: Sequence[str]) -> Iterator[Mistake]:
+    odd = [path for path in missing if "\\" in path]
+    if odd:
+        sample = odd[:: max(1, len(odd) // SAMPLE)]
+        there = sum(os.path.isfile(os.path.join(root, path.replace("\\", "/"))) for path in sample)
+        seen = f"{len(odd):,} missing paths hold backslashes ({odd[0]!r}), as Windows writes paths"
+        hint = f"write '/' in their place, with which {there} of {len(sample)} that were tried are there"
+        hint = hint if there else f"expected paths relative to {root} with '/' in their place (with which none is there either)"
+        yield Mistake("paths with backslashes", seen, hint)
 
 
 def _nested(root: str, sample: Sequence[str]) -> Iterator[Mistake]:

@@ -3,8 +3,11 @@
 A prepared folder has a ``notes.json``, a list of sentences, beside its ``data.json``. Torch-free.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
 
 from pel_core.common.files import read_json, write_json
 from pel_core.data.datasets import split_name
@@ -32,6 +35,15 @@ def data_notes(results: str | Path, datasets: Iterable[str]) -> dict[str, list[s
     bases = dict.fromkeys(split_name(name)[0] for name in datasets)
     notes = {base: read_notes(Path(results) / "data" / base) for base in bases}
     return {base: found for base, found in notes.items() if found}
+
+
+def text_notes(path: str | Path) -> list[str]:
+    """What class-text features had to tell, which their file keeps; none where they are not made, or cannot be read."""
+    try:
+        with safe_open(path, "numpy") as file:
+            return json.loads((file.metadata() or {}).get("notes", "[]"))
+    except (OSError, SafetensorError):
+        return []  # whoever reads the features says what is wrong with them
 
 
 def notes_lines(notes: dict[str, Sequence[str]]) -> list[str]:

@@ -22,6 +22,7 @@ from pel_core.ingest.class_keys import clean, composed, odd_keys
 from pel_core.ingest.content import Content
 from pel_core.ingest.data_check import decode_images
 from pel_core.ingest.duplicate_images import duplicate_notes
+from pel_core.ingest.known_mistakes import explain_missing
 
 if TYPE_CHECKING:
     from pel_core.ingest.sources.users import UserOptions, UserSource
@@ -45,6 +46,7 @@ def user_content(source: "UserSource", found: Catalogue, check_images: str, prob
     for images in splits.values():
         require_readable(images.paths)
     sizes = {split: lists.check_files(found.root, images, problems=problems) for split, images in splits.items()}
+    explain_missing(found.root, splits, sizes, problems)
     for split, images in splits.items():
         decode_images(found.root, images, sizes[split], check_images, problems)
         content.add_files(split, images, sizes[split])

@@ -16,10 +16,13 @@ from torch.nn import functional as F
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import read_json, sha256, write_json
+from pel_core.common.plugins import used
 from pel_core.common.seeds import derive, torch_generator
 from pel_core.common.tensors import read_tensors, write_tensors
 from pel_core.common.versions import check_versions, versions
+from pel_core.data.datasets import DATASETS
 from pel_core.models.backbones import BACKBONES, Backbone, find_backbone
+from pel_core.models.prompt_tokens import check_prompts
 from pel_core.models.state_names import OPEN_CLIP_NAMES, TIMM_NAMES, State, fold_layer_scale, rename
 from pel_core.models.upstream import load_open_clip, load_timm
 from pel_core.models.vit import ViT
@@ -167,21 +170,27 @@ def text_features(
     cache_dir: str | None = None,
     sha: str | None = None,
     descriptions: str | Path | None = None,
+    allow_equal: bool = False,
+    notes: list[str] | None = None,
 ) -> Tensor:
     """Class-text features (C, E) of unit length; with several sentences a class, the mean of unit features, made unit again.
 
     Underscores in class names become spaces, as in the reference. ``sha`` is the SHA-256 the weights must have, if known;
-    ``descriptions`` the file of ``prompt="descriptions"``.
+    ``descriptions`` the file of ``prompt="descriptions"``; ``allow_equal``: classes of the same text are no error; ``notes``
+    takes what is to be told of the texts (`check_prompts`).
 
     Raises:
-        PelError: the backbone has no text tower, an unknown prompt, no usable descriptions, or other weights.
+        PelError: the backbone has no text tower, an unknown prompt, no usable descriptions, classes that it cannot tell apart,
+            or other weights.
     """
     entry = BACKBONES[name]
     if not entry.text:
         raise PelError(f"{name} has no text tower: start its head from images (init=class-mean), or use a CLIP backbone")
     described = read_descriptions(descriptions, class_names) if prompt == "descriptions" else None
+    notes = [] if notes is None else notes
     if entry.source == "random":
         lines = described or [[line] for line in spoken(class_names)]
+        notes += check_prompts(lines, class_names, None, allow_equal)
         return F.normalize(torch.stack([_made_up(prompt, sentences) for sentences in lines]), dim=-1)
     import open_clip
 
@@ -190,6 +199,8 @@ def text_features(
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", bpe_path=str(folder / "merges.txt.gz"))
     else:
         tokenizer = open_clip.get_tokenizer(entry.arch)
+    texts = described or [[line.format(name) for line in templates(prompt)] for name in spoken(class_names)]
+    notes += check_prompts(texts, class_names, tokenizer, allow_equal, allow_cut=entry.source == "bundled")  # its 20 tokens
     model, source = load_open_clip(name, weights, cache_dir)
     if sha not in (None, source["sha256"]):
         found = f"{source['file']} is {source['sha256'][:12]}..."
@@ -273,9 +284,13 @@ def prepare_text(
     """
     info, about = read_json(Path(backbone_dir) / "backbone.json"), read_json(Path(data_dir) / "data.json")
     sha = info["source"].get("sha256")
-    features = text_features(info["name"], about["class_names"], prompt, weights, cache_dir, sha, descriptions)
-    metadata = {"class_names": json.dumps(about["class_names"]), "backbone_sha256": info["sha256"], "prompt": prompt}
+    published = (base := about.get("name")) in DATASETS and not used([DATASETS.entry(base)])  # ImageNet has two pairs
+    names, notes = about["class_names"], []
+    features = text_features(info["name"], names, prompt, weights, cache_dir, sha, descriptions, published, notes)
+    metadata = {"class_names": json.dumps(names), "backbone_sha256": info["sha256"], "prompt": prompt}
     metadata["versions"] = json.dumps(versions("prepare"))
     if prompt == "descriptions":
         metadata["descriptions"] = sha256(descriptions)
+    if notes:
+        metadata["notes"] = json.dumps(notes)
     write_tensors(out, {"text.features": features}, metadata)

@@ -20,7 +20,7 @@ from pel_core.data.datasets import find_dataset, split_name
 from pel_core.data.image_cache import cache_folder
 from pel_core.data.roots import tell_roots
 from pel_core.ingest.identity import data_params, require_same_source
-from pel_core.ingest.notes import data_notes
+from pel_core.ingest.notes import data_notes, text_notes
 from pel_core.ingest.sources import open_source, require_split
 from pel_core.models.backbones import local_weights
 from pel_core.spec.results import OUTPUTS, invalid_reason, metrics_file, needs_score, read_record, run_folder, scoring
@@ -66,9 +66,15 @@ class Study:
         return tuple(self.config.get("accept", ()))
 
     def data_notes(self, name: str = "") -> dict[str, list[str]]:
-        """What preparing the data sets of the study, or of one artefact, had to tell, by data set (`ingest.notes`)."""
+        """What preparing the data sets of the study, or of one artefact, and their class names' text features had to tell, by
+        data set (`ingest.notes`)."""
         specs = self.artefact(name).specs if name else self.specs
-        return data_notes(self.results, (spec.dataset for spec in specs.values()))
+        notes = data_notes(self.results, (spec.dataset for spec in specs.values()))
+        texts = {self.prepared(slug)["text"]: spec for slug, spec in specs.items() if spec.needs_text}
+        for path, spec in texts.items():
+            if told := [f"{spec.backbone}: {note}" for note in text_notes(path)]:
+                notes.setdefault(split_name(spec.dataset)[0], []).extend(told)
+        return notes
 
     def artefact(self, name: str) -> Artefact:
         """An artefact by name.

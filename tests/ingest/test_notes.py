@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fake_results import write_results
 from own_trees import draw, fill, make
 from real_trees import imagenet
+from safetensors.numpy import save_file
 
 from pel_core.cli.main import main
 from pel_core.cli.study_commands import show_text
@@ -95,6 +97,18 @@ def test_the_report_has_them_in_full_as_text(study):
     page = Path("results/report/noted.html").read_text(encoding="utf-8")
     assert "<h2>Notes on the data set toy</h2>" in page and "<li>another</li>" in page
     assert "a &lt;b&gt;note&lt;/b&gt; on *classes*, [such](javascript:alert(1)) as `x_y`" in page and "<a" not in page
+
+
+def test_what_text_features_had_to_tell_is_told_too(study):
+    """`prompt_tokens`: prompts that are cut, published classes of one text."""
+    path = next(files["text"] for files in map(study.prepared, study.specs) if "/demo-cifar." in files.get("text", ""))
+    before = study.data_notes()
+    write_text(path, "damaged")
+    assert study.data_notes() == before
+    save_file({"text.features": np.zeros((1, 1))}, path, {"notes": '["the texts are cut"]'})
+    base = Path(path).name.split(".")[0]
+    told = f"{Path(path).parent.name}: the texts are cut"
+    assert study.data_notes()[base] == [*before.get(base, []), told] and told in status(study)
 
 
 def test_nothing_to_say_adds_nothing(tmp_path):

@@ -83,3 +83,74 @@ def test_a_damaged_directory_and_somebody_elses_images(saved, tmp_path):
     with pytest.raises(PelError, match="images was not written by this program"):
         make(saved / "dict", tmp_path / "out")
     assert (tmp_path / "out/images/mine.png").is_file()
+
+
+def save(folder: Path, kinds: dict, **columns) -> Path:
+    """A saved table of four images and these columns; ``kinds`` for those that are not plain."""
+    datasets = pytest.importorskip("datasets", reason="needs the extra 'hf'")
+    files = [str(path) for path in sorted(fill(folder / "files", {"a": 4}).rglob("*.png"))]
+    table = datasets.Dataset.from_dict({"image": files, **columns}).cast_column("image", datasets.Image())
+    for name, names in kinds.items():
+        table = table.cast_column(name, datasets.Image() if names is None else datasets.ClassLabel(names=names))
+    table.save_to_disk(folder / "saved")
+    return folder / "saved"
+
+
+CAMERA = {"camera": ["canon", "nikon"]}
+KINDS = ["cat", "dog", "cat", "dog"]
+
+
+@pytest.mark.parametrize("name", ["label", "labels", "Label"])
+def test_a_column_called_label_is_preferred(tmp_path, capsys, name):
+    root = save(tmp_path, CAMERA, camera=[0, 0, 0, 1], **{name: KINDS})
+    data = make(root, tmp_path / "out", kind="huggingface")
+    assert data.class_names == ["cat", "dog"]
+    told = capsys.readouterr().err
+    assert f"images from 'image', labels from '{name}' (string); not read: 'camera' (class labels: canon, nikon)" in told
+    assert "images of each class: cat 2, dog 2" in told and "first examples: train/00000/00000000.png -> cat;" in told
+    assert f"labels from '{name}'" in (tmp_path / "out/notes.json").read_text()
+    assert make(root, tmp_path / "other", kind="huggingface", label_column="camera").class_names == ["canon", "nikon"]
+
+
+@pytest.mark.parametrize(
+    "kinds, columns, candidates",
+    [
+        (CAMERA | {"animal": ["cat", "dog"]}, {"camera": [0, 0, 1, 1], "animal": [0, 1, 0, 1]}, ["'camera' (class", "'animal'"]),
+        (CAMERA, {"camera": [0, 0, 0, 1], "species": ["a", "b", "c", "d"]}, ["'camera'", "'species' (string)"]),
+        (CAMERA, {"camera": [0, 0, 0, 1], "animal": KINDS}, ["'camera'", "'animal' (string)"]),
+        (CAMERA, {"camera": [0, 0, 0, 1], "class_id": [0, 1, 2, 3]}, ["'camera'", "'class_id' (int64)"]),
+        ({}, {"label": KINDS, "labels": [1, 2, 1, 2]}, ["'label' (string)", "'labels' (int64)"]),
+        ({}, {"animal": KINDS}, ["a column that may hold the labels", "'animal' (string)"]),
+    ],
+)
+def test_several_columns_that_may_be_the_labels_are_refused(tmp_path, kinds, columns, candidates):
+    root = save(tmp_path, kinds, **columns)
+    with pytest.raises(PelError) as refused:
+        make(root, tmp_path / "out")
+    assert all(part in str(refused.value) for part in [*candidates, "'label_column: NAME'", "datasets:"])
+    assert make(root, tmp_path / "out", label_column=next(iter(columns))).class_names
+
+
+def test_the_only_class_labels_are_taken_beside_what_is_no_class(tmp_path):
+    root = save(tmp_path, CAMERA, camera=[0, 1, 1, 0], name=list("abcd"), width=[9, 9, 8, 8], source=["web"] * 4)
+    assert make(root, tmp_path / "out").class_names == ["canon", "nikon"]
+
+
+def test_several_columns_of_images_are_refused(tmp_path):
+    files = [str(path) for path in sorted(fill(tmp_path / "masks", {"m": 4}).rglob("*.png"))]
+    root = save(tmp_path, {"mask": None}, mask=files, label=KINDS)
+    with pytest.raises(PelError, match=r"2 columns of images \(image, mask\); expected one: say which by 'image_column: NAME'"):
+        make(root, tmp_path / "out")
+    assert len(make(root, tmp_path / "out", image_column="mask").train) == 2
+
+
+def test_numbers_and_missing_labels_of_a_saved_table(tmp_path):
+    root = save(tmp_path / "a", {}, label=[10.0, 9.0, 10.0, 9.0])
+    assert make(root, tmp_path / "out").class_names == ["9", "10"]
+    for i, missing in enumerate((None, "nan", "NA", "")):
+        root = save(tmp_path / f"b{i}", {}, label=["cat", "dog", missing, "dog"])
+        with pytest.raises(PelError, match=f"image 2: the label is {missing!r}, expected a class name"):
+            make(root, tmp_path / "out")
+    root = save(tmp_path / "c", {}, label=[1.0, float("nan"), 2.0, 1.0])
+    with pytest.raises(PelError, match="image 1: the label is nan"):
+        make(root, tmp_path / "out")

@@ -15,10 +15,12 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import sha256
 from pel_core.data.lists import read_lines
 from pel_core.data.roots import expand_root
-from pel_core.ingest.catalogue import SPLITS, Catalogue, Placed, check_path, class_order
+from pel_core.ingest.catalogue import SPLITS, Catalogue, Placed, check_line, class_order
+from pel_core.ingest.labels import read_labels, taken_notes
 from pel_core.ingest.options import Rooted
 from pel_core.ingest.sources.base import register
 from pel_core.ingest.sources.users import UserEntry, UserOptions, UserSource
+from pel_core.ingest.table_paths import TablePaths
 
 SUFFIXES = (".csv", ".tsv")
 
@@ -95,8 +97,9 @@ Row = tuple[int, list[str]]
 def read_table(path: str, root: str, columns: tuple[str, str, str] = ("", "", "")) -> Catalogue:
     """The images that a table lists.
 
-    Columns are found by the names in the header, in any order; others are left alone. A label is a class's name or a whole
-    number; ``split`` is train, val or test. The delimiter is a comma, semicolon, tab or bar, whichever divides the header.
+    Columns are found by the names in the header, in any order; others are left alone. A label is a class's name or a number
+    (`read_labels`); ``split`` is train, val or test. The delimiter is a comma, semicolon, tab or bar, whichever divides the
+    header, or what a spreadsheet's first line ``sep=;`` says. White space around values, quoted or not, means nothing.
 
     Args:
         path: the table, UTF-8.
@@ -109,69 +112,81 @@ def read_table(path: str, root: str, columns: tuple[str, str, str] = ("", "", ""
     """
     header, rows = _rows(path, [name or word for name, word in zip(columns[:2], ("path", "label"), strict=True)])
     places = _places(path, header, columns)
-    real_root = os.path.realpath(root)
-    found: dict[str, tuple[list[str], list[str], list[int]]] = {}
+    reader = TablePaths(root)
+    paths, labels, splits, lines = [], [], [], []
     seen: dict[str, int] = {}
     for line, row in rows:
         where = f"{path}:{line}"
         if len(row) != len(header):
             hint = "quote a value that holds a delimiter"
             raise PelError(f"{where}: {len(row)} values, expected {len(header)} as in the header; {hint}")
-        name = _inside(where, row[places[0]], root, real_root)
-        label = row[places[1]].strip()
-        if not label or re.fullmatch(r"-\d+", label, re.ASCII):
-            raise PelError(f"{where}: the label is {label!r}, expected a class name or a whole number of 0 or more")
-        check_path(label)
+        name = reader.read(where, row[places[0]])
         if seen.setdefault(name, line) != line:
             raise PelError(f"{where}: {name!r} repeats line {seen[name]}; expected each image once")
-        split = _split(where, row[places[2]]) if places[2] is not None else "train"
-        paths, labels, lines = found.setdefault(split, ([], [], []))
+        check_line(row[places[1]].strip())
         paths.append(name)
-        labels.append(label)
+        labels.append(row[places[1]])
+        splits.append(_split(where, row[places[2]]) if places[2] is not None else "train")
         lines.append(line)
-    if "train" not in found:
-        splits = ", ".join(sorted(found)) or "nothing"
-        raise PelError(f"{path} lists {splits} and no training image; expected rows whose split is train")
-    return _catalogue(path, root, found)
+    if "train" not in splits:
+        found = ", ".join(sorted(set(splits))) or "nothing"
+        raise PelError(f"{path} lists {found} and no training image; expected rows whose split is train")
+    keys, notes = read_labels(labels, lambda position: f"{path}:{lines[position]}")
+    order, made = _divided(path, paths, keys, splits, np.array(lines, np.int64))
+    taken = ", ".join(f"{word} from {header[place].strip()!r}" for (word, _), place in zip(COLUMNS, places, strict=True)
+                      if place is not None)  # fmt: skip
+    return Catalogue(root, order, made, [*taken_notes(f"columns of {path}: {taken}", order, made), *notes, *reader.notes()])
 
 
-def _catalogue(path: str, root: str, found: dict[str, tuple[list[str], list[str], list[int]]]) -> Catalogue:
-    order = class_order(found["train"][1])
+def _divided(
+    path: str, paths: list[str], keys: list[str], splits: list[str], lines: np.ndarray
+) -> tuple[list[str], dict[str, Placed]]:
+    """Classes in label order, and the images of each split."""
+    order = class_order(key for key, split in zip(keys, splits, strict=True) if split == "train")
     index = {key: i for i, key in enumerate(order)}
-    splits = {}
-    for split, (paths, labels, lines) in found.items():
-        for label, line in zip(labels, lines, strict=True) if split != "train" else ():
-            if label not in index:
-                raise PelError(f"{path}:{line}: class {label!r} of the split '{split}' has no training image")
-        splits[split] = Placed(path, paths, np.array([index[label] for label in labels], np.int64), np.array(lines, np.int64))
-    return Catalogue(root, order, splits)
+    for key, split, line in zip(keys, splits, lines.tolist(), strict=True):
+        if key not in index:
+            raise PelError(f"{path}:{line}: class {key!r} of the split '{split}' has no training image")
+    everything = Placed(path, paths, np.array([index[key] for key in keys], np.int64), lines)
+    of_split = np.array(splits)
+    return order, {split: everything.take(np.flatnonzero(of_split == split)) for split in dict.fromkeys(splits)}
 
 
 def _rows(path: str, wanted: list[str]) -> tuple[list[str], Iterator[Row]]:
     """The header, and the rows with their line numbers."""
-    text = "\n".join(read_lines(path, "table"))
-    first = text.lstrip("\n").split("\n", 1)[0]
+    text = "\n".join(read_lines(path, "table")).replace("\r", "\n")  # old spreadsheets end lines with it
+    lead = len(text) - len(text.lstrip("\n"))
+    told = re.match(r"sep=(.)[ \t]*\n", text[lead:], re.IGNORECASE)
+    before = lead + (1 if told else 0)  # lines above the header
+    text = text[lead + (told.end() if told else 0) :]
 
     def named(mark: str) -> int:
-        words = _words(next(csv.reader([first], delimiter=mark)))
+        words = _words(next(csv.reader([_without_spaces(text.split("\n", 1)[0], mark)], delimiter=mark)))
         return sum(word.lower() in words for word in wanted)
 
-    delimiter = max(DELIMITERS, key=named)  # the first of those that give most of the columns
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    delimiter = told[1] if told else max(DELIMITERS, key=named)  # the first of those that give most of the columns
+    reader = csv.reader(io.StringIO(_without_spaces(text, delimiter), newline=""), delimiter=delimiter, strict=True)
 
-    def lines() -> Iterator[Row]:
-        before = 0
+    def lines(last: int = 0) -> Iterator[Row]:
         try:
             for row in reader:
-                line, before = before + 1, reader.line_num  # where the row starts: a quoted value may hold line breaks
+                line, last = before + last + 1, reader.line_num  # where the row starts: a quoted value may hold line breaks
                 if any(value.strip() for value in row):
                     yield line, row
         except csv.Error as error:
-            raise PelError(f"{path}:{reader.line_num}: is not CSV ({error})") from None
+            raise PelError(f"{path}:{before + reader.line_num}: is not CSV ({error})") from None
 
     rows = lines()
     header = next(rows, (0, []))[1]
     return header, rows
+
+
+def _without_spaces(text: str, delimiter: str) -> str:
+    """The text without white space around quoted values, which the csv module would take for a part of them, or refuse."""
+    if '"' not in text:
+        return text
+    mark, spaces = re.escape(delimiter), f"[{' ' if delimiter == chr(9) else ' ' + chr(9)}]*"
+    return re.sub(rf'(?:\A|(?<=[{mark}\n])){spaces}("(?:[^"]|"")*+"){spaces}(?=[{mark}\n]|\Z)', r"\1", text)
 
 
 def _words(header: list[str]) -> list[str]:
@@ -191,21 +206,6 @@ def _places(path: str, header: list[str], columns: tuple[str, str, str]) -> tupl
             raise unknown(f"column of {path}:", asked, header, hint)
         places.append(words.index(asked) if asked in words else None)
     return places[0], places[1], places[2]  # type: ignore[return-value]
-
-
-def _inside(where: str, text: str, root: str, real_root: str) -> str:
-    """A path relative to the root; one that is given in full may lie below it."""
-    name = text.strip()
-    check_path(name)
-    if name and name[0] != "/" and "./" not in name and "//" not in name and ".." not in name:
-        return name.rstrip("/")  # nearly every one; the rest is for those with dots and slashes
-    if os.path.isabs(name):
-        below = next((os.path.relpath(name, folder) for folder in (root, real_root) if name.startswith(f"{folder}/")), "..")
-        name = below
-    name = os.path.normpath(name) if name else ""
-    if not name or name == "." or name.split("/")[0] == "..":
-        raise PelError(f"{where}: path {text!r} is not below the image folder {root}; expected a path relative to it")
-    return name
 
 
 def _split(where: str, text: str) -> str:

@@ -5,7 +5,7 @@ Their tables hold encoded images. These bytes are written to files once, as they
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +18,8 @@ from pel_core.common.logs import logger
 from pel_core.data.datasets import MARK
 from pel_core.data.image_files import SUFFIXES
 from pel_core.ingest.catalogue import SPLITS, Catalogue, Placed, class_order
+from pel_core.ingest.huggingface_columns import describe_column, image_column_of, label_column_of
+from pel_core.ingest.labels import read_labels, taken_notes
 from pel_core.ingest.sources.base import register
 from pel_core.ingest.sources.csv import Columns
 from pel_core.ingest.sources.users import UserEntry, UserOptions, UserSource, digest_lines
@@ -89,20 +91,22 @@ def read_saved(root: str, out: Path, image_column: str = "", label_column: str =
     """
     tables = _tables(root)
     first = tables["train"]
-    image, label = _image_column(root, first, image_column), _label_column(root, first, label_column)
-    labels = {split: _labels(root, split, table, label) for split, table in tables.items()}
+    image, label = image_column_of(root, first, image_column), label_column_of(root, first, label_column)
+    labels, notes = _labels(root, tables, label)
     order = _classes(first, label, labels["train"])
     index = {key: i for i, key in enumerate(order)}
     for split, keys in labels.items():
         if strange := sorted(set(keys) - set(index)):
             raise PelError(f"{root}: {len(strange)} classes of the split '{split}' have no training image: {strange[:5]}")
-    note = _announce(root, tables, out)
+    _announce(root, tables, out)
     splits = {}
     for split, table in tables.items():
         paths = list(_write(root, split, table, image, out))
         splits[split] = Placed(f"{root} ({split})", paths, np.array([index[key] for key in labels[split]], np.int64))
     write_text(out / MARK, f"Images of {root}, as they were encoded there.\n")
-    return Catalogue(str(out), order, splits, [note])
+    others = ", ".join(describe_column(first, name) for name in first.features if name not in (image, label)) or "none"
+    columns = f"columns of {root}: images from '{image}', labels from {describe_column(first, label)}; not read: {others}"
+    return Catalogue(str(out), order, splits, [*taken_notes(columns, order, splits), *notes])
 
 
 def _library() -> Any:
@@ -140,43 +144,29 @@ def _tables(root: str) -> dict[str, Any]:
     return tables
 
 
-def _image_column(root: str, table: Any, asked: str) -> str:
-    images = [
-        name for name, kind in table.features.items() if "Image" in type(kind).__name__ or getattr(kind, "dtype", "") == "binary"
-    ]
-    if asked and asked not in table.features:
-        raise unknown(f"image_column of {root}:", asked, table.features)
-    if asked and asked not in images:
-        raise PelError(f"image_column: '{asked}' of {root} is {table.features[asked]}, expected images")
-    if not asked and len(images) != 1:
-        found = f"{len(images)} columns of images ({', '.join(images)})" if images else f"no image in {', '.join(table.features)}"
-        raise PelError(f"{root} has {found}; expected one, or its name by 'image_column'")
-    return asked or images[0]
+def _labels(root: str, tables: Mapping[str, Any], column: str) -> tuple[dict[str, list[str]], list[str]]:
+    """Every image's class in each split, as its name or number, and notes."""
+    values: list[Any] = []
+    for split, table in tables.items():
+        if column not in table.features:
+            raise unknown(f"column of the split '{split}' of {root}:", column, table.features)
+        names = getattr(table.features[column], "names", None)
+        found = table.select_columns([column])[:][column]
+        # A name stays as it is; what is no number of a name (-1: unlabelled) is refused below.
+        values += [names[value] if isinstance(value, int) and value >= 0 else value for value in found] if names else found
+    starts = dict(zip(tables, np.cumsum([0, *map(len, tables.values())]).tolist(), strict=False))
 
+    def where(position: int) -> str:
+        split = next(split for split in reversed(tables) if starts[split] <= position)
+        return f"{root} ({split}), image {position - starts[split]}"
 
-def _label_column(root: str, table: Any, asked: str) -> str:
-    kinds = {name: type(kind).__name__ for name, kind in table.features.items()}
-    if asked and asked not in kinds:
-        raise unknown(f"label_column of {root}:", asked, kinds)
-    named = [name for name, kind in kinds.items() if kind == "ClassLabel"]
-    named = named if len(named) == 1 else [name for name in ("label", "labels") if name in kinds][:1]
-    if not asked and not named:
-        raise PelError(f"{root} has no column of class labels among {', '.join(kinds)}; name it by 'label_column'")
-    return asked or named[0]
-
-
-def _labels(root: str, split: str, table: Any, column: str) -> list[str]:
-    """Every image's class, as its name or number."""
-    if column not in table.features:
-        raise unknown(f"column of the split '{split}' of {root}:", column, table.features)
-    values = table.select_columns([column])[:][column]
-    names = getattr(table.features[column], "names", None)
-    for position, value in enumerate(values):
-        if isinstance(value, bool) or not isinstance(value, int | str) or value == "" or (isinstance(value, int) and value < 0):
-            raise PelError(
-                f"{root} ({split}), image {position}: its {column} is {value!r}, which is no class (unlabelled images?)"
-            )
-    return [names[value] if names else str(value) for value in values]
+    if getattr(tables["train"].features[column], "names", None):
+        if (bad := next((i for i, value in enumerate(values) if not isinstance(value, str)), None)) is not None:
+            raise PelError(f"{where(bad)}: its {column} is {values[bad]!r}, which is no class (unlabelled images?)")
+        keys, notes = values, []
+    else:
+        keys, notes = read_labels(values, where, column)
+    return {split: keys[start : start + len(tables[split])] for split, start in starts.items()}, notes
 
 
 def _classes(table: Any, column: str, keys: list[str]) -> list[str]:
@@ -186,7 +176,7 @@ def _classes(table: Any, column: str, keys: list[str]) -> list[str]:
     return [name for name in names if name in there] if names else class_order(keys)
 
 
-def _announce(root: str, tables: dict[str, Any], out: Path) -> str:
+def _announce(root: str, tables: dict[str, Any], out: Path) -> None:
     """Say how much will be written, before it is; refuse what has no room."""
     size = sum(os.path.getsize(file["filename"]) for table in tables.values() for file in table.cache_files)
     images = sum(len(table) for table in tables.values())
@@ -196,7 +186,6 @@ def _announce(root: str, tables: dict[str, Any], out: Path) -> str:
     if free < 1.1 * size:
         raise PelError(f"{text}, but {free / 1e6:,.0f} MB are free there; choose another results folder")
     logger.info("note: %s", text)
-    return ""
 
 
 def _write(root: str, split: str, table: Any, column: str, out: Path) -> Iterator[str]:

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import sha256
+from pel_core.common.locales import check_locale
 from pel_core.common.problems import Problems
 from pel_core.data.roots import expand_root
 from pel_core.data.sampling import PROFILES
@@ -97,6 +98,7 @@ class UserSource(Source):
         """
         try:
             root = os.path.abspath(expand_root(self.options.root))
+            check_locale([root])
             if not os.path.exists(root):
                 raise PelError(f"{root} does not exist")
             return self.found_at(root)
