@@ -12,7 +12,8 @@ import numpy as np
 
 from pel_core.common.lazy import plt
 from pel_core.reporting.figure_style import COLOURS, COLUMN, PAGE, footer, mark, save, style
-from pel_core.reporting.tables import Record, Statistic, read_runs, statistic
+from pel_core.reporting.runs import Runs, read_runs
+from pel_core.reporting.tables import Statistic, statistic
 from pel_core.spec.results import METRICS, number
 from pel_core.studies.cells import Artefact
 from pel_core.studies.kinds import AXIS, DIGITS, FIGURE, FIGURES, ArtefactKind
@@ -25,14 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: where it stands, its value over seeds, the single seeds' values and its learnable parameters."""
+    """One bar: where it stands, its value over seeds, the single seeds' values and its learnable parameters
+    (None where no run of it says them)."""
 
     group: int
     series: int
     label: str
     value: Statistic
     seeds: list[float]
-    parameters: int
+    parameters: int | None
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def bar_figure(study: Study, name: str) -> BarFigure:
     series = [str(item["label"]) for item in entry.get("series", [])]
     bars = []
     for cell in artefact.cells:
-        found = [number(runs[slug], cell.value) for slug in cell.slugs]
+        found = [number(runs[slug], cell.value) for slug in cell.slugs if slug in runs]
         bars.append(
             Bar(
                 cell.row,
@@ -67,7 +69,7 @@ def bar_figure(study: Study, name: str) -> BarFigure:
                 str(entry["bars"][cell.row]["label"]),
                 statistic(cell, runs),
                 [value for value in found if value is not None],
-                runs[cell.slugs[0]]["parameters"]["learnable"],
+                next((record["parameters"]["learnable"] for record in runs.described(cell.slugs)), None),
             )
         )
     notes = _notes(entry, artefact.seeds, runs)
@@ -83,13 +85,13 @@ def axis_label(artefact: Artefact) -> str:
     return artefact.knobs["axis"] or (labels[0] if labels else paths[0])
 
 
-def _notes(entry: Mapping, seeds: Sequence[int], runs: Mapping[str, Record]) -> list[str]:
-    data = ", ".join(sorted({record["data"]["name"] for record in runs.values()}))
+def _notes(entry: Mapping, seeds: Sequence[int], runs: Runs) -> list[str]:
+    data = ", ".join(sorted({record["data"]["name"] for record in runs.described()}))
     count = f"Mean, standard deviation and single seeds of {data}, n = {len(seeds)}."
     if len(seeds) == 1:
         count = f"{data}, one seed ({seeds[0]}): no spread is known."
     where, its = ("Under each bar", "its") if "series" not in entry else ("In brackets or under the bars", "the")
-    return [f"{count} {where}: {its} learnable parameters, the head left out.", entry.get("note", "")]
+    return [f"{count} {where}: {its} learnable parameters, the head left out.", *runs.notes(), entry.get("note", "")]
 
 
 def draw_bars(made: BarFigure) -> Figure:
@@ -139,7 +141,7 @@ def _axis(axes: Axes, made: BarFigure, groups: int, several: int) -> None:
     labels = []
     for group in range(groups):
         bars = [bar for bar in made.bars if bar.group == group]
-        counts = [] if _counts(made) else dict.fromkeys(f"{bar.parameters:,}" for bar in bars)
+        counts = [] if _counts(made) else dict.fromkeys(f"{bar.parameters:,}" for bar in bars if bar.parameters is not None)
         labels.append("\n".join([*(_short(bars[0].label) if groups > 4 else [bars[0].label]), *counts]))
     axes.set_xticks(range(groups), labels, linespacing=1.3, fontsize=6.2)
     axes.tick_params(axis="x", length=0)
@@ -152,11 +154,11 @@ def _short(label: str) -> list[str]:
 
 
 def _draw_bar(whole: Axes, close: Axes, bar: Bar, several: int, digits: int) -> None:
-    if bar.value.mean is None:
-        whole.text(bar.group, 0, f"none: {bar.value.reason}", rotation=90, ha="center", va="bottom", fontsize=5)
-        return
     width = 0.66 / several
     x = bar.group + (bar.series - (several - 1) / 2) * width
+    if bar.value.mean is None:
+        whole.text(x, 0, bar.value.blank or f"none: {bar.value.reason}", rotation=90, ha="center", va="bottom", fontsize=5)
+        return
     colour = COLOURS[(bar.series if several > 1 else bar.group) % len(COLOURS)]
     error = {"ecolor": "#222222", "elinewidth": 0.8, "capsize": 2, "capthick": 0.8}
     whole.bar(x, bar.value.mean, 0.92 * width, color=colour, yerr=bar.value.std, error_kw=error)
@@ -172,7 +174,8 @@ def _counts(made: BarFigure) -> list[int]:
     """Learnable parameters of each series, where they are the same in every group: the legend says them then."""
     counts: dict[int, set[int]] = {}
     for bar in made.bars:
-        counts.setdefault(bar.series, set()).add(bar.parameters)
+        if bar.parameters is not None:
+            counts.setdefault(bar.series, set()).add(bar.parameters)
     return [min(found) for found in counts.values()] if made.series and all(len(found) == 1 for found in counts.values()) else []
 
 

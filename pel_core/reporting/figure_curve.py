@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING
@@ -13,7 +13,8 @@ from pel_core.common.lazy import plt
 from pel_core.common.registry import Knob
 from pel_core.reporting.figure_bars import axis_label
 from pel_core.reporting.figure_style import COLOURS, COLUMN, footer, mark, save, style
-from pel_core.reporting.tables import Record, Statistic, read_runs, statistic
+from pel_core.reporting.runs import Runs, read_runs
+from pel_core.reporting.tables import Statistic, statistic
 from pel_core.studies.kinds import AXIS, FIGURE, FIGURES, REQUIRED, ArtefactKind, Declaration
 from pel_core.studies.study import Study
 
@@ -27,11 +28,13 @@ TICKS = 9  # labels that fit under a column's width
 
 @dataclass(frozen=True)
 class Line:
-    """One series: where its points stand and their values over seeds. Points without a value are left out."""
+    """One series: where its points stand and their values over seeds. Points without a value are left out; ``blanks`` are the
+    places of those that a run has no result for (it diverged, say), and what is said there."""
 
     label: str
     at: list[float]
     values: list[Statistic]
+    blanks: list[tuple[float, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,15 @@ def curve_figure(study: Study, name: str) -> CurveFigure:
     for column, series in enumerate(entry.get("series", [{"label": ""}])):
         found = [(entry["points"][cell.row]["at"], statistic(cell, runs)) for cell in artefact.cells if cell.column == column]
         known = sorted(((at, stat) for at, stat in found if stat.mean is not None), key=lambda pair: pair[0])
-        lines.append(Line(str(series["label"]), [float(at) for at, _ in known], [stat for _, stat in known]))
-    notes = [_notes(artefact.seeds, runs), entry.get("note", "")]
+        blanks = [(float(at), stat.blank) for at, stat in found if stat.blank]
+        lines.append(Line(str(series["label"]), [float(at) for at, _ in known], [stat for _, stat in known], blanks))
+    notes = [_notes(artefact.seeds, runs), *runs.notes(), entry.get("note", "")]
     x, log = artefact.knobs["x"], artefact.knobs["log"]
     return CurveFigure(artefact.title, x, axis_label(artefact), log, lines, notes, artefact.banner)
 
 
-def _notes(seeds: Sequence[int], runs: Mapping[str, Record]) -> str:
-    data = ", ".join(sorted({record["data"]["name"] for record in runs.values()}))
+def _notes(seeds: Sequence[int], runs: Runs) -> str:
+    data = ", ".join(sorted({record["data"]["name"] for record in runs.described()}))
     count = f"{data}, one seed ({seeds[0]}): no spread is known."
     if len(seeds) > 1:
         count = f"Mean and standard deviation of {data}, n = {len(seeds)}."
@@ -85,6 +89,7 @@ def draw_curve(made: CurveFigure) -> Figure:
         )  # fmt: skip
     _x_axis(axes, made)
     _y_axis(axes, made)
+    _mark_blanks(axes, made)
     figure.suptitle("\n".join(wrap(made.title, 44)), fontsize=8)
     if any(line.label for line in made.lines):
         columns = min(4, len(made.lines))
@@ -94,8 +99,18 @@ def draw_curve(made: CurveFigure) -> Figure:
     return figure
 
 
+def _mark_blanks(axes: Axes, made: CurveFigure) -> None:
+    """A cross on the bottom axis, with its word, where a run has no result: a curve that ends there did not go on well."""
+    foot = axes.get_xaxis_transform()
+    for number, line in enumerate(made.lines):
+        for at, word in line.blanks:
+            height = 0.02 + 0.06 * number
+            axes.plot([at], [height], "x", color=COLOURS[number % len(COLOURS)], markersize=5, clip_on=False, transform=foot)
+            axes.text(at, height + 0.03, word, rotation=90, fontsize=5, ha="center", va="bottom", transform=foot)
+
+
 def _x_axis(axes: Axes, made: CurveFigure) -> None:
-    places = sorted({at for line in made.lines for at in line.at})
+    places = sorted({at for line in made.lines for at in (*line.at, *(at for at, _ in line.blanks))})
     if made.log:
         axes.set_xscale("log")
     # A tick at each value, thinned where they would touch; the ends stay.
