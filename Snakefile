@@ -67,7 +67,8 @@ onerror:
     if workflow.is_main_process:
         print("", *failures(STUDY.results / "logs", STARTED), sep="\n", file=sys.stderr)
         # What failed is a blank in what is drawn; in a process of its own, since Snakemake itself imports no matplotlib.
-        shell("{PYTHON:q} -m pel_core partial {ASK} >&2 || true")
+        log = STUDY.results / "logs" / "partial.log"
+        shell("{PYTHON:q} -m pel_core partial {ASK} >&2 2> {log:q} || true")
 
 
 rule all:

@@ -7,20 +7,20 @@ from typing import Any
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
 from pel_core.common.versions import STAGES, made_by
-from pel_core.spec.results import invalid_reason, run_folder
+from pel_core.spec.results import invalid_reason, train_folder
 from pel_core.spec.run_spec import RunSpec
 
 
-def failed_file(results: str | Path, spec: RunSpec) -> Path:
+def failed_file(results: str | Path, slug: str) -> Path:
     """Where it is kept that the training of a run diverged."""
-    return run_folder(results, spec.train.slug) / "failed.json"
+    return train_folder(results, slug) / "failed.json"
 
 
-def diverged(results: str | Path, spec: RunSpec) -> dict[str, Any] | None:
+def diverged(results: str | Path, slug: str, spec: RunSpec) -> dict[str, Any] | None:
     """The record of a training that diverged: what train.json says before training, and ``failed`` (reason, step, epoch, loss,
     learning_rate). None where there is none, or it is of another spec, data, weights or version than the run means now."""
-    path = failed_file(results, spec)
-    if not spec.trains or not path.is_file():
+    path = failed_file(results, slug)
+    if not path.is_file() or not spec.trains:
         return None
     try:
         record = read_json(path, ("slug", "spec", "failed"))

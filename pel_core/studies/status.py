@@ -135,7 +135,7 @@ def look(study: Study, now: float) -> tuple[Found, dict[str, dict[str, Any]]]:
         elif state == "to score":
             found.unscored.append(slug)
         elif record := study.diverged(slug):
-            again = f"to try again, remove {shown(failed_file(study.results, spec))}"
+            again = f"to try again, remove {shown(failed_file(study.results, slug))}"
             found.diverged[slug] = of, f"{reason_of(record)}; {again}"
         elif of in live:
             found.running[slug] = of, progress(live[of])

@@ -127,13 +127,12 @@ class Study:
 
     def result_file(self, slug: str) -> str:
         """What is read of a run: its result, or that its training diverged."""
-        spec = self.specs[slug]
-        return str(failed_file(self.results, spec) if self.diverged(slug) else metrics_file(self.results, slug))
+        return str(failed_file(self.results, slug) if self.diverged(slug) else metrics_file(self.results, slug))
 
     def diverged(self, slug: str) -> dict[str, Any] | None:
         """The record of a run's training that diverged; None where it did not, or the configuration is strict: then it is made
         again, and nothing is drawn without it."""
-        return None if self.config.get("strict") else diverged(self.results, self.specs[slug])
+        return None if self.config.get("strict") else diverged(self.results, slug, self.specs[slug])
 
     def state(self, slug: str) -> str:
         """``done``, ``missing``, ``diverged``, ``to score`` (its predictions serve, its metrics are of another scoring), or why

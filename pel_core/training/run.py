@@ -61,7 +61,7 @@ def train_run(
         raise PelError(f"{slug} trains nothing; evaluate it directly")
     if spec.train != spec:
         raise PelError(f"{slug} differs from its training run in evaluation only; train '{spec.train.slug}'")
-    folder, kept, failed = run_folder(results, slug), checkpoint_path(results, slug), failed_file(results, spec)
+    folder, kept, failed = run_folder(results, slug), checkpoint_path(results, slug), failed_file(results, slug)
     target, started = pick_device(device), time.strftime("%Y-%m-%dT%H:%M:%S%z")
     with distributed.join(spec, target) as group, _lease(group, kept.with_name(f"{slug}.lease"), slug, target) as lease:
         data, classifier, info = load(spec, Path(results), target, fresh=True, prefix_cache_gb=prefix_cache_gb)
