@@ -66,6 +66,9 @@ onerror:
     # Once more at the end: `--quiet rules` shows no log of a failed job, and among the output of many jobs it is hard to find.
     if workflow.is_main_process:
         print("", *failures(STUDY.results / "logs", STARTED), sep="\n", file=sys.stderr)
+        # What failed is a blank in what is drawn; in a process of its own, since Snakemake itself imports no matplotlib.
+        log = STUDY.results / "logs" / "partial.log"
+        shell("{PYTHON:q} -m pel_core partial {ASK} >&2 2> {log:q} || true")
 
 
 rule all:

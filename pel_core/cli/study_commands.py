@@ -1,4 +1,4 @@
-"""Commands that draw: table, figure, compare, claims; and that tell: plan, status, show. ``cli/main.py`` takes COMMANDS."""
+"""Commands that draw (table, figure, compare, claims, partial) and tell (plan, status, show): COMMANDS of ``cli/main.py``."""
 
 import argparse
 from collections.abc import Callable
@@ -68,6 +68,14 @@ def claims(arguments: Arguments) -> None:
     """Test the study's claims: csv, md."""
     study = open_study(arguments)
     _draw(study, study.summary("claims").name)
+
+
+def partial(arguments: Arguments) -> None:
+    """Draw what runs without a result keep Snakemake from drawing, with a named blank for each of them."""
+    from pel_core.reporting.partial import draw_partly
+
+    for line in draw_partly(open_study(arguments)):
+        print(line)
 
 
 def provenance(arguments: Arguments) -> None:
@@ -154,6 +162,7 @@ COMMANDS: tuple[tuple[Callable[[Arguments], None], tuple[str, ...]], ...] = (
     (figure, ("artefact",)),
     (compare, ()),
     (claims, ()),
+    (partial, ()),
     (provenance, ()),
     (page, ("artefact",)),
     (plan, ()),

@@ -7,12 +7,12 @@ not what other data would show.
 
 import math
 import statistics
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pel_core.reporting.compare import read_reported, reported_name
-from pel_core.reporting.tables import Record, md_row, read_runs, write_csv, write_texts
+from pel_core.reporting.runs import Runs, read_runs
+from pel_core.reporting.tables import md_row, write_csv, write_texts
 from pel_core.spec.records import number
 from pel_core.studies.cells import Cell, Claim, Contrast
 from pel_core.studies.kinds import SUMMARY, TABLES, ArtefactKind
@@ -40,12 +40,14 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Effect:
-    """A mean difference with its interval over ``n`` seeds; ``low`` and ``high`` are None for n < 2."""
+    """A mean difference with its interval over ``n`` seeds; ``low`` and ``high`` are None for n < 2. ``reason``: why there
+    is no mean."""
 
     mean: float | None
     low: float | None
     high: float | None
     n: int
+    reason: str = ""
 
 
 def effect(differences: list[float]) -> Effect:
@@ -66,7 +68,7 @@ def verdict(found: Effect, expect: str, margin: float = 0.0) -> tuple[str, str]:
     higher: the interval lies above ``margin``; lower: below minus ``margin``; equal: inside plus and minus ``margin``.
     """
     if found.mean is None:
-        return "undecided", "there is no value to compare"
+        return "undecided", found.reason or "there is no value to compare"
     if found.low is None or found.high is None:
         return "undecided", "one seed gives no interval; ask for more (seeds=0,1,2)"
     if found.low == found.high:  # accuracies are counts of images: two seeds can agree by accident
@@ -85,8 +87,11 @@ def verdict(found: Effect, expect: str, margin: float = 0.0) -> tuple[str, str]:
     return "undecided", "the interval covers both sides"
 
 
-def contrast_effect(contrast: Contrast, runs: Mapping[str, Record]) -> Effect:
+def contrast_effect(contrast: Contrast, runs: Runs) -> Effect:
     """A contrast's effect over seeds; a seed counts if it has every value."""
+    slugs = list(dict.fromkeys(slug for pair in (*contrast.pairs, *contrast.minus) for cell in pair for slug in cell.slugs))
+    if blank := runs.without(slugs):  # what is left would be of the survivors alone
+        return Effect(None, None, None, 0, f"runs without a result: {blank}")
     differences = []
     for index in range(len(contrast.pairs[0][0].specs) if contrast.pairs else 0):
         here, there = (_mean_difference(pairs, index, runs) for pairs in (contrast.pairs, contrast.minus))
@@ -95,7 +100,7 @@ def contrast_effect(contrast: Contrast, runs: Mapping[str, Record]) -> Effect:
     return effect(differences)
 
 
-def _mean_difference(pairs: tuple[tuple[Cell, Cell], ...], index: int, runs: Mapping[str, Record]) -> float | None:
+def _mean_difference(pairs: tuple[tuple[Cell, Cell], ...], index: int, runs: Runs) -> float | None:
     """Mean of a - b at one seed; None where a value is missing."""
     values = [[number(runs[cell.slugs[index]], cell.value) for cell in pair] for pair in pairs]
     if not values or any(value is None for pair in values for value in pair):
@@ -141,7 +146,7 @@ def claim_rows(study: Study) -> list[list[str]]:
     return lines
 
 
-def _contrast_line(study: Study, claim: Claim, contrast: Contrast, runs: Mapping[str, Record]) -> list[str]:
+def _contrast_line(study: Study, claim: Claim, contrast: Contrast, runs: Runs) -> list[str]:
     found, reported = contrast_effect(contrast, runs), reported_effect(study, contrast)
     result, reason = verdict(found, contrast.expect, contrast.margin)
     if contrast.absent:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pel_core.common.errors import PelError
-from pel_core.reporting.tables import Record, md_row, read_runs, statistic, write_csv, write_texts
+from pel_core.reporting.runs import Runs, read_runs
+from pel_core.reporting.tables import md_row, statistic, write_csv, write_texts
 from pel_core.studies.cells import Artefact, Cell
 from pel_core.studies.kinds import SUMMARY, TABLES, ArtefactKind
 from pel_core.studies.study import Study
@@ -72,27 +73,25 @@ def compare_rows(study: Study) -> list[list[str]]:
     return lines
 
 
-def _cell_line(
-    study: Study, artefact: Artefact, cell: Cell, runs: Mapping[str, Record], reported: Mapping[Key, Any]
-) -> list[str]:
+def _cell_line(study: Study, artefact: Artefact, cell: Cell, runs: Runs, reported: Mapping[Key, Any]) -> list[str]:
     stat = statistic(cell, runs)
     metric = cell.value.removeprefix("metrics.")
     entry = reported.get((artefact.name, cell.dataset, reported_name(study, cell.method), metric))
     target = float(entry["value"]) if entry else None
-    return _line(study, artefact, cell, metric, (stat.mean, stat.std, stat.n), target, entry["note"] if entry else "", 2)
+    note = ". ".join(filter(None, [entry["note"] if entry else "", stat.blank]))
+    return _line(study, artefact, cell, metric, (stat.mean, stat.std, stat.n), target, note, 2)
 
 
-def _parameter_lines(
-    study: Study, artefact: Artefact, runs: Mapping[str, Record], reported: Mapping[Key, Any]
-) -> list[list[str]]:
+def _parameter_lines(study: Study, artefact: Artefact, runs: Runs, reported: Mapping[Key, Any]) -> list[list[str]]:
     """Learnable parameters in millions, the head left out, at the report's two decimals: one line per method and count."""
     lines: dict[tuple[str, float, str], list[str]] = {}
     for cell in artefact.cells:
         entry = reported.get(
             (artefact.name, cell.dataset, reported_name(study, cell.method), cell.value.removeprefix("metrics."))
         )
-        count = round(runs[cell.slugs[0]]["parameters"]["learnable"] / 1e6, 2)
-        if entry and entry["learnable_param_m"]:
+        known = runs.described(cell.slugs)
+        if known and entry and entry["learnable_param_m"]:
+            count = round(known[0]["parameters"]["learnable"] / 1e6, 2)
             target = entry["learnable_param_m"]
             line = _line(study, artefact, cell, "learnable_param_m", (count, None, len(cell.specs)), float(target), "", 2)
             lines.setdefault((cell.method, count, target), line)

@@ -190,7 +190,11 @@ def _enlarged(made: BarFigure) -> tuple[float, float]:
 
 def _own_counts(made: BarFigure, group: int) -> list[str]:
     """A group's learnable parameters, where the legend does not say them."""
-    found = [] if _series_counts(made) else [f"{bar.parameters:,}" for bar in made.bars if bar.group == group]
+    found = (
+        []
+        if _series_counts(made)
+        else [f"{bar.parameters:,}" for bar in made.bars if bar.group == group and bar.parameters is not None]
+    )
     return list(dict.fromkeys(found))
 
 
@@ -204,7 +208,8 @@ def _series_counts(made: BarFigure) -> list[int]:
     """Learnable parameters of each series, where they are the same in every group: the legend says them then."""
     counts: dict[int, set[int]] = {}
     for bar in made.bars:
-        counts.setdefault(bar.series, set()).add(bar.parameters)
+        if bar.parameters is not None:
+            counts.setdefault(bar.series, set()).add(bar.parameters)
     return [min(found) for found in counts.values()] if made.series and all(len(found) == 1 for found in counts.values()) else []
 
 

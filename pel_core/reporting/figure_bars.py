@@ -8,7 +8,8 @@ from pathlib import Path
 
 from pel_core.reporting.figure_bar_layouts import draw_bars
 from pel_core.reporting.figure_style import save, style
-from pel_core.reporting.tables import Record, Statistic, read_runs, statistic
+from pel_core.reporting.runs import Runs, read_runs
+from pel_core.reporting.tables import Statistic, statistic
 from pel_core.spec.records import number
 from pel_core.spec.results import METRICS
 from pel_core.studies.cells import Artefact
@@ -18,14 +19,15 @@ from pel_core.studies.study import Study
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: where it stands, its value over seeds, the single seeds' values and its learnable parameters."""
+    """One bar: where it stands, its value over seeds, the single seeds' values and its learnable parameters
+    (None where no run of it says them)."""
 
     group: int
     series: int
     label: str
     value: Statistic
     seeds: list[float]
-    parameters: int
+    parameters: int | None
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def bar_figure(study: Study, name: str) -> BarFigure:
     series = [str(item["label"]) for item in entry.get("series", [])]
     bars = []
     for cell in artefact.cells:
-        found = [number(runs[slug], cell.value) for slug in cell.slugs]
+        found = [number(runs[slug], cell.value) for slug in cell.slugs if slug in runs]
         bars.append(
             Bar(
                 cell.row,
@@ -60,7 +62,7 @@ def bar_figure(study: Study, name: str) -> BarFigure:
                 str(entry["bars"][cell.row]["label"]),
                 statistic(cell, runs),
                 [value for value in found if value is not None],
-                runs[cell.slugs[0]]["parameters"]["learnable"],
+                next((record["parameters"]["learnable"] for record in runs.described(cell.slugs)), None),
             )
         )
     notes = _notes(entry, artefact.seeds, runs)
@@ -76,12 +78,12 @@ def axis_label(artefact: Artefact) -> str:
     return artefact.knobs["axis"] or (labels[0] if labels else paths[0])
 
 
-def _notes(entry: Mapping, seeds: Sequence[int], runs: Mapping[str, Record]) -> list[str]:
-    data = ", ".join(sorted({record["data"]["name"] for record in runs.values()}))
+def _notes(entry: Mapping, seeds: Sequence[int], runs: Runs) -> list[str]:
+    data = ", ".join(sorted({record["data"]["name"] for record in runs.described()}))
     count = f"Mean, standard deviation and single seeds of {data}, n = {len(seeds)}."
     if len(seeds) == 1:
         count = f"{data}, one seed ({seeds[0]}): no spread is known."
-    return [count, entry.get("note", "")]
+    return [count, *runs.notes(), entry.get("note", "")]
 
 
 def save_bars(study: Study, name: str, folder: str | Path) -> None:

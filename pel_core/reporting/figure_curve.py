@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,8 @@ from pel_core.common.registry import Knob
 from pel_core.reporting.figure_bars import axis_label
 from pel_core.reporting.figure_style import COLOURS, COLUMN, MARGIN, PAGE, frame, save, style
 from pel_core.reporting.figure_text import line_height, text_width, thin_ticks, wrapped
-from pel_core.reporting.tables import Record, Statistic, read_runs, statistic
+from pel_core.reporting.runs import Runs, read_runs
+from pel_core.reporting.tables import Statistic, statistic
 from pel_core.studies.kinds import AXIS, FIGURE, FIGURES, REQUIRED, ArtefactKind, Declaration
 from pel_core.studies.study import Study
 
@@ -27,11 +28,13 @@ ACROSS, PANEL, LEFT = 5, 0.75, 0.3  # panels beside each other; inches: the heig
 
 @dataclass(frozen=True)
 class Line:
-    """One series: where its points stand and their values over seeds. Points without a value are left out."""
+    """One series: where its points stand and their values over seeds. Points without a value are left out; ``blanks`` are the
+    places of those that a run has no result for (it diverged, say), and what is said there."""
 
     label: str
     at: list[float]
     values: list[Statistic]
+    blanks: list[tuple[float, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,15 @@ def curve_figure(study: Study, name: str) -> CurveFigure:
     for column, series in enumerate(entry.get("series", [{"label": ""}])):
         found = [(entry["points"][cell.row]["at"], statistic(cell, runs)) for cell in artefact.cells if cell.column == column]
         known = sorted(((at, stat) for at, stat in found if stat.mean is not None), key=lambda pair: pair[0])
-        lines.append(Line(str(series["label"]), [float(at) for at, _ in known], [stat for _, stat in known]))
-    notes = [_notes(artefact.seeds, runs), entry.get("note", "")]
+        blanks = [(float(at), stat.blank) for at, stat in found if stat.blank]
+        lines.append(Line(str(series["label"]), [float(at) for at, _ in known], [stat for _, stat in known], blanks))
+    notes = [_notes(artefact.seeds, runs), *runs.notes(), entry.get("note", "")]
     x, log = artefact.knobs["x"], artefact.knobs["log"]
     return CurveFigure(artefact.title, x, axis_label(artefact), log, lines, notes, artefact.banner)
 
 
-def _notes(seeds: Sequence[int], runs: Mapping[str, Record]) -> str:
-    data = ", ".join(sorted({record["data"]["name"] for record in runs.values()}))
+def _notes(seeds: Sequence[int], runs: Runs) -> str:
+    data = ", ".join(sorted({record["data"]["name"] for record in runs.described()}))
     count = f"{data}, one seed ({seeds[0]}): no spread is known."
     if len(seeds) > 1:
         count = f"Mean and standard deviation of {data}, n = {len(seeds)}."
@@ -129,6 +133,8 @@ def _draw_panels(made: CurveFigure) -> Figure:
 
 
 def _draw_line(axes: Axes, line: Line, look: Mapping[str, str]) -> None:
+    for at, _ in line.blanks:  # a cross on the axis where a run diverged, say: the small print tells which
+        axes.plot([at], [0], "x", color=look["color"], markersize=5, clip_on=False, transform=axes.get_xaxis_transform())
     means = [stat.mean for stat in line.values]
     spread = [stat.std or 0.0 for stat in line.values] if any(stat.std is not None for stat in line.values) else None
     axes.errorbar(line.at, means, spread, markersize=3.4, linewidth=1.1, elinewidth=0.8, capsize=2, capthick=0.8, **look)
@@ -139,7 +145,7 @@ def _look(number: int) -> dict[str, str]:
 
 
 def _places(made: CurveFigure) -> list[float]:
-    return sorted({at for line in made.lines for at in line.at})
+    return sorted({at for line in made.lines for at in (*line.at, *(at for at, _ in line.blanks))})
 
 
 def _scales(axes: Axes, made: CurveFigure) -> None:

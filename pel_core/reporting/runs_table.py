@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pel_core.common.versions import made_by
+from pel_core.spec.outcomes import reason_of
 from pel_core.spec.results import METRICS, read_result
 from pel_core.studies.study import Study
 
@@ -20,6 +21,7 @@ def run_row(record: Mapping[str, Any]) -> dict[str, Any]:
     training, evaluation = record.get("training") or {}, record.get("evaluation") or {}
     row = {
         "run": record["slug"],
+        "outcome": reason_of(record) if "failed" in record else "",
         "versions": " ".join(f"{stage}={number}" for stage, number in made_by(record).items()),
         "commit": environment.get("commit"),
         "data": data.get("name"),
@@ -35,7 +37,7 @@ def run_row(record: Mapping[str, Any]) -> dict[str, Any]:
         "learnable_with_head": record.get("parameters", {}).get("learnable_with_head"),
     }
     row |= {f"version_{name}": environment.get(name) for name in VERSIONS}
-    return row | {name: record["metrics"].get(name) for name in METRICS}
+    return row | {name: record.get("metrics", {}).get(name) for name in METRICS}
 
 
 def runs_files(study: Study) -> dict[str, str]:
@@ -44,7 +46,7 @@ def runs_files(study: Study) -> dict[str, str]:
     Raises:
         PelError: a run has no usable result.
     """
-    rows = [run_row(read_result(study.results, spec, study.accept)) for spec in study.specs.values()]
+    rows = [run_row(study.diverged(slug) or read_result(study.results, spec, study.accept)) for slug, spec in study.specs.items()]
     return {"csv": _csv(rows), "md": _markdown(study, rows)}
 
 

@@ -15,13 +15,13 @@ from pel_core.ingest.notes import data_notes, notes_footnote
 from pel_core.models.backbones import BACKBONES
 from pel_core.reporting.latex_text import tex_needs, tex_row, tex_text
 from pel_core.reporting.recipe_text import data_line, recipe_line, seeds_line
+from pel_core.reporting.runs import Record, Runs, read_runs
 from pel_core.spec.records import lookup, number, why_none
-from pel_core.spec.results import METRICS, SECTIONS, read_result, require_same_inputs
-from pel_core.studies.cells import Artefact, Cell
+from pel_core.spec.results import METRICS, SECTIONS
+from pel_core.studies.cells import Cell
 from pel_core.studies.kinds import TABLE, TABLES, ArtefactKind
 from pel_core.studies.study import Study
 
-Record = Mapping[str, Any]
 INFO = ("backbone", "parameters", "epochs")  # the leading columns unless a table says otherwise
 INFO_LABELS = {
     "backbone": "Backbone",
@@ -33,12 +33,16 @@ INFO_LABELS = {
 
 @dataclass(frozen=True)
 class Statistic:
-    """A value over seeds: mean, sample standard deviation (None for n < 2), and why there is none where n is 0."""
+    """A value over seeds: mean, sample standard deviation (None for n < 2), and why there is no mean where it is None.
+
+    A run without a result leaves no mean, or it would be of the survivors alone: ``blank`` is what the cell says then.
+    """
 
     mean: float | None
     std: float | None
     n: int
     reason: str = ""
+    blank: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,20 +64,11 @@ class Grid:
     parameters: list[str]
 
 
-def read_runs(study: Study, artefact: Artefact) -> dict[str, Record]:
-    """The results of an artefact's runs by slug.
-
-    Raises:
-        PelError: a run is missing, stale, or of another spec, data or weights than is meant, or than the others.
-    """
-    runs = {slug: read_result(study.results, spec, study.accept) for slug, spec in artefact.specs.items()}
-    require_same_inputs(runs.values())
-    return runs
-
-
-def statistic(cell: Cell, runs: Mapping[str, Record]) -> Statistic:
+def statistic(cell: Cell, runs: Runs) -> Statistic:
     """A cell's value over its seeds. Empty shot groups are no zeros: they are left out, and n says so."""
-    records = [runs[slug] for slug in cell.slugs]
+    records = [runs[slug] for slug in cell.slugs if slug in runs]
+    if blank := runs.without(cell.slugs):
+        return Statistic(None, None, len(records), blank, blank)
     found = [number(record, cell.value) for record in records]
     values = [value for value in found if value is not None]
     if not values:
@@ -94,12 +89,13 @@ def table_grid(study: Study, name: str) -> Grid:
     cells = [artefact.cells[i * width : (i + 1) * width] for i in range(len(rows))]
     values = [[statistic(cell, runs) for cell in row] for row in cells]
     digits = entry.get("digits", 1)
-    records = [[runs[slug] for cell in row for slug in cell.slugs] for row in cells]
+    records = [runs.described(slug for cell in row for slug in cell.slugs) for row in cells]
     infos = [info if isinstance(info, dict) else {"label": INFO_LABELS[info], "value": info} for info in entry.get("info", INFO)]
     flat = [record for row in records for record in row]
     # A value that is missing says why, once for each reason.
-    gaps = sorted({f"{columns[j]['label']}: none, {stat.reason}" for row in values for j, stat in enumerate(row) if not stat.n})
     noted = notes_footnote(data_notes(study.results, (record["data"]["name"] for record in flat)))
+    empty = [(j, stat) for row in values for j, stat in enumerate(row) if not stat.n and not stat.blank]
+    gaps = sorted({f"{columns[j]['label']}: none, {stat.reason}" for j, stat in empty})
     return Grid(
         title=artefact.title,
         banner=artefact.banner,
@@ -112,13 +108,21 @@ def table_grid(study: Study, name: str) -> Grid:
         best=_best(values, [cell.value for cell in cells[0]], digits),
         digits=digits,
         recipe=recipe_line(flat),
-        notes=[*([entry["note"]] if "note" in entry else []), seeds_line(artefact.seeds), *gaps, data_line(flat), *noted],
+        notes=[
+            *([entry["note"]] if "note" in entry else []),
+            seeds_line(artefact.seeds),
+            *gaps,
+            *runs.notes(),
+            data_line(flat),
+            *noted,
+        ],
         parameters=[_joined(str(record["parameters"]["learnable"]) for record in row) for row in records],
     )
 
 
 def show_info(record: Record, what: str, beside: Sequence[Record]) -> str:
-    """A leading column's entry of one run: a word of INFO_LABELS or a path in metrics.json; ``beside``: the table's runs."""
+    """A leading column's entry of one run: a word of INFO_LABELS or a path in metrics.json; ``beside``: the table's runs. One
+    that diverged has no metrics."""
     if what == "backbone":
         name = record["spec"]["backbone"]
         return BACKBONES[name].label if name in BACKBONES else name
@@ -128,7 +132,10 @@ def show_info(record: Record, what: str, beside: Sequence[Record]) -> str:
         return millions(record["parameters"][key], min(filter(None, counts), default=0))
     if what == "epochs":
         return str(record["spec"]["epochs"])
-    value = lookup(record, what if what.split(".")[0] in SECTIONS else f"metrics.{what}")
+    path = what if what.split(".")[0] in SECTIONS else f"metrics.{what}"
+    if path.split(".")[0] not in record:
+        return ""
+    value = lookup(record, path)
     return f"{value:g}" if isinstance(value, float) else f"{value:,}" if what.startswith("parameters.") else str(value)
 
 
@@ -143,7 +150,7 @@ def millions(count: int, smallest: int | None = None) -> str:
 
 
 def _joined(words: Any) -> str:
-    return " / ".join(dict.fromkeys(words))
+    return " / ".join(dict.fromkeys(filter(None, words))) or "–"
 
 
 def _best(values: list[list[Statistic]], paths: Sequence[str], digits: int) -> set[tuple[int, int]]:
@@ -206,7 +213,7 @@ def md_row(cells: Sequence[str]) -> str:
 
 def _spell(stat: Statistic, grid: Grid, at: tuple[int, int], sign: str, bold: tuple[str, str]) -> str:
     if stat.mean is None:
-        return "–" if sign == "±" else "--"
+        return stat.blank or ("–" if sign == "±" else "--")
     text = f"{stat.mean:.{grid.digits}f}"
     if at in grid.best:
         text = f"{bold[0]}{text}{bold[1]}"

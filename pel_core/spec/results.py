@@ -64,6 +64,11 @@ def run_folder(results: str | Path, slug: str) -> Path:
     return Path(results, "runs", *_folders(slug))
 
 
+def train_folder(results: str | Path, slug: str) -> Path:
+    """Where the files of a run's training lie."""
+    return Path(results, "runs", _folders(slug)[0])
+
+
 @cache
 def _folders(slug: str) -> tuple[str, ...]:
     name = SLUG.fullmatch(slug)  # evaluation's options are the last of it

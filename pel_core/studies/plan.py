@@ -21,15 +21,17 @@ def plan(study: Study) -> str:
     """The plan in words: what is there, what is missing, how many images that is and how long it will take."""
     states = {slug: study.state(slug) for slug in study.specs}
     unscored = [slug for slug, state in states.items() if state == "to score"]
-    missing = [study.specs[slug] for slug, state in states.items() if state not in ("done", "to score")]
-    unusable = {slug: state for slug, state in states.items() if state not in ("done", "missing", "to score")}
+    done = [slug for slug, state in states.items() if state in ("done", "diverged")]
+    missing = [study.specs[slug] for slug, state in states.items() if state not in ("done", "diverged", "to score")]
+    unusable = {slug: state for slug, state in states.items() if state not in ("done", "diverged", "missing", "to score")}
+    gone = sum(state == "diverged" for state in states.values())
     to_train = {spec.train.slug: spec for spec in missing if spec.trains and not _trained(study, spec)}
     again = f", to score again {len(unscored)} (seconds)" if unscored else ""
     lines = [
         f"{study.title}: {shown(study.path)} on {shown(study.config_path)} ({study.config['title']})",
         f"Makes {', '.join(study.artefacts)}; seeds {', '.join(map(str, study.seeds))}.",
         *(f"Leaves out {', '.join(names)}: {reason}." for reason, names in _by_reason(study).items()),
-        f"Runs: {len(states)}, of which {len(states) - len(missing) - len(unscored)} done, {len(missing)} missing; "
+        f"Runs: {len(states)}, of which {len(done)} done{f' ({gone} diverged)' if gone else ''}, {len(missing)} missing; "
         f"to train {len(to_train)}, to evaluate {len(missing)}{again}.",
     ]
     lines += [f"  cannot be used: {slug}: {state}" for slug, state in list(unusable.items())[:5]]

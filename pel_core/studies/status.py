@@ -12,6 +12,7 @@ from typing import Any
 
 from pel_core.hardware.lease import STALE, dead
 from pel_core.ingest.notes import notes_lines
+from pel_core.spec.outcomes import failed_file, reason_of
 from pel_core.spec.results import run_folder
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.config import shown
@@ -32,6 +33,7 @@ class Found:
     what is told of that."""
 
     done: list[str] = field(default_factory=list)
+    diverged: dict[str, tuple[str, str]] = field(default_factory=dict)
     running: dict[str, tuple[str, str]] = field(default_factory=dict)
     stopped: dict[str, tuple[str, str]] = field(default_factory=dict)
     failed: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -48,7 +50,13 @@ class Found:
             "trained, to be evaluated": self.trained,
             "missing": self.missing,
         }
-        told = {"running": self.running, "stopped": self.stopped, "failed": self.failed, "cannot be used": self.unusable}
+        told = {
+            "diverged": self.diverged,
+            "running": self.running,
+            "stopped": self.stopped,
+            "failed": self.failed,
+            "cannot be used": self.unusable,
+        }
         states = {slug: state for state, slugs in plain.items() for slug in slugs}
         return states | {slug: state for state, runs in told.items() for slug in runs}
 
@@ -127,9 +135,12 @@ def look(study: Study, now: float) -> tuple[Found, dict[str, dict[str, Any]]]:
             found.done.append(slug)
         elif state == "to score":
             found.unscored.append(slug)
+        elif record := study.diverged(slug):
+            again = f"to try again, remove {shown(failed_file(study.results, slug))}"
+            found.diverged[slug] = of, f"{reason_of(record)}; {again}"
         elif of in live:
             found.running[slug] = of, progress(live[of])
-        elif told := _failure(study, slug, of):
+        elif told := failure(study, slug, of):
             (found.stopped if told[1].startswith(STOPPED) else found.failed)[slug] = told
         elif of in leases:
             found.stopped[slug] = of, f"last sign of life {clock(leases[of]['time'])}, {progress(leases[of])}"
@@ -143,7 +154,7 @@ def look(study: Study, now: float) -> tuple[Found, dict[str, dict[str, Any]]]:
     return found, {slug: lease for slug, lease in live.items() if slug in trains}
 
 
-def _failure(study: Study, slug: str, of: str) -> tuple[str, str] | None:
+def failure(study: Study, slug: str, of: str) -> tuple[str, str] | None:
     """The job of a run that failed last, and its last line."""
     jobs = [("predict", slug, "metrics.json")] + ([("train", of, "train.json")] if of else [])
     for job, run, output in jobs:
@@ -174,8 +185,14 @@ def _unprepared(study: Study, missing: Iterable[str]) -> dict[str, tuple[str, st
 def status(study: Study, every: bool = False, now: float | None = None) -> str:
     """The state of a study in words: counts first, then what runs, stopped and failed; ``every`` lists all runs."""
     found, live = look(study, time.time() if now is None else now)
-    states, finished = found.states(), {*found.done, *found.unscored}
-    counts = {"done": found.done, "running": found.running, "stopped": found.stopped, "failed": found.failed}
+    states, finished = found.states(), {*found.done, *found.diverged, *found.unscored}
+    counts = {
+        "done": found.done,
+        "diverged": found.diverged,
+        "running": found.running,
+        "stopped": found.stopped,
+        "failed": found.failed,
+    }
     counts |= {
         "unusable": found.unusable,
         "evaluated but not scored": found.unscored,
@@ -186,7 +203,8 @@ def status(study: Study, every: bool = False, now: float | None = None) -> str:
     lines = [
         f"{study.title}: {shown(study.path)} on {shown(study.config_path)} ({study.config['title']})",
         f"{len(states):,} runs: {', '.join(told)}",
-        *_artefacts(study, set(found.done)),
+        *_artefacts(study, {*found.done, *found.diverged}),
+        *_section("Diverged, which counts as an outcome", found.diverged, every),
         *_section("Running", found.running, every),
         *_section("Stopped; the next start takes them up where they were saved", found.stopped, every),
         *_section(

@@ -23,6 +23,7 @@ from pel_core.ingest.identity import data_params, require_same_source
 from pel_core.ingest.notes import data_notes, text_notes
 from pel_core.ingest.sources import open_source, require_split
 from pel_core.models.backbones import local_weights
+from pel_core.spec.outcomes import diverged, failed_file
 from pel_core.spec.results import OUTPUTS, invalid_reason, metrics_file, needs_score, read_record, run_folder, scoring
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies import provenance
@@ -49,6 +50,7 @@ class Study:
     artefacts: Mapping[str, Artefact]
     left_out: Mapping[str, str]
     reported: Mapping[str, Any]
+    partial: bool = False  # whether artefacts are drawn from what there is, and say what is missing
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -120,6 +122,8 @@ class Study:
         """Every file the study makes. The runs' results and the scores' stamp are named too, or Snakemake would not miss them."""
         made = [file for name in self.artefacts for file in self.files(name)] + [self.score_stamp] * bool(self.specs)
         for slug in self.specs:
+            if self.diverged(slug):
+                continue
             folder = run_folder(self.results, slug)
             # An accepted result is older than some of its files; it stays as it is.
             made += [f"{folder}/{file}" for file in ("metrics.json", *(() if self.accepted(slug) else OUTPUTS[:1]))]
@@ -131,12 +135,23 @@ class Study:
         if artefact.how.from_models:
             needed = [self.prepared(cell.specs[0].slug) for cell in artefact.cells]
             return sorted({files[kind] for files in needed for kind in ("backbone", "data")})
-        return [str(metrics_file(self.results, slug)) for slug in artefact.specs]
+        return [self.result_file(slug) for slug in artefact.specs]
+
+    def result_file(self, slug: str) -> str:
+        """What is read of a run: its result, or that its training diverged."""
+        return str(failed_file(self.results, slug) if self.diverged(slug) else metrics_file(self.results, slug))
+
+    def diverged(self, slug: str) -> dict[str, Any] | None:
+        """The record of a run's training that diverged; None where it did not, or the configuration is strict: then it is made
+        again, and nothing is drawn without it."""
+        return None if self.config.get("strict") else diverged(self.results, slug, self.specs[slug])
 
     def state(self, slug: str) -> str:
-        """``done``, ``missing``, ``to score`` (its predictions serve, its metrics are of another scoring), or why the result that
-        is there cannot be used."""
+        """``done``, ``missing``, ``diverged``, ``to score`` (its predictions serve, its metrics are of another scoring), or why
+        the result that is there cannot be used."""
         path = metrics_file(self.results, slug)
+        if self.diverged(slug):
+            return "diverged"
         if not path.is_file():
             return "missing"
         if needs_score(self.results, self.specs[slug], self.accept):
@@ -147,8 +162,8 @@ class Study:
             return str(damaged)
 
     def missing(self) -> list[str]:
-        """The runs without a usable result."""
-        return [slug for slug in self.specs if self.state(slug) != "done"]
+        """The runs without an outcome: a usable result, or that their training diverged."""
+        return [slug for slug in self.specs if self.state(slug) not in ("done", "diverged")]
 
     def draw_params(self, name: str) -> str:
         """An artefact's own resolved declaration: a changed label redraws it alone."""

@@ -44,6 +44,14 @@ class Training:
     micro_batch: int = 0
 
 
+class Diverged(PelError):
+    """A training whose loss or parameters became not finite; ``failed`` says where: reason, step, epoch, learning_rate."""
+
+    def __init__(self, message: str, failed: dict[str, Any]):
+        super().__init__(message)
+        self.failed = failed
+
+
 def train(
     classifier: Classifier,
     batches: Any,
@@ -92,7 +100,7 @@ def train(
             state.end_epoch()
             progress.epoch(state.curve[-1])
             if state.epoch == spec.epochs:
-                _whole(classifier, spec, manager)
+                _whole(classifier, spec, manager, steps)
             manager.epoch(state, progress, last=state.epoch == spec.epochs)
     except DataError as error:
         if manager.requests.number:  # a scheduler signals a run's data workers too
@@ -107,7 +115,7 @@ def _finite(state: State, batches: Any, manager: CheckpointManager) -> float:
     """The epoch's mean loss so far.
 
     Raises:
-        PelError: it is not finite; names the first step whose loss was not.
+        Diverged: it is not finite; names the first step whose loss was not.
     """
     loss = state.total[0].item() / state.images
     if math.isfinite(loss):
@@ -116,23 +124,27 @@ def _finite(state: State, batches: Any, manager: CheckpointManager) -> float:
     step = int(bad[0]) if len(bad) else state.step - 1
     names = batches.names(state.epoch, step) if hasattr(batches, "names") else "unnamed images"
     rate = learning_rate(state.spec, state.epoch, step, state.steps)
-    raise PelError(
-        f"{state.spec.slug}: the loss became {float(state.losses[step]):g} at step {step} of epoch {state.epoch} at learning "
+    became = f"the loss became {float(state.losses[step]):g}"
+    raise Diverged(
+        f"{state.spec.slug}: {became} at step {step} of epoch {state.epoch} at learning "
         f"rate {rate:g}, on {names}; no result was written (last good checkpoint: {manager.last}). "
-        "Try a lower lr, or precision=bf16 or fp32"
+        "Try a lower lr, or precision=bf16 or fp32",
+        {"reason": became, "step": step, "epoch": state.epoch, "learning_rate": rate},
     )
 
 
-def _whole(classifier: Classifier, spec: RunSpec, manager: CheckpointManager) -> None:
+def _whole(classifier: Classifier, spec: RunSpec, manager: CheckpointManager, steps: int) -> None:
     """The last step's update, which no later loss would show.
 
     Raises:
-        PelError: a trained parameter is not finite.
+        Diverged: a trained parameter is not finite.
     """
     if bad := [name for name, value in classifier.trainable().items() if not bool(value.isfinite().all())]:
-        raise PelError(
+        rate, step = learning_rate(spec, spec.epochs - 1, steps - 1, steps), steps - 1
+        raise Diverged(
             f"{spec.slug}: {bad[0]} is not finite after the last step ({len(bad)} such parameters); no result was written "
-            f"(last good checkpoint: {manager.last}). Try a lower lr, or precision=bf16 or fp32"
+            f"(last good checkpoint: {manager.last}). Try a lower lr, or precision=bf16 or fp32",
+            {"reason": f"{bad[0]} was not finite", "step": step, "epoch": spec.epochs - 1, "learning_rate": rate},
         )
 
 

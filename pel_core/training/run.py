@@ -19,13 +19,14 @@ from pel_core.data.batches import TrainBatches
 from pel_core.hardware.devices import environment, loader_workers, pick_device
 from pel_core.hardware.lease import Lease
 from pel_core.hardware.process_group import ProcessGroup
+from pel_core.spec.outcomes import failed_file
 from pel_core.spec.plugins import parse_run
 from pel_core.spec.results import run_folder
 from pel_core.training import distributed
 from pel_core.training.checkpoints import CheckpointManager, checkpoint_path
 from pel_core.training.classifier import cast_frozen_weights
 from pel_core.training.loggers import MetricLogger
-from pel_core.training.loop import train
+from pel_core.training.loop import Diverged, train
 from pel_core.training.model_card import card_metadata, write_card
 from pel_core.training.prefix_cache import GIGABYTES
 from pel_core.training.run_inputs import describe, identity, is_trained, load
@@ -41,7 +42,8 @@ def train_run(
     loggers: Mapping[str, bool] = {"tensorboard": True},
     prefix_cache_gb: float = GIGABYTES,
 ) -> None:
-    """Train the run and write ``delta.safetensors`` and ``train.json`` into its folder; go on where a checkpoint is.
+    """Train the run and write ``delta.safetensors`` and ``train.json`` into its folder; go on where a checkpoint is. A training
+    that diverges leaves ``failed.json`` there.
 
     Where torchrun started this process, it trains with the others; rank 0 writes.
 
@@ -59,7 +61,7 @@ def train_run(
         raise PelError(f"{slug} trains nothing; evaluate it directly")
     if spec.train != spec:
         raise PelError(f"{slug} differs from its training run in evaluation only; train '{spec.train.slug}'")
-    folder, kept = run_folder(results, slug), checkpoint_path(results, slug)
+    folder, kept, failed = run_folder(results, slug), checkpoint_path(results, slug), failed_file(results, slug)
     target, started = pick_device(device), time.strftime("%Y-%m-%dT%H:%M:%S%z")
     with distributed.join(spec, target) as group, _lease(group, kept.with_name(f"{slug}.lease"), slug, target) as lease:
         data, classifier, info = load(spec, Path(results), target, fresh=True, prefix_cache_gb=prefix_cache_gb)
@@ -76,10 +78,16 @@ def train_run(
         progress = Progress(slug, spec.epochs * len(batches), quiet=not first, watchers=[lease.note, metric_logger])
         with Requests() as requests, closing(metric_logger):
             manager = CheckpointManager(kept, identity(record), checkpoint_seconds, requests, lease.check, writes=first)
-            training = train(classifier, batches, spec, torch.as_tensor(data.train_counts), progress, manager, group)
+            try:
+                training = train(classifier, batches, spec, torch.as_tensor(data.train_counts), progress, manager, group)
+            except Diverged as error:
+                if first:
+                    write_json(failed, record | {"failed": error.failed, "environment": environment(target, started)})
+                raise PelError(f"{error}. That it diverged is kept in {failed}: a study counts it as an outcome") from None
         if not first:
             return
         lease.check()
+        failed.unlink(missing_ok=True)
         write_tensors(folder / "delta.safetensors", classifier.trainable_state(), card_metadata(record, data.class_names))
         record |= {"delta_sha256": sha256(folder / "delta.safetensors")}
         resumed = {"resumed_at": manager.resumed} if manager.resumed else {}  # steps

@@ -25,7 +25,8 @@ from pel_core.models.heads import HEADS
 from pel_core.models.inits import INITS, Init
 from pel_core.models.methods import Attach, Method, add_method
 from pel_core.reporting.figure_style import save, style
-from pel_core.reporting.tables import read_runs, statistic
+from pel_core.reporting.runs import read_runs
+from pel_core.reporting.tables import statistic
 from pel_core.spec.choices import LOSSES, OPTIMIZERS, SAMPLERS, SCHEDULES, metric
 from pel_core.studies.kinds import FIGURE, FIGURES, ArtefactKind
 from pel_core.training.losses import Prior

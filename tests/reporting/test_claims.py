@@ -10,7 +10,7 @@ from fake_results import write_results
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, write_json
 from pel_core.reporting.claims import Effect, claim_files, claim_rows, contrast_effect, effect, reported_effect, verdict
-from pel_core.reporting.tables import read_runs
+from pel_core.reporting.runs import read_runs
 from pel_core.spec.results import metrics_file
 from pel_core.studies.study import load
 

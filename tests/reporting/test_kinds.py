@@ -13,7 +13,8 @@ from plugin_module import import_as
 from pel_core.common.errors import PelError
 from pel_core.common.files import write_bytes
 from pel_core.common.registry import Knob, Plugin
-from pel_core.reporting.tables import read_runs, statistic
+from pel_core.reporting.runs import read_runs
+from pel_core.reporting.tables import statistic
 from pel_core.studies.kinds import AXIS, FIGURE, FIGURES, REQUIRED, SUMMARY, TABLE, TABLES, ArtefactKind
 from pel_core.studies.study import load
 

@@ -9,8 +9,8 @@ from fake_results import fake_record, write_results
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, write_bytes
 from pel_core.reporting.figure_bars import bar_figure
+from pel_core.reporting.runs import read_runs
 from pel_core.reporting.runs_table import runs_files
-from pel_core.reporting.tables import read_runs
 from pel_core.spec.records import damage, why_none
 from pel_core.spec.results import METRICS, metrics_file, read_record
 from pel_core.spec.run_spec import RunSpec

@@ -221,10 +221,12 @@ def test_text_features_of_other_weights_are_refused(copy, capsys):
     assert "other weights" in refused(capsys, "train", "toy.toy.lora.s0", "--results", copy)
 
 
-def test_a_nan_loss_writes_nothing(results, capsys):
+def test_a_training_that_diverges_writes_only_that_it_did(results, capsys):
     slug = "toy.toy.lora.s0.lr=1e+30"
     assert "the loss became" in refused(capsys, "train", slug, "--results", results)
-    assert not list((results / "runs" / slug).iterdir())
+    assert [path.name for path in (results / "runs" / slug).iterdir()] == ["failed.json"]
+    failed = read_json(results / "runs" / slug / "failed.json")["failed"]
+    assert failed["epoch"] == 0 and failed["learning_rate"] > 1e29 and "the loss became" in failed["reason"]
 
 
 def test_cuda_asked_for_where_there_is_none(results, capsys):

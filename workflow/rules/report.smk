@@ -102,7 +102,7 @@ rule figure:
 rule runs:
     # Not part of `all`: it is drawn anew whenever any run changes. `make report` asks for it.
     input:
-        [str(metrics_file(RESULTS, slug)) for slug in STUDY.specs],
+        [STUDY.result_file(slug) for slug in STUDY.specs],
         STUDY.score_stamp,
     output:
         csv=report(

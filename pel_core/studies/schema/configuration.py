@@ -98,6 +98,9 @@ class Configuration(Declaration):
     )
     results: Text = Field(default="results", description="The folder of the results.")
     figures: Text = Field(default="figures", description="The folder of the figures.")
+    strict: Switch = Field(
+        default=False, description="Whether a run that failed or diverged leaves every table and figure it is part of unmade."
+    )
     accept: Texts = Field(default=[], description="Runs whose results of an older version are accepted as they are.")
     tensorboard: Switch = Field(default=True, description="Whether runs write TensorBoard events.")
     wandb: Switch = Field(default=False, description="Whether runs report to Weights & Biases, which must be installed.")

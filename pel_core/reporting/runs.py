@@ -1,0 +1,103 @@
+"""The results that an artefact is drawn from, and what stands for those that are not there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pel_core.common.errors import PelError
+from pel_core.spec.outcomes import reason_of
+from pel_core.spec.results import invalid_reason, metrics_file, read_record, read_result, require_same_inputs
+from pel_core.spec.run_spec import RunSpec
+from pel_core.studies.cells import Artefact
+from pel_core.studies.config import shown
+from pel_core.studies.status import failure
+from pel_core.studies.study import Study
+
+Record = Mapping[str, Any]
+LISTED = 5  # blanks that a footnote tells one by one
+
+
+@dataclass(frozen=True)
+class Blank:
+    """A run without a result: what it did (``diverged``, ``failed``) or is (``missing``), and why or how to make it.
+
+    ``record`` is what is known of one that diverged: all of a result's but its metrics and training.
+    """
+
+    slug: str
+    word: str
+    reason: str
+    record: Record | None = None
+
+    def __str__(self) -> str:
+        return f"{self.slug} {'is ' if self.word == 'missing' else ''}{self.word}: {self.reason}"
+
+
+class Runs(dict[str, Record]):
+    """Results by slug. ``blanks`` stand for those that are not there; asking for the result of one is an error that names it."""
+
+    def __init__(self, found: Mapping[str, Record], blanks: Mapping[str, Blank]):
+        super().__init__(found)
+        self.blanks = dict(blanks)
+
+    def __missing__(self, slug: str) -> Record:
+        raise PelError(str(self.blanks[slug]) if slug in self.blanks else f"the run {slug} is not among those that were read")
+
+    def described(self, slugs: Iterable[str] | None = None) -> list[Record]:
+        """Records of runs, with those that diverged: spec, data, backbone and parameters are in each."""
+        asked = [*self, *self.blanks] if slugs is None else slugs
+        found = (self[slug] if slug in self else self.blanks[slug].record for slug in asked)
+        return [record for record in found if record]
+
+    def without(self, slugs: Sequence[str]) -> str:
+        """What a cell says in place of a number: ``diverged (2 of 3)``; empty where every run has a result."""
+        words = Counter(self.blanks[slug].word for slug in slugs if slug in self.blanks)
+        return ", ".join(f"{word} ({count} of {len(slugs)})" for word, count in words.items())
+
+    def notes(self) -> list[str]:
+        """A line on each blank, for a footnote."""
+        lines = [f"Run {blank}." for blank in self.blanks.values()]
+        more = len(lines) - LISTED
+        return lines if more < 1 else [*lines[:LISTED], f"And {more} more without a result (python -m pel_core status)."]
+
+
+def read_runs(study: Study, artefact: Artefact) -> Runs:
+    """The results of an artefact's runs by slug.
+
+    A training that diverged is an outcome, so a blank stands for it. So it does for what is missing where the study is asked
+    for what there is (``study.partial``).
+
+    Raises:
+        PelError: a run is missing, stale, or of another spec, data or weights than is meant, or than the others.
+    """
+    runs, blanks = {}, {}
+    for slug, spec in artefact.specs.items():
+        if blank := _blank(study, slug, spec):
+            blanks[slug] = blank
+        else:
+            runs[slug] = read_result(study.results, spec, study.accept)
+    require_same_inputs([*runs.values(), *(blank.record for blank in blanks.values() if blank.record)])
+    return Runs(runs, blanks)
+
+
+def _blank(study: Study, slug: str, spec: RunSpec) -> Blank | None:
+    if record := study.diverged(slug):
+        return Blank(slug, "diverged", reason_of(record), record)
+    if not study.partial:
+        return None
+    path = metrics_file(study.results, slug)
+    why = ""
+    if path.is_file():
+        try:
+            why = invalid_reason(read_record(path), spec, study.accept, study.results)
+        except PelError as error:
+            why = str(error)
+        if not why:
+            return None
+    command = f"make it with: snakemake --cores 1 --resources gpu=1 {shown(path)}"
+    if told := failure(study, slug, spec.train.slug if spec.trains else ""):
+        return Blank(slug, "failed", f"{told[1]}; {command}")
+    return Blank(slug, "missing", f"{why}; {command}" if why else command)
