@@ -95,7 +95,7 @@ def _time(study: Study, trained: Mapping[RunSpec, Work], known: Mapping[RunSpec,
             untimed.append(f"{count_of(count, 'run')} on {backbone}: about {_tflop(train + evaluate)}")
     lines = []
     if hours:
-        lines.append(f"Time, at the speed {' and '.join(sources)}: about {spell(hours)} on one device. {PARALLEL}")
+        lines.append(f"Time, at the speed {' and '.join(sources)}: {about(hours)} on one device. {PARALLEL}")
     if untimed:
         how = "`make plan` measures a GPU in seconds, or a CPU that trains in fp32"
         lines.append(f"No run has been timed here yet, so hours are not known ({how}). {'; '.join(untimed)}.")
@@ -121,6 +121,11 @@ def spell(hours: float) -> str:
     if hours >= 1:
         return f"{hours:.1f} hours"
     return count_of(round(60 * hours), "minute") if hours >= 1 / 60 else "less than a minute"
+
+
+def about(hours: float) -> str:
+    """An estimated length of time in words."""
+    return f"{'about ' if hours >= 1 / 60 else ''}{spell(hours)}"
 
 
 def count_of(number: int, word: str) -> str:

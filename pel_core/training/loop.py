@@ -118,9 +118,16 @@ def _finite(state: State, batches: Any, manager: CheckpointManager) -> float:
     rate = learning_rate(state.spec, state.epoch, step, state.steps)
     raise PelError(
         f"{state.spec.slug}: the loss became {float(state.losses[step]):g} at step {step} of epoch {state.epoch} at learning "
-        f"rate {rate:g}, on {names}; no result was written (last good checkpoint: {manager.last}). "
-        "Try a lower lr, or precision=bf16 or fp32"
+        f"rate {rate:g}; no result was written (last good checkpoint: {manager.last}). {_advice(state.spec)}. "
+        f"In the batch were {names}; they need not be the cause"
     )
+
+
+def _advice(spec: RunSpec) -> str:
+    """What helps a training that diverged: what it has not tried yet."""
+    finer = {"fp16": "precision=bf16 or fp32", "bf16": "precision=fp32"}.get(spec.precision, "")
+    slower = "a warm-up (schedule.warmup=1)" if spec.knobs_of("schedule").get("warmup") == 0 else ""
+    return "Try " + " or ".join(filter(None, ["a lower lr", slower, finer]))
 
 
 def _whole(classifier: Classifier, spec: RunSpec, manager: CheckpointManager) -> None:
@@ -132,7 +139,7 @@ def _whole(classifier: Classifier, spec: RunSpec, manager: CheckpointManager) ->
     if bad := [name for name, value in classifier.trainable().items() if not bool(value.isfinite().all())]:
         raise PelError(
             f"{spec.slug}: {bad[0]} is not finite after the last step ({len(bad)} such parameters); no result was written "
-            f"(last good checkpoint: {manager.last}). Try a lower lr, or precision=bf16 or fp32"
+            f"(last good checkpoint: {manager.last}). {_advice(spec)}"
         )
 
 

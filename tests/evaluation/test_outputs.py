@@ -21,6 +21,7 @@ from pel_core.common.files import read_json, sha256
 from pel_core.common.tensors import read_tensors, write_tensors
 from pel_core.common.versions import made_by
 from pel_core.data.datasets import open_prepared
+from pel_core.evaluation import evaluate
 from pel_core.evaluation.outputs import printable, top_classes, write_csv, write_parquet
 from pel_core.evaluation.predictions import Predictions
 from pel_core.models.backbones import BACKBONES, REPOSITORIES
@@ -103,6 +104,15 @@ def test_evaluating_again_writes_the_same_bytes(results):
     assert before == {name: sha256(results / "runs" / SLUG / name) for name in OUTPUTS}
     assert main(["score", SLUG, "--results", str(results)]) == 0
     assert before == {name: sha256(results / "runs" / SLUG / name) for name in OUTPUTS}
+
+
+def test_an_evaluation_says_that_it_is_at_work(results, monkeypatch):
+    """`make status` reads it; nobody waits for it."""
+    path, seen = results / "checkpoints" / f"{SLUG}.predict.lease", []
+    original = evaluate.predict_run
+    monkeypatch.setattr(evaluate, "predict_run", lambda *options: seen.append(read_json(path)["verb"]) or original(*options))
+    assert main(["evaluate", SLUG, "--results", str(results)]) == 0
+    assert seen == ["evaluated"] and not path.exists()
 
 
 @given(
