@@ -12,13 +12,19 @@ from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.config import shown
 from pel_core.studies.cost import REACHED, SHEETS, Work, decoded_bytes, measured, on_paper, work
 from pel_core.studies.study import Study
+from pel_core.studies.user_images import check_splits
 
 PARALLEL = "Runs are independent: N CPU cores, or N GPUs of a cluster, take about an Nth of the time."
 LARGE = 1e7  # GFLOP from which a GPU is worth a word
 
 
 def plan(study: Study) -> str:
-    """The plan in words: what is there, what is missing, how many images that is and how long it will take."""
+    """The plan in words: what is there, what is missing, how many images that is and how long it will take.
+
+    Raises:
+        PelError: a split that runs are evaluated on is not there.
+    """
+    check_splits(study)
     states = {slug: study.state(slug) for slug in study.specs}
     unscored = [slug for slug, state in states.items() if state == "to score"]
     missing = [study.specs[slug] for slug, state in states.items() if state not in ("done", "to score")]
@@ -38,6 +44,8 @@ def plan(study: Study) -> str:
         lines += _cost(study, list(to_train.values()), missing)
     else:
         lines.append("Nothing is missing: tables and figures are drawn from what is there.")
+    if missing:  # what is prepared could be
+        lines += [f"But `make study` will fail: {found}" for found in study.outlines.values() if isinstance(found, PelError)]
     lines += _own_images(study)
     return "\n".join(lines)
 
