@@ -170,7 +170,7 @@ def _logged(log: Path) -> str:
     return f"{shown(log)}  {clock(log.stat().st_mtime)}"
 
 
-def _unprepared(study: Study, missing: Iterable[str]) -> dict[str, tuple[str, str]]:
+def unprepared(study: Study, missing: Iterable[str]) -> dict[str, tuple[str, str]]:
     """What failed of the preparation of runs: of each run's backbone, data or text the log, and its last line."""
     failed: dict[str, tuple[str, str]] = {}
     ends: dict[str, str | None] = {}
@@ -206,7 +206,7 @@ def status(study: Study, every: bool = False, now: float | None = None) -> str:
         *_artefacts(study, set(found.done)),
         *_section("Running", found.running, every),
         *_section("Stopped; the next start takes them up where they were saved", found.stopped, every),
-        *_errors("Failed before any run of it", _unprepared(study, found.missing), every),
+        *_errors("Failed before any run of it", unprepared(study, found.missing), every),
         *_errors("Failed", found.failed, every),
         *_section("Cannot be used", found.unusable, every),
         *_rest(study, [study.specs[slug] for slug in states if slug not in finished], live),
@@ -224,7 +224,8 @@ def _artefacts(study: Study, done: set[str]) -> list[str]:
     for name, artefact in study.artefacts.items():
         runs, files = artefact.specs, [Path(file) for file in study.files(name)]
         there = f"{sum(slug in done for slug in runs):,} of {count_of(len(runs), 'run')}" if runs else "needs no run"
-        drawn = ", drawn" if all(file.is_file() for file in files) else ""
+        before = " before the study or its results changed" if not done.issuperset(runs) else ""
+        drawn = f", drawn{before}" if all(file.is_file() for file in files) else ""
         lines.append(f"  {name:{width}}  {there}{drawn}")
     return lines
 
