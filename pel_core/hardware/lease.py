@@ -166,8 +166,11 @@ class SignOfLife(Lease):
     """A lease that nobody waits for: it only says, while it lives, that a process is at work. It never stops that work."""
 
     def __enter__(self) -> "SignOfLife":
-        with suppress(PelError, OSError):  # a folder that cannot be written to
+        try:
             super().__enter__()
+        except (PelError, OSError):  # a folder that cannot be written to, a full disk
+            with suppress(OSError):
+                temporary_name(self.path, f"-{self.token}").unlink(missing_ok=True)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -96,10 +96,8 @@ def test_a_run_at_work_is_waited_for(world):
     lease = {"host": socket.gethostname(), "time": time.time(), "started": time.time()}
     write_json(study.results / "checkpoints" / f"{next(iter(study.specs))}.lease", lease)
     text = show_text(study)
-    assert (
-        "t1 (1 of 6 runs running, 5 missing)" in text and "as before" not in text
+    assert "t1 (1 of 6 runs running, 5 missing)" in text and "as before" not in text
     assert "1 run at work now: `make status`." in text
-    )
 
 
 def test_a_result_that_cannot_be_used_says_why(world):
