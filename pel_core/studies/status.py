@@ -208,7 +208,7 @@ def status(study: Study, every: bool = False, now: float | None = None) -> str:
         *_section("Stopped; the next start takes them up where they were saved", found.stopped, every),
         *_errors("Failed before any run of it", unprepared(study, found.missing), every),
         *_errors("Failed", found.failed, every),
-        *_section("Cannot be used", found.unusable, every),
+        *_errors("Cannot be used", {run: (run, why.replace(run, "RUN")) for run, (_, why) in found.unusable.items()}, every),
         *_rest(study, [study.specs[slug] for slug in states if slug not in finished], live),
     ]
     if every:
@@ -241,7 +241,7 @@ def _section(title: str, runs: Mapping[str, tuple[str, str]], every: bool) -> li
 
 
 def _errors(title: str, runs: Mapping[str, tuple[str, str]], every: bool) -> list[str]:
-    """Each error once, and below it the logs that end so."""
+    """Each error once, and below it the logs that end so, or the runs that it is of."""
     waiting = Counter(log for log, _ in runs.values())
     logs = dict(runs.values())
     chosen = dict(list(logs.items())[: None if every else LISTED])

@@ -10,7 +10,7 @@ from fake_results import fake_record, write_results
 from pel_core.cli.main import main
 from pel_core.common.files import write_bytes, write_json, write_text
 from pel_core.hardware.lease import SignOfLife, pid_space
-from pel_core.spec.results import run_folder
+from pel_core.spec.results import metrics_file, run_folder
 from pel_core.studies.plan import about
 from pel_core.studies.status import alive, last_line, lease_speed, look, read_leases, status
 from pel_core.studies.study import load
@@ -187,6 +187,14 @@ def test_an_error_and_its_run_are_named_once(study):
     text = status(study)
     assert text.count("the loss became nan") == 1 and text.count(RUN) == text.count(OTHER) == 1
     assert f"results/logs/{RUN}.train.log  " in text and "4 failed" in text
+
+
+def test_a_reason_not_to_use_results_is_told_once(study):
+    for slug in (ZERO, f"{ZERO}.tte=none"):
+        record = fake_record(study.specs[slug])
+        write_json(metrics_file(study.results, slug), record | {"versions": record["versions"] | {"predict": 0}})
+    text = status(study)
+    assert text.count("stale: ") == 1 and text.count("accept: ['RUN']") == 1 and f"\n    {ZERO}\n    {ZERO}.tte=none" in text
 
 
 def test_an_evaluation_runs_too(study):
