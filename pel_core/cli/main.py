@@ -109,9 +109,15 @@ def predict(arguments: Arguments) -> None:
     from pel_core.evaluation.new_images import predict_files
     from pel_core.hardware.devices import claim, tune_process
 
+    among = None
+    if arguments.study or arguments.config:
+        from pel_core.studies.study import load
+
+        among = load(arguments.study or "report", arguments.config or "demo", results=str(arguments.results)).specs.values()
     device = claim(arguments.device, 1.0)[0]
     tune_process(device)
-    predict_files(arguments.run, arguments.images, arguments.results, arguments.out, arguments.top, device)
+    which = arguments.evaluation, among
+    predict_files(arguments.run, arguments.images, arguments.results, arguments.out, arguments.top, device, *which)
 
 
 def _loggers(arguments: Arguments) -> dict[str, bool]:
@@ -195,7 +201,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--stamp", type=Path, help="a file to write at the end (snakemake's)")
     sub = command(predict)
     sub.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, 'patterns', or @FILE with a path a line")
-    sub.add_argument("--run", required=True, help="a run by name, or its folder")
+    sub.add_argument("--run", required=True, help="a run by name (in full or as its study writes it), or its folder")
+    told = "the evaluation in words, e.g. tte=tencrop.expand=4, or default (as recorded)"
+    sub.add_argument("--evaluation", default="", metavar="OPTIONS", help=told)
+    sub.add_argument("--study", help="of several runs or evaluations, those of this study alone (of --config: report)")
+    sub.add_argument("--config", help="... on this configuration (of --study: demo)")
     sub.add_argument("--results", default="results", type=Path, help="the folder that holds it and its backbone (results)")
     sub.add_argument("--out", type=Path, help="a .csv or .parquet file to write instead of printing a table")
     sub.add_argument("--top", type=int, default=5, help="how many classes to tell of each image (5)")

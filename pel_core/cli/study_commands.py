@@ -174,22 +174,27 @@ COMMANDS: tuple[tuple[Callable[[Arguments], None], tuple[str, ...]], ...] = (
 
 
 def show_text(study: "Study") -> str:
-    """The study's tables as on paper, its verdicts, and where the files are; what is not made yet is named."""
+    """The study's tables as on paper, its verdicts, and where the files are. What was drawn before the study or its results
+    changed says so above it; what is not made yet is named, with what will help."""
     from pel_core.ingest.notes import notes_lines
+    from pel_core.reporting.standing import Standing
     from pel_core.studies.config import shown
 
-    parts, absent = [], []
+    parts, absent, outdated, standing = [], [], [], Standing(study)
     for name, artefact in study.artefacts.items():
-        files = [Path(file) for file in study.files(name)]
-        if not all(file.is_file() for file in files):
+        if not standing.made(name):
             absent.append(name)
-        elif artefact.how.on_screen:
-            parts += [*artefact.how.on_screen(artefact.title, files[1].read_text(encoding="utf-8")), ""]
+            continue
+        if reason := standing.outdated(name):
+            outdated.append(name)
+        if artefact.how.on_screen:
+            text = Path(study.files(name)[1]).read_text(encoding="utf-8")
+            parts += [f"! {name} was {reason}:"] if reason else []
+            parts += [*artefact.how.on_screen(artefact.title, text), ""]
     folders = [f"{shown(study.results)}/tables", shown(study.figures), f"{shown(study.results)}/runs/<run>/metrics.json"]
     parts += [*noted, ""] if (noted := notes_lines(study.data_notes())) else []
     parts += [f"Tables: {folders[0]}   Figures: {folders[1]}   Every run: {folders[2]}"]
-    parts += [f"Not made yet: {', '.join(absent)}. Run snakemake (or make study)."] if absent else []
-    return "\n".join(parts)
+    return "\n".join([*parts, *standing.advice(absent, outdated)])
 
 
 def _require(study: "Study", name: str, *forms: Form) -> None:

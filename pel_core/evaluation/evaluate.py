@@ -7,6 +7,7 @@ from pathlib import Path
 from pel_core.evaluation.predict import predict_run
 from pel_core.evaluation.score import score_run
 from pel_core.hardware.devices import release
+from pel_core.hardware.lease import SignOfLife
 from pel_core.spec.plugins import parse_run
 from pel_core.training.checkpoints import drop_checkpoint
 from pel_core.training.loggers import evaluated
@@ -31,9 +32,10 @@ def evaluate_run(
         PelError: as `predict_run` and `score_run`.
     """
     spec = parse_run(slug, results)
-    data = predict_run(spec, Path(results), device, accept, prefix_cache_gb, logits)
-    release()
-    record = score_run(spec, Path(results), data)
+    with SignOfLife(Path(results) / "checkpoints" / f"{slug}.predict.lease", slug, str(device), "evaluated") as sign:
+        data = predict_run(spec, Path(results), device, accept, prefix_cache_gb, logits, sign.note)
+        release()
+        record = score_run(spec, Path(results), data)
     steps = len((record["training"] or {}).get("curve", [])) * math.ceil(record["data"]["train_images"] / spec.batch_size)
     evaluated(Path(results), spec, record["metrics"], steps, **loggers)
     drop_checkpoint(results, spec.train.slug)

@@ -1,16 +1,14 @@
-"""A trained run on new images: found, read as the run's evaluation reads its own, classified; the unreadable named and skipped.
+"""A trained run on new images: read as the run's evaluation reads its own, classified; the unreadable named and skipped.
 
-All it needs is ``delta.safetensors`` (whose metadata holds spec and class names) and the prepared backbone, so that a copied run
-folder will do. Shapes: N images, B a batch, K crops, R pixels a side, C classes, k of the most probable classes.
+Which run and which evaluation a name means: `run_names`; how it is opened: `trained_run`. Shapes: N images, B a batch, K crops,
+R pixels a side, C classes, k of the most probable classes.
 """
 
 import glob
-import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +17,17 @@ import torch
 from torch import Tensor
 
 from pel_core.common.errors import PelError
-from pel_core.common.files import read_json, require_writable, sha256
+from pel_core.common.files import require_writable
 from pel_core.common.logs import logger
-from pel_core.common.tensors import read_tensors
-from pel_core.common.versions import check_versions
-from pel_core.data.datasets import split_name
 from pel_core.data.image_files import SUFFIXES, count_suffixes, is_system, suffix_of
 from pel_core.data.loading import EvalReader, RandomCrops, loader
 from pel_core.data.resample import normalise
 from pel_core.evaluation.outputs import printable, top_classes, write_csv, write_parquet
 from pel_core.evaluation.predictions import TOP
+from pel_core.evaluation.trained_run import open_run
 from pel_core.hardware.devices import loader_workers, pick_device
-from pel_core.models.weights import load_vit
-from pel_core.spec.plugins import parse_run
-from pel_core.spec.results import run_folder, slug_of
-from pel_core.spec.run_spec import RunSpec, differences
-from pel_core.training.classifier import Classifier, build
+from pel_core.spec.run_spec import RunSpec
+from pel_core.training.classifier import Classifier
 from pel_core.training.loop import predict
 
 BATCH = 64  # images; that of an evaluation, so that its numbers come out again to the bit
@@ -57,11 +50,13 @@ def predict_files(
     out: str | Path | None = None,
     top: int = TOP,
     device: str = "auto",
+    evaluation: str = "",
+    among: Iterable[RunSpec] | None = None,
 ) -> None:
-    """Classify image files with a trained run, and print a table or write one.
+    """Classify image files with a trained run as its recorded evaluation does, and print a table or write one.
 
     Args:
-        run: a slug, or the folder of a run.
+        run, evaluation, among: as `find_run`.
         images: as `find_images`.
         results: the results folder, which holds the run (if it is a slug) and its backbone.
         out: a .csv or .parquet file to write instead of printing.
@@ -77,7 +72,7 @@ def predict_files(
     if out is not None and out.suffix not in (".csv", ".parquet"):
         raise PelError(f"--out {out}: expected a file that ends in .csv or .parquet")
     paths = find_images(images)
-    spec, classifier, names = open_run(run, Path(results), target := pick_device(device))
+    spec, classifier, names = open_run(run, Path(results), target := pick_device(device), evaluation, among)
     if out is not None:
         require_writable(out.parent)
     errors: list[str] = []
@@ -139,89 +134,6 @@ def _walk(folder: str) -> list[str]:
     if others:
         logger.info("note: %s: left out, which are no images by their suffix: %s", printable(folder), count_suffixes(others))
     return found
-
-
-def open_run(run: str, results: Path, device: torch.device) -> tuple[RunSpec, Classifier, list[str]]:
-    """A trained run (or zero-shot) ready to classify: its spec, its classifier on ``device`` and its class names (C,).
-
-    Raises:
-        PelError: it is not there, damaged, stale, or of other weights than the prepared backbone.
-    """
-    folder, spec = _place(run, results)
-    if spec is not None and not spec.trains:
-        return _zero_shot(spec, results, device)
-    if not (folder / "delta.safetensors").is_file():
-        raise PelError(f"{folder} holds no delta.safetensors: train the run first, or name the folder of one that is trained"
-                       f"{_others(folder)}")  # fmt: skip
-    state, about = read_tensors(folder / "delta.safetensors")
-    check_versions(folder / "delta.safetensors", about, "train it again, or use the version that made it")
-    spec = spec or parse_run(about.get("slug", folder.name), results)
-    stored = _stored(folder, about, spec, results)
-    if about.get("slug", spec.train.slug) != spec.train.slug or (changed := differences(stored["spec"], spec.train)):
-        found = about.get("slug") if about.get("slug") != spec.train.slug else "; ".join(changed)
-        raise PelError(f"{folder / 'delta.safetensors'} was trained from another spec ({found}); train it again")
-    classifier = _classifier(spec, results, stored["backbone"]["sha256"], len(stored["class_names"]), {})
-    classifier.load_trainable(state)
-    return spec, classifier.to(device), stored["class_names"]
-
-
-def _place(run: str, results: Path) -> tuple[Path, RunSpec | None]:
-    """The folder of a run's training, and its spec where its name says it: of a slug, or of a folder that is called by one."""
-    given = Path(run)
-    if (given / "delta.safetensors").is_file():
-        return given, None
-    if not given.is_dir():
-        spec = parse_run(run, results)
-        return run_folder(results, spec.train.slug), spec
-    folder = Path(os.path.abspath(given))
-    try:
-        spec = RunSpec.parse(slug := slug_of(folder))
-    except PelError:  # a copy under a name of its own
-        return given, None
-    inside = slug != folder.name  # an evaluation, in the folder of its training
-    return (folder.parent if inside else folder.parent / spec.train.slug), spec
-
-
-def _others(folder: Path) -> str:
-    """The trained run beside a folder whose name is nearest, in words."""
-    names = [path.parent.name for path in folder.parent.glob("*/delta.safetensors")]
-    near = get_close_matches(folder.name, names, n=1)
-    if near or len(names) == 1:
-        return f". Did you mean '{(near or names)[0]}'?"
-    return "" if names else f" (no trained run lies in {folder.parent}: --results FOLDER says where yours are)"
-
-
-def _stored(folder: Path, about: Mapping[str, str], spec: RunSpec, results: Path) -> dict[str, Any]:
-    """Spec, class names and backbone of a trained run: from the checkpoint's metadata, or, where it is older than those, from
-    train.json and the prepared data. Where train.json is, the checkpoint has to be the one it describes."""
-    path = folder / "train.json"
-    record = read_json(path, ("spec", "backbone", "data", "delta_sha256")) if path.is_file() else None
-    if record and record["delta_sha256"] != sha256(folder / "delta.safetensors"):
-        raise PelError(f"{folder / 'delta.safetensors'} is not the file that train.json describes; copy or train it again")
-    if "class_names" in about:
-        return {key: json.loads(about[key]) for key in ("spec", "class_names", "backbone")}
-    data = results / "data" / split_name(spec.dataset)[0] / "data.json"
-    if record is None or not data.is_file():
-        raise PelError(f"{folder / 'delta.safetensors'} does not say its class names: it needs train.json beside it and {data}")
-    return {**record, "class_names": read_json(data, ("class_names",))["class_names"]}
-
-
-def _zero_shot(spec: RunSpec, results: Path, device: torch.device) -> tuple[RunSpec, Classifier, list[str]]:
-    path = results / "text" / spec.backbone / f"{split_name(spec.dataset)[0]}.{spec.prompt}.safetensors"
-    features, about = read_tensors(path)
-    check_versions(path, about)
-    names = json.loads(about["class_names"])
-    return spec, _classifier(spec, results, about["backbone_sha256"], len(names), features).to(device), names
-
-
-def _classifier(spec: RunSpec, results: Path, sha: str, classes: int, features: Mapping[str, Tensor]) -> Classifier:
-    folder = results / "backbones" / spec.backbone
-    vit, text, info = load_vit(folder, spec.resolution)
-    if info["sha256"] != sha:
-        raise PelError(f"{spec.slug} was made with other weights of {spec.backbone} ({sha[:12]}) than {folder} holds")
-    if spec.needs_text and not features:  # a checkpoint replaces the head's first values, whatever they are
-        features = {"text.features": torch.zeros(classes, len(text["text.projection"].T))}
-    return build(spec, vit, classes, {**text, **features})
 
 
 class Reader(EvalReader):

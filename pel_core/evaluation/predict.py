@@ -4,6 +4,7 @@ The only part of an evaluation that holds a device. What lies there already and 
 """
 
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def predict_run(
     accept: bool = False,
     prefix_cache_gb: float = GIGABYTES,
     logits: str = "compact",
+    watcher: Callable[[Mapping[str, Any]], None] = lambda values: None,
 ) -> Prepared:
     """Pass a run's test images through its network, unless predictions of the same lie in its folder; returns the data.
 
@@ -40,6 +42,7 @@ def predict_run(
         accept: take a checkpoint of another version, and its number into the record.
         prefix_cache_gb: what evaluations may keep for each other (`prefix_cache`), 0 nothing.
         logits: ``compact`` or ``full`` (`predictions`). Full ones serve where compact ones are asked for.
+        watcher: called after each batch with ``images``, those that are done, and ``of``, how many there are.
 
     Raises:
         PelError: the trained run is missing, or was trained from another spec, data or weights; or its logits are not finite.
@@ -68,7 +71,14 @@ def predict_run(
     clock = time.perf_counter()
     cache = PrefixCache(results, prefix_cache_gb)
     images = test_images(spec, results, info)
-    found = cache.predict(classifier, batches, spec.num_frozen_prefix_blocks, images, spec.eval_precision)
+    done = 0
+
+    def on_batch(count: int) -> None:
+        nonlocal done
+        done += count
+        watcher({"images": done, "of": len(split.labels)})
+
+    found = cache.predict(classifier, batches, spec.num_frozen_prefix_blocks, images, spec.eval_precision, on_batch)
     seconds = time.perf_counter() - clock
     # Removed first: a process that is killed in between leaves no logits beside a record that describes others.
     (folder / "predict.json").unlink(missing_ok=True)

@@ -62,8 +62,8 @@ def score_run(spec: RunSpec, results: Path, data: Prepared | None = None, replac
         return record
     write_outputs(folder, spec, data, results, predictions)
     write_json(folder / "metrics.json", record)
-    if spec.trains and spec == spec.train:
-        write_card(folder, record)
+    if spec.trains:
+        write_card(run_folder(results, spec.train.slug), record)
     return record
 
 

@@ -48,6 +48,7 @@ class Lease:
             "job": job,
             "token": self.token,
             "slug": slug,
+            "verb": verb,
             "started": time.time(),
             "device": device,
         }
@@ -159,6 +160,25 @@ class Lease:
                         return
                 except OSError:
                     continue  # a full disk or a file system that is away: next time
+
+
+class SignOfLife(Lease):
+    """A lease that nobody waits for: it only says, while it lives, that a process is at work. It never stops that work."""
+
+    def __enter__(self) -> "SignOfLife":
+        try:
+            super().__enter__()
+        except (PelError, OSError):  # a folder that cannot be written to, a full disk
+            with suppress(OSError):
+                temporary_name(self.path, f"-{self.token}").unlink(missing_ok=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):
+            super().__exit__()
+
+    def _acquire(self) -> None:
+        self._replace()
 
 
 class _Watched:

@@ -99,5 +99,6 @@ def _blank(study: Study, slug: str, spec: RunSpec) -> Blank | None:
             return None
     command = f"make it with: snakemake --cores 1 --resources gpu=1 {shown(path)}"
     if told := failure(study, slug, spec.train.slug if spec.trains else ""):
-        return Blank(slug, "failed", f"{told[1]}; {command}")
+        log, error = told[1]
+        return Blank(slug, "failed", f"{error}  ({shown(log)}); {command}")
     return Blank(slug, "missing", f"{why}; {command}" if why else command)

@@ -267,6 +267,13 @@ def is_evaluation(name: str) -> bool:
     return name in EVALUATION or name.startswith("tte.")
 
 
+def evaluation_options(spec: RunSpec) -> dict[str, Any]:
+    """What an evaluation does with an image: its options by name, those that have an effect here."""
+    read = spec.entries["tte"].reads
+    fields = {name: getattr(spec, name) for name in EVALUATION if name in ("tte", "eval_precision", *read)}
+    return fields | {f"tte.{name}": value for name, value in spec.knobs_of("tte").items()}
+
+
 def differences(stored: Mapping[str, Any], spec: RunSpec) -> list[str]:
     """Where a stored spec differs from ``spec``. A field or knob younger than the record counts as its default."""
     now, then = spec.to_json(), completed(stored, spec)

@@ -18,6 +18,7 @@ from pel_core.data.image_cache import cache_folder
 from pel_core.data.sampling import long_tail_counts
 from pel_core.evaluation.predictions import stored_bytes
 from pel_core.ingest.sources import Size, open_source
+from pel_core.ingest.user_outline import Outline
 from pel_core.spec.results import read_record, result_files
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.study import Study
@@ -95,7 +96,7 @@ def _tokens(spec: RunSpec) -> int:
 
 
 def data_size(study: Study, name: str) -> tuple[int, int] | None:
-    """Training and test images of a data set: as prepared, else as declared; None where neither is known."""
+    """Training and test images of a data set: as prepared, else as declared or found; None where neither is known."""
     base, ratio = split_name(name)
     path = study.results / "data" / base / "data.json"
     if path.is_file():
@@ -119,8 +120,12 @@ def classes(study: Study, name: str) -> int:
 
 
 def _declared(study: Study, name: str) -> Size | None:
-    base, ratio = split_name(name)
-    return open_source(base, study.bindings.datasets[base], study.config).size(ratio)
+    if name not in study.sizes:  # lists and folders are looked at once
+        base, ratio = split_name(name)
+        own = base in study.config.get("datasets", {}) and isinstance(study.outlines.get(base), Outline)
+        source = study.outlines[base] if own else open_source(base, study.bindings.datasets[base], study.config)
+        study.sizes[name] = source.size(ratio)
+    return study.sizes[name]
 
 
 def _pool(number: int, largest: int, ratio: float | None) -> int:

@@ -12,13 +12,19 @@ from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.config import shown
 from pel_core.studies.cost import REACHED, SHEETS, Work, decoded_bytes, measured, on_paper, work
 from pel_core.studies.study import Study
+from pel_core.studies.user_images import check_splits
 
 PARALLEL = "Runs are independent: N CPU cores, or N GPUs of a cluster, take about an Nth of the time."
 LARGE = 1e7  # GFLOP from which a GPU is worth a word
 
 
 def plan(study: Study) -> str:
-    """The plan in words: what is there, what is missing, how many images that is and how long it will take."""
+    """The plan in words: what is there, what is missing, how many images that is and how long it will take.
+
+    Raises:
+        PelError: a split that runs are evaluated on is not there.
+    """
+    check_splits(study)
     states = {slug: study.state(slug) for slug in study.specs}
     unscored = [slug for slug, state in states.items() if state == "to score"]
     done = [slug for slug, state in states.items() if state in ("done", "diverged")]
@@ -40,6 +46,8 @@ def plan(study: Study) -> str:
         lines += _cost(study, list(to_train.values()), missing)
     else:
         lines.append("Nothing is missing: tables and figures are drawn from what is there.")
+    if missing:  # what is prepared could be
+        lines += [f"But `make study` will fail: {found}" for found in study.outlines.values() if isinstance(found, PelError)]
     lines += _own_images(study)
     return "\n".join(lines)
 
@@ -97,7 +105,7 @@ def _time(study: Study, trained: Mapping[RunSpec, Work], known: Mapping[RunSpec,
             untimed.append(f"{count_of(count, 'run')} on {backbone}: about {_tflop(train + evaluate)}")
     lines = []
     if hours:
-        lines.append(f"Time, at the speed {' and '.join(sources)}: about {spell(hours)} on one device. {PARALLEL}")
+        lines.append(f"Time, at the speed {' and '.join(sources)}: {about(hours)} on one device. {PARALLEL}")
     if untimed:
         how = "`make plan` measures a GPU in seconds, or a CPU that trains in fp32"
         lines.append(f"No run has been timed here yet, so hours are not known ({how}). {'; '.join(untimed)}.")
@@ -123,6 +131,11 @@ def spell(hours: float) -> str:
     if hours >= 1:
         return f"{hours:.1f} hours"
     return count_of(round(60 * hours), "minute") if hours >= 1 / 60 else "less than a minute"
+
+
+def about(hours: float) -> str:
+    """An estimated length of time in words."""
+    return f"{'about ' if hours >= 1 / 60 else ''}{spell(hours)}"
 
 
 def count_of(number: int, word: str) -> str:

@@ -17,7 +17,7 @@ from pel_core.spec.results import run_folder
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.config import shown
 from pel_core.studies.cost import measured, work
-from pel_core.studies.plan import PARALLEL, count_of, spell
+from pel_core.studies.plan import PARALLEL, about, count_of, spell
 from pel_core.studies.study import Study
 
 TAIL = 4096  # bytes of a log that are looked at
@@ -80,16 +80,22 @@ def alive(lease: Mapping[str, Any], now: float) -> bool:
 
 
 def progress(lease: Mapping[str, Any]) -> str:
-    """Epoch, step, speed, loss, time left, device and since when, as far as the lease says."""
+    """Epoch, step, speed, loss, time left (of an evaluation: images), device and since when, as far as the lease says."""
+    if lease.get("verb") == "evaluated":
+        parts = [f"evaluated {lease['images']:,} of {lease['of']:,} images" if lease.get("of") else "is being evaluated"]
+        return ", ".join([*parts, *_where(lease)])
     step, steps, speed = lease.get("step"), lease.get("steps"), lease_speed(lease)
     parts = [f"epoch {lease['epoch'] + 1} of {lease['epochs']}"] if "epoch" in lease and "epochs" in lease else []
     parts += [f"step {step:,} of {steps:,}"] if steps else []
     parts += [f"{speed:.3g} steps/s, {spell((steps - step) / speed / 3600)} left"] if speed else []
     parts += [f"loss {lease['loss']:.3g}"] if isinstance(lease.get("loss"), int | float) else []
+    return ", ".join([*parts, *_where(lease)])
+
+
+def _where(lease: Mapping[str, Any]) -> list[str]:
     where = " ".join(filter(None, [f"on {lease.get('device')}", f"of {lease.get('host')}", f"(pid {lease.get('pid')})"]))
-    parts += [where] if lease.get("device") else []
-    parts += [f"since {clock(lease['started'])}"] if isinstance(lease.get("started"), int | float) else []
-    return ", ".join(parts)
+    parts = [where] if lease.get("device") else []
+    return parts + ([f"since {clock(lease['started'])}"] if isinstance(lease.get("started"), int | float) else [])
 
 
 def lease_speed(lease: Mapping[str, Any]) -> float:
@@ -140,8 +146,14 @@ def look(study: Study, now: float) -> tuple[Found, dict[str, dict[str, Any]]]:
             found.diverged[slug] = of, f"{reason_of(record)}; {again}"
         elif of in live:
             found.running[slug] = of, progress(live[of])
+        elif (evaluation := f"{slug}.predict") in live:
+            found.running[slug] = slug, progress(live[evaluation])
         elif told := failure(study, slug, of):
-            (found.stopped if told[1].startswith(STOPPED) else found.failed)[slug] = told
+            run, (log, error) = told
+            if error.startswith(STOPPED):
+                found.stopped[slug] = run, f"{error}  ({clock(log.stat().st_mtime)})"
+            else:
+                found.failed[slug] = _logged(log), error
         elif of in leases:
             found.stopped[slug] = of, f"last sign of life {clock(leases[of]['time'])}, {progress(leases[of])}"
         elif state != "missing":
@@ -154,20 +166,26 @@ def look(study: Study, now: float) -> tuple[Found, dict[str, dict[str, Any]]]:
     return found, {slug: lease for slug, lease in live.items() if slug in trains}
 
 
-def failure(study: Study, slug: str, of: str) -> tuple[str, str] | None:
-    """The job of a run that failed last, and its last line."""
+def failure(study: Study, slug: str, of: str) -> tuple[str, tuple[Path, str]] | None:
+    """The job of a run that failed last: the run, its log and the error, without the run's name."""
     jobs = [("predict", slug, "metrics.json")] + ([("train", of, "train.json")] if of else [])
     for job, run, output in jobs:
         folder = run_folder(study.results, run)
         log = study.results / "logs" / f"{folder.relative_to(study.results / 'runs')}.{job}.log"
         if line := last_line(log, folder / output):
-            return run, f"{line}  ({shown(log)}, {clock(log.stat().st_mtime)})"
+            return run, (log, line.replace(f"{run}: ", "", 1))
     return None
 
 
-def _unprepared(study: Study, missing: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """What failed of the preparation of runs: each run's backbone, data or text, with the last line of its log."""
-    failed, ends = {}, {}
+def _logged(log: Path) -> str:
+    """A log and when it ended."""
+    return f"{shown(log)}  {clock(log.stat().st_mtime)}"
+
+
+def unprepared(study: Study, missing: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """What failed of the preparation of runs: of each run's backbone, data or text the log, and its last line."""
+    failed: dict[str, tuple[str, str]] = {}
+    ends: dict[str, str | None] = {}
     for slug in missing:
         files = study.prepared(slug)
         for kind in [kind for kind in ("backbone", "data", "text") if kind in files]:
@@ -176,8 +194,8 @@ def _unprepared(study: Study, missing: Iterable[str]) -> dict[str, tuple[str, st
             log = study.results / "logs" / f"{job}.log"
             if job not in ends:
                 ends[job] = last_line(log, path)
-            if ends[job]:
-                failed[slug] = job, f"{ends[job]}  ({shown(log)}, {clock(log.stat().st_mtime)})"
+            if line := ends[job]:
+                failed[slug] = _logged(log), line
                 break
     return failed
 
@@ -207,11 +225,9 @@ def status(study: Study, every: bool = False, now: float | None = None) -> str:
         *_section("Diverged, which counts as an outcome", found.diverged, every),
         *_section("Running", found.running, every),
         *_section("Stopped; the next start takes them up where they were saved", found.stopped, every),
-        *_section(
-            "Failed before any run of it", _unprepared(study, (slug for slug in states if states[slug] == "missing")), every
-        ),
-        *_section("Failed", found.failed, every),
-        *_section("Cannot be used", found.unusable, every),
+        *_errors("Failed before any run of it", unprepared(study, found.missing), every),
+        *_errors("Failed", found.failed, every),
+        *_errors("Cannot be used", {run: (run, why.replace(run, "RUN")) for run, (_, why) in found.unusable.items()}, every),
         *_rest(study, [study.specs[slug] for slug in states if slug not in finished], live),
         *notes_lines(study.data_notes()),
     ]
@@ -228,7 +244,8 @@ def _artefacts(study: Study, done: set[str]) -> list[str]:
     for name, artefact in study.artefacts.items():
         runs, files = artefact.specs, [Path(file) for file in study.files(name)]
         there = f"{sum(slug in done for slug in runs):,} of {count_of(len(runs), 'run')}" if runs else "needs no run"
-        drawn = ", drawn" if all(file.is_file() for file in files) else ""
+        before = " before the study or its results changed" if not done.issuperset(runs) else ""
+        drawn = f", drawn{before}" if all(file.is_file() for file in files) else ""
         lines.append(f"  {name:{width}}  {there}{drawn}")
     return lines
 
@@ -241,6 +258,20 @@ def _section(title: str, runs: Mapping[str, tuple[str, str]], every: bool) -> li
     chosen = list(texts.items())[: None if every else LISTED]
     more = [f"  ... and {len(texts) - len(chosen):,} more (--all lists them)"] if len(texts) > len(chosen) else []
     return [f"{title}:", *(f"  {job}  {text}" for job, text in chosen), *more]
+
+
+def _errors(title: str, runs: Mapping[str, tuple[str, str]], every: bool) -> list[str]:
+    """Each error once, and below it the logs that end so, or the runs that it is of."""
+    waiting = Counter(log for log, _ in runs.values())
+    logs = dict(runs.values())
+    chosen = dict(list(logs.items())[: None if every else LISTED])
+    lines = [f"{title}:"] if logs else []
+    for error in dict.fromkeys(chosen.values()):
+        here = [log for log in chosen if chosen[log] == error]
+        lines.append(f"  {error}")
+        lines += [f"    {log}" + (f"  [{waiting[log]} runs wait for it]" if waiting[log] > 1 else "") for log in here]
+    more = [f"  ... and {len(logs) - len(chosen):,} more (--all lists them)"] if len(logs) > len(chosen) else []
+    return lines + more
 
 
 def _rest(study: Study, unfinished: Iterable[RunSpec], live: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -263,8 +294,8 @@ def _rest(study: Study, unfinished: Iterable[RunSpec], live: Mapping[str, Mappin
         hours += speed.hours(training, cost.evaluate_gflop)
     lines = []
     if hours:
-        now = f", {spell(hours / len(live))} while {len(live)} train at once" if len(live) > 1 else ""
-        lines.append(f"Rest: about {spell(hours)} on one device{now}. {PARALLEL}")
+        now = f", {about(hours / len(live))} while {len(live)} train at once" if len(live) > 1 else ""
+        lines.append(f"Rest: {about(hours)} on one device{now}. {PARALLEL}")
     if untimed:
         lines.append(f"Rest of {count_of(len(untimed), 'run')}: not known, as none like them has been timed yet.")
     return lines

@@ -21,7 +21,8 @@ from pel_core.data.image_cache import cache_folder
 from pel_core.data.roots import tell_roots
 from pel_core.ingest.identity import data_params, require_same_source
 from pel_core.ingest.notes import data_notes, text_notes
-from pel_core.ingest.sources import open_source, require_split
+from pel_core.ingest.sources import Size, open_source, require_split
+from pel_core.ingest.user_outline import Outline
 from pel_core.models.backbones import local_weights
 from pel_core.spec.outcomes import diverged, failed_file
 from pel_core.spec.results import OUTPUTS, invalid_reason, metrics_file, needs_score, read_record, run_folder, scoring
@@ -32,6 +33,7 @@ from pel_core.studies.cells import Artefact, Bindings
 from pel_core.studies.config import carried, find, read_config, read_study, shown
 from pel_core.studies.kinds import FIGURE
 from pel_core.studies.settings import apply_settings, check_settings, listed
+from pel_core.studies.user_images import check_splits, outlines
 
 RESOURCES = {"threads": 1, "mem_mb": 4000, "runtime": 60}
 
@@ -242,7 +244,7 @@ class Study:
         """See that what the preparation reads is there (weights that are named, image folders, list files), and tell jobs where.
 
         Raises:
-            PelError: something is missing; the message names it and the key that says where it is.
+            PelError: something is missing; the message names it and the key that says where it is, or a split what to do.
         """
         for name, path in self.config.get("weights", {}).items():
             if (local := local_weights(path)) and not local.exists():
@@ -256,7 +258,18 @@ class Study:
             roots[base] = source.locate().root
             if source.is_users:
                 require_same_source(self.results / "data" / base, base, roots[base], params)
+        check_splits(self)
         tell_roots(roots)
+
+    @cached_property
+    def sizes(self) -> dict[str, Size | None]:
+        """What `cost` has found of data sets that are not prepared yet."""
+        return {}
+
+    @cached_property  # looks at every file's name
+    def outlines(self) -> dict[str, Outline | PelError]:
+        """What the user's own data sets will come to once they are prepared (`user_images.outlines`)."""
+        return outlines(self)
 
     def delta(self, slug: str) -> str:
         """The trained parameters an evaluation reads; empty for zero-shot."""

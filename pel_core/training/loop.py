@@ -127,10 +127,17 @@ def _finite(state: State, batches: Any, manager: CheckpointManager) -> float:
     became = f"the loss became {float(state.losses[step]):g}"
     raise Diverged(
         f"{state.spec.slug}: {became} at step {step} of epoch {state.epoch} at learning "
-        f"rate {rate:g}, on {names}; no result was written (last good checkpoint: {manager.last}). "
-        "Try a lower lr, or precision=bf16 or fp32",
+        f"rate {rate:g}; no result was written (last good checkpoint: {manager.last}). {_advice(state.spec)}. "
+        f"In the batch were {names}; they need not be the cause",
         {"reason": became, "step": step, "epoch": state.epoch, "learning_rate": rate},
     )
+
+
+def _advice(spec: RunSpec) -> str:
+    """What helps a training that diverged: what it has not tried yet."""
+    finer = {"fp16": "precision=bf16 or fp32", "bf16": "precision=fp32"}.get(spec.precision, "")
+    slower = "a warm-up (schedule.warmup=1)" if spec.knobs_of("schedule").get("warmup") == 0 else ""
+    return "Try " + " or ".join(filter(None, ["a lower lr", slower, finer]))
 
 
 def _whole(classifier: Classifier, spec: RunSpec, manager: CheckpointManager, steps: int) -> None:
@@ -143,7 +150,7 @@ def _whole(classifier: Classifier, spec: RunSpec, manager: CheckpointManager, st
         rate, step = learning_rate(spec, spec.epochs - 1, steps - 1, steps), steps - 1
         raise Diverged(
             f"{spec.slug}: {bad[0]} is not finite after the last step ({len(bad)} such parameters); no result was written "
-            f"(last good checkpoint: {manager.last}). Try a lower lr, or precision=bf16 or fp32",
+            f"(last good checkpoint: {manager.last}). {_advice(spec)}",
             {"reason": f"{bad[0]} was not finite", "step": step, "epoch": spec.epochs - 1, "learning_rate": rate},
         )
 

@@ -7,17 +7,19 @@ no place, so that the same training gives the same bytes.
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pel_core import __version__
-from pel_core.common.files import write_text
+from pel_core.common.errors import PelError
+from pel_core.common.files import read_json, write_text
 from pel_core.common.versions import made_by, versions
 from pel_core.data.datasets import DATASETS, split_name
 from pel_core.models.backbones import REPOSITORIES
 from pel_core.models.methods import METHODS
 from pel_core.spec.results import METRICS
-from pel_core.spec.run_spec import RunSpec
+from pel_core.spec.run_spec import RunSpec, evaluation_options, is_evaluation
 
 CARD = "README.md"
 
@@ -40,17 +42,44 @@ def card_metadata(record: Mapping[str, Any], class_names: Sequence[str]) -> dict
 
 
 def write_card(folder: str | Path, record: Mapping[str, Any]) -> None:
-    """Write the README.md of a run's folder: after training without, after evaluation with its metrics."""
-    write_text(Path(folder) / CARD, model_card(record))
+    """Write the README.md of a training's folder, with every evaluation of this training that lies there.
+
+    Args:
+        record: what train.json says, or metrics.json of one of its evaluations.
+    """
+    written: list[Mapping[str, Any]] | None = None
+    while (found := evaluations(Path(folder), record)) != written:  # another evaluation may end meanwhile, and write it too
+        own = next((each for each in found if each["slug"] == RunSpec.parse(each["slug"]).train.slug), None)
+        if own or (Path(folder) / "train.json").is_file():
+            record = own or read_json(Path(folder) / "train.json")
+        write_text(Path(folder) / CARD, model_card(record, found))
+        written = found
 
 
-def model_card(record: Mapping[str, Any]) -> str:
-    """A model card in the hub's form, from a run's train.json or metrics.json: YAML front matter, then Markdown."""
+def evaluations(folder: Path, record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The results of a training's evaluations, its own first: those of just this checkpoint."""
+    found = []
+    for path in [folder / "metrics.json", *sorted(folder.glob("*=*/metrics.json"))]:
+        with suppress(PelError):  # not there, damaged, or of another program: tables refuse it by name
+            each = read_json(path, ("slug", "spec", "data", "metrics", "evaluation"))
+            RunSpec.parse(each["slug"])
+            if each.get("delta_sha256") in (None, record.get("delta_sha256")):  # None: of before it was kept
+                found.append(each)
+    return found
+
+
+def model_card(record: Mapping[str, Any], evaluated: Sequence[Mapping[str, Any]] = ()) -> str:
+    """A model card in the hub's form: YAML front matter, then Markdown.
+
+    Args:
+        record: what train.json says, or metrics.json of the training's own evaluation.
+        evaluated: metrics.json of each evaluation.
+    """
     import yaml
 
-    spec = RunSpec.parse(record["slug"])
+    spec = RunSpec.parse(record["slug"]).train
     writer = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml's: the same text; 2,000 runs have 2,000 cards
-    front = yaml.dump(_front_matter(spec, record), Dumper=writer, sort_keys=False, allow_unicode=True, width=1000)
+    front = yaml.dump(_front_matter(spec, record, evaluated), Dumper=writer, sort_keys=False, allow_unicode=True, width=1000)
     about = " + ".join(METHODS[part.name].about for part in spec.parts)
     data, backbone = record["data"], record["backbone"]
     groups = ", ".join(f"{count} {name}" for name, count in data["groups"].items())
@@ -61,23 +90,26 @@ def model_card(record: Mapping[str, Any]) -> str:
         *_notice(spec),
         "\n## Data",
         f"{data['train_images']} training images of {data['classes']} classes ({groups}), the largest with "
-        f"{max(data['train_counts'])}, the smallest with {min(data['train_counts'])}; {data['test_images']} images of the split "
-        f"`{spec.split}`. Content: SHA-256 `{data['sha256']}`.",
-        *_results(record),
+        f"{max(data['train_counts'])}, the smallest with {min(data['train_counts'])}. Content: SHA-256 `{data['sha256']}`.",
+        "\n## Results",
+        *([line for each in evaluated for line in _results(each)] or ["Not evaluated yet."]),
         *_parameters(record),
         "\n## Use",
         f"`delta.safetensors` holds only what was trained; the backbone is `{backbone['name']}` ({backbone['arch']}), prepared "
         f"from weights of SHA-256 `{backbone['source_sha256']}`. Class names, spec and hashes are in the file's metadata.",
-        f"```\npython -m pel_core predict --run {spec.slug} IMAGES...\n```",
+        "A command above answers new images with the crops of its evaluation, and the evaluated images as it did "
+        "(`predictions.parquet`); `--results FOLDER` says where runs lie that are not in `results`."
+        if evaluated
+        else f"```\npython -m pel_core predict --run {spec.slug} IMAGES...\n```",
         "\n## Training",
         "| option | value |\n|---|---|",
-        *(f"| {name} | {'' if value is None else value} |" for name, value in record["spec"].items()),
+        *(f"| {name} | {'' if value is None else value} |" for name, value in record["spec"].items() if not is_evaluation(name)),
         *_environment(record),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _front_matter(spec: RunSpec, record: Mapping[str, Any]) -> dict[str, Any]:
+def _front_matter(spec: RunSpec, record: Mapping[str, Any], evaluated: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     base = {"base_model": REPOSITORIES[spec.backbone], "base_model_relation": "adapter"} if spec.backbone in REPOSITORIES else {}
     tags = ["pel-lab", "long-tailed-recognition", "parameter-efficient-fine-tuning", *(part.name for part in spec.parts)]
     front = {
@@ -87,12 +119,18 @@ def _front_matter(spec: RunSpec, record: Mapping[str, Any]) -> dict[str, Any]:
         "tags": tags,
         "metrics": ["accuracy", "f1"],
     }
-    if metrics := _metrics(record):
-        dataset = {"name": record["data"]["name"], "type": split_name(spec.dataset)[0], "split": spec.split}
-        values = [{"type": kind, "name": label, "value": value} for kind, label, value in metrics]
-        task = {"type": "image-classification"}
-        front["model-index"] = [{"name": spec.slug, "results": [{"task": task, "dataset": dataset, "metrics": values}]}]
+    if evaluated:
+        front["model-index"] = [{"name": spec.slug, "results": [_index(each) for each in evaluated]}]
     return front
+
+
+def _index(record: Mapping[str, Any]) -> dict[str, Any]:
+    """An evaluation as the hub lists it; one that departs from the training's own says its options."""
+    spec = RunSpec.parse(record["slug"])
+    dataset = {"name": record["data"]["name"], "type": split_name(spec.dataset)[0], "split": spec.split}
+    dataset |= {} if spec == spec.train else {"args": evaluation_options(spec)}
+    values = [{"type": kind, "name": label, "value": value} for kind, label, value in _metrics(record)]
+    return {"task": {"type": "image-classification"}, "dataset": dataset, "metrics": values}
 
 
 def _metrics(record: Mapping[str, Any]) -> list[tuple[str, str, float]]:
@@ -111,12 +149,16 @@ def _notice(spec: RunSpec) -> list[str]:
 
 
 def _results(record: Mapping[str, Any]) -> list[str]:
-    rows = [f"| {label} | {value:.2f} |" for _, label, value in _metrics(record)]
-    if not rows:
-        return ["\n## Results", "Not evaluated yet."]
-    crops = record["evaluation"]["crops"]
-    told = f"Mean logit over {crops} crops (`tte: {record['evaluation']['tte']}`), one seed ({record['spec']['seed']})."
-    return ["\n## Results", told, "\n| metric | value |\n|---|---:|", *rows]
+    """An evaluation: how it was made, by which command its numbers come again, and the numbers."""
+    spec, evaluation = RunSpec.parse(record["slug"]), record["evaluation"]
+    options = ", ".join(f"`{name}: {value}`" for name, value in evaluation_options(spec).items())
+    return [
+        f"\nMean logit over {evaluation['crops']} crops ({options}) of {record['data']['test_images']} images of the split "
+        f"`{spec.split}`, one seed ({spec.seed}):",
+        f"```\npython -m pel_core predict --run {spec.slug} IMAGES...\n```",
+        "| metric | value |\n|---|---:|",
+        *(f"| {label} | {value:.2f} |" for _, label, value in _metrics(record)),
+    ]
 
 
 def _parameters(record: Mapping[str, Any]) -> list[str]:

@@ -68,18 +68,25 @@ class PrefixCache:
         self.folder, self.used = BoundedFolder(Path(results) / "prefixes", gigabytes * 1e9, ".npy"), 0
 
     def predict(
-        self, network: Classifier | ViT, batches: EvalBatches, depth: int, about: Identity, precision: str = "fp32"
+        self,
+        network: Classifier | ViT,
+        batches: EvalBatches,
+        depth: int,
+        about: Identity,
+        precision: str = "fp32",
+        on_batch: Callable[[int], None] = lambda n: None,
     ) -> Tensor:
         """As `loop.predict`, with the same bits (on a CPU), through a cached file where reading is faster than computing.
 
         Args:
             depth: the blocks, from the first on, that are as they were loaded.
             about: what identifies weights and images beside what ``batches`` says itself.
+            on_batch: called with the number of images of each batch that is done.
         """
         self.used = 0
         vit = network.vit if isinstance(network, Classifier) else network
         if not (self.folder.limit and depth and worth_reading(vit, depth, batches.device)):
-            return predict(network, batches, precision=precision)
+            return predict(network, batches, on_batch, precision)
         remaining: nn.Module = RemainingBlocks(vit, depth)
         if isinstance(network, Classifier):
             remaining = Classifier(remaining, network.head, network.tuned)
@@ -87,7 +94,7 @@ class PrefixCache:
         if entry.path.is_file():
             try:
                 self.folder.touch(entry.path)
-                logits = predict(remaining, entry.read(), precision=precision)
+                logits = predict(remaining, entry.read(), on_batch, precision)
                 self.used = depth
                 return logits
             except (Damaged, OSError) as error:
@@ -101,8 +108,8 @@ class PrefixCache:
         except OSError as error:
             _say(f"not used: {error.strerror}: {self.folder.folder}")
         else:
-            return predict(remaining, entry.make(writer, precision), precision=precision)
-        return predict(network, batches, precision=precision)
+            return predict(remaining, entry.make(writer, precision), on_batch, precision)
+        return predict(network, batches, on_batch, precision)
 
 
 class Entry:

@@ -21,11 +21,12 @@ from pel_core.common.files import read_json, sha256
 from pel_core.common.tensors import read_tensors, write_tensors
 from pel_core.common.versions import made_by
 from pel_core.data.datasets import open_prepared
+from pel_core.evaluation import evaluate
 from pel_core.evaluation.outputs import printable, top_classes, write_csv, write_parquet
 from pel_core.evaluation.predictions import Predictions
 from pel_core.models.backbones import BACKBONES, REPOSITORIES
 from pel_core.spec.results import METRICS, OUTPUTS, run_folder
-from pel_core.training.model_card import model_card
+from pel_core.training.model_card import evaluations, model_card
 
 SLUG = "toy-ir20.toy.adaptformer@2:4+ln.s7"
 ZERO = "toy-ir20.toy.zero-shot.s7"
@@ -103,6 +104,15 @@ def test_evaluating_again_writes_the_same_bytes(results):
     assert before == {name: sha256(results / "runs" / SLUG / name) for name in OUTPUTS}
     assert main(["score", SLUG, "--results", str(results)]) == 0
     assert before == {name: sha256(results / "runs" / SLUG / name) for name in OUTPUTS}
+
+
+def test_an_evaluation_says_that_it_is_at_work(results, monkeypatch):
+    """`make status` reads it; nobody waits for it."""
+    path, seen = results / "checkpoints" / f"{SLUG}.predict.lease", []
+    original = evaluate.predict_run
+    monkeypatch.setattr(evaluate, "predict_run", lambda *options: seen.append(read_json(path)["verb"]) or original(*options))
+    assert main(["evaluate", SLUG, "--results", str(results)]) == 0
+    assert seen == ["evaluated"] and not path.exists()
 
 
 @given(
@@ -226,6 +236,33 @@ def test_the_card_says_what_was_trained_and_measured(results):
 def test_a_card_before_evaluation_claims_nothing(results):
     front, body = card(model_card(read_json(results / "runs" / SLUG / "train.json")))
     assert "model-index" not in front and "Not evaluated yet." in body
+
+
+def test_the_card_tells_every_evaluation_and_its_command(tmp_path):
+    """A run that a study evaluates otherwise than by default was "not evaluated yet", with a command of other crops."""
+    slug = f"{LISTED.replace('zero-shot', 'ln')}.epochs=1"
+    results = listed(tmp_path)
+    assert main(["train", slug, "--results", str(results)]) == 0
+    path = run_folder(results, slug) / "README.md"
+    assert "Not evaluated yet." in path.read_text()
+    for options in (".expand=4", ".tte=none"):
+        assert main(["evaluate", f"{slug}{options}", "--results", str(results)]) == 0
+    front, body = card(path.read_text())
+    assert "Not evaluated yet" not in body and "| expand |" not in body and "| epochs | 1 |" in body
+    shown = [entry["dataset"]["args"] for entry in front["model-index"][0]["results"]]
+    assert shown == [{"tte": "fivecrop", "expand": 4, "eval_precision": "fp32"}, {"tte": "none", "eval_precision": "fp32"}]
+    for options, told in (
+        (".expand=4", "over 5 crops (`tte: fivecrop`, `expand: 4`"),
+        (".tte=none", "over 1 crops (`tte: none`"),
+    ):
+        part = body[body.index(told) :]
+        overall = read_json(run_folder(results, f"{slug}{options}") / "metrics.json")["metrics"]["overall"]
+        assert part.index(f"predict --run {slug}{options} IMAGES") < part.index(f"| {METRICS['overall'].label} | {overall:.2f} |")
+    assert body.count("IMAGES...") == 2 and "3 images of the split `test`" in body
+    assert main(["evaluate", slug, "--results", str(results)]) == 0
+    assert card(path.read_text())[1].index(f"predict --run {slug} IMAGES") < body.index(".tte=none IMAGES")
+    record = read_json(path.with_name("train.json"))
+    assert model_card(record, evaluations(path.parent, record | {"delta_sha256": "of another training"})).count("IMAGES") == 1
 
 
 def test_the_hub_s_own_reader_accepts_the_card(results):

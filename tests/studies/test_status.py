@@ -9,8 +9,9 @@ from fake_results import fake_record, write_results
 
 from pel_core.cli.main import main
 from pel_core.common.files import write_bytes, write_json, write_text
-from pel_core.hardware.lease import pid_space
-from pel_core.spec.results import run_folder
+from pel_core.hardware.lease import SignOfLife, pid_space
+from pel_core.spec.results import metrics_file, run_folder
+from pel_core.studies.plan import about
 from pel_core.studies.status import alive, last_line, lease_speed, look, read_leases, status
 from pel_core.studies.study import load
 
@@ -82,7 +83,7 @@ def test_the_words(study):
     assert "12 runs: 1 done, 2 running, 1 failed, 8 missing" in text
     assert "t1  1 of 12 runs" in text
     assert f"{RUN}  epoch 4 of 10, step 400 of 1,000, 4 steps/s, 2 minutes left, loss 1.23, on cuda:1 of" in text
-    assert f"{OTHER}  error: disk full  (results/logs/{OTHER}.predict.log" in text
+    assert f"Failed:\n  error: disk full\n    results/logs/{OTHER}.predict.log  " in text
     assert f"{ZERO}.tte=none" not in text
     assert [f"{ZERO}.tte=none", "missing"] in [line.split() for line in status(study, every=True).splitlines()]
 
@@ -172,18 +173,63 @@ def test_a_preparation_that_failed_is_told(study):
     assert "Failed" not in status(study)
     log(study, "toy", "backbone", "error: could not get the weights\n")
     text = status(study)
-    assert "Failed before any run of it:\n  toy.backbone  error: could not get the weights" in text
+    assert "Failed before any run of it:\n  error: could not get the weights\n    results/logs/toy.backbone.log  " in text
     assert text.count("could not get") == 1 and f"[{len(study.specs)} runs wait for it]" in text
     write_text(study.results / "backbones/toy/backbone.json", "{}")  # it was made after all
     log(study, "toy", "data", "error: no images\n")
     text = status(study)
-    assert "toy.data  error: no images" in text and "could not get" not in text
+    assert "error: no images\n    results/logs/toy.data.log" in text and "could not get" not in text
+
+
+def test_an_error_and_its_run_are_named_once(study):
+    log(study, RUN, "train", f"error: {RUN}: the loss became nan at step 3\n")
+    log(study, OTHER, "train", f"error: {OTHER}: the loss became nan at step 3\n")
+    text = status(study)
+    assert text.count("the loss became nan") == 1 and text.count(RUN) == text.count(OTHER) == 1
+    assert f"results/logs/{RUN}.train.log  " in text and "4 failed" in text
+
+
+def test_a_reason_not_to_use_results_is_told_once(study):
+    for slug in (ZERO, f"{ZERO}.tte=none"):
+        record = fake_record(study.specs[slug])
+        write_json(metrics_file(study.results, slug), record | {"versions": record["versions"] | {"predict": 0}})
+    text = status(study)
+    assert text.count("stale: ") == 1 and text.count("accept: ['RUN']") == 1 and f"\n    {ZERO}\n    {ZERO}.tte=none" in text
+
+
+def test_an_evaluation_runs_too(study):
+    """Else nothing seems to be at work while a study evaluates."""
+    now = time.time()
+    for slug, told in ((f"{RUN}.tte=none", {}), (ZERO, {"images": 640, "of": 1000})):
+        path = study.results / "checkpoints" / f"{slug}.predict.lease"
+        with SignOfLife(path, slug, "cpu", "evaluated") as sign:
+            sign.note(told)
+            sign._replace()
+            text = status(study)
+            shown = "evaluated 640 of 1,000 images" if told else "is being evaluated"
+            assert f"Running:\n  {slug}  {shown}, on cpu of " in text and "1 running" in text
+            assert list(look(study, now)[0].running) == [slug]
+        assert not path.exists() and "running" not in status(study)
+
+
+def test_a_sign_of_life_stops_nothing(tmp_path):
+    (tmp_path / "file").write_text("")
+    with SignOfLife(tmp_path / "file" / "x.lease", "x"), SignOfLife(tmp_path / "y.lease", "y") as one:
+        with SignOfLife(tmp_path / "y.lease", "y"):  # another process that does the same
+            pass
+        assert not (tmp_path / "y.lease").exists()
+        one.note({"images": 1})
+
+
+def test_less_than_a_minute_is_not_about(tmp_path):
+    assert (about(1 / 61), about(1 / 30), about(2)) == ("less than a minute", "about 2 minutes", "about 2.0 hours")
 
 
 def test_many_failures_are_told_shortly(study):
     for slug in study.specs:
         log(study, slug, "predict", "error: no space left\n")
-    assert "and 2 more (--all lists them)" in status(study)  # of twelve evaluations
+    text = status(study)
+    assert "and 2 more (--all lists them)" in text and text.count("no space left") == 1  # of twelve evaluations
     assert "more (" not in status(study, every=True)
 
 

@@ -24,7 +24,7 @@ from pel_core.spec.run_spec import RunSpec
 from pel_core.training import checkpoints as checkpoint
 from pel_core.training.checkpoints import CheckpointManager, read_checkpoint
 from pel_core.training.classifier import build
-from pel_core.training.loop import State, predict, train
+from pel_core.training.loop import State, _advice, predict, train
 from pel_core.training.losses import LOSSES, Prior, decomposable
 from pel_core.training.run_inputs import load
 from pel_core.training.step import OutOfMemory, Step
@@ -161,9 +161,23 @@ def test_a_bad_loss_names_step_images_and_the_last_checkpoint(toy_results, tmp_p
     with pytest.raises(PelError) as error:
         train_once(toy_results, spec, CheckpointManager(path, seconds=1e-9), Poisoned)
     words = str(error.value)
-    assert "the loss became nan at step 2 of epoch 1" in words and "number " in words and "training images" in words
+    assert "the loss became nan at step 2 of epoch 1" in words and "training images" in words
+    assert "In the batch were number " in words and words.endswith("they need not be the cause") and "precision=fp32" not in words
     assert f"last good checkpoint: {path}, epoch 1, step 2" in words
     assert all(value.isfinite().all() for value in load_file(path).values())
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ({"precision": "fp16"}, "Try a lower lr or a warm-up (schedule.warmup=1) or precision=bf16 or fp32"),
+        ({"precision": "bf16"}, "Try a lower lr or a warm-up (schedule.warmup=1) or precision=fp32"),
+        ({"precision": "fp32"}, "Try a lower lr or a warm-up (schedule.warmup=1)"),
+        ({"precision": "fp32", "schedule.warmup": 1}, "Try a lower lr"),
+    ],
+)
+def test_what_was_tried_is_not_advised(options, advice):
+    assert _advice(RunSpec.make("toy", "toy", "lora", 0, **options)) == advice
 
 
 def test_the_first_bad_step_is_found_where_losses_are_read_seldom(toy_results, monkeypatch):

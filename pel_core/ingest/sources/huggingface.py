@@ -72,6 +72,12 @@ class HuggingFace(UserSource):
         """Its images, written below ``new``."""
         return read_saved(self.root, new, self.options.image_column, self.options.label_column)
 
+    def outline(self, new: Path) -> Catalogue:
+        """Its splits, by the heads of its tables."""
+        from pel_core.ingest.user_outline import saved_outline
+
+        return saved_outline(self.root)
+
     def finish(self, new: Path, out: Path) -> None:
         """Put the images where runs look for them."""
         replace_images(new, out)

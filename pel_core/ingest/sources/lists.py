@@ -13,13 +13,13 @@ from pydantic import Field, model_validator
 from pel_core.common.errors import PelError
 from pel_core.common.fingerprints import fingerprint
 from pel_core.common.problems import Problems
-from pel_core.data.lists import NAME_FORMATS
+from pel_core.data.lists import NAME_FORMATS, read_lines
 from pel_core.data.roots import expand_root
 from pel_core.ingest.content import Content
 from pel_core.ingest.data_check import check_lists, describe_split
 from pel_core.ingest.facts import Facts
 from pel_core.ingest.options import Declared, Excluding, one_of
-from pel_core.ingest.sources.base import SAID, Bar, Source, register
+from pel_core.ingest.sources.base import SAID, Bar, Size, Source, register
 from pel_core.ingest.unlabelled_lists import require_unlabelled
 
 Name = Annotated[str, Field(min_length=1)]
@@ -205,6 +205,17 @@ class Lists(Source):
             else:
                 lines.append(f"{self.base} {describe_split(split, images, len(checked.names))}")
         return counts, lines
+
+    def size(self, ratio: float | None) -> Size | None:
+        """As published; lists of the user's own are counted, as far as they are there."""
+        if self.published:
+            return super().size(ratio)
+        try:
+            counts = self.class_counts()[0][f"{self.base}-ir{ratio:g}" if ratio else self.base]
+            test = read_lines(self.find_lists()[self.options.test], "list file")
+        except (PelError, KeyError):
+            return super().size(ratio)  # what is wrong with them is told by whoever needs them
+        return Size(int(counts.sum()), len(test), len(counts))
 
     def fetch(self, mirror: str = "") -> None:
         """The list files of a published data set; how to get its images is told."""

@@ -146,6 +146,10 @@ class UserSource(Source):
         """The images of a located source. ``new``: a folder that is not there yet, for images that are in no files."""
         raise NotImplementedError(f"{type(self).__name__}.catalogue")
 
+    def outline(self, new: Path) -> Catalogue:
+        """As ``catalogue``, for planning: quick, with nothing written. One class stands for labels that are not known yet."""
+        return self.catalogue(new)
+
     def finish(self, new: Path, out: Path) -> None:
         """Put in place what ``catalogue`` wrote to ``new``, just before the folder ``out`` is written."""
 

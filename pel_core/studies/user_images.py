@@ -1,0 +1,59 @@
+"""A study's images of the user's own, looked at before they are prepared: how many there are, and whether a split is there."""
+
+from typing import TYPE_CHECKING
+
+from pel_core.common.errors import PelError
+from pel_core.common.files import read_json
+from pel_core.data.datasets import split_name
+from pel_core.ingest.sources import open_source
+from pel_core.ingest.sources.users import UserSource
+from pel_core.ingest.user_outline import Outline, outline
+
+if TYPE_CHECKING:
+    from pel_core.studies.study import Study
+
+
+def outlines(study: "Study") -> dict[str, Outline | PelError]:
+    """What each data set of the user's own will come to, by name, or why it cannot be prepared; without those that are not
+    there."""
+    found: dict[str, Outline | PelError] = {}
+    for base in sorted({split_name(spec.dataset)[0] for spec in study.specs.values()}):
+        source = open_source(base, study.bindings.datasets[base], study.config)
+        if not isinstance(source, UserSource):
+            continue
+        try:
+            source = source.locate()
+        except PelError:
+            continue  # which is told by whoever needs the images
+        try:
+            found[base] = outline(source)
+        except PelError as error:
+            found[base] = error
+    return found
+
+
+def check_splits(study: "Study") -> None:
+    """See that images of the user's own have the validation split that runs are evaluated on. (Of the others, `load` does.)
+
+    Raises:
+        PelError: they have none; the message says what to do.
+    """
+    for spec in study.specs.values():
+        base = split_name(spec.dataset)[0]
+        if spec.split != "val" or base not in study.config.get("datasets", {}):
+            continue
+        notes, splits = "", _prepared_splits(study, base)
+        if isinstance(here := study.outlines.get(base), Outline):
+            notes, splits = "".join(f" ({note})" for note in here.notes if "validation split" in note), list(here.splits)
+        if splits and "val" not in splits:
+            raise PelError(
+                f"split=val: data set '{base}' has no validation split, only {', '.join(splits)}{notes}; hold one out of its "
+                f"training images (val_fraction: 0.1 of 'datasets: {base}' in the configuration), give it one (a folder "
+                "val/CLASS, or val in the column 'split'), or evaluate on the test split"
+            )
+
+
+def _prepared_splits(study: "Study", base: str) -> list[str]:
+    path = study.results / "data" / base / "data.json"
+    files = read_json(path).get("files", {}) if path.is_file() else {}
+    return [split for split in ("train", "test", "val") if f"{split}.npz" in files]
