@@ -52,12 +52,13 @@ def read_blocks(page: Path) -> list[Block]:
     """
     if not page.is_file():
         raise PelError(f"{page} does not exist; expected a page with lines such as {BEGIN}losses seeds=0 losses-imagenet-lt -->")
-    text = page.read_text(encoding="utf-8")
-    found = [_block(match) for match in MARK.finditer(text)]
-    if text.count(BEGIN) != len(found) or any(BEGIN in block.body for block in found):
-        first = next(line for line in text.splitlines() if line.startswith(BEGIN) and not MARK.match(f"{line}\n{END}"))
-        raise PelError(f"{page}: expected {BEGIN}STUDY seeds=0,1 ARTEFACT -->, and {END.strip()} below it; found {first}")
-    return found
+    blocks = []
+    for piece in page.read_text(encoding="utf-8").split(BEGIN)[1:]:  # from one mark to the next
+        if not (match := MARK.match(BEGIN + piece)):
+            found = BEGIN + piece.split("\n")[0]
+            raise PelError(f"{page}: expected {BEGIN}STUDY seeds=0,1 ARTEFACT -->, and {END.strip()} below it; found {found}")
+        blocks.append(_block(match))
+    return blocks
 
 
 def _block(match: re.Match[str]) -> Block:

@@ -55,6 +55,10 @@ def test_what_a_page_shows_is_what_the_study_declares_now(page, block, tmp_path)
         load(block.study, "demo", seeds=block.seeds, results=tmp_path),
         f"run python -m pel_core.bench.pages {block.study}",
     )
+    if block.body.startswith("*Not made by"):  # nothing of it may look like this command's
+        assert f"`python -m pel_core.bench.pages {block.study}` yet" in block.body and "commit " in block.body
+        assert "<sub>" not in block.body and "![" not in block.body
+        return
     assert f"`make study STUDY={block.study} SEEDS={block.seeds}`" in block.body, again
     first_cells = re.findall(r"^\| (.*?) \|", block.body, re.MULTILINE)
     for name in block.artefacts:
