@@ -1,4 +1,4 @@
-# make study | plan | status | unlock | show | report | test | test-fast | test-cluster | bench | lint | clean   (see README.md)
+# make study | plan | status | unlock | show | report | test | test-fast | test-cluster | bench | pages | lint | clean   (see README.md)
 PYTHON ?= python3
 BIN    := .venv/bin
 # make study DATA=path/to/images makes a table of them (docs/own-data.md), unless CONFIG says what the data are for.
@@ -25,7 +25,7 @@ else ifeq ($(origin DATA),command line)
 $(error DATA is empty: say where your images are (DATA=path/to/images), or leave it out for the demo)
 endif
 
-.PHONY: study plan status unlock report show setup test test-fast test-cluster bench lint clean
+.PHONY: study plan status unlock report show setup test test-fast test-cluster bench pages lint clean
 
 study: setup  ## train and evaluate what is missing, then build every table and figure
 	$(BIN)/python -m pel_core plan $(ARGS)
@@ -62,6 +62,9 @@ test-cluster: .venv/cluster/installed  ## a real SLURM on this host: node failur
 
 bench: setup  ## speed and memory on this machine, into docs/benchmarks; half an hour of all cores (BENCH=step: one part)
 	$(BIN)/python -m pel_core.bench $(BENCH)
+
+pages: setup  ## the tables, figures and verdicts that docs/ablations.md and docs/studies.md show (STUDIES="losses tour": those alone)
+	$(BIN)/python -m pel_core.bench.pages $(STUDIES)
 
 lint: setup
 	$(BIN)/ruff check --quiet .

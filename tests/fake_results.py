@@ -52,6 +52,7 @@ def fake_metrics(spec: RunSpec) -> dict[str, Any]:
         "worst_class": 12.5,
         "hmean": 61.0,
         "gmean": 66.0,
+        "gmean_floor": 66.0,
         "ece": 3.2,
         "nll": 0.9,
     }

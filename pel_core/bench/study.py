@@ -89,14 +89,19 @@ def _run(folder: Path, cores: int, words: list[str]) -> float:
     write_text(folder / "trace" / "sitecustomize.py", TRACE)
     paths = [str(folder / "trace"), os.environ.get("PYTHONPATH")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PEL_TRACE": str(folder / "trace")}
-    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", str(cores)]
-    command += ["--workflow-profile", str(ROOT / "workflow" / "profiles" / "default"), "--resources", f"gpu={cores}"]
+    command = snakemake_command(cores)
     clock = time.perf_counter()
     done = subprocess.run([*command, "--config", *words], cwd=folder, env=environment, capture_output=True, text=True)
     wall = time.perf_counter() - clock
     if done.returncode:
         raise PelError(f"the study failed: {done.stderr.strip()[-500:]}")
     return wall
+
+
+def snakemake_command(cores: int) -> list[str]:
+    """Snakemake on this repository's workflow, a job a core; what follows is up to the caller."""
+    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", str(cores)]
+    return [*command, "--workflow-profile", str(ROOT / "workflow" / "profiles" / "default"), "--resources", f"gpu={cores}"]
 
 
 def split(folder: Path, wall: float, cores: int) -> tuple[list[dict[str, Any]], int]:

@@ -45,12 +45,12 @@ def data(arguments: Arguments) -> None:
 
 
 def options(arguments: Arguments) -> None:
-    """Print every entry and knob that a study may choose, those of plugins too; or write them into a document."""
+    """Print every entry and knob that a study may choose, those of plugins too; or write them into documents."""
     from pel_core.cli.options_text import options_text, write_options
 
-    if arguments.write:
-        write_options(arguments.write)
-    else:
+    for path in arguments.write or ():
+        write_options(path)
+    if not arguments.write:
         print(options_text(), end="")
 
 
@@ -171,7 +171,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--weights", help="the weights the backbone was made from, as there")
     sub.add_argument("--cache-dir", help="where downloads are kept")
     data_options(command(data))
-    command(options).add_argument("--write", type=Path, metavar="FILE", help="put them between the marks of this Markdown file")
+    told = "put them between the marks of these Markdown files"
+    command(options).add_argument("--write", type=Path, nargs="+", metavar="FILE", help=told)
     for function in (train, evaluate):
         sub = command(function, "run")
         sub.add_argument("--results", default="results", type=Path)

@@ -1,7 +1,7 @@
 """METRICS: every number of a result, from stored predictions alone. N images, C classes; percentages are 0..100.
 
-A metric is one function of `Scored` here, under `metric(name, label)`. It returns a number, or None and the reason why there is
-none; never NaN. NumPy alone: planning reads the names.
+A metric is one function of `Scored` here, under `metric(name, label)`, which also tells its definition, the table in
+docs/studies.md. It returns a number, or None and the reason why there is none; never NaN. NumPy alone: planning reads the names.
 
 Source: FIDELITY.md section 8. Unlike the reference, the geometric mean is taken in logarithms (its running product underflows
 with 8,142 classes), and a class absent from the test set shifts nothing.
@@ -24,7 +24,17 @@ if TYPE_CHECKING:
     from pel_core.evaluation.predictions import Predictions
 
 CALIBRATION_BINS = 15
-HMEAN_FLOOR = 1e-3  # percent
+CLASS_FLOOR = 1e-3  # percent; the least that a class counts as in `hmean` (the reference's) and `gmean_floor`
+BINNED = (
+    f"100 × sum over {CALIBRATION_BINS} equal bins of |sum over a bin's images of (confidence - right)| / N; "
+    f"bin k holds confidences above (k - 1) / {CALIBRATION_BINS} up to k / {CALIBRATION_BINS}"
+)
+GROUP_MEAN = "mean of A_c over the classes of the group"
+# What becomes of a class without a test image.
+LEFT_OUT = "left out of the mean"
+GROUP = "left out of the mean; no value where the group has no class with a test image"
+FLOORED = {"least": CLASS_FLOOR, "floor": f"each class at least {CLASS_FLOOR:g} %", "absent": LEFT_OUT}
+NO_IMAGE = "has no part in it: every image counts alike"
 
 
 @dataclass(frozen=True)
@@ -144,68 +154,89 @@ def score_predictions(predictions: Predictions, groups: Sequence[str]) -> dict[s
     return {**values, "per_class": per_class, "null_reasons": reasons}
 
 
-@metric("overall", "Overall accuracy (%)")
+@metric("overall", "Overall accuracy (%)", definition="100 × right images / N", absent=NO_IMAGE)
 def overall(scored: Scored) -> float:
     """Share of the images that are right."""
     return 100.0 * float(scored.hits.sum()) / len(scored.labels)
 
 
-@metric("head", "Head accuracy (%)")
+@metric("head", "Head accuracy (%)", definition=GROUP_MEAN, absent=GROUP)
 def head(scored: Scored) -> float | tuple[None, str]:
     """Mean accuracy of the classes with more than 100 training images."""
     return _group_mean(scored, "head", "more than 100")
 
 
-@metric("med", "Medium accuracy (%)")
+@metric("med", "Medium accuracy (%)", definition=GROUP_MEAN, absent=GROUP)
 def med(scored: Scored) -> float | tuple[None, str]:
     """Mean accuracy of the classes with 20 to 100 training images."""
     return _group_mean(scored, "med", "20 to 100")
 
 
-@metric("tail", "Tail accuracy (%)")
+@metric("tail", "Tail accuracy (%)", definition=GROUP_MEAN, absent=GROUP)
 def tail(scored: Scored) -> float | tuple[None, str]:
     """Mean accuracy of the classes with fewer than 20 training images."""
     return _group_mean(scored, "tail", "fewer than 20")
 
 
-@metric("mean_class", "Mean per-class accuracy (%)")
+@metric("mean_class", "Mean per-class accuracy (%)", definition="mean of A_c over classes (balanced accuracy)", absent=LEFT_OUT)
 def mean_class(scored: Scored) -> float:
     """Mean over classes of their accuracies."""
     return float(scored.seen.mean())
 
 
-@metric("error_rate", "Error rate (%)", "lower")
+@metric("error_rate", "Error rate (%)", "lower", definition="100 - `overall`", absent=NO_IMAGE)
 def error_rate(scored: Scored) -> float:
     """Share of the images that are wrong."""
     return 100.0 - overall(scored)
 
 
-@metric("macro_f1", "Macro F1 (%)")
+@metric(
+    "macro_f1",
+    "Macro F1 (%)",
+    definition="100 × mean over classes of 2 × right_c / (images_c + answered_c); 0 for a class that is never right",
+    absent="left out of the mean; an image that is answered by it is wrong",
+)
 def macro_f1(scored: Scored) -> float:
     """Mean over the classes that have test images of the harmonic mean of precision and recall."""
     predicted = np.bincount(scored.predicted, minlength=len(scored.groups))
     return float(np.mean(100.0 * 2 * scored.hits[scored.present] / (scored.images + predicted)[scored.present]))
 
 
-@metric("worst_class", "Worst class accuracy (%)")
+@metric("worst_class", "Worst class accuracy (%)", definition="min of A_c over classes", absent="left out")
 def worst_class(scored: Scored) -> float:
     """The lowest accuracy of a class."""
     return float(scored.seen.min())
 
 
-@metric("hmean", "Harmonic mean of class accuracies (%)")
+@metric("hmean", "Harmonic mean of class accuracies (%)", definition="1 / mean over classes of 1 / max(A_c, floor)", **FLOORED)
 def hmean(scored: Scored) -> float:
     """Harmonic mean of the classes' accuracies, each at least 0.001 %."""
-    return float(1 / np.mean(1 / np.maximum(scored.seen, HMEAN_FLOOR)))
+    return float(1 / np.mean(1 / np.maximum(scored.seen, CLASS_FLOOR)))
 
 
-@metric("gmean", "Geometric mean of class accuracies (%)")
+@metric(
+    "gmean",
+    "Geometric mean of class accuracies (%)",
+    definition="exp(mean over classes of ln A_c); 0 if any A_c is 0",
+    absent=LEFT_OUT,
+)
 def gmean(scored: Scored) -> float:
     """Geometric mean of the classes' accuracies; 0 as soon as one class is never right."""
     return float(np.exp(np.mean(np.log(scored.seen)))) if scored.seen.min() > 0 else 0.0
 
 
-@metric("ece", "Expected calibration error (%)", "lower")
+@metric(
+    "gmean_floor",
+    "Geometric mean of class accuracies with a floor (%)",
+    definition="exp(mean over classes of ln max(A_c, floor))",
+    **FLOORED,
+)
+def gmean_floor(scored: Scored) -> float:
+    """Geometric mean of the classes' accuracies, each at least 0.001 %, as `hmean` has it."""
+    return float(np.exp(np.mean(np.log(np.maximum(scored.seen, CLASS_FLOOR)))))
+
+
+@metric("ece", "Expected calibration error (%)", "lower", definition=BINNED, absent=NO_IMAGE)
 def ece(scored: Scored) -> float:
     """Mean distance of confidence from accuracy over 15 equal bins of confidence, open below and closed above."""
     bins = np.clip(np.ceil(scored.confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
@@ -213,7 +244,15 @@ def ece(scored: Scored) -> float:
     return float(100.0 * np.abs(gap).sum() / len(scored.labels))
 
 
-@metric("nll", "Negative log-likelihood", "lower")
+@metric(
+    "nll",
+    "Negative log-likelihood",
+    "lower",
+    definition="mean over images of -ln(probability of the label)",
+    unit="nats",
+    least=0.0,
+    absent=NO_IMAGE,
+)
 def nll(scored: Scored) -> float:
     """Mean negative log-likelihood of the labels in nats."""
     return float(scored.nll.mean())

@@ -4,6 +4,7 @@ Those whose code comes in a later room (losses, optimizers, ...) are declared he
 without knowing how anything is done.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,15 +24,29 @@ SAMPLERS: Registry[Any] = Registry("sampler", ("pel_core.training.samplers",))
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of a result: how it is called, which end of it is good, and its formula.
+    """A number of a result: how it is called, which end of it is good, its formula, and what a reader has to know of it.
 
-    ``formula`` maps what a network said of the test images (`evaluation.metrics.Scored`) to the value, or to None and the reason
-    why there is none. A label that ends with ``(%)`` promises a value in 0..100.
+    Args:
+        label: how tables and axes call it. One that ends with ``(%)`` promises a value in 0..100.
+        better: which end of it is good.
+        formula: maps what a network said of the test images (`evaluation.metrics.Scored`) to the value, or to None and the
+            reason why there is none.
+        definition: the formula in one line of text.
+        unit: of the value; of a percentage nothing need be said.
+        least, most: between which the value lies; of a percentage nothing need be said.
+        floor: the least that a part of it counts as, with its unit; empty where there is no floor.
+        absent: what becomes of a class without a test image.
     """
 
     label: str
     better: Literal["higher", "lower", "neither"]
     formula: Callable[[Any], float | tuple[None, str]]
+    definition: str = ""
+    unit: str = ""
+    least: float = -math.inf
+    most: float = math.inf
+    floor: str = ""
+    absent: str = ""
 
     @property
     def about(self) -> str:
@@ -43,15 +58,23 @@ class Metric:
         """Whether it is a percentage."""
         return self.label.endswith("(%)")
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the largest value that it can have."""
+        return (max(self.least, 0.0), min(self.most, 100.0)) if self.percent else (self.least, self.most)
+
 
 METRICS: Registry[Metric] = Registry("metric", ("pel_core.evaluation.metrics",))
 
 
-def metric(name: str, label: str, better: Literal["higher", "lower", "neither"] = "higher") -> Callable[[Any], Any]:
-    """Register the decorated formula as a metric, which every run is then scored by. A new name trains nothing anew."""
+def metric(name: str, label: str, better: Literal["higher", "lower", "neither"] = "higher", **told: Any) -> Callable[[Any], Any]:
+    """Register the decorated formula as a metric, which every run is then scored by. A new name trains nothing anew.
+
+    ``told``: what else `Metric` holds for its readers: ``definition``, ``unit``, ``least``, ``most``, ``floor``, ``absent``.
+    """
 
     def add(formula: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        METRICS.register(name, Metric(label, better, formula))
+        METRICS.register(name, Metric(label, better, formula, **told))
         return formula
 
     return add

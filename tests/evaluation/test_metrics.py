@@ -53,12 +53,15 @@ def test_any_finite_logits_have_scores(data, classes, images):
     result = score(logits, labels, groups)
     json.dumps(result, allow_nan=False)
     for name, value in result.items():
-        if name not in ("null_reasons", "per_class", "nll"):
+        if name not in ("null_reasons", "per_class"):
+            least, most = METRICS[name].bounds
             assert (value is None) == (name in result["null_reasons"])
-            assert value is None or -1e-9 <= value <= 100 + 1e-9, name
+            assert value is None or least - 1e-9 <= value <= most + 1e-9, name
     assert (None in result["per_class"]) == ("per_class" in result["null_reasons"])
     assert result["worst_class"] - 1e-9 <= result["hmean"] or result["worst_class"] == 0
     assert result["gmean"] <= result["mean_class"] + 1e-9
+    assert result["hmean"] - 1e-9 <= result["gmean_floor"] <= max(result["mean_class"], 1e-3) + 1e-9
+    assert result["gmean"] in (0, pytest.approx(result["gmean_floor"]))
 
 
 @given(seed=st.integers(0, 10**6), classes=st.integers(2, 9))
@@ -91,6 +94,27 @@ def test_a_class_that_is_never_right():
     result = score(one_hot([0, 0], 2), np.array([0, 1]), ["head", "tail"])
     assert result["gmean"] == 0 and result["worst_class"] == 0 and result["tail"] == 0
     assert result["hmean"] == pytest.approx(2 / (1 / 100 + 1 / 1e-3))
+    assert result["gmean_floor"] == pytest.approx((100 * 1e-3) ** 0.5)
+
+
+def test_a_floor_tells_classifiers_apart_that_gmean_calls_equal():
+    """Two never get one of four classes; one of them gets another half right."""
+    labels = np.repeat(np.arange(4), 2)
+    worse, better = (
+        score(one_hot(predicted, 4), labels, ["tail"] * 4) for predicted in ([0, 0, 1, 1, 2, 0, 0, 0], [0, 0, 1, 1, 2, 2, 0, 0])
+    )
+    assert worse["gmean"] == better["gmean"] == 0
+    assert worse["gmean_floor"] == pytest.approx((100 * 100 * 50 * 1e-3) ** 0.25)
+    assert better["gmean_floor"] == pytest.approx((100 * 100 * 100 * 1e-3) ** 0.25)
+
+
+def test_every_metric_says_what_it_is():
+    for entry in METRICS.entries():
+        if entry.plugin is None:
+            said = entry.value
+            assert said.definition and said.absent and said.about, entry.name
+            assert said.percent or (said.unit and said.bounds[0] > float("-inf")), entry.name
+            assert bool(said.floor) == (0 < said.bounds[0] < 100), entry.name
 
 
 def test_an_absent_class_shifts_nothing():

@@ -175,7 +175,7 @@ DATASETS.register(
 
 
 # metric: of what a network said of the test images
-@metric("my-median", "Median class accuracy (%)")
+@metric("my-median", "Median class accuracy (%)", definition="median of A_c over classes", absent="left out")
 def median_class(scored: Scored) -> float:
     """The median of the accuracies of classes that have test images."""
     return float(np.median(scored.seen))

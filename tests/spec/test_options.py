@@ -15,7 +15,7 @@ from pel_core.common.files import read_json
 from pel_core.models.backbones import BACKBONES
 from pel_core.models.methods import METHODS
 from pel_core.models.weights import load_vit, prepare_text
-from pel_core.spec.choices import CHOICES
+from pel_core.spec.choices import CHOICES, METRICS
 from pel_core.spec.options import RECIPES
 from pel_core.spec.results import metrics_file
 from pel_core.spec.run_spec import DEFAULTS, RunSpec
@@ -219,7 +219,8 @@ def test_other_descriptions_are_another_training_run(results, capsys):
 
 # docs/options.md
 
-DOCS = (Path(__file__).parents[2] / "docs" / "options.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+DOCS = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
 
 
 def test_the_document_names_every_option():
@@ -228,12 +229,30 @@ def test_the_document_names_every_option():
     assert not {*DEFAULTS, *words, *METHODS, *BACKBONES, *RECIPES} - quoted
 
 
-def test_the_document_s_tables_are_those_of_the_registries(tmp_path, capsys):
+def test_the_documents_tables_are_those_of_the_registries(tmp_path, capsys):
+    pages = {name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("options.md", "studies.md")}
+    for name, text in pages.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert main(["options", "--write", *(str(tmp_path / name) for name in pages)]) == 0
+    for name, text in pages.items():
+        again = f"run python -m pel_core options --write docs/{name}"
+        assert (tmp_path / name).read_text(encoding="utf-8") == text, again
     copy = tmp_path / "options.md"
-    copy.write_text(DOCS, encoding="utf-8")
-    assert main(["options", "--write", str(copy)]) == 0
-    again = "run python -m pel_core options --write docs/options.md"
-    assert copy.read_text(encoding="utf-8") == DOCS, again
     assert main(["options"]) == 0 and "| `loss.gamma` | `focal` | `2` |" in capsys.readouterr().out
     copy.write_text("nothing")
     assert main(["options", "--write", str(copy)]) == 1 and "expected a file with the lines" in capsys.readouterr().err
+    copy.write_text(DOCS.replace("<!-- end of options -->", ""))
+    assert main(["options", "--write", str(copy)]) == 1 and "expected the line <!-- end of options -->" in capsys.readouterr().err
+
+
+def test_the_table_of_metrics_hides_nothing():
+    """Each metric has its definition, range, direction and what becomes of a class without a test image."""
+    table = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8").split("<!-- metrics:")[1].split("\n\n")[0]
+    rows = [re.split(r" (?<!\\)\| ", line.strip("| ")) for line in table.splitlines()[3:]]
+    assert [row[0] for row in rows] == [f"`{entry.name}`" for entry in METRICS.entries() if not entry.plugin]
+    assert all(len(row) == 8 and all(cell.strip() and "..." not in cell for cell in row) for row in rows)
+    ece = next(row for row in rows if row[0] == "`ece`")
+    assert "15 equal bins" in ece[3] and ece[4:6] == ["0 to 100 %", "lower"]
+    assert {row[0]: row[6] for row in rows if row[6] != "none"} == dict.fromkeys(
+        ("`hmean`", "`gmean_floor`"), "each class at least 0.001 %"
+    )

@@ -47,7 +47,8 @@ class Selection(Fields):
     backbone: Word = Field(default="", description="A backbone by name, in place of the configuration's.")
     method: Word = Field(default="", description="A method, perhaps of several parts on ranges of blocks: ln+adaptformer@-6:.")
     value: Word = Field(
-        default="", description="What is shown: a metric (overall, tail, ece, ...) or a path in metrics.json (parameters.head)."
+        default="",
+        description="What is shown: a metric or a path in metrics.json (parameters.head); docs/studies.md has a table of both.",
     )
 
 
