@@ -180,7 +180,7 @@ class _Block:
             if not is_linear(self.metric) or self.metric == "nll":
                 none = "no test image makes a difference at any seed, so there is no width to estimate"
                 return Variances(count, images, self.deterministic, v, None, 0.0, part.df, none)
-            cov = _unseen(images) * float(max(abs(weight) for _, weight in self.terms)) ** 2
+            cov = _unseen(images, part.df) * float(max(abs(weight) for _, weight in self.terms)) ** 2
         return Variances(count, images, self.deterministic, v, cov, within, part.df)
 
     def _linear(self, at: Sequence[int]) -> tuple[ImagePart | None, int, str]:
@@ -223,11 +223,11 @@ def _variance(values: Sequence[Fraction]) -> float:
     return float(sum(((value - mean) ** 2 for value in values), Fraction(0)) / (len(values) - 1))
 
 
-def _unseen(images: int) -> float:
+def _unseen(images: int, df: int) -> float:
     """Variance to assume where no image tells the seeds or methods apart, in squared points.
 
     Of N images of which none differs, up to 1 - 0.025^(1/N) of all images may (Clopper and Pearson 1934; about 3.7 / N): an
     interval from the variance reaches as far.
     """
     reach = 100.0 * (1 - 0.025 ** (1 / images))
-    return (reach / quantile(0.975, math.inf)) ** 2
+    return (reach / quantile(0.975, df)) ** 2

@@ -35,7 +35,8 @@ class ImagePart:
     @property
     def within(self) -> float:
         """What each seed has for itself (single less cov): the seeds' variance cannot be expected to be below it."""
-        return max(self.single - (self.cov or 0.0), 0.0)
+        rest = self.single - (self.cov or 0.0)
+        return rest if rest > 1e-9 * self.single else 0.0  # else rounding
 
 
 def strata_of(labels: np.ndarray, taken: np.ndarray) -> np.ndarray | None:

@@ -1,8 +1,8 @@
 """What a study can show: power, the smallest detectable difference, seeds or images that would decide. Points are percent.
 
 With other numbers of seeds and images than those of a measured effect, the seeds' own variance stays as it is, and the images' is
-inversely as their number (`Variances`). Power is of the two-sided test at 5 %, with Student's noncentral t. Source: Hillis, Obuchowski
-and Berbaum (2011), Academic Radiology 18(2), 129-142.
+inversely as their number (`Variances`). Power is of the two-sided test at 5 %, with Student's noncentral t. Source: Hillis,
+Obuchowski and Berbaum (2011), Academic Radiology 18(2), 129-142.
 """
 
 import math

@@ -48,6 +48,12 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Images) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
     def __str__(self) -> str:
         return f"{len(self):,} images of {self.dataset}" + (f" ({self.split})" if self.split != "test" else "")
 
@@ -97,6 +103,11 @@ class Run:
     def hits(self) -> np.ndarray:
         """int (C,): test images of each class that are right."""
         return np.bincount(self.images.labels[self.right], minlength=len(self.groups))
+
+    @cached_property
+    def nll(self) -> np.ndarray:
+        """float64 (N,): negative log-likelihood of each label in nats."""
+        return self.scored().nll
 
     def scored(self) -> Scored:
         """What formulas of metrics take; not kept, since it grows with what they read."""

@@ -83,7 +83,7 @@ def is_linear(metric: str) -> bool:
 
 def outcomes(metric: str, run: Run) -> np.ndarray:
     """What a linear metric sums: bool (N,), or float nats of nll."""
-    return run.scored().nll if metric == "nll" else run.right
+    return run.nll if metric == "nll" else run.right
 
 
 def value(metric: str, run: Run) -> Fraction | tuple[None, str]:
