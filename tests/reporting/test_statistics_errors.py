@@ -1,7 +1,7 @@
 """Error rates and power of the general interval, by simulation of runs whose truth is known (STATISTICS: 2,000 repetitions).
 
-Probit model: an image i is right for method m at seed s where its latent value exceeds 0: level + image_i + (method x seed) + (method x
-image) + (rest). Both methods are equal on new seeds and new images, so every "difference" is an error of the first kind.
+Probit model: an image is right for a method at a seed where its latent value exceeds 0: level + image + (method x seed) + (method
+x image) + rest. Both methods are equal on new seeds and new images, so every "difference" is an error of the first kind.
 """
 
 import numpy as np

@@ -79,11 +79,13 @@ class Column:
 
 def holm(p: Sequence[float | None]) -> list[float | None]:
     """Holm's adjusted p-values; None stays and is no part of the family."""
-    from statsmodels.stats.multitest import multipletests
-
-    known = [value for value in p if value is not None]
-    found = iter(multipletests(known, method="holm")[1].tolist() if known else ())
-    return [None if value is None else next(found) for value in p]
+    adjusted: list[float | None] = [None] * len(p)
+    order = sorted((i for i, value in enumerate(p) if value is not None), key=lambda i: p[i])  # type: ignore[arg-type,return-value]
+    largest = 0.0
+    for place, i in enumerate(order):
+        largest = max(largest, min((len(order) - place) * p[i], 1.0))  # type: ignore[operator]
+        adjusted[i] = largest
+    return adjusted
 
 
 def table(rows: Sequence[Sequence[Row | None]], metrics: Sequence[str], baseline: int | None = None) -> list[Column]:

@@ -14,7 +14,7 @@ from pel_core.reporting.statistics.intervals import LEVEL, Variances, general, q
 
 POWER = 0.8
 MOST_SEEDS = 1000  # more count as no number of seeds
-LARGE = 1e4  # degrees of freedom from which t is normal
+LARGE = 300  # degrees of freedom from which t is normal
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,10 @@ def power(size: float, se: float, df: float) -> float:
     critical, shift = quantile(1 - LEVEL / 2, df), abs(size) / se
     if df > LARGE:
         return float(special.ndtr(shift - critical) + special.ndtr(-shift - critical))
-    if shift > 30 + critical:  # the series of the noncentral distribution ends there
+    if shift > 30 + critical:
         return 1.0
-    return float(1 - special.nctdtr(df, shift, critical) + special.nctdtr(df, shift, -critical))
+    other_side = special.nctdtr(df, shift, -critical) if shift < 5 else 0.0  # of SciPy it can be NaN where it is nothing
+    return float(1 - special.nctdtr(df, shift, critical) + other_side)
 
 
 def smallest(se: float, df: float, wanted: float = POWER) -> float:
