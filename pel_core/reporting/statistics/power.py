@@ -31,7 +31,7 @@ def power(size: float, se: float, df: float) -> float:
     """Probability that an effect of ``size`` is told from 0 by the two-sided test at 5 %."""
     from scipy import special
 
-    critical, shift = quantile(1 - LEVEL / 2, df), abs(size) / se
+    critical, shift = quantile(1 - LEVEL / 2, df if df <= LARGE else math.inf), abs(size) / se
     if df > LARGE:
         return float(special.ndtr(shift - critical) + special.ndtr(-shift - critical))
     if shift > 30 + critical:

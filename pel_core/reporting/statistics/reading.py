@@ -322,7 +322,8 @@ def make_images(dataset: str, split: str, labels: np.ndarray, names: np.ndarray 
     order = order[np.argsort(labels[order], kind="stable")]
     labels, names = labels[order].astype(np.intp), None if names is None else names[order]
     content = hashlib.sha256(f"{dataset}\0{split}\0{len(labels)}\0".encode() + labels.astype("<i8").tobytes())
-    content.update(b"" if names is None else "\0".join(names.tolist()).encode("utf-8", "surrogateescape"))
+    places = order.astype("<i8").tobytes()  # of an array the image of a place is known by that alone
+    content.update(places if names is None else "\0".join(names.tolist()).encode("utf-8", "surrogateescape"))
     return Images(dataset, split, labels, names, content.hexdigest()), order
 
 
