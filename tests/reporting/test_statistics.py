@@ -18,7 +18,7 @@ from pel_core.reporting.statistics import image_part, resample
 from pel_core.reporting.statistics.effects import contrast, difference, value_of
 from pel_core.reporting.statistics.intervals import Interval, Variances, general, prediction, quantile, training
 from pel_core.reporting.statistics.marks import column, holm, table
-from pel_core.reporting.statistics.reading import Row, Run
+from pel_core.reporting.statistics.runs import Row, Run
 from pel_core.spec.choices import METRICS
 
 GROUPS = ("head",) * 3 + ("med",) * 4 + ("tail",) * 3

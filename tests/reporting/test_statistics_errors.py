@@ -12,7 +12,7 @@ from pel_core.reporting.statistics.image_part import closed_form
 from pel_core.reporting.statistics.intervals import Variances, general
 from pel_core.reporting.statistics.marks import column
 from pel_core.reporting.statistics.power import power
-from pel_core.reporting.statistics.reading import Row, Run
+from pel_core.reporting.statistics.runs import Row, Run
 from pel_core.reporting.statistics.verdicts import judge
 
 REPETITIONS = 2000

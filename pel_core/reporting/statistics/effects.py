@@ -14,8 +14,8 @@ import numpy as np
 
 from pel_core.reporting.statistics.image_part import ImagePart, closed_form, resampled, strata_of
 from pel_core.reporting.statistics.intervals import Interval, Variances, general, quantile, training
-from pel_core.reporting.statistics.reading import Row, require_same_images
 from pel_core.reporting.statistics.resample import draw_values, resamples
+from pel_core.reporting.statistics.runs import Row, require_same_images
 from pel_core.reporting.statistics.values import is_linear, linear, metric_name, outcomes, value
 from pel_core.spec.choices import METRICS
 

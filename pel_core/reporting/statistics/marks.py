@@ -12,8 +12,8 @@ from typing import Literal
 from pel_core.reporting.statistics.effects import Effect, difference, value_of
 from pel_core.reporting.statistics.intervals import LEVEL
 from pel_core.reporting.statistics.power import detectable
-from pel_core.reporting.statistics.reading import Row
 from pel_core.reporting.statistics.resample import draw_values
+from pel_core.reporting.statistics.runs import Row
 from pel_core.reporting.statistics.values import better, is_linear, metric_name
 
 Arrow = Literal["", "above", "below"]

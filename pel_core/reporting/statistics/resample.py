@@ -18,7 +18,7 @@ import numpy as np
 from pel_core.evaluation.metrics import CALIBRATION_BINS, calibration, f1, geometric, harmonic
 from pel_core.evaluation.predictions import Predictions
 from pel_core.reporting.statistics.image_part import strata_of
-from pel_core.reporting.statistics.reading import Images, Lazy, Run
+from pel_core.reporting.statistics.runs import Images, Lazy, Run
 from pel_core.spec.choices import METRICS
 
 SEED = 20261127

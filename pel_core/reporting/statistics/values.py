@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from pel_core.data.sampling import GROUPS
-from pel_core.reporting.statistics.reading import Images, Run
+from pel_core.reporting.statistics.runs import Images, Run
 from pel_core.spec.choices import METRICS
 from pel_core.spec.results import value_path
 
