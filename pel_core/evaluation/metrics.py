@@ -91,6 +91,21 @@ class Scored:
         return np.bincount(self.labels[self.right], minlength=len(self.groups))
 
     @cached_property
+    def answers(self) -> np.ndarray:
+        """int (C,): test images of which each class is the most probable one."""
+        return np.bincount(self.predicted, minlength=len(self.groups))
+
+    @cached_property
+    def bins(self) -> np.ndarray:
+        """int (N,): which of 15 equal bins, open below and closed above, the confidence lies in."""
+        return np.clip(np.ceil(self.confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
+
+    @cached_property
+    def gaps(self) -> np.ndarray:
+        """float64 (15,): sum of confidence minus correctness over the images of each bin."""
+        return np.bincount(self.bins, self.confidence - self.right, minlength=CALIBRATION_BINS)
+
+    @cached_property
     def present(self) -> np.ndarray:
         """bool (C,): whether a class has a test image."""
         return self.images > 0
@@ -198,8 +213,7 @@ def error_rate(scored: Scored) -> float:
 )
 def macro_f1(scored: Scored) -> float:
     """Mean over the classes that have test images of the harmonic mean of precision and recall."""
-    predicted = np.bincount(scored.predicted, minlength=len(scored.groups))
-    return float(np.mean(100.0 * 2 * scored.hits[scored.present] / (scored.images + predicted)[scored.present]))
+    return float(f1(scored.hits[scored.present], scored.images[scored.present], scored.answers[scored.present]))
 
 
 @metric("worst_class", "Worst class accuracy (%)", definition="min of A_c over classes", absent="left out")
@@ -211,7 +225,7 @@ def worst_class(scored: Scored) -> float:
 @metric("hmean", "Harmonic mean of class accuracies (%)", definition="1 / mean over classes of 1 / max(A_c, floor)", **FLOORED)
 def hmean(scored: Scored) -> float:
     """Harmonic mean of the classes' accuracies, each at least 0.001 %."""
-    return float(1 / np.mean(1 / np.maximum(scored.seen, CLASS_FLOOR)))
+    return float(harmonic(scored.seen))
 
 
 @metric(
@@ -222,7 +236,7 @@ def hmean(scored: Scored) -> float:
 )
 def gmean(scored: Scored) -> float:
     """Geometric mean of the classes' accuracies; 0 as soon as one class is never right."""
-    return float(np.exp(np.mean(np.log(scored.seen)))) if scored.seen.min() > 0 else 0.0
+    return float(geometric(scored.seen))
 
 
 @metric(
@@ -239,9 +253,7 @@ def gmean_floor(scored: Scored) -> float:
 @metric("ece", "Expected calibration error (%)", "lower", definition=BINNED, absent=NO_IMAGE)
 def ece(scored: Scored) -> float:
     """Mean distance of confidence from accuracy over 15 equal bins of confidence, open below and closed above."""
-    bins = np.clip(np.ceil(scored.confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
-    gap = np.bincount(bins, scored.confidence - scored.right, minlength=CALIBRATION_BINS)
-    return float(100.0 * np.abs(gap).sum() / len(scored.labels))
+    return float(calibration(scored.gaps, scored.images))
 
 
 @metric(
@@ -256,6 +268,30 @@ def ece(scored: Scored) -> float:
 def nll(scored: Scored) -> float:
     """Mean negative log-likelihood of the labels in nats."""
     return float(scored.nll.mean())
+
+
+# The same of counts (C,) or (C, B), of B resampled test sets at once (reporting/statistics).
+
+
+def f1(hits: np.ndarray, images: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """Macro F1 in percent of the classes with images: true positives, test images and answers of each."""
+    return np.mean(100.0 * 2 * hits / (images + answers), axis=0)
+
+
+def harmonic(accuracies: np.ndarray) -> np.ndarray:
+    """Harmonic mean over classes of accuracies in percent."""
+    return 1 / np.mean(1 / np.maximum(accuracies, HMEAN_FLOOR), axis=0)
+
+
+def geometric(accuracies: np.ndarray) -> np.ndarray:
+    """Geometric mean over classes of accuracies in percent."""
+    with np.errstate(divide="ignore"):
+        return np.exp(np.mean(np.log(accuracies), axis=0))  # the logarithm of 0 makes it 0
+
+
+def calibration(gaps: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Expected calibration error in percent, of the sums in `Scored.gaps` and images of each class."""
+    return 100.0 * np.abs(gaps).sum(axis=0) / images.sum(axis=0)
 
 
 def _group_mean(scored: Scored, group: str, rule: str) -> float | tuple[None, str]:

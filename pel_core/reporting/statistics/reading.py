@@ -1,0 +1,111 @@
+"""Reads runs of a results folder for statistics, each once; damage is named with the command that makes the file again."""
+
+import csv
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pel_core.common.errors import PelError
+from pel_core.data.datasets import split_name
+from pel_core.evaluation.outputs import CLASSES, PREDICTIONS
+from pel_core.evaluation.predictions import Predictions, read_predictions
+from pel_core.reporting.statistics.runs import Images, Row, Run, make_images, ordered, small
+from pel_core.spec.results import run_folder
+from pel_core.spec.run_spec import RunSpec
+
+COLUMNS = ("path", "label", "prediction")
+
+
+class Reader:
+    """Reads runs of a results folder, each once; runs of one test set share its `Images`."""
+
+    def __init__(self, results: str | Path):
+        self.results = Path(results)
+        self._runs: dict[str, Run] = {}
+        self._images: dict[tuple[str, str, bytes], tuple[Images, np.ndarray]] = {}  # by stored order
+        self._groups: dict[str, tuple[str, ...]] = {}  # by hash of the data
+
+    def row(self, name: str, specs: Sequence[RunSpec]) -> Row:
+        """The runs of a cell (one spec per seed).
+
+        Raises:
+            PelError: as `run` and `Row.of`.
+        """
+        fixed = not specs[0].trains if specs else False
+        return Row.of(name, [self.run(spec) for spec in (specs[:1] if fixed else specs)], fixed)
+
+    def run(self, spec: RunSpec) -> Run:
+        """A run from its stored predictions.
+
+        Raises:
+            PelError: they are missing or damaged; naming the file and the command that makes it again.
+        """
+        if spec.slug not in self._runs:
+            self._runs[spec.slug] = self._read(spec)
+        return self._runs[spec.slug]
+
+    def _read(self, spec: RunSpec) -> Run:
+        folder = run_folder(self.results, spec.slug)
+        again = f"make it again with: python -m pel_core score '{spec.slug}' --results '{self.results}'"
+        table, data = _parquet(folder / PREDICTIONS, again)
+        names, labels, predicted = (table.column(name).combine_chunks() for name in COLUMNS)
+        labels = labels.to_numpy()
+        base = split_name(spec.dataset)[0]
+        stored = hashlib.sha256(labels.tobytes())
+        for buffer in names.buffers() if names.null_count == 0 else ():
+            stored.update(buffer or b"")
+        key = base, spec.split, stored.digest()
+        if key not in self._images:
+            texts = None if names.null_count else names.to_numpy(zero_copy_only=False)
+            self._images[key] = self._share(*make_images(base, spec.split, labels, texts))
+        images, order = self._images[key]
+        groups = self._class_groups(folder / CLASSES, data, again)
+
+        def load() -> Predictions:
+            path = folder / "logits.safetensors"
+            predict = f"python -m pel_core evaluate '{spec.slug}' --results '{self.results}'"
+            try:
+                found = read_predictions(path)
+            except PelError as error:
+                raise PelError(f"{error}. The command is: {predict}") from None
+            if not np.array_equal(found.labels, labels):
+                raise PelError(f"{path} holds other images than {PREDICTIONS} beside it; make both again with: {predict}")
+            return ordered(found, order)
+
+        return Run(spec.slug, spec.seed, images, groups, small(predicted.to_numpy()[order], len(groups)), load)
+
+    def _share(self, images: Images, order: np.ndarray) -> tuple[Images, np.ndarray]:
+        same = (other for other, _ in self._images.values() if other.digest == images.digest)
+        return next(same, images), order
+
+    def _class_groups(self, path: Path, data: str, again: str) -> tuple[str, ...]:
+        """Of every class, those without a test image among them; read once per data."""
+        if data not in self._groups:
+            try:
+                with open(path, encoding="utf-8", newline="") as handle:
+                    self._groups[data] = tuple(row["group"] for row in csv.DictReader(handle))
+            except (OSError, KeyError, UnicodeDecodeError) as error:
+                raise PelError(f"{path} is missing or damaged ({error!r}); {again}") from None
+        return self._groups[data]
+
+
+def _parquet(path: Path, again: str) -> tuple[Any, str]:
+    """The table of a run's predictions, and the hash of the data it was made from."""
+    import json
+
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(path, columns=list(COLUMNS), use_threads=False)
+        data = json.loads(table.schema.metadata[b"pel_lab"])["data_sha256"]
+    except FileNotFoundError:
+        raise PelError(f"{path} does not exist; {again}") from None
+    except (pyarrow.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        raise PelError(f"{path} is damaged ({str(error).splitlines()[0]}); {again}") from None
+    if missing := [name for name in COLUMNS if name not in table.column_names]:
+        raise PelError(f"{path} lacks the columns {', '.join(missing)}; {again}")
+    return table, data
