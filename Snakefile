@@ -22,10 +22,12 @@ from pel_core.common.errors import PelError
 from pel_core.studies.failures import failures
 from pel_core.spec.results import OUTPUTS, metrics_file, slug_of
 from pel_core.studies.migrate import migrate
+from pel_core.studies.settings import typed_settings
 from pel_core.studies.study import load_settings
 
 try:
-    STUDY = load_settings(config)
+    SETTINGS = typed_settings(config, workflow.config_settings.config_args or [], sys.argv)
+    STUDY = load_settings(SETTINGS)
 except PelError as error:
     raise WorkflowError(str(error)) from None
 
@@ -57,7 +59,7 @@ onstart:
         fork_server.offer(workflow.snakemake_tmp_dir)
     elif workflow.is_main_process:
         try:
-            submittable([*config.values(), workflow.basedir, os.getcwd()])
+            submittable([*SETTINGS.values(), workflow.basedir, os.getcwd()])
         except PelError as error:
             raise WorkflowError(str(error)) from None
 

@@ -347,6 +347,14 @@ def test_why_jobs_failed_is_told_once_at_the_end(lab):
     assert "error: the cheese is out  (results/logs/toy-ir" in done.stderr and "train.log and 1 more)" in done.stderr
 
 
+@pytest.mark.parametrize("results", ["2024_01_15", "1.10", "1e3", "it's $5 100%"])
+def test_a_results_folder_is_called_as_it_was_typed(lab, results):
+    done = lab.snakemake("-n", results=results)
+    outputs = re.findall(r"^ +output: (\S.*)$", done.stdout + done.stderr, flags=re.M)
+    assert done.returncode == 0 and outputs
+    assert all(output.startswith(f"{results}/") for output in outputs)  # figures too: they lie with their results
+
+
 def test_an_undeclared_run_is_refused_by_name(lab):
     done = lab.snakemake("-n", "results/runs/toy-ir20.toy.adaptfomer.s0/metrics.json")
     assert done.returncode != 0
