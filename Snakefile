@@ -18,6 +18,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ
 from pel_core.studies import job_options
 from pel_core.fork_server import client as fork_server
 from pel_core.studies.config import submittable
+from pel_core.common.environment import settle_environment
 from pel_core.common.errors import PelError
 from pel_core.studies.failures import failures
 from pel_core.spec.results import OUTPUTS, metrics_file, slug_of
@@ -36,6 +37,7 @@ STARTED = time.time()
 PYTHON, RESULTS, FIGURES = sys.executable, STUDY.results, STUDY.figures
 
 if workflow.is_main_process:
+    settle_environment()
     for line in migrate(RESULTS):
         print(line, file=sys.stderr)
     STUDY.check_scores()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pel_core.cli import study_commands as report
 from pel_core.cli.data_options import data_options
+from pel_core.common.environment import settle_environment
 from pel_core.common.errors import PelError
 from pel_core.common.logs import logger, set_verbosity
 from pel_core.common.paths import expand_user, user_path
@@ -233,6 +234,7 @@ def main(words: Sequence[str] | None = None) -> int:
         arguments = parser().parse_args(words)
         arguments.words = words
         set_verbosity(arguments.verbose - arguments.quiet)
+        settle_environment()
         use_plugins(arguments.plugins)
         clock = time.monotonic()
         arguments.function(arguments)

@@ -1,5 +1,5 @@
-"""Snakemake as make starts it: ``python -m pel_core.cli.snakemake WORD...``, with paths that Snakemake itself would stumble over
-spelled otherwise. Everything else is Snakemake's."""
+"""Snakemake as make starts it: ``python -m pel_core.cli.snakemake WORD...``, in an environment that it can use (it needs a folder
+for caches before it reads the Snakefile), and with paths that it would stumble over spelled otherwise."""
 
 import os
 import sys
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import yaml
 
+from pel_core.common.environment import settle_environment
 from pel_core.common.paths import expand_user
 
 REPORT = "--report="  # the one path that Snakemake itself is told
@@ -34,4 +35,5 @@ def _is_nothing(text: str) -> bool:
 
 
 if __name__ == "__main__":
+    settle_environment()
     os.execv(sys.executable, [sys.executable, "-m", "snakemake", *snakemake_words(sys.argv[1:])])
