@@ -26,7 +26,7 @@ endif
 # Jobs that may train at once: GPUS, or what fits on the GPUs (each job takes a free one), without one a job per core.
 SNAKEMAKE := $(BIN)/python -m pel_core.cli.snakemake
 JOBS      := --cores "$$CORES" --resources "gpu=$${GPUS:-$$($(BIN)/python -m pel_core slots "$$CORES" $(ARGS))}"
-QUIET     := --quiet rules progress reason host
+QUIET     := --quiet rules reason host
 
 .PHONY: study plan status unlock report show setup test test-fast test-cluster bench lint clean
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pel_core.common.errors import PelError, unknown
+from pel_core.common.files import write_text
 from pel_core.common.paths import expand_user, user_path
 from pel_core.common.renames import renamed_keys
 from pel_core.common.yaml_files import load_yaml
@@ -50,6 +51,16 @@ def shown(path: str | Path) -> str:
         return str(Path(path).resolve().relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+def make_results(folder: Path) -> None:
+    """Make a results folder that is not there, with a .gitignore of its own, so that git ignores it whatever it is called.
+
+    The repository's own ``results`` follows the repository's rules.
+    """
+    if not folder.exists() and folder.resolve() != WORKFLOW.parent / "results":
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / ".gitignore", "*\n")
 
 
 def parse_seeds(given: Any) -> list[int]:
