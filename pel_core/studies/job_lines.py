@@ -29,8 +29,8 @@ TOLD = 8  # lines of the log of a job that failed
 MOMENTS = ("score", "table", "figure", "summary", "runs", "page")
 
 
-# What Snakemake says of its own work between jobs, and events that have a line of ours.
-CHATTER = re.compile(r"Select jobs to execute|Execute \d+ jobs|Using shell: ")
+# What Snakemake says of its own work between jobs, the command of a job that failed, and events that have a line of ours.
+CHATTER = re.compile(r"Select jobs to execute|Execute \d+ jobs|Using shell: |RuleException:\s+CalledProcessError in file ")
 OURS = ("run_info", "job_info", "job_finished", "job_error", "progress", "resources_info")
 
 
