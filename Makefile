@@ -1,36 +1,38 @@
 # make study | plan | status | unlock | show | report | test | test-fast | test-cluster | bench | pages | lint | clean   (see README.md)
-PYTHON ?= python3
-BIN    := .venv/bin
+BIN   := .venv/bin
+WORDS := STUDY CONFIG SEEDS BACKBONE WEIGHTS PLUGINS RESULTS FIGURES DATA CORES GPUS REPORT PYTHON
+# A word on the command line that says nothing was meant to say something: an unset variable of a shell, for one.
+$(foreach name,$(WORDS),$(if $(filter command,$(firstword $(origin $(name)))),$(if $(value $(name)),,\
+    $(error $(name) is empty: say what it is, or leave it out))))
+# What is said reaches the programs as it was typed: make fills in no dollar signs, and the shell reads it from the environment.
+$(foreach name,$(WORDS),$(if $(value $(name)),$(eval override $(name) := $$(value $(name)))$(eval export $(name))))
 # make study DATA=path/to/images makes a table of them (docs/own-data.md), unless CONFIG says what the data are for.
-OWN    := $(if $(DATA),$(if $(filter undefined,$(origin CONFIG)),yes))
-STUDY  ?= $(if $(OWN),own-table,report)
-CONFIG ?= $(if $(OWN),$(if $(filter clip-mini,$(BACKBONE)),own-mini,own),demo)
-SEEDS  ?=
-FIGURES ?= $(if $(RESULTS),$(RESULTS)/figures)
-CORES  ?= $(shell getconf _NPROCESSORS_ONLN)
-# Jobs that may train at once. Unless given: what fits on the GPUs (each job takes a free one), without one a job per core.
-GPUS   ?=
-AT_ONCE = $(or $(GPUS),$$($(BIN)/python -m pel_core slots $(CORES) $(ARGS)))
-REPORT ?= report.html
+OWN    := $(if $(DATA),$(if $(CONFIG),,yes))
+export PYTHON ?= python3
+export STUDY  ?= $(if $(OWN),own-table,report)
+export CONFIG ?= $(if $(OWN),$(if $(filter clip-mini,$(BACKBONE)),own-mini,own),demo)
+export CORES  ?= $(shell getconf _NPROCESSORS_ONLN)
+export REPORT ?= report.html
 # A worker per core; the tests of a file share its fixtures, so they stay together.
 PARALLEL ?= -n auto --dist loadfile
-# What may be said besides, to Snakemake and to the program; the path of the images goes through the environment, as it is.
-CHOICE := study=$(STUDY) config=$(CONFIG) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(BACKBONE),backbone=$(BACKBONE)) \
-    $(if $(WEIGHTS),weights='$(WEIGHTS)') $(if $(PLUGINS),plugins='$(PLUGINS)') $(if $(RESULTS),results='$(RESULTS)') $(if $(FIGURES),figures='$(FIGURES)')
-ARGS   := --study $(STUDY) --config $(CONFIG) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(BACKBONE),--backbone $(BACKBONE)) \
-    $(if $(RESULTS),--results '$(RESULTS)') $(if $(FIGURES),--figures '$(FIGURES)') $(if $(PLUGINS),--plugins '$(PLUGINS)')
+# What is said to Snakemake and to the program; the path of the images goes through the environment.
+CHOICE := "study=$$STUDY" "config=$$CONFIG" $${SEEDS:+"seeds=$$SEEDS"} $${BACKBONE:+"backbone=$$BACKBONE"} \
+    $${WEIGHTS:+"weights=$$WEIGHTS"} $${PLUGINS:+"plugins=$$PLUGINS"} $${RESULTS:+"results=$$RESULTS"} $${FIGURES:+"figures=$$FIGURES"}
+ARGS   := "--study=$$STUDY" "--config=$$CONFIG" $${SEEDS:+"--seeds=$$SEEDS"} $${BACKBONE:+"--backbone=$$BACKBONE"} \
+    $${PLUGINS:+"--plugins=$$PLUGINS"} $${RESULTS:+"--results=$$RESULTS"} $${FIGURES:+"--figures=$$FIGURES"}
 ifneq ($(DATA),)
 export PEL_DATA := $(DATA)
-else ifeq ($(origin DATA),command line)
-$(error DATA is empty: say where your images are (DATA=path/to/images), or leave it out for the demo)
 endif
+# Jobs that may train at once: GPUS, or what fits on the GPUs (each job takes a free one), without one a job per core.
+SNAKEMAKE := $(BIN)/python -m pel_core.cli.snakemake
+JOBS      := --cores "$$CORES" --resources "gpu=$${GPUS:-$$($(BIN)/python -m pel_core slots "$$CORES" $(ARGS))}"
+QUIET     := --quiet rules reason host
 
 .PHONY: study plan status unlock report show setup test test-fast test-cluster bench pages lint clean
 
 study: setup  ## train and evaluate what is missing, then build every table and figure
 	$(BIN)/python -m pel_core plan $(ARGS)
-	$(BIN)/snakemake --cores $(CORES) --resources gpu=$(AT_ONCE) $$(test -t 2 && echo --logger rich || echo --quiet rules reason host) \
-	    --config $(CHOICE)
+	$(SNAKEMAKE) $(JOBS) $(QUIET) --config $(CHOICE)
 	$(BIN)/python -m pel_core show $(ARGS)
 
 plan: setup  ## what would run, and what it would cost on this machine, whose speed is measured in seconds where no run has shown it
@@ -41,11 +43,11 @@ status: setup  ## what is done, running and failed, and how long the rest will t
 	$(BIN)/python -m pel_core status $(ARGS)
 
 unlock: setup  ## after Snakemake itself was killed ("Directory cannot be locked"), and no other one works here
-	$(BIN)/snakemake --unlock --config $(CHOICE)
+	$(SNAKEMAKE) --unlock --config $(CHOICE)
 
 report: setup  ## report.html: every table and figure with captions, and where each run comes from; runs what is missing
-	$(BIN)/snakemake provenance --cores $(CORES) --resources gpu=$(AT_ONCE) --quiet rules reason host --config $(CHOICE)
-	$(BIN)/snakemake provenance --report $(REPORT) --quiet all --config $(CHOICE)
+	$(SNAKEMAKE) provenance $(JOBS) $(QUIET) --config $(CHOICE)
+	$(SNAKEMAKE) provenance --report="$$REPORT" --quiet all --config $(CHOICE)
 
 show: setup  ## the finished tables on screen
 	$(BIN)/python -m pel_core show $(ARGS)
@@ -73,8 +75,8 @@ lint: setup
 setup: .venv/installed
 
 .venv/installed: requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "PEL-Lab needs Python 3.11 or newer")'
-	$(PYTHON) -m venv .venv
+	"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "PEL-Lab needs Python 3.11 or newer")'
+	"$$PYTHON" -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@

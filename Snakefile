@@ -10,6 +10,7 @@ import time
 from shlex import quote
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 # So that the rules and the jobs they start find the pel_core that lies beside this file, installed or not.
 sys.path.insert(0, str(workflow.basedir))
@@ -17,15 +18,19 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ
 
 from pel_core.studies import job_options
 from pel_core.fork_server import client as fork_server
-from pel_core.studies.config import submittable
+from pel_core.studies.config import make_results, submittable
+from pel_core.common.environment import settle_environment
 from pel_core.common.errors import PelError
 from pel_core.studies.failures import failures
 from pel_core.spec.results import OUTPUTS, metrics_file, slug_of
+from pel_core.studies.job_lines import tell_jobs
 from pel_core.studies.migrate import migrate
+from pel_core.studies.settings import typed_settings
 from pel_core.studies.study import load_settings
 
 try:
-    STUDY = load_settings(config)
+    SETTINGS = typed_settings(config, workflow.config_settings.config_args or [], sys.argv)
+    STUDY = load_settings(SETTINGS)
 except PelError as error:
     raise WorkflowError(str(error)) from None
 
@@ -34,6 +39,9 @@ STARTED = time.time()
 PYTHON, RESULTS, FIGURES = sys.executable, STUDY.results, STUDY.figures
 
 if workflow.is_main_process:
+    settle_environment()
+    if not workflow.dryrun:
+        tell_jobs(logger, [about.name.lower() for about in workflow.output_settings.quiet or ()])
     for line in migrate(RESULTS):
         print(line, file=sys.stderr)
     STUDY.check_scores()
@@ -52,12 +60,14 @@ include: "workflow/rules/report.smk"
 
 
 onstart:
+    if workflow.is_main_process:
+        make_results(RESULTS)
     # Small jobs on this machine's CPU share what they import; a cluster's nodes cannot.
     if workflow.is_main_process and workflow.local_exec:
         fork_server.offer(workflow.snakemake_tmp_dir)
     elif workflow.is_main_process:
         try:
-            submittable([*config.values(), workflow.basedir, os.getcwd()])
+            submittable([*SETTINGS.values(), workflow.basedir, os.getcwd()])
         except PelError as error:
             raise WorkflowError(str(error)) from None
 

@@ -89,3 +89,11 @@ def test_training_imports_none_of_the_slow_libraries():
     slow = ("open_clip", "timm", "torchvision", "pandas", "matplotlib", "pyarrow")
     code = f"import sys, pel_core.training.run; print([m for m in {slow} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_what_is_called_a_digit_can_be_read_as_one():
+    """``"²".isdigit()`` is true, and ``int("²")`` fails: a number is ASCII, or ``isdecimal``."""
+    for path in [*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "workflow").rglob("*.py")]:
+        for line in path.read_text().splitlines():
+            assert "isdigit()" not in line or "isascii()" in line, f"{path}: {line}"
+            assert "isnumeric()" not in line, f"{path}: {line}"

@@ -6,12 +6,14 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from tqdm import tqdm
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.logs import logger
+from pel_core.common.paths import expand_user
 from pel_core.common.problems import Problems
 from pel_core.data.datasets import LongTailed, split_name
 from pel_core.data.roots import expand_root
@@ -29,12 +31,13 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.action == "cache":
         from pel_core.ingest.cache_build import build
 
-        build(arguments.base, arguments.size, arguments.results, arguments.threads, bar)
+        build(arguments.base, arguments.size, arguments.results or Path("results"), arguments.threads, bar)
         return
     config = read_configuration(arguments.config)
     base = split_name(arguments.base)[0] if arguments.action != "prepare" else arguments.base
-    if arguments.root:
-        config = with_root(base, config, arguments.root)
+    if arguments.root is not None:
+        root = expand_user(arguments.root)
+        config = with_root(base, config, os.path.abspath(root) if "$" in root else root)
     datasets = declared(config)
     if base not in datasets:
         raise unknown("data set", base, datasets, "(one of your own is declared in a configuration: --config)")
@@ -51,12 +54,17 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         from pel_core.reporting.describe import describe
 
-        describe(base, datasets[base], config, arguments.out or Path("figures"))
+        describe(base, datasets[base], config, arguments.out or figures_folder(config, arguments.results))
 
 
 def read_configuration(path: str | None) -> dict[str, Any]:
     """A configuration by name or path, validated, as a study reads it; nothing without one."""
     return read_config(find(path), complete=False) if path else {}
+
+
+def figures_folder(config: Mapping[str, Any], results: Path | None) -> Path:
+    """Where figures go: beside the results that the command line names, else where the configuration says."""
+    return results / "figures" if results else Path(config.get("figures") or "figures")
 
 
 def with_root(base: str, config: Mapping[str, Any], root: str) -> dict[str, Any]:
@@ -72,7 +80,7 @@ def fetch(base: str, entry: LongTailed, config: Mapping[str, Any], mirror: str) 
     source, unsaid = open_source(base, entry, config), open_source(base, entry)
     source.fetch(mirror)
     root, usual = (Path(expand_root(each.given_root)) for each in (source, unsaid))
-    said = "" if root.exists() and usual.exists() and root.samefile(usual) else f" --root {root}"
+    said = "" if root.exists() and usual.exists() and root.samefile(usual) else f" --root {quote(str(root))}"
     print(f"Then: python -m pel_core data check {base}{said}")
 
 

@@ -1,7 +1,8 @@
 """Options of the command ``data``. Apart from what they start, which imports more."""
 
 import argparse
-from pathlib import Path
+
+from pel_core.common.paths import user_path
 
 ACTIONS = """\
 fetch     get what is free to download, with checksum and resume, and say what to get by hand
@@ -17,11 +18,19 @@ def data_options(sub: argparse.ArgumentParser) -> None:
     sub.description = ACTIONS
     sub.add_argument("action", choices=[line.split()[0] for line in ACTIONS.splitlines()])
     sub.add_argument("base", help="a data set's name without -irRATIO: every ratio is meant")
-    sub.add_argument("--out", type=Path, help="prepare: folder to write (needed); describe: folder of the figure (figures)")
+    sub.add_argument(
+        "--out",
+        type=user_path,
+        help="prepare: folder to write (needed); describe: folder of the figure",
+    )
     sub.add_argument("--root", help="the data set's own folder, instead of the configuration's or the one below PEL_DATA")
     sub.add_argument("--config", help="the study's configuration: data sets of your own and image folders")
     sub.add_argument("--check-images", default="sample", choices=("none", "sample", "all"), help="how many files to decode")
     sub.add_argument("--size", type=int, default=256, help="cache: pixels of the shorter side (256)")
-    sub.add_argument("--results", type=Path, default=Path("results"), help="cache: the folder that holds data/BASE (results)")
+    sub.add_argument(
+        "--results",
+        type=user_path,
+        help="cache: holds data/BASE (results); describe: its figures/ is drawn into",
+    )
     sub.add_argument("--threads", type=int, default=0, help="cache: how many decode at once (0: one per core)")
     sub.add_argument("--mirror", default="", help="fetch: an address that has the same files, by name; checksums stay")

@@ -12,12 +12,15 @@ from pathlib import Path
 
 from pel_core.cli import study_commands as report
 from pel_core.cli.data_options import data_options
+from pel_core.common.environment import settle_environment
 from pel_core.common.errors import PelError
 from pel_core.common.locales import print_anything
 from pel_core.common.logs import logger, set_verbosity
+from pel_core.common.paths import expand_user, user_path
 from pel_core.common.plugins import use_plugins
 from pel_core.common.renames import renamed_words
 from pel_core.common.signals import leaving
+from pel_core.models.backbones import expand_weights
 
 Arguments = argparse.Namespace
 
@@ -140,6 +143,10 @@ def _threads(count: int) -> None:
             sys.modules["torch"].set_num_threads(count)
 
 
+def _images(word: str) -> str:
+    return f"@{expand_user(word[1:])}" if word.startswith("@") else expand_user(word)
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands with their options."""
     root = argparse.ArgumentParser(prog="python -m pel_core", description=__doc__.splitlines()[0])
@@ -159,23 +166,27 @@ def parser() -> argparse.ArgumentParser:
         return sub
 
     sub = command(backbone, "name")
-    sub.add_argument("--out", required=True, type=Path, help="folder to write")
-    sub.add_argument("--weights", help="a local file or folder, or hf-hub:owner/name, instead of the registry's source")
-    sub.add_argument("--cache-dir", help="where downloads are kept")
+    sub.add_argument("--out", required=True, type=user_path, help="folder to write")
+    sub.add_argument(
+        "--weights", type=expand_weights, help="a local file or folder, or hf-hub:owner/name, instead of the registry's source"
+    )
+    sub.add_argument("--cache-dir", type=expand_user, help="where downloads are kept")
     sub = command(text)
-    sub.add_argument("--backbone-dir", required=True, type=Path)
-    sub.add_argument("--data-dir", required=True, type=Path)
+    sub.add_argument("--backbone-dir", required=True, type=user_path)
+    sub.add_argument("--data-dir", required=True, type=user_path)
     sub.add_argument("--prompt", default="default", help="default, classname, ensemble or descriptions")
-    sub.add_argument("--descriptions", help="JSON file of sentences for each class name, with --prompt descriptions")
-    sub.add_argument("--out", required=True, type=Path)
-    sub.add_argument("--weights", help="the weights the backbone was made from, as there")
-    sub.add_argument("--cache-dir", help="where downloads are kept")
+    sub.add_argument(
+        "--descriptions", type=expand_user, help="JSON file of sentences for each class name, with --prompt descriptions"
+    )
+    sub.add_argument("--out", required=True, type=user_path)
+    sub.add_argument("--weights", type=expand_weights, help="the weights the backbone was made from, as there")
+    sub.add_argument("--cache-dir", type=expand_user, help="where downloads are kept")
     data_options(command(data))
     told = "put them between the marks of these Markdown files"
-    command(options).add_argument("--write", type=Path, nargs="+", metavar="FILE", help=told)
+    command(options).add_argument("--write", type=user_path, nargs="+", metavar="FILE", help=told)
     for function in (train, evaluate):
         sub = command(function, "run")
-        sub.add_argument("--results", default="results", type=Path)
+        sub.add_argument("--results", default="results", type=user_path)
         sub.add_argument("--device", default="auto", help="auto (a free GPU, locked; else the CPU), cpu, cuda or cuda:N")
         sub.add_argument("--gpu-share", type=float, default=1.0, help="the part of a GPU it needs, with --device auto (1)")
         sub.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's own choice)")
@@ -196,19 +207,23 @@ def parser() -> argparse.ArgumentParser:
     )
     sub = command(score)
     sub.add_argument("run", nargs="*", metavar="RUN", help="runs by name, or @FILE with one a line (all that are out of date)")
-    sub.add_argument("--results", default="results", type=Path)
+    sub.add_argument("--results", default="results", type=user_path)
     sub.add_argument("--accept", action="append", default=[], metavar="RUN", help="a run whose result of another version stays")
     sub.add_argument("--threads", type=int, default=1, help="runs that are scored at once (1)")
-    sub.add_argument("--stamp", type=Path, help="a file to write at the end (snakemake's)")
+    sub.add_argument("--stamp", type=user_path, help="a file to write at the end (snakemake's)")
     sub = command(predict)
-    sub.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, 'patterns', or @FILE with a path a line")
-    sub.add_argument("--run", required=True, help="a run by name (in full or as its study writes it), or its folder")
+    sub.add_argument(
+        "images", nargs="+", type=_images, metavar="IMAGE", help="files, folders, 'patterns', or @FILE with a path a line"
+    )
+    sub.add_argument(
+        "--run", required=True, type=expand_user, help="a run by name (in full or as its study writes it), or its folder"
+    )
     told = "the evaluation in words, e.g. tte=tencrop.expand=4, or default (as recorded)"
     sub.add_argument("--evaluation", default="", metavar="OPTIONS", help=told)
     sub.add_argument("--study", help="of several runs or evaluations, those of this study alone (of --config: report)")
     sub.add_argument("--config", help="... on this configuration (of --study: demo)")
-    sub.add_argument("--results", default="results", type=Path, help="the folder that holds it and its backbone (results)")
-    sub.add_argument("--out", type=Path, help="a .csv or .parquet file to write instead of printing a table")
+    sub.add_argument("--results", default="results", type=user_path, help="the folder that holds it and its backbone (results)")
+    sub.add_argument("--out", type=user_path, help="a .csv or .parquet file to write instead of printing a table")
     sub.add_argument("--top", type=int, default=5, help="how many classes to tell of each image (5)")
     sub.add_argument("--device", default="auto", help="auto (a free GPU, locked; else the CPU), cpu, cuda or cuda:N")
     sub.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's own choice)")
@@ -228,10 +243,11 @@ def main(words: Sequence[str] | None = None) -> int:
     """
     print_anything()
     words = renamed_words(sys.argv[1:] if words is None else words)
-    arguments = parser().parse_args(words)
-    arguments.words = words
-    set_verbosity(arguments.verbose - arguments.quiet)
     try:
+        arguments = parser().parse_args(words)
+        arguments.words = words
+        set_verbosity(arguments.verbose - arguments.quiet)
+        settle_environment()
         use_plugins(arguments.plugins)
         clock = time.monotonic()
         arguments.function(arguments)

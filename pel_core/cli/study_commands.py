@@ -132,7 +132,7 @@ def slots(arguments: Arguments) -> None:
     from pel_core.studies.config import find, read_config
     from pel_core.studies.job_options import slots as count
 
-    if not arguments.cores.isdigit():
+    if not (arguments.cores.isascii() and arguments.cores.isdigit()):
         raise PelError(f"slots: found {arguments.cores}, expected a number of CPU cores")
     print(count(read_config(find(arguments.config)), int(arguments.cores)))
 

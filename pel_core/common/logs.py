@@ -24,7 +24,8 @@ class _StandardError(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(OSError, ValueError):
-            print(self.format(record), file=sys.stderr, flush=True)
+            sys.stderr.write(f"{self.format(record)}\n")  # at once: other threads write too, Snakemake's for one
+            sys.stderr.flush()
 
 
 def set_verbosity(steps: int = 0) -> None:

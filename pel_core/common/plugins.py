@@ -18,6 +18,7 @@ from typing import Any
 
 from pel_core.common.errors import PelError
 from pel_core.common.logs import logger
+from pel_core.common.paths import expand_user
 from pel_core.common.registry import PLUGIN_MODULES, Entry, Plugin, all_registries
 
 VARIABLE = "PEL_PLUGINS"
@@ -37,7 +38,9 @@ def use_plugins(files: Iterable[str] = ()) -> None:
         PelError: a file does not exist or fails to import, or defines an entry that is there already.
     """
     given = [part for text in (*files, os.environ.get(VARIABLE, "")) for part in str(text).split(os.pathsep) if part]
-    paths = list(dict.fromkeys(os.path.abspath(os.path.expanduser(part)) for part in given))
+    paths = list(dict.fromkeys(os.path.abspath(expand_user(part)) for part in given))
+    if parted := [path for path in paths if os.pathsep in path]:
+        raise PelError(f"the plugin {parted[0]}: a path that holds '{os.pathsep}' cannot be passed on to jobs; move the file")
     for path in paths:
         load_file(path)
     if paths:

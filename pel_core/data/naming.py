@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pel_core.common.errors import PelError, unknown
+from pel_core.common.paths import user_path
 from pel_core.data.lists import read_class_names
 
 # Two pairs of ImageNet's 1,000 classes share a name in the usual list; of each, the second word of WordNet's synset.
@@ -51,7 +52,7 @@ def located(config: dict[str, Any], path: str | Path) -> dict[str, Any]:
     """The configuration with the files of ``naming`` found relative to the configuration file at ``path``."""
     for options in (config.get("naming") or {}).values():
         if isinstance(options, dict) and options.get("file"):
-            options["file"] = str(Path(path).parent / Path(options["file"]).expanduser())
+            options["file"] = str(Path(path).parent / user_path(options["file"]))
     return config
 
 

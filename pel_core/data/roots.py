@@ -9,17 +9,34 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from string import Template
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, write_json
+from pel_core.common.paths import expand_user
 
 
 def expand_root(root: str) -> str:
-    """A folder as the user gave it, with ``~`` and environment variables filled in; a variable that is not set is an error."""
-    path = os.path.expandvars(os.path.expanduser(root))
-    if "$" in path:
+    """A folder as the user gave it, with environment variables and ``~`` filled in.
+
+    What a variable holds is taken as it is, but for a ``~`` that it begins with: PEL_DATA may be ``~/a$b``. A path in full that
+    is there is taken as it is too.
+
+    Raises:
+        PelError: a variable that is not set, or a path that is there with and without its variables filled in.
+    """
+    try:
+        filled = expand_user(Template(root).substitute(os.environ))
+    except (KeyError, ValueError):
+        filled = ""
+    literal = expand_user(root)
+    if filled != literal and os.path.isabs(literal) and os.path.exists(literal):
+        if filled and os.path.exists(filled):
+            raise PelError(f"folder '{root}' may be {literal} or {filled}, and both are there; rename one, or name a link to it")
+        filled = literal
+    if not filled:
         raise PelError(f"folder '{root}' names an environment variable that is not set")
-    return path.rstrip("/") or "/"
+    return filled.rstrip("/") or "/"
 
 
 def write_root(folder: str | Path, root: str) -> None:

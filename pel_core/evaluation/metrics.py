@@ -247,7 +247,7 @@ def gmean(scored: Scored) -> float:
 )
 def gmean_floor(scored: Scored) -> float:
     """Geometric mean of the classes' accuracies, each at least 0.001 %, as `hmean` has it."""
-    return float(np.exp(np.mean(np.log(np.maximum(scored.seen, CLASS_FLOOR)))))
+    return float(geometric(np.maximum(scored.seen, CLASS_FLOOR)))
 
 
 @metric("ece", "Expected calibration error (%)", "lower", definition=BINNED, absent=NO_IMAGE)
@@ -280,7 +280,7 @@ def f1(hits: np.ndarray, images: np.ndarray, answers: np.ndarray) -> np.ndarray:
 
 def harmonic(accuracies: np.ndarray) -> np.ndarray:
     """Harmonic mean over classes of accuracies in percent."""
-    return 1 / np.mean(1 / np.maximum(accuracies, HMEAN_FLOOR), axis=0)
+    return 1 / np.mean(1 / np.maximum(accuracies, CLASS_FLOOR), axis=0)
 
 
 def geometric(accuracies: np.ndarray) -> np.ndarray:

@@ -8,11 +8,11 @@ device that it declares. The kernel drops the locks when the process ends, howev
 import fcntl
 import math
 import os
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pel_core.common.environment import own_folder
 from pel_core.common.errors import PelError
 from pel_core.common.logs import logger
 
@@ -45,13 +45,10 @@ def lock_folder() -> Path:
     Raises:
         PelError: somebody else made the folder.
     """
-    # Not TMPDIR where it can be helped: two shells may set it differently, and their jobs must see each other.
-    root = Path("/tmp") if os.access("/tmp", os.W_OK) else Path(tempfile.gettempdir())
-    folder = root / f"pel-lab-gpus-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise PelError(f"{folder} is not yours, so GPUs cannot be locked there; remove it, or name a device: --device cuda:0")
-    return folder
+    try:
+        return own_folder("pel-lab-gpus")
+    except PelError as error:
+        raise PelError(f"GPUs cannot be locked: {error}, or name a device: --device cuda:0") from None
 
 
 def assigned(asked: int, visible: int, environment: Mapping[str, str] = os.environ) -> bool:

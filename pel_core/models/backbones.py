@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from pel_core.common.errors import PelError
+from pel_core.common.paths import expand_user
 from pel_core.common.registry import Registry
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -120,14 +121,22 @@ def find_backbone(name: str) -> Backbone:
     return BACKBONES.entry(name).value
 
 
-HUB = "hf-hub:"
+HUB, LOCAL_DIR = "hf-hub:", "local-dir:"
 
 
 def local_weights(given: str | None) -> Path | None:
     """The file or folder that a ``weights`` value names, ``local-dir:FOLDER`` included; None for none and for a hub name."""
     if given is None or str(given).startswith(HUB):
         return None
-    return Path(str(given).removeprefix("local-dir:"))
+    return Path(str(given).removeprefix(LOCAL_DIR))
+
+
+def expand_weights(given: str) -> str:
+    """What names weights, with ``~`` filled in: a file or folder, ``local-dir:`` before it or not, or ``hf-hub:owner/name``."""
+    if given.startswith(HUB):
+        return given
+    path = given.removeprefix(LOCAL_DIR)
+    return f"{LOCAL_DIR if path != given else ''}{expand_user(path)}"
 
 
 # The hub's repository of each backbone's weights, which open_clip and timm themselves would ask for.

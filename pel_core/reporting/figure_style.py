@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +46,8 @@ STYLE: dict[str, Any] = {
 @contextmanager
 def style() -> Iterator[None]:
     """Draw in this style, whatever the caller's settings are, and without a screen."""
+    if "matplotlib" not in sys.modules:
+        os.environ["MPLBACKEND"] = "Agg"  # an import fails where a notebook's is set that is not installed here
     import matplotlib
 
     matplotlib.use("Agg")

@@ -59,7 +59,7 @@ def lookup(record: Mapping[str, Any], path: str) -> Any:
     for index, word in enumerate(words):
         if isinstance(here, Mapping) and (rest := ".".join(words[index:])) in here:
             return here[rest]  # a knob's name holds a point: spec.loss.gamma
-        if isinstance(here, list) and word.isdigit() and int(word) < len(here):
+        if isinstance(here, list) and word.isascii() and word.isdigit() and int(word) < len(here):
             here = here[int(word)]
         elif isinstance(here, list) and word == "last" and here:
             here = here[-1]

@@ -4,22 +4,26 @@ Torch-free and pandas-free, as all that Snakemake's planning imports.
 """
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pel_core.common.errors import PelError, unknown
+from pel_core.common.files import write_text
+from pel_core.common.paths import expand_user, user_path
 from pel_core.common.renames import renamed_keys
 from pel_core.common.yaml_files import load_yaml
 from pel_core.data.datasets import DATASETS
 from pel_core.data.naming import located
-from pel_core.models.backbones import BACKBONES
+from pel_core.models.backbones import BACKBONES, expand_weights
 from pel_core.studies import job_options
 from pel_core.studies.schema.configuration import Configuration
 from pel_core.studies.schema.study_file import study_model
 from pel_core.studies.schema.validation import validate
 
 WORKFLOW = Path(__file__).resolve().parents[2] / "workflow"
+MOST_SEEDS = 10_000
 SIZES = ("full", "small")  # of a configuration: real backbones and budgets, or the demo's
 
 
@@ -29,7 +33,7 @@ def find(name: str | Path) -> Path:
     Raises:
         PelError: there is none; the message lists the names there are.
     """
-    given = Path(name)
+    given = user_path(name)
     folders = (Path("workflow/config"), WORKFLOW / "config")
     candidates = [given, *(folder / f"{name}.yaml" for folder in folders)]
     for path in candidates:
@@ -49,18 +53,29 @@ def shown(path: str | Path) -> str:
         return str(path)
 
 
+def make_results(folder: Path) -> None:
+    """Make a results folder that is not there, with a .gitignore of its own, so that git ignores it whatever it is called.
+
+    The repository's own ``results`` follows the repository's rules.
+    """
+    if not folder.exists() and folder.resolve() != WORKFLOW.parent / "results":
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / ".gitignore", "*\n")
+
+
 def parse_seeds(given: Any) -> list[int]:
-    """Seeds from a command line or YAML: ``"0,1,2"``, ``[0, 1]`` or ``3``.
+    """Seeds from a command line or YAML: ``"0,1,2"``, ``"0, 1"``, ``"0 1"``, ``"0..4"`` (0 to 4), ``[0, 1]`` or ``3``.
 
     Raises:
         PelError: something else, a negative or a repeated seed.
     """
-    words = (
-        [word.strip() for word in given.split(",")] if isinstance(given, str) else given if isinstance(given, list) else [given]
-    )
-    seeds = [int(word) for word in map(str, words) if word.isdigit()]
-    if len(seeds) != len(words) or len(set(seeds)) != len(seeds) or not seeds:
-        raise PelError(f"seeds={given}: expected different whole numbers, e.g. seeds=0,1,2")
+    parts = re.split(r"\s*,\s*|\s+", given.strip()) if isinstance(given, str) else given if isinstance(given, list) else [given]
+    ranges = [re.fullmatch(r"([0-9]{1,18})(?:\.\.([0-9]{1,18}))?", str(part)) for part in parts]
+    ends = [(int(found[1]), int(found[2] or found[1])) for found in ranges if found]
+    count = sum(last - first + 1 for first, last in ends)
+    seeds = [seed for first, last in ends for seed in range(first, last + 1)] if count <= MOST_SEEDS else []
+    if len(ends) != len(parts) or any(last < first for first, last in ends) or len(set(seeds)) != len(seeds) or not seeds:
+        raise PelError(f"seeds={given}: expected different whole numbers, e.g. seeds=0,1,2 or seeds=0..4; at most {MOST_SEEDS:,}")
     return seeds
 
 
@@ -131,9 +146,10 @@ def read_config(path: Path, complete: bool = True) -> dict[str, Any]:
     except PelError as error:
         raise PelError(f"{shown(path)}: {error}") from None
     if "weights" in values:
-        values["weights"] = {name: os.path.expandvars(os.path.expanduser(file)) for name, file in values["weights"].items()}
+        values["weights"] = {name: expand_weights(os.path.expandvars(file)) for name, file in values["weights"].items()}
     if "cache_dir" in values:
-        values["cache_dir"] = os.path.expandvars(os.path.expanduser(values["cache_dir"]))
+        values["cache_dir"] = expand_user(os.path.expandvars(values["cache_dir"]))
+    values.update({key: expand_user(values[key]) for key in ("results", "figures") if key in values})
     return located(values, path)
 
 

@@ -14,6 +14,7 @@ from pel_core.hardware.devices import device_name, pick_device
 from pel_core.hardware.process_group import ProcessGroup
 from pel_core.models.vit import ViT
 from pel_core.spec.run_spec import RunSpec
+from pel_core.studies.config import make_results
 from pel_core.studies.cost import forward_gflop, throughput_file, training_gflop
 from pel_core.training.classifier import build, cast_frozen_weights
 from pel_core.training.loop import predict
@@ -43,6 +44,7 @@ def measure_throughput(spec: RunSpec, results: Path, threads: int, device: str =
     name = device_name(target)
     record = {"train": train, "evaluate": evaluate, "device": name, "batch": batch, "precision": spec.precision}
     known.setdefault(socket.gethostname(), {})[spec.backbone] = record
+    make_results(results)
     write_json(path, known)
     speeds = f"{train:,.0f} GFLOP/s in training ({spec.precision}), {evaluate:,.0f} in evaluation"
     return f"{spec.backbone} on {name}: {speeds}"

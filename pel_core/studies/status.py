@@ -120,15 +120,23 @@ def last_line(log: Path, output: Path) -> str | None:
     try:
         if output.is_file() and output.stat().st_mtime >= log.stat().st_mtime:
             return None
+    except OSError:
+        return None
+    lines = log_lines(log)
+    if not lines or not (ENDS.match(lines[-1]) or "Traceback (most recent call last)" in "\n".join(lines)):
+        return None
+    return lines[-1]
+
+
+def log_lines(log: Path) -> list[str]:
+    """The last lines of a log, without empty ones; none of a file that cannot be read."""
+    try:
         with open(log, "rb") as handle:
             handle.seek(max(0, handle.seek(0, os.SEEK_END) - TAIL))
             text = handle.read().decode(errors="replace")
     except OSError:
-        return None
-    lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
-    if not lines or not (ENDS.match(lines[-1]) or "Traceback (most recent call last)" in text):
-        return None
-    return lines[-1]
+        return []
+    return [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
 
 
 def look(study: Study, now: float) -> tuple[Found, dict[str, dict[str, Any]]]:

@@ -14,6 +14,7 @@ from typing import Any
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import read_json
 from pel_core.common.fingerprints import canonical, fingerprint
+from pel_core.common.paths import user_path
 from pel_core.common.plugins import use_plugins
 from pel_core.common.versions import STAGES, TRAIN, made_by, stale
 from pel_core.data.datasets import find_dataset, split_name
@@ -289,7 +290,7 @@ class Study:
         if not file:
             hint = f"descriptions: {{{base}: FILE.json}}"
             raise PelError(f"{shown(self.config_path)}: the prompt 'descriptions' needs sentences for the classes: {hint}")
-        return [carried("descriptions", self.config_path.parent / Path(file).expanduser())]
+        return [carried("descriptions", self.config_path.parent / user_path(file))]
 
     def _sentences(self, slug: str) -> list[str]:
         spec = self.spec(slug)

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,8 @@ from own_trees import draw, fill, write
 
 from pel_core.cli.main import main
 from pel_core.common.errors import PelError
+from pel_core.data.datasets import open_prepared
+from pel_core.data.roots import expand_root
 from pel_core.ingest.entries import user_kinds
 from pel_core.ingest.prepare import prepare
 from pel_core.ingest.sources.lists import ListsOptions
@@ -52,6 +53,39 @@ def test_the_shipped_study_on_a_folder(tree, tmp_path, plain):
 def test_the_ablations_run_on_ones_own_images(study, config):
     made = load(study, config)
     assert made.specs and {spec.dataset for spec in made.specs.values()} == {"mine"}
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_a_folder_may_be_called_anything(tmp_path, plain, monkeypatch, table):
+    """``DATA='~/x'`` is at home, and a dollar sign in what a variable holds is one."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tree = fill(tmp_path / "$HOME/it's 100% $mine")
+    rows = [[str(path.relative_to(tree)), path.parent.name] for path in sorted(tree.rglob("*.png"))]
+    file = "/$labels.csv" if table else ""
+    write(tree / "$labels.csv", [["path", "label"], *rows])
+    if not table:
+        (tree / "$labels.csv").unlink()
+    monkeypatch.setenv("PEL_DATA", f"~/$HOME/it's 100% $mine{file}")
+    study = load_settings({"study": "own-table", "config": "own", "results": tmp_path / "results"})
+    assert json.loads(os.environ["PEL_ROOTS"]) == {"mine": str(tree)}
+    prepare("mine", tmp_path / "out", study.config)
+    made = open_prepared(tmp_path / "out", "mine")
+    assert len(made.train.labels) + len(made.test.labels) == len(rows) == 16
+    assert main(["data", "describe", "mine", "--config", "own", "--root", f"{tree}{file}", "--results", str(tmp_path / "r")]) == 0
+    assert (tmp_path / "r/figures/mine-classes.pdf").is_file()
+
+
+def test_a_folder_that_may_be_two_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("X", "there")
+    assert expand_root(f"{tmp_path}/$X") == f"{tmp_path}/there"
+    (tmp_path / "$X").mkdir()
+    assert expand_root(f"{tmp_path}/$X") == f"{tmp_path}/$X"
+    (tmp_path / "there").mkdir()
+    with pytest.raises(PelError, match="both are there"):
+        expand_root(f"{tmp_path}/$X")
+    for text in ("$NO_SUCH_VARIABLE/x", "a$ b", "${"):
+        with pytest.raises(PelError, match="names an environment variable that is not set"):
+            expand_root(text)
 
 
 def test_describe_reads_the_images_that_are_named(tmp_path, capsys, monkeypatch):
@@ -121,25 +155,6 @@ def test_other_images_do_not_slip_into_the_same_results(tree, tmp_path, plain):
     assert load_settings({**settings, "root": tree}).data_params("mine") != before
 
 
-def test_a_makefile_that_asks_for_the_right_study():
-
-    if not shutil.which("make"):
-        pytest.skip("needs make")
-    root = Path(__file__).parents[2]
-
-    def told(*words: str) -> Counter:
-        done = subprocess.run(["make", "-n", "study", *words], cwd=root, capture_output=True, text=True, check=True)
-        return Counter(word for line in done.stdout.splitlines() if "--config" in line for word in line.split())
-
-    assert told("DATA=/some where/it's")["study=own-table"] == told("DATA=x")["config=own"] == 1
-    assert told("DATA=x", "CONFIG=images")["study=report"] == told("DATA=x", "CONFIG=images")["config=images"] == 1
-    assert told()["config=demo"] == told()["study=report"] == 1
-    mini = told("DATA=x", "STUDY=losses", "BACKBONE=clip-mini")
-    assert mini["backbone=clip-mini"] == mini["config=own-mini"] == mini["study=losses"] == 1
-    empty = subprocess.run(["make", "-n", "study", "DATA="], cwd=root, capture_output=True, text=True, check=False)
-    assert empty.returncode and "DATA is empty" in empty.stderr  # and the demo's ten minutes do not start
-
-
 def test_the_configurations_in_the_docs_are_possible(tmp_path):
     text = (Path(__file__).parents[2] / "docs/own-data.md").read_text(encoding="utf-8")
     examples = [part.split("```")[0] for part in text.split("```yaml\n")[1:]]
@@ -200,5 +215,5 @@ def test_from_a_table_of_images_to_a_table_of_numbers(tree, tmp_path):
     snakemake(tree / "my; labels.csv")
     text = (tmp_path / "results/tables/small.md").read_text()
     assert "As found" in text and "–" in text and "Head: none, no class is in this group (more than 100 training images)" in text
-    moved = tree.rename(tmp_path / "it's moved")
+    moved = tree.rename(tmp_path / "it's $moved 100%")
     assert "Nothing to be done" in snakemake(moved / "my; labels.csv", "-n")

@@ -215,12 +215,31 @@ def test_keys_may_be_shared_by_anchors_and_merged(tmp_path):
     assert load_yaml(tmp_path / "a.yaml")["other"] == {"x": 2}
 
 
-@pytest.mark.parametrize(("given", "seeds"), [("0,1", [0, 1]), (3, [3]), ([1, 2], [1, 2]), ("0, 5", [0, 5])])
+@pytest.mark.parametrize(
+    ("given", "seeds"),
+    [
+        ("0,1", [0, 1]),
+        (3, [3]),
+        ([1, 2], [1, 2]),
+        ("0, 5", [0, 5]),
+        ("0, 1", [0, 1]),
+        ("0 1", [0, 1]),
+        (" 3  1 ,2 ", [3, 1, 2]),
+        ("0..4", [0, 1, 2, 3, 4]),
+        ("7,0..2 9..9", [7, 0, 1, 2, 9]),
+    ],
+)
 def test_seeds_as_they_come_from_a_command_line(given, seeds):
     assert parse_seeds(given) == seeds
 
 
-@pytest.mark.parametrize("given", ["", "a", "0,0", "-1", [0.5], "0,,1"])
+DIGITS = ["²", "٣", "1²"]  # of which int() reads some
+RANGES = ["4..0", "0..", "0...4", "0..4,3", "0..999999999"]
+
+
+@pytest.mark.parametrize(
+    "given", ["", " ", "a", "0,0", "-1", [0.5], "0,,1", "0,", "0_1", "1.0", True, "9" * 5000, *DIGITS, *RANGES]
+)
 def test_seeds_that_are_none(given):
     with pytest.raises(PelError, match="expected different whole numbers"):
         parse_seeds(given)

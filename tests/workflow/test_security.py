@@ -23,7 +23,7 @@ from pel_core.studies.study import load, load_settings
 
 ROOT = Path(__file__).parents[2]
 # Spaces, both quotes, a command after `;`, `&` or `|`, both substitutions, globs, a comment, a backslash.
-HOSTILE = "-a b'c\"d; touch pwned; $(touch pwned) `touch pwned` & touch pwned | touch pwned > pwned ~ * ? [x]#x \\ !"
+HOSTILE = "-a% b'cé\"d; touch pwned; $(touch pwned) `touch pwned` & touch pwned | touch pwned > pwned ~ * ? [x]#x \\ !"
 BRACES = HOSTILE + " {wildcards} {{x}} {params.key}"
 STUDY = """
 title: Hostile
@@ -53,10 +53,11 @@ def dump(**values) -> str:
     return yaml.safe_dump({"title": "Hostile", "backbone": "toy", "seeds": [0], "data": {"small": "toy"}, **values})
 
 
-def snakemake(folder: Path, code: Path, *words: str, study: str = "study.yaml", config: str = "config.yaml"):
+def snakemake(folder: Path, code: Path, *words: str, **settings: str):
+    settings = {"study": "study.yaml", "config": "config.yaml", **settings}
     profile = ROOT / "workflow" / "profiles" / "default"
     command = [sys.executable, "-m", "snakemake", "-s", str(code / "Snakefile"), "--workflow-profile", str(profile), *words]
-    command += ["--cores", "2", "--resources", "gpu=2", "--config", f"study={study}", f"config={config}"]
+    command += ["--cores", "2", "--resources", "gpu=2", "--config", *(f"{key}={value}" for key, value in settings.items())]
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PEL_DATA")}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
 
@@ -83,10 +84,8 @@ def test_hostile_names_pass_through_every_rule_as_they_are(fake, tmp_path):
     (work / study).write_text(STUDY)
     sentences = f"{HOSTILE}.json"
     (work / sentences).write_text("{}")
-    (work / config).write_text(
-        dump(results=HOSTILE, figures=f"figures {HOSTILE}", recipe={"prompt": "descriptions"}, descriptions={"toy": sentences})
-    )
-    done = snakemake(work, fake, study=study, config=config)
+    (work / config).write_text(dump(recipe={"prompt": "descriptions"}, descriptions={"toy": sentences}))
+    done = snakemake(work, fake, study=study, config=config, results=HOSTILE, figures=f"figures {HOSTILE}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert not list(tmp_path.rglob("pwned"))
     assert (work / HOSTILE / "tables" / "one.csv").is_file()

@@ -336,6 +336,20 @@ def test_a_slip_is_one_clear_error_before_anything_is_planned(lab, edit, setting
     assert "Job stats" not in text
 
 
+def test_a_job_that_ends_is_one_line_with_its_run_and_result(lab):
+    done = lab.snakemake("--cores", "1", "--resources", "gpu=1", "--quiet", "rules", "reason", "host", results="other results")
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if re.match(r"\[\d+/19\] ", line)]
+    assert [line.split("/")[0] for line in lines] == [f"[{i}" for i in range(1, 20)]
+    accuracy = json.loads((lab.work / "other results/runs/toy-ir20.toy.ssf-ln.s0/metrics.json").read_text())["metrics"]["overall"]
+    predicted = [line for line in lines if "predict toy-ir20.toy.ssf-ln.s0: " in line]
+    assert len(predicted) == 1 and f": accuracy {accuracy:.1f} %, " in predicted[0]
+    assert "19 jobs to do: " in done.stderr
+    for chatter in ("Finished jobid", "steps (", "Select jobs", "Execute ", "rule train"):
+        assert chatter not in done.stderr
+    assert (lab.work / "other results/.gitignore").read_text() == "*\n"
+
+
 @pytest.mark.slow
 def test_why_jobs_failed_is_told_once_at_the_end(lab):
     """Also under `--quiet rules`, as make calls it, which hides what Snakemake shows of a job that failed."""
@@ -343,8 +357,22 @@ def test_why_jobs_failed_is_told_once_at_the_end(lab):
     for ratio in (10, 20):
         shutil.rmtree(lab.work / f"results/runs/toy-ir{ratio}.toy.ssf-ln.s0")
     done = lab.snakemake("--cores", "2", "--resources", "gpu=2", "--quiet", "rules", "reason", "host", "--keep-going")
-    assert done.returncode != 0 and (done.stdout + done.stderr).count("the cheese is out") == 1
+    told = done.stderr.splitlines()
+    assert done.returncode != 0 and done.stderr.count("the cheese is out") == 2  # when it happens, and at the end
     assert "error: the cheese is out  (results/logs/toy-ir" in done.stderr and "train.log and 1 more)" in done.stderr
+    failed = [line for line in told if "FAILED" in line]
+    assert len(failed) == 2 and failed[1].endswith("train.log") and "FAILED for the same reason: " in failed[1]
+    run = r"toy-ir\d0\.toy\.ssf-ln\.s0"
+    assert re.fullmatch(rf"\[1/\d+\] train {run} FAILED: results/logs/{run}\.train\.log", failed[0])
+    assert told[told.index(failed[0]) + 1] == "    error: the cheese is out" and "CalledProcessError" not in done.stderr
+
+
+@pytest.mark.parametrize("results", ["2024_01_15", "1.10", "1e3", "it's $5 100%"])
+def test_a_results_folder_is_called_as_it_was_typed(lab, results):
+    done = lab.snakemake("-n", results=results)
+    outputs = re.findall(r"^ +output: (\S.*)$", done.stdout + done.stderr, flags=re.M)
+    assert done.returncode == 0 and outputs
+    assert all(output.startswith(f"{results}/") for output in outputs)  # figures too: they lie with their results
 
 
 def test_an_undeclared_run_is_refused_by_name(lab):

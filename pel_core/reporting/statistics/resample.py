@@ -15,7 +15,7 @@ from functools import cache, cached_property, lru_cache, partial
 
 import numpy as np
 
-from pel_core.evaluation.metrics import CALIBRATION_BINS, calibration, f1, geometric, harmonic
+from pel_core.evaluation.metrics import CALIBRATION_BINS, CLASS_FLOOR, calibration, f1, geometric, harmonic
 from pel_core.evaluation.predictions import Predictions
 from pel_core.reporting.statistics.image_part import strata_of
 from pel_core.reporting.statistics.runs import Images, Lazy, Run
@@ -143,6 +143,7 @@ BY_COUNTS: dict[str, Callable[[Sums, slice], np.ndarray]] = {
     "worst_class": lambda sums, at: sums.seen(at).min(axis=0),
     "hmean": lambda sums, at: harmonic(sums.seen(at)),
     "gmean": lambda sums, at: geometric(sums.seen(at)),
+    "gmean_floor": lambda sums, at: geometric(np.maximum(sums.seen(at), CLASS_FLOOR)),
     "ece": lambda sums, at: calibration(sums.gaps[:, at], sums.images[:, at]),
 }
 
