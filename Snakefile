@@ -21,11 +21,12 @@ from pel_core.studies.config import submittable
 from pel_core.common.errors import PelError
 from pel_core.studies.failures import failures
 from pel_core.spec.results import OUTPUTS, metrics_file, slug_of
+from pel_core.studies.inputs import told
 from pel_core.studies.migrate import migrate
 from pel_core.studies.study import load_settings
 
 try:
-    STUDY = load_settings(config)
+    STUDY = load_settings(config, compare=workflow.is_main_process)
 except PelError as error:
     raise WorkflowError(str(error)) from None
 
@@ -37,6 +38,10 @@ if workflow.is_main_process:
     for line in migrate(RESULTS):
         print(line, file=sys.stderr)
     STUDY.check_scores()
+    # What is of other data or weights is made again whatever Snakemake remembers: as if --forcerun named it.
+    stale = STUDY.stale()
+    print(*told(stale), sep="\n", end="\n" if stale else "", file=sys.stderr)
+    workflow.dag_settings.forcerun = frozenset(workflow.dag_settings.forcerun) | stale.keys()
 
 
 def uncompared(value):

@@ -40,7 +40,7 @@ def user_content(source: "UserSource", found: Catalogue, check_images: str, prob
     entry = source.options
     names = class_names(source, found)
     splits = divide(entry, found)
-    content = Content(names, {})
+    content = Content(names, {}, root=found.root)
     sizes = {split: lists.check_files(found.root, images, problems=problems) for split, images in splits.items()}
     for split, images in splits.items():
         decode_images(found.root, images, sizes[split], check_images, problems)
