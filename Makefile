@@ -18,7 +18,7 @@ PARALLEL ?= -n auto --dist loadfile
 CHOICE := study=$(STUDY) config=$(CONFIG) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(BACKBONE),backbone=$(BACKBONE)) \
     $(if $(WEIGHTS),weights='$(WEIGHTS)') $(if $(PLUGINS),plugins='$(PLUGINS)') $(if $(RESULTS),results='$(RESULTS)') $(if $(FIGURES),figures='$(FIGURES)')
 ARGS   := --study $(STUDY) --config $(CONFIG) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(BACKBONE),--backbone $(BACKBONE)) \
-    $(if $(RESULTS),--results '$(RESULTS)') $(if $(FIGURES),--figures '$(FIGURES)') $(if $(PLUGINS),--plugins '$(PLUGINS)')
+    $(if $(WEIGHTS),--weights '$(WEIGHTS)') $(if $(RESULTS),--results '$(RESULTS)') $(if $(FIGURES),--figures '$(FIGURES)') $(if $(PLUGINS),--plugins '$(PLUGINS)')
 ifneq ($(DATA),)
 export PEL_DATA := $(DATA)
 else ifeq ($(origin DATA),command line)

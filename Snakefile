@@ -38,10 +38,18 @@ if workflow.is_main_process:
     for line in migrate(RESULTS):
         print(line, file=sys.stderr)
     STUDY.check_scores()
-    # What is of other data or weights is made again whatever Snakemake remembers: as if --forcerun named it.
-    stale = STUDY.stale()
-    print(*told(stale), sep="\n", end="\n" if stale else "", file=sys.stderr)
-    workflow.dag_settings.forcerun = frozenset(workflow.dag_settings.forcerun) | stale.keys()
+    os.environ["PEL_COMPARED"] = "yes"
+    STALE = STUDY.stale()
+    for line in told(STALE):
+        print(line, file=sys.stderr)
+
+
+def compared(inputs):
+    """The inputs of a rule, once Snakemake knows which files are of other data or weights than there are now: these are made
+    again whatever it remembers, as if --forcerun named them. Settings of the call are not there yet when this file is read."""
+    if workflow.is_main_process:
+        workflow.dag.forcefiles.update(STALE)
+    return inputs
 
 
 def uncompared(value):

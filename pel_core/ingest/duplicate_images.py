@@ -36,9 +36,8 @@ def duplicate_notes(root: str, splits: Mapping[str, ImageList], sizes: Mapping[s
     if check == "none":
         return []
     if check == "sample" and (many := sum(map(len, alike))) > MOST:
-        return [
-            f"not looked for images that are there twice, as {many:,} share their size with another; --check-images all looks"
-        ]
+        why = f"{many:,} share their size with another; --check-images all looks"
+        return [f"not looked for images that are there twice, since {why}"]
 
     def path(image: Image) -> str:
         return os.path.join(root, splits[image[0]].paths[image[1]])

@@ -88,10 +88,10 @@ def require_same_place(folder: str | Path, base: str, root: str) -> None:
     path = Path(folder) / "root.json"
     if not path.is_file():
         return
-    was = read_json(path, ("was",))["was"]
-    if was != expand_root(root):
+    was, now = read_json(path, ("was",))["was"], expand_root(root)
+    if was != now:
         raise PelError(
-            f"data set '{base}': {folder} was prepared from {was}, and {root} holds other images; choose another "
+            f"data set '{base}': {folder} was prepared from {was}, and {now} holds other images; choose another "
             "results folder for them (make study RESULTS=FOLDER, or --config results=FOLDER), "
             f"or delete {folder} to make everything again from the new ones"
         )

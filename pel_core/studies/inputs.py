@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, sha256, write_json
+from pel_core.common.logs import logger
 from pel_core.data.datasets import split_name
 from pel_core.ingest.contents import changed_files
 from pel_core.ingest.identity import data_params, is_other, keep_params, other_params, require_same_place
@@ -142,6 +143,21 @@ def _records(study: "Study", slug: str) -> Iterator[tuple[str, Path, Any]]:
     if spec.trains:
         yield study.delta(slug), run_folder(study.results, spec.train.slug) / "train.json", spec.train
     yield str(metrics_file(study.results, slug)), metrics_file(study.results, slug), spec
+
+
+def require_same_data(study: "Study", name: str) -> None:
+    """See that an artefact is not drawn from runs on images that have changed since. Images that are not here are not compared,
+    which is said.
+
+    Raises:
+        PelError: they have changed.
+    """
+    for base, why in study.try_inputs().items():
+        if (study.results / "data" / base / "data.json").is_file():
+            logger.info("note: %s is drawn without a look at the images of %s: %s", name, base, why)
+    for slug in study.artefact(name).specs:
+        if (other := study.others.get(study.prepared(slug)["data"])) and not study.accepted(slug):
+            raise PelError(f"{name}: {other}. Start snakemake (or make study), which makes again what was made from it")
 
 
 def told(stale: dict[str, str]) -> list[str]:

@@ -118,7 +118,6 @@ def last_line(log: Path, output: Path) -> str | None:
 
 def look(study: Study, now: float) -> tuple[Found, dict[str, dict[str, Any]]]:
     """Sort the study's runs; also the leases of those that run."""
-    study.try_inputs()
     found, leases = Found(), read_leases(study.results)
     live = {slug: lease for slug, lease in leases.items() if alive(lease, now)}
     for slug, spec in study.specs.items():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from own_trees import CLASSES, counts, draw, fill, make
+from PIL import Image
 
 from pel_core.common.errors import PelError
 from pel_core.ingest.entries import declared

@@ -89,12 +89,14 @@ class Walk:
     def files(self, folder: str, files: Iterable[os.DirEntry]) -> Iterator[tuple[str, int]]:
         """Those of a folder's files that are images, as ``images``."""
         for entry in files:
-            suffix = os.path.splitext(entry.name)[1].lower()
+            name = entry.name  # of a million files: a call saved is half a second
+            suffix = name[name.rfind(".") :].lower() if "." in name else ""
             if suffix not in SUFFIXES:
                 self.others[suffix or "no suffix"] += 1
                 continue
-            name = f"{folder}/{entry.name}" if folder else entry.name
-            check_path(name)
+            name = f"{folder}/{name}" if folder else name
+            if not name.isascii() or not name.isprintable():
+                check_path(name)
             try:
                 yield name, entry.stat().st_size
             except OSError as error:
