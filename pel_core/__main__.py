@@ -10,5 +10,5 @@ if (status := client.ask(sys.argv[1:])) is not None:
 from pel_core.cli.main import main
 from pel_core.common.signals import exit_cleanly
 
-exit_cleanly()
-sys.exit(main())
+with exit_cleanly():
+    sys.exit(main())

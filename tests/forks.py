@@ -83,9 +83,9 @@ class Child:
 def _child(words: list[str], prepare: Callable[[], None]) -> int:
     """The body of a child: as ``python -m pel_core`` does it, without a new interpreter."""
     try:
-        exit_cleanly()
-        prepare()
-        status = main(words)
+        with exit_cleanly():
+            prepare()
+            status = main(words)
     except SystemExit as leaving:
         status = leaving.code if isinstance(leaving.code, int) else 1
     except BaseException:

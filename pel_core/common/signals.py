@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -51,18 +52,53 @@ class Requests:
 
 # Signals that `exit_cleanly` has met: what goes wrong after one, in a library's own clean-up, is no error.
 leaving: list[int] = []
+# Seconds after which it is looked whether the exit that a signal asked for is still under way.
+AGAIN = 0.05
 
 
-def exit_cleanly() -> None:
-    """Let TERM and USR1 unwind like an interruption, so that temporary files and leases are removed. Statuses 143 and 138."""
+@contextlib.contextmanager
+def exit_cleanly() -> Iterator[None]:
+    """Let TERM and USR1 unwind like an interruption, so that temporary files and leases are removed. Statuses 143 and 138.
+
+    A signal may come while Python finalises an object, or inside a library's bare ``except``: there the exit is swallowed and
+    the program would go on. So it is asked for again until this block is left.
+    """
+    goodbye = SystemExit()
 
     def leave(number: int, frame: FrameType | None) -> None:
+        if not leaving:
+            _tell(f"error: stopped by {signal.Signals(number).name}; nothing half-done was kept")
+            goodbye.code = 128 + number
         leaving.append(number)
-        _tell(f"error: stopped by {signal.Signals(number).name}; nothing half-done was kept")
-        sys.exit(128 + number)
+        signal.setitimer(signal.ITIMER_REAL, AGAIN, AGAIN)
+        raise goodbye
+
+    def look_again(number: int, frame: FrameType | None) -> None:
+        if goodbye not in _handled():
+            raise goodbye
+
+    def hush(unraisable: Any) -> None:
+        if unraisable.exc_value is not goodbye:
+            sys.__unraisablehook__(unraisable)
 
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, leave)
+    signal.signal(signal.SIGALRM, look_again)
+    signal.siginterrupt(signal.SIGALRM, False)
+    sys.unraisablehook = hush
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _handled() -> list[BaseException]:
+    """The exceptions that are being handled now: an exit that unwinds through a ``finally`` is among them."""
+    error, found = sys.exc_info()[1], []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__context__
+    return found
 
 
 def _tell(text: str) -> None:

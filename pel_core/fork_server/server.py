@@ -122,9 +122,9 @@ def _run(words: list[str]) -> int:
 
     if threads := os.environ.get("OMP_NUM_THREADS"):  # OpenMP read it when torch was imported, of the first job
         torch.set_num_threads(int(threads))
-    exit_cleanly()
     try:
-        return main(words)
+        with exit_cleanly():
+            return main(words)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(bool(stop.code))
     except BaseException:
