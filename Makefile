@@ -19,7 +19,7 @@ PARALLEL ?= -n auto --dist loadfile
 CHOICE := "study=$$STUDY" "config=$$CONFIG" $${SEEDS:+"seeds=$$SEEDS"} $${BACKBONE:+"backbone=$$BACKBONE"} \
     $${WEIGHTS:+"weights=$$WEIGHTS"} $${PLUGINS:+"plugins=$$PLUGINS"} $${RESULTS:+"results=$$RESULTS"} $${FIGURES:+"figures=$$FIGURES"}
 ARGS   := "--study=$$STUDY" "--config=$$CONFIG" $${SEEDS:+"--seeds=$$SEEDS"} $${BACKBONE:+"--backbone=$$BACKBONE"} \
-    $${PLUGINS:+"--plugins=$$PLUGINS"} $${RESULTS:+"--results=$$RESULTS"} $${FIGURES:+"--figures=$$FIGURES"}
+    $${WEIGHTS:+"--weights=$$WEIGHTS"} $${PLUGINS:+"--plugins=$$PLUGINS"} $${RESULTS:+"--results=$$RESULTS"} $${FIGURES:+"--figures=$$FIGURES"}
 ifneq ($(DATA),)
 export PEL_DATA := $(DATA)
 endif

@@ -24,13 +24,14 @@ from pel_core.common.errors import PelError
 from pel_core.studies.failures import failures
 from pel_core.spec.results import OUTPUTS, metrics_file, slug_of
 from pel_core.studies.job_lines import tell_jobs
+from pel_core.studies.inputs import told
 from pel_core.studies.migrate import migrate
 from pel_core.studies.settings import typed_settings
 from pel_core.studies.study import load_settings
 
 try:
     SETTINGS = typed_settings(config, workflow.config_settings.config_args or [], sys.argv)
-    STUDY = load_settings(SETTINGS)
+    STUDY = load_settings(SETTINGS, compare=workflow.is_main_process)
 except PelError as error:
     raise WorkflowError(str(error)) from None
 
@@ -45,6 +46,18 @@ if workflow.is_main_process:
     for line in migrate(RESULTS):
         print(line, file=sys.stderr)
     STUDY.check_scores()
+    os.environ["PEL_COMPARED"] = "yes"
+    STALE = STUDY.stale()
+    for line in told(STALE):
+        print(line, file=sys.stderr)
+
+
+def compared(inputs):
+    """The inputs of a rule, once Snakemake knows which files are of other data or weights than there are now: these are made
+    again whatever it remembers, as if --forcerun named them. Settings of the call are not there yet when this file is read."""
+    if workflow.is_main_process:
+        workflow.dag.forcefiles.update(STALE)
+    return inputs
 
 
 def uncompared(value):

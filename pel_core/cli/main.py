@@ -28,8 +28,12 @@ Arguments = argparse.Namespace
 def backbone(arguments: Arguments) -> None:
     """Convert a backbone's weights for training."""
     from pel_core.models.weights import prepare_backbone
+    from pel_core.studies.inputs import write_weights_source
+    from pel_core.studies.provenance import backbone_params
 
+    params = backbone_params(arguments.name, arguments.weights)  # before they are read
     prepare_backbone(arguments.name, arguments.out, arguments.weights, arguments.cache_dir)
+    write_weights_source(arguments.out, params)
 
 
 def text(arguments: Arguments) -> None:

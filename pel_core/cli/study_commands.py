@@ -1,6 +1,7 @@
 """Commands that draw (table, figure, compare, claims, partial) and tell (plan, status, show): COMMANDS of ``cli/main.py``."""
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ if TYPE_CHECKING:  # planning's imports are for the commands that plan; training
     from pel_core.studies.study import Study
 
 Arguments = argparse.Namespace
+COMPARED = "PEL_COMPARED"  # Snakemake's jobs find it set: the inputs were looked at when they were planned
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -22,6 +24,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--config", default="demo", help="a name under workflow/config or a path (demo)")
     command.add_argument("--seeds", help="instead of the config's, e.g. 0,1,2")
     command.add_argument("--backbone", help="instead of the config's")
+    command.add_argument("--weights", help="of that backbone: a file or folder, or a hub name; instead of the config's")
     command.add_argument("--results", help="the results folder, instead of the config's")
     command.add_argument("--figures", help="the figures folder, instead of the config's")
 
@@ -30,7 +33,7 @@ def open_study(arguments: Arguments) -> "Study":
     """The study that the options choose."""
     from pel_core.studies.study import load
 
-    chosen = {name: getattr(arguments, name) for name in ("seeds", "backbone", "results", "figures")}
+    chosen = {name: getattr(arguments, name) for name in ("seeds", "backbone", "weights", "results", "figures")}
     return load(arguments.study, arguments.config, **chosen)
 
 
@@ -205,4 +208,8 @@ def _require(study: "Study", name: str, *forms: Form) -> None:
 
 
 def _draw(study: "Study", name: str) -> None:
+    if not os.environ.get(COMPARED):
+        from pel_core.studies.inputs import require_same_data
+
+        require_same_data(study, name)
     study.artefact(name).how.draw(study, name, study.folder(name))

@@ -7,7 +7,7 @@ workflow's planning reads it. Shapes: N images, H x W pixels, C classes.
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -22,6 +22,7 @@ from pel_core.common.registry import Registry
 from pel_core.common.versions import check_versions
 from pel_core.data.image_cache import CachedImages
 from pel_core.data.lists import ImageList, check_files, digest
+from pel_core.data.manifest import make_manifest, read_manifest, renew
 from pel_core.data.roots import read_root
 from pel_core.data.sampling import long_tail_counts, long_tail_subset, shot_groups
 from pel_core.demo.stand_ins import STAND_INS
@@ -189,11 +190,15 @@ class Prepared:
         return chosen
 
 
-def open_prepared(folder: str | Path, name: str) -> Prepared:
+def open_prepared(folder: str | Path, name: str, compare: Collection[str] = ()) -> Prepared:
     """Open what ``prepare`` wrote for the base of ``name``. Images stay on disk until they are read.
 
+    Args:
+        compare: the splits (train, val, test) whose image files are to be those that were prepared, as `require_unchanged` sees
+            it; where images moved, all are.
+
     Raises:
-        PelError: the folder is missing, incomplete or of another format or data set, or the ratio is not there.
+        PelError: the folder is missing, incomplete or of another format or data set, the ratio is not there, or files are others.
     """
     folder = Path(folder)
     base, ratio = split_name(name)
@@ -203,7 +208,7 @@ def open_prepared(folder: str | Path, name: str) -> Prepared:
         if (key := f"{ratio:g}" if ratio else "") not in counts:
             known = ", ".join(f"{base}-ir{r}" if r else base for r in counts)
             raise PelError(f"data set '{name}' is not in {folder}; it holds {known}")
-        train = _open_split(folder, about, train_split(about, name))
+        train = _open_split(folder, about, train_split(about, name), "train" in compare)
         train_counts = np.array(counts[key], np.int64)
         reference = counts[f"{about['groups_from']:g}"] if about["groups_from"] else train_counts
     else:
@@ -219,8 +224,8 @@ def open_prepared(folder: str | Path, name: str) -> Prepared:
         class_names=about["class_names"],
         native_resolution=about["native_resolution"],
         train=train,
-        test=_open_split(folder, about, "test"),
-        val=_open_split(folder, about, "val") if "val.npz" in about["files"] else None,
+        test=_open_split(folder, about, "test", "test" in compare),
+        val=_open_split(folder, about, "val", "val" in compare) if "val.npz" in about["files"] else None,
         train_counts=train_counts,
         groups=shot_groups(reference),
         sha256=content_hash(about, name),
@@ -262,16 +267,48 @@ def read_about(folder: Path, base: str) -> dict[str, Any]:
     return about
 
 
-def _open_split(folder: Path, about: Mapping[str, Any], name: str) -> Split:
+def _open_split(folder: Path, about: Mapping[str, Any], name: str, compare: bool = False) -> Split:
     with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
         labels = arrays["labels"]
         if "paths" not in arrays:
             # Mapped copy-on-write: jobs of one machine share the pages, and torch takes the array as it is.
             return Split(labels, images=np.load(folder / f"images-{name}.npy", mmap_mode="c", allow_pickle=False))
     root, images, moved = image_list(folder, about, name)
-    if moved and digest(images, check_files(root, images)) != about["digests"][name]:
-        raise PelError(f"the images under {root} are not those that {folder} was prepared from: the sizes of files differ")
+    if moved or compare:
+        require_unchanged(folder, about, name)
     return Split(labels, paths=[f"{root}/{path}" for path in images.paths])
+
+
+def require_unchanged(folder: Path, about: Mapping[str, Any], name: str) -> None:
+    """See that the image files of a split are, by content, those that it was prepared from.
+
+    Only files whose size or times are others than the manifest has are read. Of a folder that was prepared before there were
+    manifests, and that no planning has looked at since, sizes are compared.
+
+    Raises:
+        PelError: a file is another one, or cannot be used.
+    """
+    root, images, _ = image_list(folder, about, name)
+    manifest = read_manifest(folder)
+    if manifest is not None and name not in manifest.rows:
+        return  # its images lie in the prepared folder itself
+    if manifest is not None:
+        changed = renew(manifest, root, manifest.rows[name]).changed
+        if not len(changed):
+            return
+        wrong = [manifest.paths[row] for row in changed.tolist()]
+        check_files(root, ImageList(images.source, wrong, np.zeros(len(wrong), np.int64)))  # one that is not there is said so
+        what = f"{len(wrong)} of them hold something else, such as {wrong[0]}"
+    else:
+        sizes = check_files(root, images)
+        made = make_manifest(root, {name: images.paths}) if digest(images, sizes) != about["digests"][name] else None
+        if made is None or digest(images, sizes, made.of(name)) == about["digests"][name]:
+            return
+        what = "sizes or contents of files differ"
+    raise PelError(
+        f"the images under {root} are not those that {folder} was prepared from: {what}. Start snakemake (or make study) again, "
+        "which prepares them and makes again what was made from the earlier ones, or put these back"
+    )
 
 
 def image_list(folder: Path, about: Mapping[str, Any], name: str) -> tuple[str, ImageList, bool]:

@@ -238,9 +238,12 @@ def _look(real_root: str, name: str, outside: Container[str]) -> tuple[int, str,
     return status.st_size, "" if status.st_size else "empty", ""
 
 
-def digest(images: ImageList, sizes: np.ndarray) -> str:
-    """SHA-256 over paths, labels and file sizes (N,) of a list: what identifies its images without reading them all."""
-    content = "\n".join(images.paths).encode() + images.labels.tobytes() + sizes.tobytes()
+def digest(images: ImageList, sizes: np.ndarray, contents: bytes = b"") -> str:
+    """SHA-256 over paths, labels and file sizes (N,) of a list, and the digests of its files' contents one after the other.
+
+    Without contents it is what a data set had that was prepared before files were known by content.
+    """
+    content = "\n".join(images.paths).encode() + images.labels.tobytes() + sizes.tobytes() + contents
     return hashlib.sha256(content).hexdigest()
 
 

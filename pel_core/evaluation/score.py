@@ -21,7 +21,7 @@ from pel_core.evaluation.metrics import score_predictions
 from pel_core.evaluation.outputs import write_outputs
 from pel_core.evaluation.predictions import read_predictions
 from pel_core.spec.plugins import other_plugins
-from pel_core.spec.results import head_is_scored, needs_score, result_files, run_folder, scoring, slug_of
+from pel_core.spec.results import head_is_scored, inputs_of, needs_score, result_files, run_folder, scoring, slug_of
 from pel_core.spec.run_spec import RunSpec, differences
 from pel_core.training.model_card import write_card
 
@@ -54,7 +54,12 @@ def score_run(spec: RunSpec, results: Path, data: Prepared | None = None, replac
     predictions = read_predictions(folder / "logits.safetensors")
     metrics = score_predictions(predictions, data.groups)
     made = {stage: number for stage, number in made_by(record).items() if spec.trains or stage != "train"}
-    head = {"slug": spec.slug, "versions": made | versions("score"), "scored": scoring()}  # first, for `needs_score`
+    head = {
+        "slug": spec.slug,
+        "versions": made | versions("score"),
+        "scored": scoring(),
+        "inputs": inputs_of(record),
+    }  # first, for planning
     tail = {key: record[key] for key in ("training", "evaluation", "environment")}
     rest = {key: value for key, value in record.items() if key not in {*head, *tail, "engine", "metrics"}}
     record = head | rest | {"metrics": metrics} | tail

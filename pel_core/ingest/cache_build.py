@@ -24,9 +24,8 @@ from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, replace_file, sha256, write_json
 from pel_core.common.logs import logger
 from pel_core.common.versions import versions
-from pel_core.data.datasets import image_list, read_about
+from pel_core.data.datasets import image_list, read_about, require_unchanged
 from pel_core.data.image_cache import FORMAT, cache_folder, offsets
-from pel_core.data.lists import check_files, digest
 from pel_core.data.transforms import load_rgb, resized
 from pel_core.hardware.cores import usable_cpus
 from pel_core.hardware.lease import Lease
@@ -98,10 +97,8 @@ def _files(data: Path, about: dict[str, Any]) -> Files:
     numbers: dict[str, int] = {}
     rows = {}
     for split in (name.removesuffix(".npz") for name in about["files"]):
+        require_unchanged(data, about, split)
         root, images, _ = image_list(data, about, split)
-        if digest(images, check_files(root, images)) != about["digests"][split]:
-            again = f"prepare '{about['name']}' again"
-            raise PelError(f"the images under {root} are not those that {data} was prepared from: {again}")
         paths = [os.path.join(root, path) for path in images.paths]
         rows[split] = np.array([numbers.setdefault(path, len(numbers)) for path in paths], np.int64)
     return Files(list(numbers), rows)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pel_core.common.fingerprints import canonical, departing_fields, fingerprin
 from pel_core.common.plugins import used
 from pel_core.data.datasets import DATASETS, FORMAT, LongTailed
 from pel_core.data.naming import naming_of
+from pel_core.data.roots import expand_root
 from pel_core.ingest.sources import SOURCES, open_source
 
 
@@ -41,32 +43,55 @@ def _naming(base: str, config: Mapping[str, Any]) -> dict[str, Any]:
     return {"naming": options} if options else {}
 
 
-def write_source(folder: str | Path, root: str, params: str) -> None:
+def write_source(folder: str | Path, root: str | None, params: str) -> None:
     """Say what a folder was prepared from: where that lies, and what it is known by (`data_params`)."""
-    write_json(Path(folder) / "source.json", {"root": root, "source": json.loads(params)["source"]})
+    write_json(Path(folder) / "source.json", {"root": root, "source": json.loads(params)["source"], "params": params})
+
+
+def other_params(folder: str | Path, params: str) -> str:
+    """What of ``params`` is other than what a prepared folder was made from, in words; empty where nothing is, or is known."""
+    path = Path(folder) / "source.json"
+    if not path.is_file() or not (Path(folder) / "data.json").is_file():
+        return ""
+    stored, now = read_json(path, ("source",)), json.loads(params)
+    if stored["source"] != now["source"]:
+        return "paths, sizes, lists or tables are others"
+    if "params" not in stored:  # of before all of them were kept
+        return ""
+    was = json.loads(stored["params"])
+    other = [key for key in sorted({*was, *now}) if was.get(key) != now.get(key)]
+    return f"declared otherwise ({', '.join(other)})" if other else ""
 
 
 def is_other(folder: str | Path, params: str) -> bool:
-    """Whether a prepared folder was made from other content than ``params`` tell of; False where nothing is prepared."""
+    """Whether a prepared folder was made from another source (paths, sizes, a table) than ``params`` tell of."""
     path = Path(folder) / "source.json"
     return path.is_file() and read_json(path, ("source",))["source"] != json.loads(params)["source"]
 
 
-def require_same_source(folder: str | Path, base: str, root: str, params: str) -> None:
+def keep_params(folder: str | Path, root: str | None, params: str) -> None:
+    """Write down what a folder was prepared from, where it is of before that was said in full, and nothing contradicts it."""
+    path, known = Path(folder) / "source.json", (Path(folder) / "data.json").is_file()
+    if known and not (path.is_file() and "params" in read_json(path)):
+        with suppress(OSError):  # a folder that may only be read: next time
+            write_source(folder, root, params)
+
+
+def require_same_place(folder: str | Path, base: str, root: str) -> None:
     """Refuse to prepare other images, from another place, over those that a results folder has runs of.
 
-    Images that changed where they are, or that moved, are the same data set: Snakemake prepares again what changed.
+    Images that changed where they are are the same data set: they are prepared again.
 
     Raises:
-        PelError: both differ; the message says how to keep the two apart.
+        PelError: they lie elsewhere; the message says how to keep the two apart.
     """
-    path = Path(folder) / "source.json"
+    path = Path(folder) / "root.json"
     if not path.is_file():
         return
-    was = read_json(path, ("root", "source"))
-    if was["root"] != root and was["source"] != json.loads(params)["source"]:
+    was, now = read_json(path, ("was",))["was"], expand_root(root)
+    if was != now:
         raise PelError(
-            f"data set '{base}': {folder} was prepared from {was['root']}, and {root} holds other images; choose another "
+            f"data set '{base}': {folder} was prepared from {was}, and {now} holds other images; choose another "
             "results folder for them (make study RESULTS=FOLDER, or --config results=FOLDER), "
             f"or delete {folder} to make everything again from the new ones"
         )

@@ -1,23 +1,27 @@
 """Preparing a data set: check or render it once, and leave a folder that a run opens in milliseconds.
 
 The folder holds, written in this order, ``train*.npz``, ``test.npz``, ``val.npz`` (labels, and paths where the images are
-files), ``images-train.npy`` and ``images-test.npy`` (uint8 (N, H, W, 3), where they are not), ``notes.json`` (what a person has
-to know), then ``data.json``. Images given as files are never copied. Shapes: N images, C classes.
+files), ``images-train.npy`` and ``images-test.npy`` (uint8 (N, H, W, 3), where they are not), ``manifest.npz`` (the files, by
+content), ``source.json`` (what the folder depends on), ``notes.json`` (what a person has to know), then ``data.json``. Images
+given as files are never copied. Shapes: N images, C classes.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pel_core.common.errors import unknown
+from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import replace_file, write_json
 from pel_core.common.logs import logger
 from pel_core.common.versions import versions
 from pel_core.data.datasets import FORMAT
+from pel_core.data.manifest import write_manifest
 from pel_core.data.naming import naming_of, renamed
 from pel_core.data.roots import write_root
+from pel_core.ingest.contents import know_by_content
 from pel_core.ingest.entries import declared
 from pel_core.ingest.identity import data_params, write_source
 from pel_core.ingest.notes import write_notes
@@ -51,12 +55,15 @@ def prepare(
         raise unknown("image check", check_images, CHECKS)
     out, entry = Path(out_dir), datasets[base]
     source = open_source(base, entry, config)
-    params = data_params(base, datasets, config or {}) if source.is_users else ""  # before anything is read
+    params = ""
+    with suppress(PelError):  # before anything is read; what is missing, reading tells with all the rest
+        params = data_params(base, datasets, config or {})
     source = source.locate()
     content = source.read(out, check_images)
     for note in content.notes:
         logger.info(note)
     names = renamed(base, content.class_names, naming_of(config, base), content.class_ids, content.folders)
+    manifest = know_by_content(content, source, out)
     (out / "data.json").unlink(missing_ok=True)  # only now: a failed check leaves an earlier folder whole
     if content.finish:
         content.finish()
@@ -83,8 +90,9 @@ def prepare(
     }
     if source.root is not None:
         write_root(out, source.root)
-    if source.is_users:
-        write_source(out, source.root, params)
+    if manifest is not None:
+        write_manifest(out, manifest)
+    write_source(out, source.root, params or data_params(base, datasets, config or {}))
     if base in ((config or {}).get("user_lists") or ()):
         about["user_lists"] = True  # the built-in name, but not the published lists
     write_notes(out, content.notes)

@@ -42,7 +42,7 @@ def user_content(source: "UserSource", found: Catalogue, check_images: str, prob
     entry = source.options
     names = class_names(source, found)
     splits = divide(entry, found)
-    content = Content(names, {})
+    content = Content(names, {}, root=found.root)
     for images in splits.values():
         require_readable(images.paths)
     sizes = {split: lists.check_files(found.root, images, problems=problems) for split, images in splits.items()}

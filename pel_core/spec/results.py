@@ -6,6 +6,7 @@ from the data and weights that lie prepared beside it.
 
 import hashlib
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -102,7 +103,8 @@ def scoring() -> str:
     return hashlib.sha256(" ".join([str(SCORE), *METRICS, *used(METRICS.entries()).values()]).encode()).hexdigest()[:12]
 
 
-HEAD = 1024  # bytes of a metrics.json that hold `scored`; reading 2,000 files whole would slow planning
+HEAD = 1024  # bytes of a record that hold `scored` and `inputs`; reading 2,000 files whole would slow planning
+INPUTS = re.compile(rb'"inputs": \{\s*"data": "([0-9a-f]{64})",\s*"backbone": "([0-9a-f]{64})"\s*\}')
 
 
 def needs_score(results: str | Path, spec: RunSpec, accept: Collection[str] = ()) -> bool:
@@ -221,18 +223,42 @@ def _is_result(record: Any) -> bool:
 
 
 def _other_inputs(record: Mapping[str, Any], spec: RunSpec, results: Path) -> str:
+    stored = {part: record.get(part, {}).get("sha256") for part in ("data", "backbone")}
+    if reason := _differing(stored, spec, results):
+        return f"{reason}. snakemake (make study) makes it again; or prepare the earlier one again"
+    return ""
+
+
+def read_other_inputs(path: Path, spec: RunSpec, results: Path) -> str:
+    """Whether the record in a file (train.json, metrics.json) is of other data or weights than are prepared now, and which, in
+    words; empty where it is not, says nothing of them, or is not there. Of a new record only the beginning is read."""
+    try:
+        with open(path, "rb") as handle:
+            head = INPUTS.search(handle.read(HEAD))
+        if head:
+            stored = {"data": head[1].decode(), "backbone": head[2].decode()}
+        else:
+            record = read_json(path)
+            stored = {part: record[part]["sha256"] for part in ("data", "backbone")}
+    except (PelError, OSError, KeyError, TypeError):
+        return ""  # not there, of another program, or damaged: whoever opens it says so
+    return _differing(stored, spec, results)
+
+
+def inputs_of(record: Mapping[str, Any]) -> dict[str, str]:
+    """What a record says of its inputs near its beginning, where planning reads it (`read_other_inputs`)."""
+    return {part: record[part]["sha256"] for part in ("data", "backbone")}
+
+
+def _differing(stored: Mapping[str, Any], spec: RunSpec, results: Path) -> str:
     base = split_name(spec.dataset)[0]
     now = {
         "data": _prepared_hash(results / "data" / base / "data.json", spec.dataset),
         "backbone": _prepared_hash(results / "backbones" / spec.backbone / "backbone.json", ""),
     }
     for part, word in (("data", f"data set {base}"), ("backbone", f"weights of {spec.backbone}")):
-        stored = record.get(part, {}).get("sha256")
-        if now[part] and stored != now[part]:
-            return (
-                f"made from another {word} ({str(stored)[:12]}) than is prepared now ({now[part][:12]}). "
-                "Delete the folder and run again, or prepare the earlier one again"
-            )
+        if now[part] and stored[part] != now[part]:
+            return f"made from another {word} ({str(stored[part])[:12]}) than is prepared now ({now[part][:12]})"
     return ""
 
 

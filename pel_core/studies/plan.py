@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pel_core.common.errors import PelError
-from pel_core.data.datasets import split_name
-from pel_core.ingest.identity import is_other
 from pel_core.ingest.sources import open_source
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.config import shown
@@ -25,13 +23,15 @@ def plan(study: Study) -> str:
         PelError: a split that runs are evaluated on is not there.
     """
     check_splits(study)
+    refused = study.try_inputs()
+    stale = study.stale()
     states = {slug: study.state(slug) for slug in study.specs}
     unscored = [slug for slug, state in states.items() if state == "to score"]
     done = [slug for slug, state in states.items() if state in ("done", "diverged")]
     missing = [study.specs[slug] for slug, state in states.items() if state not in ("done", "diverged", "to score")]
     unusable = {slug: state for slug, state in states.items() if state not in ("done", "diverged", "missing", "to score")}
     gone = sum(state == "diverged" for state in states.values())
-    to_train = {spec.train.slug: spec for spec in missing if spec.trains and not _trained(study, spec)}
+    to_train = {spec.train.slug: spec for spec in missing if spec.trains and not _trained(study, spec, stale)}
     again = f", to score again {len(unscored)} (seconds)" if unscored else ""
     lines = [
         f"{study.title}: {shown(study.path)} on {shown(study.config_path)} ({study.config['title']})",
@@ -48,23 +48,15 @@ def plan(study: Study) -> str:
         lines.append("Nothing is missing: tables and figures are drawn from what is there.")
     if missing:  # what is prepared could be
         lines += [f"But `make study` will fail: {found}" for found in study.outlines.values() if isinstance(found, PelError)]
-    lines += _own_images(study)
+    lines += [f"But {reason}. That, and what was made from it, is made again." for reason in study.others.values()]
+    lines += [f"But `make study` will not start: {why}" for base, why in refused.items() if _concerns(study, base)]
     return "\n".join(lines)
 
 
-def _own_images(study: Study) -> list[str]:
-    """What finished runs do not show: images of the user's own that changed, or are not there."""
-    lines = []
-    for base in sorted({split_name(spec.dataset)[0] for spec in study.specs.values()}):
-        if not open_source(base, study.bindings.datasets[base], study.config).is_users:
-            continue
-        try:
-            if is_other(folder := study.results / "data" / base, study.data_params(base)):
-                told = "its runs are made again where these are in the same place, and refused where they are in another"
-                lines.append(f"But the images of {base} are not those that {shown(folder)} was prepared from: {told}.")
-        except PelError as error:
-            lines.append(f"But `make study` will not start: {error}")
-    return lines
+def _concerns(study: Study, base: str) -> bool:
+    """Whether it says something that the images of a data set are not there: those of a published one may still come."""
+    is_users = open_source(base, study.bindings.datasets[base], study.config).is_users
+    return is_users or (study.results / "data" / base / "data.json").is_file()
 
 
 def _by_reason(study: Study) -> dict[str, list[str]]:
@@ -72,8 +64,11 @@ def _by_reason(study: Study) -> dict[str, list[str]]:
     return {reason: [name for name, why in study.left_out.items() if why == reason] for reason in reasons}
 
 
-def _trained(study: Study, spec: RunSpec) -> bool:
-    return Path(study.delta(spec.slug)).is_file()
+def _trained(study: Study, spec: RunSpec, stale: Mapping[str, str]) -> bool:
+    """Whether a training is there and, unless it is accepted by name, of the inputs there are now."""
+    delta = study.delta(spec.slug)
+    follows = not study.accepted(spec.slug) and any(file in study.others for file in study.prepared(spec.slug).values())
+    return Path(delta).is_file() and delta not in stale and not follows
 
 
 def _cost(study: Study, to_train: list[RunSpec], missing: list[RunSpec]) -> list[str]:

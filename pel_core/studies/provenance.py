@@ -54,14 +54,20 @@ def backbone_params(name: str, weights: str | None = None) -> str:
     # The interpolation is what upstream does, not what a run does.
     entry = {key: value for key, value in departing_fields(BACKBONES[name]).items() if key not in ("label", "interpolation")}
     hub = weights is not None and local_weights(weights) is None
-    prints = [weights] if hub else [fingerprint(path) for path in _weight_files(name, local_weights(weights))]
+    prints = [weights] if hub else [fingerprint(path) for path in weight_files(name, weights)]
     return canonical({"entry": entry, "weights": prints, **later_preparation()})
 
 
-def _weight_files(name: str, given: Path | None) -> list[Path]:
+def weight_files(name: str, weights: str | None) -> list[Path]:
+    """The bundled or local files that a backbone's weights are read from; none for weights of the hub.
+
+    Raises:
+        PelError: they do not exist.
+    """
+    given = local_weights(weights)
     if given is not None and not given.exists():
         raise PelError(f"weights of {name}: {given} does not exist")
-    if given is None and BACKBONES[name].source != "bundled":
+    if given is None and (weights is not None or BACKBONES[name].source != "bundled"):
         return []
     path = given if given is not None else BACKBONES[name].folder
     read = (".safetensors", ".bin", ".json", ".gz")  # of a model folder, not its card

@@ -5,7 +5,7 @@ Torch-free and pandas-free: Snakemake's planning imports it. Both files are vali
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from shlex import quote
@@ -20,7 +20,7 @@ from pel_core.common.versions import STAGES, TRAIN, made_by, stale
 from pel_core.data.datasets import find_dataset, split_name
 from pel_core.data.image_cache import cache_folder
 from pel_core.data.roots import tell_roots
-from pel_core.ingest.identity import data_params, require_same_source
+from pel_core.ingest.identity import data_params
 from pel_core.ingest.notes import data_notes, text_notes
 from pel_core.ingest.sources import Size, open_source, require_split
 from pel_core.ingest.user_outline import Outline
@@ -28,7 +28,7 @@ from pel_core.models.backbones import local_weights
 from pel_core.spec.outcomes import diverged, failed_file
 from pel_core.spec.results import OUTPUTS, invalid_reason, metrics_file, needs_score, read_record, run_folder, scoring
 from pel_core.spec.run_spec import RunSpec
-from pel_core.studies import provenance
+from pel_core.studies import inputs, provenance
 from pel_core.studies.artefacts import make_artefacts, make_bindings
 from pel_core.studies.cells import Artefact, Bindings
 from pel_core.studies.config import carried, find, read_config, read_study, shown
@@ -54,6 +54,9 @@ class Study:
     left_out: Mapping[str, str]
     reported: Mapping[str, Any]
     partial: bool = False  # whether artefacts are drawn from what there is, and say what is missing
+    # What `compare_inputs` found: the prepared files that are of other inputs, and why; and what each data set depends on.
+    others: dict[str, str] = field(default_factory=dict, compare=False)
+    params: dict[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -147,7 +150,12 @@ class Study:
     def diverged(self, slug: str) -> dict[str, Any] | None:
         """The record of a run's training that diverged; None where it did not, or the configuration is strict: then it is made
         again, and nothing is drawn without it."""
-        return None if self.config.get("strict") else diverged(self.results, slug, self.specs[slug])
+        record = None if self.config.get("strict") else diverged(self.results, slug, self.specs[slug])
+        return record if record and not self._of_others(slug) else None
+
+    def _of_others(self, slug: str) -> str:
+        """Why what a run reads is of other inputs than there are now; empty where it is not."""
+        return next((self.others[file] for file in self.prepared(slug).values() if file in self.others), "")
 
     def state(self, slug: str) -> str:
         """``done``, ``missing``, ``diverged``, ``to score`` (its predictions serve, its metrics are of another scoring), or why
@@ -157,6 +165,8 @@ class Study:
             return "diverged"
         if not path.is_file():
             return "missing"
+        if (other := self._of_others(slug)) and not self.accepted(slug):
+            return other
         if needs_score(self.results, self.specs[slug], self.accept):
             return "to score"
         try:
@@ -209,8 +219,8 @@ class Study:
                 stamp.unlink()
 
     def data_params(self, base: str) -> str:
-        """What a prepared data set depends on."""
-        return data_params(base, self.bindings.datasets, self.config)
+        """What a prepared data set depends on, as `compare_inputs` found it or as it is now."""
+        return self.params.get(base) or data_params(base, self.bindings.datasets, self.config)
 
     @property
     def check_images(self) -> str:
@@ -241,8 +251,30 @@ class Study:
         files = {"train.json": ("prepare", "train"), "metrics.json": tuple(STAGES)}
         return slug in self.accept and any(stale(self._stored(slug, file), stages) for file, stages in files.items())
 
+    def compare_inputs(self) -> None:
+        """Look whether prepared data and weights are of the inputs there are now (`inputs.other_inputs`), once a call of
+        planning, since it looks at every file. `state` knows then.
+
+        Raises:
+            PelError: images or lists that are not there, or other images, in another place, than those of this results folder.
+        """
+        if refused := self.try_inputs():
+            raise PelError(next(iter(refused.values())))
+
+    def try_inputs(self) -> dict[str, str]:
+        """As `compare_inputs`; returns what would be raised, by data set."""
+        refused: dict[str, str] = {}
+        self.params.clear()
+        self.others.clear()
+        self.others.update(inputs.other_inputs(self, refused))
+        return refused
+
+    def stale(self) -> dict[str, str]:
+        """Every file of the study that has to be made again since it is of other inputs, and why, after `compare_inputs`."""
+        return self.others | inputs.other_runs(self, self.others)
+
     def check_sources(self) -> None:
-        """See that what the preparation reads is there (weights that are named, image folders, list files), and tell jobs where.
+        """See that what the preparation reads is there (weights that are named, image folders), and tell jobs where.
 
         Raises:
             PelError: something is missing; the message names it and the key that says where it is, or a split what to do.
@@ -253,12 +285,9 @@ class Study:
         entries = {base: self.bindings.datasets[base] for base in {split_name(spec.dataset)[0] for spec in self.specs.values()}}
         roots = {}
         for base, entry in sorted(entries.items()):
-            params, source = self.data_params(base), open_source(base, entry, self.config)
-            if source.root is None:
-                continue
-            roots[base] = source.locate().root
-            if source.is_users:
-                require_same_source(self.results / "data" / base, base, roots[base], params)
+            source = open_source(base, entry, self.config)
+            if source.root is not None:
+                roots[base] = source.locate().root
         check_splits(self)
         tell_roots(roots)
 
@@ -354,15 +383,22 @@ def _check_accepted(study: Study) -> None:
             raise PelError(f"{shown(study.config_path)}: accept: {error}") from None
 
 
-def load_settings(settings: Mapping[str, Any]) -> Study:
+def load_settings(settings: Mapping[str, Any], compare: bool = True) -> Study:
     """``load`` from what ``snakemake --config`` was given; ``plugins`` are loaded first.
 
+    Args:
+        compare: whether to look if what is prepared is of the inputs there are now. The processes in which Snakemake runs its
+            jobs leave that to the one that planned them.
+
     Raises:
-        PelError: an unknown setting, weights or lists that do not exist, or as ``load``.
+        PelError: an unknown setting, weights or lists that do not exist, other images than those of the results folder, from
+            another place, or as ``load``.
     """
     check_settings(settings)
     use_plugins(listed(settings.get("plugins")))
     carried("working folder", Path.cwd())  # Snakemake's own records lie there
     study = load(**settings)
     study.check_sources()
+    if compare:
+        study.compare_inputs()
     return study

@@ -25,7 +25,7 @@ from pel_core.models.inits import INITS, images_for
 from pel_core.models.vit import ViT
 from pel_core.models.weights import load_vit
 from pel_core.spec.plugins import other_plugins, with_plugins
-from pel_core.spec.results import run_folder
+from pel_core.spec.results import inputs_of, run_folder
 from pel_core.spec.run_spec import RunSpec, completed, differences
 from pel_core.training.classifier import Classifier, adapter_dim, build
 from pel_core.training.prefix_cache import PrefixCache
@@ -47,7 +47,9 @@ def load(
         raise PelError(
             f"data set '{base}' is not prepared: run `python -m pel_core data prepare {base} --out {results}/data/{base}`"
         )
-    data = at_native(open_prepared(results / "data" / base, spec.dataset), spec.native)
+    # What is read from files has to be what was prepared; decoded images are those that they were decoded from.
+    compare = () if spec.image_cache else ("train",) if fresh else (spec.split,)
+    data = at_native(open_prepared(results / "data" / base, spec.dataset, compare), spec.native)
     data = decoded(data, results, spec.image_cache)
     vit, text, info = load_vit(results / "backbones" / spec.backbone, spec.resolution)
     if spec.needs_text:
@@ -214,7 +216,12 @@ def describe(spec: RunSpec, data: Prepared, info: dict[str, Any], classifier: Cl
         "source_sha256": info["source"].get("sha256"),
     }
     parameters = classifier.census() | {"adapter_dim": adapter_dim(spec, len(data.class_names))}
-    record = {"slug": spec.slug, "versions": versions("prepare", "train"), "spec": spec.to_json(), **with_plugins(spec)}
+    record = {
+        "slug": spec.slug,
+        "inputs": inputs_of({"data": dataset, "backbone": backbone}),
+        "versions": versions("prepare", "train"),
+    }
+    record |= {"spec": spec.to_json(), **with_plugins(spec)}
     if info.get("descriptions"):
         record["descriptions"] = info["descriptions"]  # SHA-256 of the file with the sentences that the head starts from
     return record | {"data": dataset, "backbone": backbone, "parameters": parameters}

@@ -372,8 +372,12 @@ def test_what_cannot_be_used_is_told(lab, damage):
 
 def test_an_image_that_cannot_be_decoded_is_named(lab, capsys):
     path = Path(paths(lab, "train")[3])
-    path.write_bytes(b"\xff\xd8\xff" + bytes(path.stat().st_size - 3))  # of the same size, so that only decoding shows it
-    folder = build(lab, status=1)
+    path.write_bytes(b"\xff\xd8\xff" + bytes(path.stat().st_size - 3))
+    folder = build(lab, status=1)  # other content than was prepared, though of the same size
+    assert "are not those that" in capsys.readouterr().err
+    words = ["--config", f"{lab.parent}/images/config.yaml", "--check-images", "none"]
+    assert main(["data", "prepare", "mine", "--out", f"{lab}/data/mine", *words]) == 0
+    build(lab, status=1)
     assert f"image {path} cannot be decoded" in capsys.readouterr().err and not (folder / "cache.json").exists()
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from own_trees import CLASSES, counts, draw, fill, make
+from PIL import Image
 
 from pel_core.common.errors import PelError
 from pel_core.ingest.entries import declared
@@ -269,3 +270,28 @@ def test_something_else_than_the_kind_asks_for(tmp_path, kind, made, message):
     entry = declared({"datasets": {"mine": {"kind": kind, "root": str(path)}}})["mine"]
     with pytest.raises(PelError, match=message):
         open_source("mine", entry).locate()
+
+
+def test_images_that_share_size_and_ends_are_not_there_twice(tmp_path, capsys):
+    """BMP files with black borders begin and end alike: only their whole content tells them apart."""
+    for number in range(15):
+        image = Image.new("RGB", (64, 64))
+        image.putpixel((32, 32), (number + 1, 0, 0))
+        path = tmp_path / "root" / f"class {number % 3}" / f"{number}.bmp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+    make(tmp_path / "root")
+    assert "twice" not in capsys.readouterr().err
+    (tmp_path / "root/class 1/copy.bmp").write_bytes((tmp_path / "root/class 0/3.bmp").read_bytes())
+    make(tmp_path / "root")
+    told = capsys.readouterr().err
+    assert "1 images are there twice in two" in told and "class 0/3.bmp" in told and "class 1/copy.bmp" in told
+
+
+def test_a_quick_check_says_that_it_did_not_look(tmp_path, capsys, monkeypatch):
+    from pel_core.ingest import duplicate_images
+
+    monkeypatch.setattr(duplicate_images, "MOST", 2)
+    fill(tmp_path / "root", {"a": 6, "b": 6})
+    make(tmp_path / "root")
+    assert "not looked for images that are there twice" in capsys.readouterr().err

@@ -10,6 +10,8 @@ wildcard_constraints:
 
 
 rule backbone:
+    input:
+        lambda wc: compared([]),
     output:
         f"{RESULTS}/backbones/{{backbone}}/backbone.json",
         f"{RESULTS}/backbones/{{backbone}}/vit.safetensors",
@@ -30,6 +32,8 @@ rule backbone:
 # The check that every training job of a data set depends on, done once: lists, labels, every file (docs/data.md). What it finds wrong
 # stands in its log; `python -m pel_core data check` tells all of it. It copies no image.
 rule data:
+    input:
+        lambda wc: compared([]),
     output:
         f"{RESULTS}/data/{{base}}/data.json",
     params:

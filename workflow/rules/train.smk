@@ -9,7 +9,7 @@ def prepared(wc):
     reasons to run."""
     run = slug_of(wc.run)
     old = STUDY.accepted(run)
-    return {kind: ancient(path) if old or kind == "vit" else path for kind, path in STUDY.prepared(run).items()}
+    return compared({kind: ancient(path) if old or kind == "vit" else path for kind, path in STUDY.prepared(run).items()})
 
 
 rule train:

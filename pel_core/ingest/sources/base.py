@@ -90,6 +90,10 @@ class Source:
         usual = os.path.join("$PEL_DATA" if "PEL_DATA" in os.environ else "data", self.options.root)
         return str(roots[self.base]) if self.base in roots else usual
 
+    def tables(self) -> list[str] | None:
+        """The files below the root of a located source that hold its images, where these are no files of their own."""
+        return None
+
     def locate(self) -> "Source":
         """The source of the kind that the data are, where they lie.
 

@@ -64,9 +64,14 @@ class HuggingFace(UserSource):
 
     def images_fingerprint(self) -> dict[str, str]:
         """The content of its JSON files and the sizes of its tables."""
-        files = sorted(path for path in Path(self.root).rglob("*") if path.suffix in (".json", ".arrow"))
+        files = [Path(self.root, name) for name in self.tables()]
         known = ((path, sha256(path) if path.suffix == ".json" else str(path.stat().st_size)) for path in files)
         return {"tables": digest_lines(f"{path.relative_to(self.root)}\t{content}" for path, content in known)}
+
+    def tables(self) -> list[str]:
+        """Its JSON files and tables."""
+        files = sorted(path for path in Path(self.root).rglob("*") if path.suffix in (".json", ".arrow"))
+        return [str(path.relative_to(self.root)) for path in files]
 
     def catalogue(self, new: Path) -> Catalogue:
         """Its images, written below ``new``."""

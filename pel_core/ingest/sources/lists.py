@@ -175,7 +175,7 @@ class Lists(Source):
         problems = Problems() if problems is None else problems
         checked = check_lists(self, check_images, problems)
         problems.require_none(self.base)
-        content = Content(checked.names, {}, class_ids=checked.ids, folders=checked.folders)
+        content = Content(checked.names, {}, class_ids=checked.ids, folders=checked.folders, root=self.find_root())
         content.notes = [f"note: {note}" for note in checked.notes]
         for split, images in checked.images.items():
             content.add_files(split, images, checked.sizes[split])

@@ -176,7 +176,4 @@ class UserSource(Source):
 
 def digest_lines(lines: Iterable[str]) -> str:
     """A short digest of lines of text."""
-    digest = hashlib.sha256()
-    for line in lines:
-        digest.update(f"{line}\n".encode())
-    return digest.hexdigest()[:16]
+    return hashlib.sha256("".join([f"{line}\n" for line in lines]).encode()).hexdigest()[:16]
