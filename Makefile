@@ -45,9 +45,9 @@ status: setup  ## what is done, running and failed, and how long the rest will t
 unlock: setup  ## after Snakemake itself was killed ("Directory cannot be locked"), and no other one works here
 	$(SNAKEMAKE) --unlock --config $(CHOICE)
 
-report: setup  ## report.html: every table and figure with captions, and where each run comes from; runs what is missing
-	$(SNAKEMAKE) provenance $(JOBS) $(QUIET) --config $(CHOICE)
-	$(SNAKEMAKE) provenance --report="$$REPORT" --quiet all --config $(CHOICE)
+report: setup  ## report.html: tables, figures, claims, runs on one page; runs what is missing, and names what failed
+	status=0; $(SNAKEMAKE) provenance $(JOBS) $(QUIET) --config $(CHOICE) || status=$$?; \
+	    $(BIN)/python -m pel_core report $(ARGS) --out="$$REPORT" || exit; exit $$status
 
 show: setup  ## the finished tables on screen
 	$(BIN)/python -m pel_core show $(ARGS)

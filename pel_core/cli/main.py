@@ -235,6 +235,8 @@ def parser() -> argparse.ArgumentParser:
         report.add_options(sub := command(function, *positional))
         if function is report.status:
             sub.add_argument("--all", action="store_true", help="list every run")
+        if function is report.report:
+            sub.add_argument("--out", default="report.html", type=user_path, help="the page to write (report.html)")
     sub = command(report.schema)
     sub.add_argument("--write", action="store_true", help="write the files of workflow/schemas")
     return root

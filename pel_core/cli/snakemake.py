@@ -8,20 +8,15 @@ from collections.abc import Sequence
 import yaml
 
 from pel_core.common.environment import settle_environment
-from pel_core.common.paths import expand_user
-
-REPORT = "--report="  # the one path that Snakemake itself is told
 
 
 def snakemake_words(words: Sequence[str]) -> list[str]:
-    """The words for Snakemake: with ``~`` filled in where it takes a path itself, and ``#a`` after ``--config`` as ``./#a``,
-    since it reads values as YAML and fails where that is a comment alone."""
+    """The words for Snakemake: ``#a`` after ``--config`` as ``./#a``, since it reads values as YAML and fails where that is a
+    comment alone."""
     made, config = [], False
     for word in words:
         config = config or word == "--config"
-        if word.startswith(REPORT) and not config:
-            word = f"{REPORT}{expand_user(word.removeprefix(REPORT))}"
-        elif config and _is_nothing(word.partition("=")[2]):
+        if config and _is_nothing(word.partition("=")[2]):
             word = word.replace("=", "=./", 1)
         made.append(word)
     return made

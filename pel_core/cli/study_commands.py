@@ -1,4 +1,4 @@
-"""Commands that draw (table, figure, compare, claims, partial) and tell (plan, status, show): COMMANDS of ``cli/main.py``."""
+"""Commands that draw (table, figure, compare, claims, partial, report) and tell (plan, status, show): COMMANDS of `cli.main`."""
 
 import argparse
 import os
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pel_core.common.errors import PelError
 from pel_core.common.files import write_text
 from pel_core.common.logs import logger
-from pel_core.studies.kinds import FIGURE, SUMMARY, TABLE, Form
+from pel_core.studies.kinds import FIGURE, TABLE, Form
 
 if TYPE_CHECKING:  # planning's imports are for the commands that plan; training has none of them
     from pel_core.studies.study import Study
@@ -82,25 +82,21 @@ def partial(arguments: Arguments) -> None:
 
 
 def provenance(arguments: Arguments) -> None:
-    """Say where each run comes from (code, data, weights, machine, times, numbers): csv, md, html."""
-    from pel_core.reporting.html_pages import html_page
+    """Say where each run comes from (code, data, weights, machine, times, numbers): csv, md."""
     from pel_core.reporting.runs_table import runs_files
 
     study = open_study(arguments)
-    files = runs_files(study)
-    for suffix, text in (files | {"html": html_page(files["md"], "Runs")}).items():
+    for suffix, text in runs_files(study).items():
         write_text(study.results / f"provenance.{suffix}", text)
 
 
-def page(arguments: Arguments) -> None:
-    """Turn a finished table into a page of the HTML report."""
-    from pel_core.reporting.html_pages import html_page, notes_markdown
+def report(arguments: Arguments) -> None:
+    """Write the study's report: one HTML page of its tables, figures, claims, runs, and what is missing."""
+    from pel_core.reporting.html_report import save_report
+    from pel_core.studies.config import shown
 
-    study = open_study(arguments)
-    _require(study, arguments.artefact, TABLE, SUMMARY)
-    markdown = Path(study.files(arguments.artefact)[1]).read_text(encoding="utf-8")
-    markdown += notes_markdown(study.data_notes(arguments.artefact))
-    write_text(study.results / "report" / f"{arguments.artefact}.html", html_page(markdown, arguments.artefact))
+    save_report(open_results(arguments), arguments.out)
+    print(f"Report: {shown(arguments.out)}")
 
 
 def plan(arguments: Arguments) -> None:
@@ -167,7 +163,7 @@ COMMANDS: tuple[tuple[Callable[[Arguments], None], tuple[str, ...]], ...] = (
     (claims, ()),
     (partial, ()),
     (provenance, ()),
-    (page, ("artefact",)),
+    (report, ()),
     (plan, ()),
     (measure_throughput, ()),
     (status, ()),

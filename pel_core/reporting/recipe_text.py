@@ -78,6 +78,11 @@ TOLD = {
 
 def recipe_line(records: Sequence[Record]) -> str:
     """``Recipe: loss logit adjustment (tau 1); classifier cosine (scale 25); ...``; values that differ are joined by " / "."""
+    return f"Recipe: {'; '.join(recipe_parts(records))}."
+
+
+def recipe_parts(records: Sequence[Record]) -> list[str]:
+    """The parts of the recipe: ``loss logit adjustment (tau 1)``, ``classifier cosine (scale 25)``, ..."""
     specs = [{**DEFAULTS, **record["spec"]} for record in records]
     names = {
         "optimizer": _joined(OPTIMIZERS.get(spec["optimizer"], spec["optimizer"]) for spec in specs),
@@ -99,7 +104,7 @@ def recipe_line(records: Sequence[Record]) -> str:
         parts += [f"{name} {_joined(values)}"] if set(values) != {str(DEFAULTS[name])} else []
     parts += _knobs(specs)
     parts.append(f"versions {', '.join(_versions(records))}")
-    return f"Recipe: {'; '.join(parts)}."
+    return parts
 
 
 def _knobs(specs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -73,13 +73,19 @@ def read_runs(study: Study, artefact: Artefact) -> Runs:
     Raises:
         PelError: a run is missing, stale, or of another spec, data or weights than is meant, or than the others.
     """
+    runs = find_runs(study, artefact.specs)
+    require_same_inputs(runs.described())
+    return runs
+
+
+def find_runs(study: Study, specs: Mapping[str, RunSpec]) -> Runs:
+    """The results of runs by slug, as `read_runs` finds those of an artefact, of whatever data and weights each is."""
     runs, blanks = {}, {}
-    for slug, spec in artefact.specs.items():
+    for slug, spec in specs.items():
         if blank := _blank(study, slug, spec):
             blanks[slug] = blank
         else:
             runs[slug] = read_result(study.results, spec, study.accept)
-    require_same_inputs([*runs.values(), *(blank.record for blank in blanks.values() if blank.record)])
     return Runs(runs, blanks)
 
 

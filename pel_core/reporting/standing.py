@@ -16,6 +16,7 @@ from pel_core.studies.plan import count_of
 from pel_core.studies.status import last_line, look, unprepared
 from pel_core.studies.study import Study
 
+CHANGED = "drawn before the study or its results changed"
 LISTED = 3  # errors and reasons that are told; `make status` has all
 
 
@@ -47,18 +48,21 @@ class Standing:
 
     def outdated(self, name: str) -> str:
         """Why a drawn artefact is not what would be drawn now; empty where it is. A figure is judged by its runs alone."""
-        changed = "drawn before the study or its results changed"
         if lack := self.lack(name):
-            return f"{changed}; {lack}"
-        if not self.study.artefact(name).how.on_screen:
+            return f"{CHANGED}; {lack}"
+        return self.redrawn(name)
+
+    def redrawn(self, name: str) -> str:
+        """Why a drawn table is not what would be drawn now, of the runs there are; empty where it is, and for a figure."""
+        if "md" not in self.study.artefact(name).how.form:
             return ""
         try:
             with TemporaryDirectory() as folder:
                 self.study.artefact(name).how.draw(self.study, name, Path(folder))
                 same = self._text(Path(folder), name) == self._text(self.study.folder(name), name)
         except PelError as error:
-            return f"{changed}: {error}"
-        return "" if same else changed
+            return f"{CHANGED}: {error}"
+        return "" if same else CHANGED
 
     def advice(self, absent: Sequence[str], outdated: Sequence[str]) -> list[str]:
         """What will help: to what is not made yet, and to what was drawn before."""

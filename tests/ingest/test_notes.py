@@ -16,7 +16,7 @@ from pel_core.common.files import write_json, write_text
 from pel_core.data.datasets import open_prepared
 from pel_core.ingest.notes import data_notes, notes_footnote, read_notes, write_notes
 from pel_core.ingest.prepare import prepare
-from pel_core.reporting.html_pages import html_page, notes_markdown
+from pel_core.reporting.html_report import report_html
 from pel_core.reporting.tables import table_files
 from pel_core.studies.status import status
 from pel_core.studies.study import load
@@ -93,10 +93,10 @@ def test_a_table_says_how_many_concern_it(study, suffix):
 def test_the_report_has_them_in_full_as_text(study):
     for suffix, text in table_files(study, "noted").items():
         write_text(study.results / "tables" / f"noted.{suffix}", text)
-    main(["page", "noted", "--study", "study.yaml", "--config", "config.yaml"])
-    page = Path("results/report/noted.html").read_text(encoding="utf-8")
-    assert "<h2>Notes on the data set toy</h2>" in page and "<li>another</li>" in page
-    assert "a &lt;b&gt;note&lt;/b&gt; on *classes*, [such](javascript:alert(1)) as `x_y`" in page and "<a" not in page
+    page = report_html(study, Path("report.html"))
+    assert "<h3>Notes on preparing toy</h3>" in page and "<li>another</li>" in page
+    assert "a &lt;b&gt;note&lt;/b&gt; on *classes*, [such](javascript:alert(1)) as `x_y`" in page
+    assert 'href="javascript' not in page and "notes.json" not in page
 
 
 def test_what_text_features_had_to_tell_is_told_too(study):
@@ -112,5 +112,4 @@ def test_what_text_features_had_to_tell_is_told_too(study):
 
 
 def test_nothing_to_say_adds_nothing(tmp_path):
-    assert data_notes(tmp_path, ["toy-ir20", "demo-cifar"]) == {} and notes_footnote({}) == [] and notes_markdown({}) == ""
-    assert html_page("# x\n" + notes_markdown({}), "x") == html_page("# x\n", "x")
+    assert data_notes(tmp_path, ["toy-ir20", "demo-cifar"]) == {} and notes_footnote({}) == []

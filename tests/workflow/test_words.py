@@ -92,7 +92,7 @@ def test_words_in_the_environment_and_none(make):
     assert snakemake[snakemake.index("--config") + 1 :] == ["study=report", "config=demo"]
     own = make("plan", "DATA=~/x", "BACKBONE=clip-mini")
     assert own[0][0][3:] == ["--study=own-table", "--config=own-mini", "--backbone=clip-mini"] and own[0][1] == "~/x"
-    assert make("report", "REPORT=~/a $b.html")[-1][0][3] == "--report=~/a $b.html"
+    assert make("report", "REPORT=~/a $b.html")[-1][0][2:] == ["report", "--study=report", "--config=demo", "--out=~/a $b.html"]
 
 
 def test_a_makefile_that_asks_for_the_right_study(make):
@@ -104,15 +104,6 @@ def test_a_makefile_that_asks_for_the_right_study(make):
     assert told() == ["--study=report", "--config=demo"]
     mini = ["--study=losses", "--config=own-mini", "--backbone=clip-mini"]
     assert told("DATA=x", "STUDY=losses", "BACKBONE=clip-mini") == mini
-
-
-def test_tilde_in_the_path_of_a_report(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/me")
-    assert snakemake_words(["--report=~/a.html", "--config", "results=~/x"]) == [
-        "--report=/home/me/a.html",
-        "--config",
-        "results=~/x",
-    ]
 
 
 @pytest.mark.parametrize("text", ["# a", "#", " ", "#a=b"])

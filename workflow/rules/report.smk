@@ -3,9 +3,6 @@
 from pel_core.studies import kinds
 
 
-report: "../report/workflow.rst"
-
-
 ASK = f"--study={quote(str(STUDY.path))} --config={quote(str(STUDY.config_path))} --results={quote(str(RESULTS))}"
 ASK += f" --figures={quote(str(FIGURES))} --seeds {','.join(map(str, STUDY.seeds))} --backbone {STUDY.bindings.backbone}"
 
@@ -34,12 +31,7 @@ rule table:
         lambda wc: STUDY.inputs(wc.table),
         lambda wc: scored(wc.table),
     output:
-        csv=report(
-            f"{RESULTS}/tables/{{table}}.csv",
-            caption="../report/table.rst",
-            category="Tables",
-            labels={"table": "{table}", "as": "spreadsheet"},
-        ),
+        csv=f"{RESULTS}/tables/{{table}}.csv",
         md=f"{RESULTS}/tables/{{table}}.md",
         tex=f"{RESULTS}/tables/{{table}}.tex",
     params:
@@ -58,12 +50,7 @@ rule summary:
         lambda wc: STUDY.inputs(wc.summary),
         lambda wc: scored(wc.summary),
     output:
-        csv=report(
-            f"{RESULTS}/tables/{{summary}}.csv",
-            caption="../report/summary.rst",
-            category="Tables",
-            labels={"table": "{summary}", "as": "spreadsheet"},
-        ),
+        csv=f"{RESULTS}/tables/{{summary}}.csv",
         md=f"{RESULTS}/tables/{{summary}}.md",
     params:
         key=lambda wc: STUDY.draw_params(wc.summary),
@@ -82,12 +69,7 @@ rule figure:
         lambda wc: scored(wc.figure),
     output:
         pdf=f"{FIGURES}/{{figure}}.pdf",
-        svg=report(
-            f"{FIGURES}/{{figure}}.svg",
-            caption="../report/figure.rst",
-            category="Figures",
-            labels={"figure": "{figure}"},
-        ),
+        svg=f"{FIGURES}/{{figure}}.svg",
         png=f"{FIGURES}/{{figure}}.png",
     params:
         key=lambda wc: STUDY.draw_params(wc.figure),
@@ -105,47 +87,28 @@ rule runs:
         [STUDY.result_file(slug) for slug in STUDY.specs],
         STUDY.score_stamp,
     output:
-        csv=report(
-            f"{RESULTS}/provenance.csv",
-            caption="../report/runs.rst",
-            category="Runs",
-            labels={"table": "runs", "as": "spreadsheet"},
-        ),
+        csv=f"{RESULTS}/provenance.csv",
         md=f"{RESULTS}/provenance.md",
-        html=report(
-            f"{RESULTS}/provenance.html",
-            caption="../report/runs.rst",
-            category="Runs",
-            labels={"table": "runs", "as": "page"},
-        ),
     log:
         f"{RESULTS}/logs/provenance.log",
     shell:
         "exec {PYTHON:q} -m pel_core provenance {ASK} > {log:q} 2>&1"
 
 
-rule page:
-    # The HTML report shows pages in place; a CSV file is only offered for download.
-    input:
-        f"{RESULTS}/tables/{{page}}.md",
-    output:
-        report(
-            f"{RESULTS}/report/{{page}}.html",
-            caption="../report/page.rst",
-            category="Tables",
-            labels={"table": "{page}", "as": "page"},
-        ),
-    log:
-        f"{RESULTS}/logs/{{page}}.page.log",
-    wildcard_constraints:
-        page=names(kinds.TABLE, kinds.SUMMARY),
-    shell:
-        "exec {PYTHON:q} -m pel_core page {wildcards.page:q} {ASK} > {log:q} 2>&1"
-
-
 rule provenance:
-    # Everything that the HTML report shows.
+    # What `make report` asks for, before it writes the page.
     input:
         STUDY.targets(),
         rules.runs.output,
-        [f"{RESULTS}/report/{name}.html" for name, made in STUDY.artefacts.items() if made.how.form != kinds.FIGURE],
+
+
+rule page:
+    # The same, and the page beside the results.
+    input:
+        rules.provenance.input,
+    output:
+        f"{RESULTS}/report.html",
+    log:
+        f"{RESULTS}/logs/report.log",
+    shell:
+        "exec {PYTHON:q} -m pel_core report {ASK} --out={output:q} > {log:q} 2>&1"
