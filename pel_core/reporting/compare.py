@@ -1,6 +1,7 @@
 """Measured beside reported: every cell of the tables and figures, and every learnable-parameter column.
 
-The reported numbers are data to compare with, read from a committed file; no result is ever made from them.
+The reported numbers are data to compare with, read from a committed file; no result is ever made from them. A reported value is
+of one run, so it is held against where one more run is expected (`statistics.intervals.prediction`), not against a mean's.
 """
 
 import csv
@@ -10,7 +11,9 @@ from typing import Any
 
 from pel_core.common.errors import PelError
 from pel_core.reporting.runs import Runs, read_runs
+from pel_core.reporting.statistics.intervals import Interval, prediction
 from pel_core.reporting.tables import md_row, statistic, write_csv, write_texts
+from pel_core.spec.records import number
 from pel_core.studies.cells import Artefact, Cell
 from pel_core.studies.kinds import SUMMARY, TABLES, ArtefactKind
 from pel_core.studies.study import Study
@@ -27,10 +30,16 @@ HEADER = [
     "n",
     "reported",
     "difference",
+    "low",
+    "high",
     "comparable",
     "flag",
     "note",
 ]
+OUTSIDE = {  # by whether measured and reported values are of the same thing
+    True: "`outside` flags a reported value that lies beyond them.",
+    False: "here no reported value is held against them.",
+}
 Key = tuple[str, str, str, str]  # artefact, data set, method, metric
 
 
@@ -78,8 +87,22 @@ def _cell_line(study: Study, artefact: Artefact, cell: Cell, runs: Runs, reporte
     metric = cell.value.removeprefix("metrics.")
     entry = reported.get((artefact.name, cell.dataset, reported_name(study, cell.method), metric))
     target = float(entry["value"]) if entry else None
-    note = ". ".join(filter(None, [entry["note"] if entry else "", stat.blank]))
-    return _line(study, artefact, cell, metric, (stat.mean, stat.std, stat.n), target, note, 2)
+    expected = _expected(study, cell, runs)
+    note = ". ".join(filter(None, [entry["note"] if entry else "", stat.blank, _unknown(expected)]))
+    return _line(study, artefact, cell, metric, (stat.mean, stat.std, stat.n), target, note, 2, expected)
+
+
+def _expected(study: Study, cell: Cell, runs: Runs) -> Interval | None:
+    """Where one more run is expected to come out; None where a run is without a result, which the cell says."""
+    if runs.without(cell.slugs):
+        return None
+    values = [number(runs[slug], cell.value) for slug in cell.slugs]
+    return prediction([value for value in values if value is not None])
+
+
+def _unknown(expected: Interval | None) -> str:
+    """Why there is no interval, for a note."""
+    return f"no prediction interval: {expected.reason}" if expected and expected.se is None else ""
 
 
 def _parameter_lines(study: Study, artefact: Artefact, runs: Runs, reported: Mapping[Key, Any]) -> list[list[str]]:
@@ -107,18 +130,23 @@ def _line(
     target: float | None,
     note: str,
     digits: int,
+    expected: Interval | None = None,
 ) -> list[str]:
     mean, std, n = measured
+    low, high = (expected.low, expected.high) if expected else (None, None)
     shown = ["" if value is None else f"{value:.{digits}f}" for value in (mean, std)]
     difference = "" if mean is None or target is None else f"{mean - target:+.{digits}f}"
     words = [note] if note else []
     if target is None:
         words.append("the report does not give this value")
     words += [study.artefact("compare").banner[1]] if not _comparable(study) else []
-    comparable, flag = "yes" if _comparable(study) else "no", "suspect" if note.startswith("suspect") else ""
+    comparable, flags = "yes" if _comparable(study) else "no", ["suspect"] if note.startswith("suspect") else []
+    if _comparable(study) and None not in (low, high, target) and not low <= target <= high:  # type: ignore[operator]
+        flags.append("outside")
+    ends = ["" if value is None else f"{value:.{digits}f}" for value in (low, high)]
     reported = "" if target is None else f"{target:g}"
     names = [artefact.name, cell.dataset, cell.specs[0].dataset, cell.method, metric]
-    return [*names, *shown, str(n), reported, difference, comparable, flag, ". ".join(words)]
+    return [*names, *shown, str(n), reported, difference, *ends, comparable, ", ".join(flags), ". ".join(words)]
 
 
 def _comparable(study: Study) -> bool:
@@ -133,7 +161,9 @@ def compare_files(study: Study) -> dict[str, str]:
     if not _comparable(study):
         parts += [f"> **Not comparable.** The differences below are between different things. **{notice}**", ""]
     parts += [
-        "`difference` is measured minus reported; `suspect` flags a reported value that is probably a slip of the report.",
+        "`difference` is measured minus reported; `suspect` flags a reported value that is probably a slip of the report. "
+        "`low` and `high` are the ends of the 95 % prediction interval, in which one more run is expected "
+        "(mean ± t s sqrt(1 + 1/n)); " + OUTSIDE[_comparable(study)],
         "",
     ]
     left_out = {HEADER.index(name) for name in ("comparable",)}
