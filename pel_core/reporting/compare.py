@@ -36,6 +36,7 @@ HEADER = [
     "flag",
     "note",
 ]
+NUMBERS = ("measured", "std", "n", "reported", "difference", "low", "high")  # columns of numbers
 OUTSIDE = {  # by whether measured and reported values are of the same thing
     True: "`outside` flags a reported value that lies beyond them.",
     False: "here no reported value is held against them.",
@@ -166,7 +167,9 @@ def compare_files(study: Study) -> dict[str, str]:
         "(mean ± t s sqrt(1 + 1/n)); " + OUTSIDE[_comparable(study)],
         "",
     ]
-    left_out = {HEADER.index(name) for name in ("comparable",)}
+    # Where the study's data sets are the ones that were measured, the second name says nothing.
+    same = ["measured on"] if all(line[1] == line[2] for line in lines) else []
+    left_out = {HEADER.index(name) for name in ("comparable", *same)}
     for name in dict.fromkeys(line[0] for line in lines):
         shown = [[cell for i, cell in enumerate(line) if i not in left_out] for line in lines if line[0] == name]
         if notice:
@@ -176,7 +179,7 @@ def compare_files(study: Study) -> dict[str, str]:
             f"### {name}",
             "",
             md_row(header[1:]),
-            "|" + "---|" * (len(header) - 1),
+            "|" + "|".join("---:" if word in NUMBERS else "---" for word in header[1:]) + "|",
             *(md_row(line[1:]) for line in shown),
             "",
         ]

@@ -140,7 +140,7 @@ def _body(markdown: str, notice: str) -> str:
 def _told(standing: Standing, name: str) -> list[str]:
     """What an artefact lacks, and whether it was drawn before something changed; empty where all is well."""
     if not standing.made(name):
-        return standing.advice([name], [])
+        return [line.replace("`", "") for line in standing.advice([name], [])]
     lack = standing.lack(name)
     told = [f'{lack[0].upper()}{lack[1:]}: named under "What is not here".'] if lack else []
     if changed := standing.redrawn(name):

@@ -95,6 +95,14 @@ def test_words_in_the_environment_and_none(make):
     assert make("report", "REPORT=~/a $b.html")[-1][0][2:] == ["report", "--study=report", "--config=demo", "--out=~/a $b.html"]
 
 
+def test_the_report_is_written_though_runs_failed(make, tmp_path):
+    stub = tmp_path / "bin/python"
+    stub.write_text(stub.read_text() + '[ "$2" != pel_core.cli.snakemake ]\n')
+    with pytest.raises(AssertionError):  # make's status
+        make("report")
+    assert "\0report\0" in (tmp_path / "told").read_text() and "\0--out=report.html\0" in (tmp_path / "told").read_text()
+
+
 def test_a_makefile_that_asks_for_the_right_study(make):
     def told(*words: str) -> list[str]:
         return make("plan", *words)[0][0][3:]
