@@ -106,7 +106,7 @@ def _artefact(standing: Standing, artefact: Artefact, out: Path) -> dict[str, An
     """A table or figure as drawn: its title, text or picture, files, and what is to be told of how it stands."""
     study, name = standing.study, artefact.name
     figure = artefact.how.form == FIGURE
-    files = {Path(file).suffix[1:]: Path(file) for file in study.files(name) if Path(file).is_file()}
+    files = {suffix: Path(file) for suffix, file in zip(artefact.how.form, study.files(name)) if Path(file).is_file()}
     text = files["md"].read_text(encoding="utf-8") if "md" in files else ""
     caption = study.folder(name) / f"{name}.txt"
     verdicts = artefact.kind == "claims" and text and artefact.how.on_screen

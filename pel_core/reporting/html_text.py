@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 TYPES = {"svg": "image/svg+xml", "png": "image/png"}
 LARGEST = 500_000  # bytes of an SVG that is shown; beyond it the PNG is, where that is smaller
+UNDERLINED = re.compile(r"<u>([-+]?[\d.]+)</u>")
 PROSE = 30  # letters from which on a table's cell may be wrapped
 
 
@@ -24,6 +25,7 @@ def markdown_html(markdown: str) -> str:
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     parser.add_render_rule("table_open", lambda *_: '<div class="wide" tabindex="0"><table>\n')
     parser.add_render_rule("table_close", lambda *_: "</table></div>\n")
+    parser.inline.ruler.before("html_inline", "underline", _underline)
     tokens = parser.parse(markdown)
     for token, inline in pairwise(tokens):
         if token.type in ("heading_open", "heading_close"):
@@ -33,6 +35,18 @@ def markdown_html(markdown: str) -> str:
         if token.type in ("td_open", "th_open"):
             _mark_cell(token, inline.content)
     return parser.renderer.render(tokens, parser.options, {})
+
+
+def _underline(state: Any, silent: bool) -> bool:
+    """``<u>78.8</u>``: the mark of a number that Markdown has no letters for."""
+    if not (found := UNDERLINED.match(state.src, state.pos)):
+        return False
+    if not silent:
+        state.push("u_open", "u", 1)
+        state.push("text", "", 0).content = found[1]
+        state.push("u_close", "u", -1)
+    state.pos = found.end()
+    return True
 
 
 def _mark_verdicts(tokens: list[Any]) -> None:

@@ -222,6 +222,11 @@ def test_a_run_that_trains_nothing_has_no_training_time(study):
     assert row["train_seconds"] is None and row["overall"] is None
 
 
+def test_the_marks_of_a_table_are_marks():
+    page = markdown_html("| a |\n|---:|\n| <u>78.8</u> ± 0.1 |\n| **1** <b>2</b> <u onclick=x>3</u> |\n")
+    assert '<td class="number"><u>78.8</u> ± 0.1</td>' in page and "<strong>1</strong> &lt;b&gt;2" in page and "<u on" not in page
+
+
 @pytest.mark.parametrize("name", ["<script>alert(1)</script>", "a | b", "**bold**", "[link](javascript:alert(1))", "&amp;"])
 def test_a_name_stays_text(name):
     page = markdown_html(f"| a |\n| --- |\n| {name} |\n\n### {name}: **{name}**\n")
