@@ -17,13 +17,14 @@ from pel_core.evaluation.outputs import CLASSES as OUTPUT_CLASSES
 from pel_core.evaluation.outputs import PREDICTIONS, write_csv, write_parquet
 from pel_core.spec.results import METRICS, OUTPUTS, metrics_file, result_files, run_folder, scoring, slug_of
 from pel_core.spec.run_spec import RunSpec
+from pel_core.studies.kinds import SUMMARY, TABLE
 
 CLASSES = {"cifar100": 100, "imagenet-lt": 1000, "places-lt": 365, "inat2018": 8142}
 LEVEL = {"cifar100": 80.0, "imagenet-lt": 77.0, "places-lt": 52.0, "inat2018": 79.0}
 EFFECT = {"adaptformer": 0.0, "adaptformer@6:12": -0.8, "adaptformer@6:12+vpt-shallow": -0.3, "adaptformer+ln": -1.1,
           "ssf-attn": -1.4, "ssf-ln": -2.4, "ssf-mlp": -1.9}  # fmt: skip
 PER_BLOCK = {"ssf-attn": 6144, "ssf-ln": 3072, "ssf-mlp": 7680}
-GROUPS = ("head",) * 4 + ("med",) * 2 + ("tail",) * 2  # of the classes that have test images
+TEST_GROUPS = ("head",) * 4 + ("med",) * 2 + ("tail",) * 2  # of the classes that have test images
 EACH = 100  # test images of each
 
 
@@ -51,10 +52,10 @@ def fake_metrics(spec: RunSpec) -> dict[str, Any]:
     metrics: dict[str, Any] = dict.fromkeys(METRICS)
     hits = 0
     for name, offset in {"head": 3, "med": -1, "tail": -5}.items():  # whole images, as `fake_predictions` has them right
-        images = EACH * GROUPS.count(name)
+        images = EACH * TEST_GROUPS.count(name)
         right = min(max(round(images / 100 * (overall + offset + 0.8 * fake_number(spec.slug, name))), 0), images)
         metrics[name], hits = 100 * right / images, hits + right
-    metrics["overall"] = metrics["mean_class"] = 100 * hits / (EACH * len(GROUPS))
+    metrics["overall"] = metrics["mean_class"] = 100 * hits / (EACH * len(TEST_GROUPS))
     metrics |= {
         "macro_f1": round(metrics["overall"] - 0.2, 4),
         "error_rate": round(100 - metrics["overall"], 4),
@@ -73,13 +74,13 @@ def fake_predictions(spec: RunSpec, metrics: dict[str, Any]) -> tuple[list[int],
     """Label and prediction of each test image that give metrics head, med and tail; easy images are easy for every method."""
     labels: list[int] = []
     predicted: list[int] = []
-    for group in dict.fromkeys(GROUPS):
-        images = EACH * GROUPS.count(group)
+    for group in dict.fromkeys(TEST_GROUPS):
+        images = EACH * TEST_GROUPS.count(group)
         hard = [fake_number(spec.dataset, group, i) + 0.3 * fake_number(spec.slug, group, i) for i in range(images)]
         right = set(sorted(range(images), key=hard.__getitem__)[: round(images / 100 * metrics[group])])
-        truth = [GROUPS.index(group) + i // EACH for i in range(images)]
+        truth = [TEST_GROUPS.index(group) + i // EACH for i in range(images)]
         labels += truth
-        predicted += [label if i in right else (label + 1) % len(GROUPS) for i, label in enumerate(truth)]
+        predicted += [label if i in right else (label + 1) % len(TEST_GROUPS) for i, label in enumerate(truth)]
     return labels, predicted
 
 
@@ -94,7 +95,7 @@ def write_predictions(results: str | Path, spec: RunSpec, metrics: dict[str, Any
     write_parquet(
         folder / PREDICTIONS, {"index": np.arange(len(labels)), "path": None, "label": labels, "prediction": predicted}, about
     )
-    write_csv(folder / OUTPUT_CLASSES, ("label", "group"), enumerate(GROUPS))
+    write_csv(folder / OUTPUT_CLASSES, ("label", "group"), enumerate(TEST_GROUPS))
 
 
 def fake_curve(spec: RunSpec) -> list[dict[str, float]]:
@@ -172,7 +173,7 @@ def main(words: list[str]) -> None:
             write_bytes(f"{asked.figures}/{rest[0]}.{suffix}", b"x")
     else:
         name = rest[0] if rest else f"{Path(asked.study).stem}-{command}"  # no study of the tests has reported values
-        for suffix in ("csv", "md", "tex")[: 3 if command == "table" else 2]:
+        for suffix in TABLE if command == "table" else SUMMARY:
             write_bytes(f"{asked.results}/tables/{name}.{suffix}", b"x")
 
 

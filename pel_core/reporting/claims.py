@@ -27,7 +27,7 @@ Line = dict[str, str]
 EXPLAINED = (
     "`effect` is a minus b in points, paired by seed and by test image, averaged over the data sets named, over n seeds and N "
     "test images. Intervals are of 95 %: `training`, where another run on this test set would lie (Student's t over seeds); "
-    "`general`, where another run on other test images would (seeds x images). Verdicts use `general`. `p` is of no effect, after "
+    "`general`, where another run on other test images would (seeds x images). Verdicts use `general`. `p` is of no effect, by "
     "Holm's correction over the claim's contrasts."
 )
 REPORTED = " `reported` is the same contrast in the report's own numbers (one run each)."
@@ -152,8 +152,8 @@ def _claim_md(claim: Claim, lines: list[Line], reported: bool) -> list[str]:
             "expected": line["expected"] + (f" (±{line['margin']})" if line["margin"] else ""),
             "training": _span(line["training_low"], line["training_high"]),
             "general": _span(line["low"], line["high"]),
-            "N": f"{int(line['images']):,}",
-            "p": line["p_holm"],
+            "N": f"{int(line['images']):,}" if line["images"] != "0" else "",
+            "p": "< 0.001" if line["p_holm"] and float(line["p_holm"]) < 0.001 else line["p_holm"],
             "reason": line["reason"] + decide,
         }
         table.append([shown[word] or "–" for word in columns])
@@ -182,6 +182,6 @@ def on_screen(title: str, markdown: str) -> list[str]:
 
 TABLES.register(
     "claims",
-    ArtefactKind(SUMMARY, save_claims, reads_reported=True, on_screen=on_screen),
+    ArtefactKind(SUMMARY, save_claims, reads_reported=True, version=2, on_screen=on_screen),
     about="conclusions, each with the contrasts that test it and its verdict",
 )

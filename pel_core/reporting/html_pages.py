@@ -19,6 +19,7 @@ def html_page(markdown: str, title: str) -> str:
     from markdown_it import MarkdownIt
 
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
+    body = re.sub(r"&lt;u&gt;(-?[\d.]+)&lt;/u&gt;", r"<u>\1</u>", body)  # the mark of a number; other HTML stays text
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
     return f"<!doctype html><html><head>{head}</head><body>{body}</body></html>\n"
 
