@@ -1,6 +1,7 @@
 """Claims: effects paired by seed and image, their intervals and verdicts."""
 
 import io
+import re
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from pel_core.evaluation.outputs import write_parquet
 from pel_core.reporting.claims import HEADER, claim_files, claim_rows, reported_effect
 from pel_core.reporting.paired import Rows, contrast_effect
 from pel_core.reporting.runs import read_runs
+from pel_core.reporting.sensitivity import will_show
 from pel_core.spec.results import metrics_file, run_folder
 from pel_core.studies.study import load
 
@@ -190,3 +192,16 @@ def test_a_missing_run_and_an_empty_group(tmp_path):
         path.write_text(path.read_text().replace("tail", "med"))
     line = next(line for line in claim_rows(study) if line["claim"] == "ln-costs-the-tail")
     assert line["verdict"] == "undecided" and "no class is in this group" in line["reason"]
+
+
+def test_planning_says_what_can_be_shown_as_assumed_or_as_finished_runs_vary(tmp_path):
+    before = load("report", "paper", seeds="0,1,2", results=tmp_path)
+    text = will_show(before)
+    assert "Differences that 3 seeds will show" in text and "assumed that two methods disagree on 10% of the images" in text
+    assert "inat2018" in text and "(N = 24,426)" in text
+    study = toy(tmp_path, "value: overall, expect: higher")
+    say(study, "ssf-ln", (50, 50, 51))
+    say(study, "adaptformer", (60, 61, 60))
+    assert re.search(r"toy-ir20 [0-9.]+ \(by the variance of finished runs\)", will_show(study))
+    few = will_show(load(study.path, study.config_path, seeds="0", results=study.results))
+    assert few.startswith("At 1 seed nothing is marked and no claim is decided; at least three.")
