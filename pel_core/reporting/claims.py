@@ -14,6 +14,7 @@ from pel_core.reporting.statistics.verdicts import Part, judge
 from pel_core.reporting.tables import md_row, write_csv, write_texts
 from pel_core.studies.cells import Cell, Claim, Contrast
 from pel_core.studies.kinds import SUMMARY, TABLES, ArtefactKind
+from pel_core.studies.registered import IN_ADVANCE, registered
 from pel_core.studies.study import Study
 
 # Columns of the CSV. low, high: the general interval; p: two-sided, of no effect, p_against: of what the claim says; both once
@@ -21,7 +22,7 @@ from pel_core.studies.study import Study
 HEADER = (
     "claim", "statement", "source", "contrast", "value", "data", "expected", "margin", "effect", "sd", "training_low",
     "training_high", "low", "high", "n", "images", "p", "p_holm", "p_against", "p_against_holm", "reported", "verdict", "reason",
-    "would_decide", "seeds_needed", "images_needed", "note",
+    "would_decide", "seeds_needed", "images_needed", "registered", "note",
 )  # fmt: skip
 Line = dict[str, str]
 EXPLAINED = (
@@ -65,6 +66,7 @@ def claim_rows(study: Study) -> list[Line]:
         judged = judge([(effect, each.expect, each.margin) for effect, each in zip(effects, claim.contrasts, strict=True)])
         parts = [_line(study, *both) for both in zip(claim.contrasts, judged.parts, strict=True)]
         about = {"claim": claim.name, "statement": claim.statement, "source": claim.source, "note": note}
+        about["registered"] = registered(study, artefact, claim)
         head = parts[0] if len(parts) == 1 else _whole(parts) | {"verdict": judged.verdict, "reason": judged.reason}
         lines += [dict.fromkeys(HEADER, "") | line | about for line in (head, *(parts if len(parts) > 1 else ()))]
     return lines
@@ -143,6 +145,8 @@ def _claim_md(claim: Claim, lines: list[Line], reported: bool) -> list[str]:
     text = [f"### {claim.statement}: **{head['verdict']}**", "", f"{head['reason'][:1].upper()}{head['reason'][1:]}{source}.", ""]
     if not rest and head["would_decide"]:
         text += [f"What would decide: {head['would_decide']}.", ""]
+    if head["registered"] != IN_ADVANCE:
+        text += [f"Registered: {head['registered']}.", ""]
     columns = ["contrast", "value", "data", "expected", "effect", "training", "general", "n", "N", "p"]
     columns += ["reported"] * reported + ["verdict", "reason"]
     table = [columns]

@@ -16,6 +16,7 @@ from pel_core.reporting.paired import Rows, contrast_effect
 from pel_core.reporting.runs import read_runs
 from pel_core.reporting.sensitivity import will_show
 from pel_core.spec.results import metrics_file, run_folder
+from pel_core.studies.registered import register_claims
 from pel_core.studies.study import load
 
 
@@ -86,7 +87,7 @@ def test_under_three_seeds_every_claim_is_undecided_and_says_why(sweep, seeds, w
     assert all(line["reason"] == why for line in lines if line["contrast"] != "all")
 
 
-def toy(tmp_path, *parts, seeds=(0, 1, 2)):
+def toy(tmp_path, *parts, seeds=(0, 1, 2), write=True):
     """A study of claims of one part each, with made-up results."""
     text = "title: T\nroles: {toy: Toy}\nclaims:\n"
     for i, part in enumerate(parts):
@@ -95,7 +96,8 @@ def toy(tmp_path, *parts, seeds=(0, 1, 2)):
     (tmp_path / "s.yaml").write_text(text)
     (tmp_path / "c.yaml").write_text(f"{{title: T, backbone: toy, seeds: {list(seeds)}, data: {{toy: toy}}}}")
     study = load(tmp_path / "s.yaml", tmp_path / "c.yaml", results=tmp_path / "results")
-    write_results(study.results, study.specs)
+    if write:
+        write_results(study.results, study.specs)
     return study
 
 
@@ -205,3 +207,32 @@ def test_planning_says_what_can_be_shown_as_assumed_or_as_finished_runs_vary(tmp
     assert re.search(r"toy-ir20 [0-9.]+ \(by the variance of finished runs\)", will_show(study))
     few = will_show(load(study.path, study.config_path, seeds="0", results=study.results))
     assert few.startswith("At 1 seed nothing is marked and no claim is decided; at least three.")
+
+
+def test_a_claim_is_registered_before_its_first_result_and_a_change_afterwards_is_told(tmp_path):
+    part = "value: overall, expect: higher"
+    study = toy(tmp_path, part, write=False)
+    assert register_claims(study) == ["c0"] and register_claims(study) == []
+    write_results(study.results, study.specs)
+    assert claim_rows(study)[0]["registered"] == "before its first result" and "Registered" not in claim_files(study)["md"]
+    changed = toy(tmp_path, f"{part}, margin: 0.1", part, write=False)  # a threshold, and a claim more
+    assert {line["registered"] for line in claim_rows(changed)} == {"never: planning with Snakemake registers claims"}
+    assert register_claims(changed) == ["c0", "c1"]
+    assert [line["registered"] for line in claim_rows(changed)] == [
+        "changed after 6 results were seen",
+        "registered after 6 results",
+    ]
+    assert "Registered: changed after 6 results were seen." in claim_files(changed)["md"]
+    again = toy(tmp_path, part, write=False)  # as it was said in advance
+    assert register_claims(again) == [] and claim_rows(again)[0]["registered"] == "before its first result"
+    more = toy(tmp_path, part, seeds=(0, 1, 2, 3))
+    assert register_claims(more) == [] and claim_rows(more)[0]["registered"] == "before its first result"
+
+
+@pytest.mark.parametrize("text", ["[]", '{"a": 1}', '{"a": [1]}', '{"a": [{}]}', '{"a"'])
+def test_a_damaged_register_is_refused_by_name(tmp_path, text):
+    study = toy(tmp_path, "value: overall, expect: higher")
+    (study.results / "claims-registered.json").write_text(text)
+    for ask in (register_claims, claim_rows):
+        with pytest.raises(PelError, match=r"claims-registered\.json"):
+            ask(study)
