@@ -146,7 +146,7 @@ def _claim_md(claim: Claim, lines: list[Line], reported: bool) -> list[str]:
     if not rest and head["would_decide"]:
         text += [f"What would decide: {head['would_decide']}.", ""]
     if head["registered"] != IN_ADVANCE:
-        text += [f"Registered: {head['registered']}.", ""]
+        text += [f"{head['registered'][:1].upper()}{head['registered'][1:]}.", ""]
     columns = ["contrast", "value", "data", "expected", "effect", "training", "general", "n", "N", "p"]
     columns += ["reported"] * reported + ["verdict", "reason"]
     table = [columns]
@@ -160,7 +160,7 @@ def _claim_md(claim: Claim, lines: list[Line], reported: bool) -> list[str]:
             "p": "< 0.001" if line["p_holm"] and float(line["p_holm"]) < 0.001 else line["p_holm"],
             "reason": line["reason"] + decide,
         }
-        table.append([shown[word] or "–" for word in columns])
+        table.append([shown[word] for word in columns])
     rows = [md_row(row) for row in table]
     return [*text, rows[0], "|" + "---|" * len(columns), *rows[1:], ""]
 

@@ -19,7 +19,7 @@ from pel_core.studies.study import Study
 
 FILE = "claims-registered.json"
 IN_ADVANCE = "before its first result"
-NEVER = "never: planning with Snakemake registers claims"
+NEVER = "not registered: planning with Snakemake does that"
 
 
 def register_claims(study: Study) -> list[str]:

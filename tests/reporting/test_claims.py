@@ -214,15 +214,15 @@ def test_a_claim_is_registered_before_its_first_result_and_a_change_afterwards_i
     study = toy(tmp_path, part, write=False)
     assert register_claims(study) == ["c0"] and register_claims(study) == []
     write_results(study.results, study.specs)
-    assert claim_rows(study)[0]["registered"] == "before its first result" and "Registered" not in claim_files(study)["md"]
+    assert claim_rows(study)[0]["registered"] == "before its first result" and "egistered" not in claim_files(study)["md"]
     changed = toy(tmp_path, f"{part}, margin: 0.1", part, write=False)  # a threshold, and a claim more
-    assert {line["registered"] for line in claim_rows(changed)} == {"never: planning with Snakemake registers claims"}
+    assert {line["registered"] for line in claim_rows(changed)} == {"not registered: planning with Snakemake does that"}
     assert register_claims(changed) == ["c0", "c1"]
     assert [line["registered"] for line in claim_rows(changed)] == [
         "changed after 6 results were seen",
         "registered after 6 results",
     ]
-    assert "Registered: changed after 6 results were seen." in claim_files(changed)["md"]
+    assert "\nChanged after 6 results were seen.\n" in claim_files(changed)["md"]
     again = toy(tmp_path, part, write=False)  # as it was said in advance
     assert register_claims(again) == [] and claim_rows(again)[0]["registered"] == "before its first result"
     more = toy(tmp_path, part, seeds=(0, 1, 2, 3))
