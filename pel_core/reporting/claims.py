@@ -144,7 +144,7 @@ def _claim_md(claim: Claim, lines: list[Line], reported: bool) -> list[str]:
     source = f" ({claim.source})" if claim.source else ""
     text = [f"### {claim.statement}: **{head['verdict']}**", "", f"{head['reason'][:1].upper()}{head['reason'][1:]}{source}.", ""]
     if not rest and head["would_decide"]:
-        text += [f"What would decide: {head['would_decide']}.", ""]
+        text += [f"{head['would_decide'][:1].upper()}{head['would_decide'][1:]}.", ""]
     if head["registered"] != IN_ADVANCE:
         text += [f"{head['registered'][:1].upper()}{head['registered'][1:]}.", ""]
     columns = ["contrast", "value", "data", "expected", "effect", "training", "general", "n", "N", "p"]
