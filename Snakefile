@@ -26,6 +26,7 @@ from pel_core.spec.results import OUTPUTS, metrics_file, slug_of
 from pel_core.studies.job_lines import tell_jobs
 from pel_core.studies.inputs import told
 from pel_core.studies.migrate import migrate
+from pel_core.studies.registered import register_claims
 from pel_core.studies.settings import typed_settings
 from pel_core.studies.study import load_settings
 
@@ -75,6 +76,8 @@ include: "workflow/rules/report.smk"
 onstart:
     if workflow.is_main_process:
         make_results(RESULTS)
+        for name in register_claims(STUDY):  # before the first run that they use
+            print(f"Claim registered: {name}", file=sys.stderr)
     # Small jobs on this machine's CPU share what they import; a cluster's nodes cannot.
     if workflow.is_main_process and workflow.local_exec:
         fork_server.offer(workflow.snakemake_tmp_dir)

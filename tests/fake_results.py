@@ -13,14 +13,19 @@ from typing import Any
 from pel_core.common.files import read_json, write_bytes, write_json
 from pel_core.common.versions import versions
 from pel_core.data.datasets import split_name
+from pel_core.evaluation.outputs import CLASSES as OUTPUT_CLASSES
+from pel_core.evaluation.outputs import PREDICTIONS, write_csv, write_parquet
 from pel_core.spec.results import METRICS, OUTPUTS, metrics_file, result_files, run_folder, scoring, slug_of
 from pel_core.spec.run_spec import RunSpec
+from pel_core.studies.kinds import SUMMARY, TABLE
 
 CLASSES = {"cifar100": 100, "imagenet-lt": 1000, "places-lt": 365, "inat2018": 8142}
 LEVEL = {"cifar100": 80.0, "imagenet-lt": 77.0, "places-lt": 52.0, "inat2018": 79.0}
 EFFECT = {"adaptformer": 0.0, "adaptformer@6:12": -0.8, "adaptformer@6:12+vpt-shallow": -0.3, "adaptformer+ln": -1.1,
           "ssf-attn": -1.4, "ssf-ln": -2.4, "ssf-mlp": -1.9}  # fmt: skip
 PER_BLOCK = {"ssf-attn": 6144, "ssf-ln": 3072, "ssf-mlp": 7680}
+TEST_GROUPS = ("head",) * 4 + ("med",) * 2 + ("tail",) * 2  # of the classes that have test images
+EACH = 100  # test images of each
 
 
 def fake_number(*names: object) -> float:
@@ -45,9 +50,14 @@ def fake_metrics(spec: RunSpec) -> dict[str, Any]:
     overall = LEVEL.get(base, 60.0) + EFFECT.get(spec.method, -2.0) + (5 - 0.03 * ratio if ratio else 0)
     overall += 0.6 * fake_number(spec.slug, "overall")
     metrics: dict[str, Any] = dict.fromkeys(METRICS)
-    for name, offset in {"overall": 0, "head": 3, "med": -1, "tail": -5, "mean_class": -0.5, "macro_f1": -0.7}.items():
-        metrics[name] = round(overall + offset + 0.8 * fake_number(spec.slug, name), 4)
+    hits = 0
+    for name, offset in {"head": 3, "med": -1, "tail": -5}.items():  # whole images, as `fake_predictions` has them right
+        images = EACH * TEST_GROUPS.count(name)
+        right = min(max(round(images / 100 * (overall + offset + 0.8 * fake_number(spec.slug, name))), 0), images)
+        metrics[name], hits = 100 * right / images, hits + right
+    metrics["overall"] = metrics["mean_class"] = 100 * hits / (EACH * len(TEST_GROUPS))
     metrics |= {
+        "macro_f1": round(metrics["overall"] - 0.2, 4),
         "error_rate": round(100 - metrics["overall"], 4),
         "worst_class": 12.5,
         "hmean": 61.0,
@@ -58,6 +68,34 @@ def fake_metrics(spec: RunSpec) -> dict[str, Any]:
     }
     reasons = {name: "made up without it" for name, value in metrics.items() if value is None}
     return {**metrics, "per_class": [round(metrics["overall"], 2)] * 5, "null_reasons": reasons}
+
+
+def fake_predictions(spec: RunSpec, metrics: dict[str, Any]) -> tuple[list[int], list[int]]:
+    """Label and prediction of each test image that give metrics head, med and tail; easy images are easy for every method."""
+    labels: list[int] = []
+    predicted: list[int] = []
+    for group in dict.fromkeys(TEST_GROUPS):
+        images = EACH * TEST_GROUPS.count(group)
+        hard = [fake_number(spec.dataset, group, i) + 0.3 * fake_number(spec.slug, group, i) for i in range(images)]
+        right = set(sorted(range(images), key=hard.__getitem__)[: round(images / 100 * metrics[group])])
+        truth = [TEST_GROUPS.index(group) + i // EACH for i in range(images)]
+        labels += truth
+        predicted += [label if i in right else (label + 1) % len(TEST_GROUPS) for i, label in enumerate(truth)]
+    return labels, predicted
+
+
+def write_predictions(results: str | Path, spec: RunSpec, metrics: dict[str, Any] | None = None) -> None:
+    """``predictions.parquet`` and ``classes.csv`` of a run, by its made-up metrics or those that are given."""
+    import numpy as np
+
+    folder = run_folder(results, spec.slug)
+    folder.mkdir(parents=True, exist_ok=True)
+    labels, predicted = (np.array(each, dtype=np.int32) for each in fake_predictions(spec, metrics or fake_metrics(spec)))
+    about = {"slug": spec.slug, "split": spec.split, "data_sha256": spec.dataset}
+    write_parquet(
+        folder / PREDICTIONS, {"index": np.arange(len(labels)), "path": None, "label": labels, "prediction": predicted}, about
+    )
+    write_csv(folder / OUTPUT_CLASSES, ("label", "group"), enumerate(TEST_GROUPS))
 
 
 def fake_curve(spec: RunSpec) -> list[dict[str, float]]:
@@ -92,9 +130,10 @@ def fake_record(spec: RunSpec) -> dict[str, Any]:
 
 
 def write_results(results: str | Path, specs: dict[str, RunSpec]) -> None:
-    """A made-up sweep: one metrics.json per run."""
+    """A made-up sweep: one metrics.json per run, and predictions that agree with it."""
     for slug, spec in specs.items():
         write_json(metrics_file(results, slug), fake_record(spec))
+        write_predictions(results, spec)
 
 
 def main(words: list[str]) -> None:
@@ -134,7 +173,7 @@ def main(words: list[str]) -> None:
             write_bytes(f"{asked.figures}/{rest[0]}.{suffix}", b"x")
     else:
         name = rest[0] if rest else f"{Path(asked.study).stem}-{command}"  # no study of the tests has reported values
-        for suffix in ("csv", "md", "tex")[: 3 if command == "table" else 2]:
+        for suffix in TABLE if command == "table" else SUMMARY:
             write_bytes(f"{asked.results}/tables/{name}.{suffix}", b"x")
 
 

@@ -95,7 +95,7 @@ class ToyStudy:
             "train": [r / "runs" / SLUG / file for file in ("delta.safetensors", "train.json")],
             "evaluate": [r / "runs" / SLUG / file for file in ("metrics.json", "predict.json", "logits.safetensors",
                                                                "predictions.parquet", "confusion.csv", "classes.csv")],
-            "table": [r / "tables" / f"one.{suffix}" for suffix in ("csv", "md", "tex")],
+            "table": [r / "tables" / f"one.{suffix}" for suffix in ("csv", "md", "tex", "tabular.tex", "long.csv")],
             "figure": [self.folder / "figures"],
             "claims": [r / "tables" / f"study-claims.{suffix}" for suffix in ("csv", "md")],
             "data": [r / "data" / "toy"],

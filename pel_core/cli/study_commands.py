@@ -100,10 +100,14 @@ def report(arguments: Arguments) -> None:
 
 
 def plan(arguments: Arguments) -> None:
-    """Say what is missing and what it will cost."""
+    """Say what is missing, what it will cost, and what differences it will be able to show."""
+    from pel_core.reporting.sensitivity import will_show
     from pel_core.studies.plan import plan as words
 
-    print(words(open_results(arguments)))
+    study = open_results(arguments)
+    print(words(study))
+    if told := will_show(study):
+        print(told)
 
 
 def measure_throughput(arguments: Arguments) -> None:

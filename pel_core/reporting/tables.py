@@ -1,23 +1,29 @@
-"""Tables: a declared table, the runs' metrics.json and the notes on their data -> CSV, Markdown and LaTeX. A pure function: same
-inputs, same bytes."""
+"""Tables: a declared table, the runs' metrics.json, their predictions and the notes on their data -> a grid, which `table_text`
+spells as CSV, Markdown and LaTeX. A pure function: same inputs, same bytes."""
 
-import csv
-import io
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import write_text
 from pel_core.ingest.notes import data_notes, notes_footnote
 from pel_core.models.backbones import BACKBONES
-from pel_core.reporting.latex_text import tex_needs, tex_row, tex_text
-from pel_core.reporting.recipe_text import data_line, recipe_line, seeds_line
+from pel_core.reporting.paired import Rows
+from pel_core.reporting.recipe_text import data_line, recipe_line
 from pel_core.reporting.runs import Record, Runs, read_runs
+from pel_core.reporting.statistics.marks import Column
+from pel_core.reporting.table_marks import mark_columns, mark_notes
+from pel_core.reporting.table_text import SPREADS, table_texts
+from pel_core.reporting.table_text import md_row as md_row  # others spell theirs alike
+from pel_core.reporting.table_text import table_tex as table_tex
+from pel_core.reporting.table_text import write_csv as write_csv
 from pel_core.spec.records import lookup, number, why_none
-from pel_core.spec.results import METRICS, SECTIONS
+from pel_core.spec.results import SECTIONS
 from pel_core.studies.cells import Cell
 from pel_core.studies.kinds import TABLE, TABLES, ArtefactKind
 from pel_core.studies.study import Study
@@ -33,7 +39,8 @@ INFO_LABELS = {
 
 @dataclass(frozen=True)
 class Statistic:
-    """A value over seeds: mean, sample standard deviation (None for n < 2), and why there is no mean where it is None.
+    """A value over seeds: mean, sample standard deviation, and why there is no mean where it is None. There is no deviation for
+    n < 2, nor where nothing depends on the seed (zero-shot).
 
     A run without a result leaves no mean, or it would be of the survivors alone: ``blank`` is what the cell says then.
     """
@@ -47,18 +54,31 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table before it is spelled. ``info`` and ``values`` hold one list per row; ``best`` the (row, column) in bold."""
+    """A table before it is spelled.
 
+    Args:
+        shown: which of the leading columns stand in the table; the others are the same in every row: ``shared`` says them.
+        info, values, places: one list per row; a place is the cell's data set, method and value.
+        columns: marks of each column, or why there are none.
+        spread, intervals: what is printed beside a mean.
+    """
+
+    name: str
     title: str
     banner: tuple[str, str]
     corner: str
     info_labels: list[str]
+    shown: list[int]
+    shared: str
     value_labels: list[str]
     row_labels: list[str]
     info: list[list[str]]
     values: list[list[Statistic]]
-    best: set[tuple[int, int]]
+    places: list[list[tuple[str, str, str]]]
+    columns: list[Column | str]
     digits: int
+    spread: str
+    intervals: bool
     recipe: str
     notes: list[str]
     parameters: list[str]
@@ -73,7 +93,8 @@ def statistic(cell: Cell, runs: Runs) -> Statistic:
     values = [value for value in found if value is not None]
     if not values:
         return Statistic(None, None, 0, why_none(records[0], cell.value))
-    std = statistics.stdev(values) if len(values) > 1 else None
+    fixed = not cell.specs[0].trains and len(set(values)) == 1
+    std = statistics.stdev(values) if len(values) > 1 and not fixed else None
     return Statistic(statistics.fmean(values), std, len(values))
 
 
@@ -92,25 +113,39 @@ def table_grid(study: Study, name: str) -> Grid:
     records = [runs.described(slug for cell in row for slug in cell.slugs) for row in cells]
     infos = [info if isinstance(info, dict) else {"label": INFO_LABELS[info], "value": info} for info in entry.get("info", INFO)]
     flat = [record for row in records for record in row]
+    info = [[_joined(show_info(record, column["value"], flat) for record in row) for column in infos] for row in records]
+    labels, value_labels = [str(column["label"]) for column in infos], [str(column["label"]) for column in columns]
+    # Leading columns that a study asked for by name stay where they are.
+    alike = [k for k in range(len(infos)) if "info" not in entry and len(rows) > 1 and len({row[k] for row in info}) == 1]
+    shared = [f"{labels[k]}: {info[0][k]}" for k in alike]
+    baseline = [str(row["label"]) for row in rows].index(entry["baseline"]) if entry.get("baseline") else None
+    marked = mark_columns(cells, runs, Rows(study.results), baseline)
     # A value that is missing says why, once for each reason.
     noted = notes_footnote(data_notes(study.results, (record["data"]["name"] for record in flat)))
     empty = [(j, stat) for row in values for j, stat in enumerate(row) if not stat.n and not stat.blank]
     gaps = sorted({f"{columns[j]['label']}: none, {stat.reason}" for j, stat in empty})
     return Grid(
+        name=name,
         title=artefact.title,
         banner=artefact.banner,
         corner=entry.get("corner", "Method"),
-        info_labels=[str(info["label"]) for info in infos],
-        value_labels=[str(column["label"]) for column in columns],
+        info_labels=labels,
+        shown=[k for k in range(len(infos)) if k not in alike],
+        shared=f"{'; '.join(shared)}." if shared else "",
+        value_labels=value_labels,
         row_labels=[str(row["label"]) for row in rows],
-        info=[[_joined(show_info(record, info["value"], flat) for record in row) for info in infos] for row in records],
+        info=info,
         values=values,
-        best=_best(values, [cell.value for cell in cells[0]], digits),
+        places=[[(cell.dataset, cell.method, cell.value.removeprefix("metrics.")) for cell in row] for row in cells],
+        columns=marked,
         digits=digits,
+        spread=entry.get("spread", "sd"),
+        intervals=entry.get("intervals", False),
         recipe=recipe_line(flat),
         notes=[
             *([entry["note"]] if "note" in entry else []),
-            seeds_line(artefact.seeds),
+            seeds_words(artefact.seeds, entry.get("spread", "sd"), entry.get("intervals", False)),
+            *mark_notes(marked, value_labels, entry.get("baseline", "")),
             *gaps,
             *runs.notes(),
             data_line(flat),
@@ -118,6 +153,33 @@ def table_grid(study: Study, name: str) -> Grid:
         ],
         parameters=[_joined(str(record["parameters"]["learnable"]) for record in row) for row in records],
     )
+
+
+def seeds_words(seeds: Sequence[int], spread: str, intervals: bool) -> str:
+    """What the numbers are over, and what stands beside them."""
+    over = f"over seeds {', '.join(map(str, seeds))}: n = {len(seeds)}"
+    if intervals:
+        return f"Mean and 95 % interval [low, high] of another run on other test images, {over}."
+    if len(seeds) == 1:
+        return f"One seed ({seeds[0]}): no spread is known."
+    return f"Mean ± {SPREADS[spread]} {over}."
+
+
+def check_table(declaration: Mapping[str, Any]) -> None:
+    """Refuse a baseline that is no row, or several.
+
+    Raises:
+        PelError: naming the rows there are.
+    """
+    labels = [str(row["label"]) for row in declaration["rows"]]
+    found = declaration.get("baseline")
+    if found is None or labels.count(found) == 1:
+        return
+    if found in labels:
+        raise PelError(
+            f"baseline: {labels.count(found)} rows are labelled '{found}'; give the one that is meant a label of its own"
+        )
+    raise unknown("baseline", found, labels, "(the label of a row of this table)")
 
 
 def show_info(record: Record, what: str, beside: Sequence[Record]) -> str:
@@ -153,100 +215,9 @@ def _joined(words: Any) -> str:
     return " / ".join(dict.fromkeys(filter(None, words))) or "–"
 
 
-def _best(values: list[list[Statistic]], paths: Sequence[str], digits: int) -> set[tuple[int, int]]:
-    """The best of each column, as printed, so that equal prints are equally bold; nothing where there is no better end."""
-    best: set[tuple[int, int]] = set()
-    for j, path in enumerate(paths):
-        metric = METRICS.get(path.removeprefix("metrics."))
-        shown = {i: round(row[j].mean, digits) for i, row in enumerate(values) if row[j].mean is not None}
-        if metric and metric.better != "neither" and len(shown) > 1:
-            goal = max(shown.values()) if metric.better == "higher" else min(shown.values())
-            best |= {(i, j) for i, value in shown.items() if value == goal}
-    return best
-
-
-def table_csv(grid: Grid) -> str:
-    """For programs: plain numbers, a column of standard deviations where there are several seeds, and the banner in ``note``."""
-    several = any(stat.n > 1 for row in grid.values for stat in row)
-    spread = [f"{label} std" for label in grid.value_labels] if several else []
-    header = [grid.corner, *grid.info_labels, *grid.value_labels, *spread, "n", "parameters", "recipe", "note"]
-    lines = []
-    for i, row in enumerate(grid.values):
-        means = [_plain(stat.mean) for stat in row]
-        stds = [_plain(stat.std) for stat in row] if several else []
-        count = _joined(str(stat.n) for stat in row)
-        lines.append([grid.row_labels[i], *grid.info[i], *means, *stds, count, grid.parameters[i], grid.recipe, grid.banner[1]])
-    return write_csv([header, *lines])
-
-
-def write_csv(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as CSV text with Unix line ends."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
-def _plain(value: float | None) -> str:
-    return "" if value is None else f"{round(value, 4):g}" if abs(value) >= 1e6 else str(round(value, 4))
-
-
-def table_md(grid: Grid) -> str:
-    """For people: a banner, the table with the best of each column bold, the recipe under it."""
-    header = [grid.corner, *grid.info_labels, *grid.value_labels]
-    rules = ["---"] * (1 + len(grid.info_labels)) + ["---:"] * len(grid.value_labels)
-    body = []
-    for i, row in enumerate(grid.values):
-        shown = [_spell(stat, grid, (i, j), "±", ("**", "**")) for j, stat in enumerate(row)]
-        body.append([grid.row_labels[i], *grid.info[i], *shown])
-    mark = f"[{grid.banner[0]}] " if grid.banner[0] else ""
-    parts = [f"## {mark}{grid.title}", ""]
-    if grid.banner[1]:
-        parts += [f"> **{grid.banner[1]}**", ""]
-    parts += [md_row(header), "|" + "|".join(rules) + "|", *map(md_row, body), "", grid.recipe, ""]
-    return "\n".join([*parts, *(f"{note}\n" for note in grid.notes)]).rstrip() + "\n"
-
-
-def md_row(cells: Sequence[str]) -> str:
-    """One line of a Markdown table."""
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-
-def _spell(stat: Statistic, grid: Grid, at: tuple[int, int], sign: str, bold: tuple[str, str]) -> str:
-    if stat.mean is None:
-        return stat.blank or ("–" if sign == "±" else "--")
-    text = f"{stat.mean:.{grid.digits}f}"
-    if at in grid.best:
-        text = f"{bold[0]}{text}{bold[1]}"
-    text += f" {sign} {stat.std:.{grid.digits}f}" if stat.std is not None else ""
-    few = stat.n < max(other.n for row in grid.values for other in row)
-    return f"{text} (n={stat.n})" if few else text
-
-
-def table_tex(grid: Grid) -> str:
-    r"""For a paper: a self-contained ``tabular`` (``\usepackage{booktabs}``), the recipe in small print under it."""
-    header = [grid.corner, *grid.info_labels, *grid.value_labels]
-    columns = "l" * (1 + len(grid.info_labels)) + "r" * len(grid.value_labels)
-    small = ([grid.banner[1]] if grid.banner[1] else []) + [grid.recipe, *grid.notes]
-    words = [*header, *grid.row_labels, *(word for row in grid.info for word in row), grid.banner[0], *small]
-    comments, checks = tex_needs(words, ["{booktabs}"])
-    body = []
-    for i, row in enumerate(grid.values):
-        shown = [_spell(stat, grid, (i, j), r"$\pm$", (r"\textbf{", "}")) for j, stat in enumerate(row)]
-        body.append(tex_row([*map(tex_text, [grid.row_labels[i], *grid.info[i]]), *shown]))
-    lines = [f"% {' '.join(grid.title.split())}", *comments, r"\begingroup\small\setlength{\tabcolsep}{4pt}%", *checks]
-    lines += [rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}", r"\toprule"]
-    if grid.banner[0]:
-        words = rf"\textbf{{{tex_text(grid.banner[0])}}}: not for comparison"
-        lines += [rf"\multicolumn{{{len(header)}}}{{c}}{{{words}}} \\", r"\midrule"]
-    lines += [tex_row(map(tex_text, header)), r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
-    lines += [r"\par\smallskip\footnotesize\raggedright", *(rf"{tex_text(line)}\par" for line in small), r"\endgroup"]
-    return "\n".join(lines) + "\n"
-
-
 def table_files(study: Study, name: str) -> dict[str, str]:
     """The text of a table in each format, by suffix."""
-    grid = table_grid(study, name)
-    return {"csv": table_csv(grid), "md": table_md(grid), "tex": table_tex(grid)}
+    return dict(table_texts(table_grid(study, name)))
 
 
 def write_texts(texts: Mapping[str, str], name: str, folder: str | Path) -> None:
@@ -256,7 +227,7 @@ def write_texts(texts: Mapping[str, str], name: str, folder: str | Path) -> None
 
 
 def save_table(study: Study, name: str, folder: str | Path) -> None:
-    """Make a declared table into ``folder`` as csv, md and tex.
+    """Make a declared table into ``folder`` in each format.
 
     Raises:
         PelError: a run is missing or cannot be used.
@@ -268,7 +239,8 @@ def on_screen(title: str, markdown: str) -> list[str]:
     """A table's Markdown with its columns padded, so that it reads in a terminal; the lines on data and recipe are left out."""
     left_out = ("Data: ", "Recipe: ", "Notes on the data, ")
     lines = [line for line in markdown.splitlines() if line and not line.startswith(left_out)]
-    rows = [[cell.strip().replace("**", "") for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    plain = [re.sub(r"\*\*|</?u>", "", line) for line in lines if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in plain]
     widths = [max(len(row[i]) for row in rows if not row[i].startswith("---")) for i in range(len(rows[0]))]
     left = iter(rows)
     text = []
@@ -285,6 +257,8 @@ def on_screen(title: str, markdown: str) -> list[str]:
 
 TABLES.register(
     "table",
-    ArtefactKind(TABLE, save_table, rows="rows", columns="columns", compared=True, on_screen=on_screen),
-    about="a value for each row and column, the best of each column in bold",
+    ArtefactKind(
+        TABLE, save_table, rows="rows", columns="columns", check=check_table, compared=True, version=2, on_screen=on_screen
+    ),
+    about="a value for each row and column, the best of each column in bold, rows not separable from it underlined",
 )

@@ -18,7 +18,7 @@ Declaration = Mapping[str, Any]
 # report.smk has a rule for each of the three.
 Form = tuple[str, ...]
 FIGURE: Form = ("pdf", "svg", "png")
-TABLE: Form = ("csv", "md", "tex")
+TABLE: Form = ("csv", "md", "tex", "tabular.tex", "long.csv")
 SUMMARY: Form = ("csv", "md")
 
 
@@ -35,6 +35,7 @@ class ArtefactKind:
         from_models: whether it is drawn from the prepared models, of one seed, and needs no results.
         compared: whether its cells stand beside reported values in ``compare``.
         reads_reported: whether it shows reported values itself.
+        version: of what is drawn; artefacts that another version drew are drawn anew.
         on_screen: title and Markdown -> the lines that a terminal shows; None where it shows nothing.
     """
 
@@ -47,6 +48,7 @@ class ArtefactKind:
     from_models: bool = False
     compared: bool = False
     reads_reported: bool = False
+    version: int = 1
     on_screen: Callable[[str, str], list[str]] | None = None
 
 

@@ -193,6 +193,8 @@ class Study:
             drawn["models"] = [provenance.train_params(cell.specs[0], TRAIN) for cell in artefact.cells]
         else:
             drawn["cells"] = [[cell.row, cell.column, cell.value, *cell.slugs] for cell in artefact.cells]
+        if artefact.how.version > 1:
+            drawn["version"] = artefact.how.version
         if artefact.how.reads_reported and self.reported:
             drawn["reported"] = fingerprint(self.reported["path"])
         return canonical(drawn)

@@ -1,62 +1,23 @@
-"""Claims: effects paired by seed, their intervals and verdicts."""
+"""Claims: effects paired by seed and image, their intervals and verdicts."""
 
 import io
-import math
+import re
 
+import numpy as np
 import pandas as pd
 import pytest
-from fake_results import write_results
+from fake_results import write_predictions, write_results
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, write_json
-from pel_core.reporting.claims import Effect, claim_files, claim_rows, contrast_effect, effect, reported_effect, verdict
+from pel_core.evaluation.outputs import write_parquet
+from pel_core.reporting.claims import HEADER, claim_files, claim_rows, reported_effect
+from pel_core.reporting.paired import Rows, contrast_effect
 from pel_core.reporting.runs import read_runs
-from pel_core.spec.results import metrics_file
+from pel_core.reporting.sensitivity import will_show
+from pel_core.spec.results import metrics_file, run_folder
+from pel_core.studies.registered import register_claims
 from pel_core.studies.study import load
-
-
-def test_the_interval_is_students_t():
-    found = effect([1.0, 2.0, 3.0])
-    half = 4.302653 * 1.0 / math.sqrt(3)  # t of 2 degrees of freedom at 97.5 %, and the sample deviation 1
-    assert (found.mean, found.n) == (2.0, 3)
-    assert (found.low, found.high) == pytest.approx((2 - half, 2 + half), abs=1e-4)
-
-
-def test_one_seed_has_no_interval_and_none_no_effect():
-    assert effect([1.5]) == Effect(1.5, None, None, 1)
-    assert effect([]) == Effect(None, None, None, 0)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "expect", "margin", "result"),
-    [
-        (0.1, 1.0, "higher", 0, "holds"),
-        (-0.1, 1.0, "higher", 0, "undecided"),
-        (-1.0, -0.1, "higher", 0, "does not"),
-        (-1.0, -0.1, "lower", 0, "holds"),
-        (-1.0, 0.1, "lower", 0, "undecided"),
-        (0.1, 1.0, "lower", 0, "does not"),
-        (0.0, 0.0, "higher", 0, "undecided"),
-        (3.3, 3.3, "higher", 0, "undecided"),
-        (0.4, 1.0, "higher", 0.5, "undecided"),
-        (0.6, 1.0, "higher", 0.5, "holds"),
-        (-1.0, -0.6, "lower", 0.5, "holds"),
-        (-0.4, 0.4, "equal", 0.5, "holds"),
-        (-0.4, 0.6, "equal", 0.5, "undecided"),
-        (0.6, 0.9, "equal", 0.5, "does not"),
-        (-0.9, -0.6, "equal", 0.5, "does not"),
-    ],
-)
-def test_verdicts(low, high, expect, margin, result):
-    assert verdict(Effect((low + high) / 2, low, high, 3), expect, margin)[0] == result
-
-
-def test_one_seed_is_undecided_and_says_why():
-    assert verdict(Effect(5.0, None, None, 1), "higher") == (
-        "undecided",
-        "one seed gives no interval; ask for more (seeds=0,1,2)",
-    )
-    assert verdict(Effect(None, None, None, 0), "higher")[0] == "undecided"
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +40,9 @@ def test_a_contrast_is_paired_by_seed_and_averaged_over_data(sweep):
         sum(tail(data, "adaptformer+ln", seed) - tail(data, "adaptformer", seed) for data in ("imagenet-lt", "places-lt")) / 2
         for seed in (0, 1, 2)
     ]
-    assert contrast_effect(part, runs).mean == pytest.approx(sum(by_seed) / 3)
+    found = contrast_effect(part, runs, Rows(sweep.results))
+    assert found.values == pytest.approx(by_seed) and found.mean == pytest.approx(sum(by_seed) / 3)
+    assert found.images == 400 and found.general.half > 0
 
 
 def test_the_reports_own_effect_leaves_suspect_cells_out(sweep):
@@ -90,36 +53,128 @@ def test_the_reports_own_effect_leaves_suspect_cells_out(sweep):
     assert reported_effect(sweep, naturalist) is None
 
 
-def test_every_claim_has_a_verdict_with_effect_n_and_interval(sweep):
+def test_every_claim_has_a_verdict_with_effect_n_and_intervals(sweep):
     frame = pd.read_csv(io.StringIO(claim_files(sweep)["csv"]))
+    assert tuple(frame.columns) == HEADER
     whole = frame[~frame.duplicated("claim")]
     assert len(whole) == 5
-    assert set(whole["verdict"]) <= {"holds", "does not", "undecided"}
+    assert set(whole["verdict"]) <= {"holds", "refuted", "undecided"}
     assert (frame["n"] == 3).all()
     parts = frame[frame["contrast"] != "all"]
     assert len(parts) == 1 + 4 + 2 + 2 + 4
-    assert parts[["effect", "low", "high"]].notna().all(axis=None)
+    assert parts[["effect", "low", "high", "training_low", "training_high", "p", "p_holm"]].notna().all(axis=None)
     assert (parts["low"] <= parts["effect"]).all() and (parts["effect"] <= parts["high"]).all()
+    assert (parts["p"] <= parts["p_holm"]).all() and (parts["images"] > 0).all()
+    undecided = parts[parts["verdict"] == "undecided"]
+    assert undecided["would_decide"].str.contains("seeds|images").all()
+    assert (undecided["seeds_needed"].notna() | undecided["images_needed"].notna()).sum() > 10
 
 
 def test_a_claim_holds_if_all_its_contrasts_do(sweep):
-    for line in claim_rows(sweep):
-        if line[3] == "all":
-            parts = [other[-3] for other in claim_rows(sweep) if other[0] == line[0] and other[3] != "all"]
-            assert (line[-3] == "holds") == all(part == "holds" for part in parts)
+    lines = claim_rows(sweep)
+    for line in lines:
+        if line["contrast"] == "all":
+            parts = [other["verdict"] for other in lines if other["claim"] == line["claim"] and other["contrast"] != "all"]
+            assert (line["verdict"] == "holds") == all(part == "holds" for part in parts)
+            assert (line["verdict"] == "refuted") == ("refuted" in parts)
 
 
-def test_one_seed_leaves_every_claim_undecided(sweep):
-    study = load("report", "paper", seeds="0", results=sweep.results)
-    assert {line[-3] for line in claim_rows(study)} == {"undecided"}
+@pytest.mark.parametrize(("seeds", "why"), [("0", "one seed; at least three"), ("0,1", "two seeds; at least three")])
+def test_under_three_seeds_every_claim_is_undecided_and_says_why(sweep, seeds, why):
+    study = load("report", "paper", seeds=seeds, results=sweep.results)
+    lines = claim_rows(study)
+    assert {line["verdict"] for line in lines} == {"undecided"}
+    assert all(line["reason"] == why for line in lines if line["contrast"] != "all")
+
+
+def toy(tmp_path, *parts, seeds=(0, 1, 2), write=True):
+    """A study of claims of one part each, with made-up results."""
+    text = "title: T\nroles: {toy: Toy}\nclaims:\n"
+    for i, part in enumerate(parts):
+        over = "over: [{dataset: toy-ir20}]"
+        text += f"  c{i}: {{statement: S{i}, parts: [{{a: {{method: adaptformer}}, b: {{method: ssf-ln}}, {over}, {part}}}]}}\n"
+    (tmp_path / "s.yaml").write_text(text)
+    (tmp_path / "c.yaml").write_text(f"{{title: T, backbone: toy, seeds: {list(seeds)}, data: {{toy: toy}}}}")
+    study = load(tmp_path / "s.yaml", tmp_path / "c.yaml", results=tmp_path / "results")
+    if write:
+        write_results(study.results, study.specs)
+    return study
+
+
+def say(study, method, values):
+    """Make a method right about as many percent of the images of every group, one value per seed."""
+    for seed, value in zip(study.seeds, values, strict=True):
+        spec = study.specs[f"toy-ir20.toy.{method}.s{seed}"]
+        write_predictions(study.results, spec, dict.fromkeys(("head", "med", "tail"), value))
+
+
+WORDS = ("higher", "lower", "equal, margin: 3")
+
+
+@pytest.mark.parametrize(
+    ("lead", "verdicts"),
+    [(20, ("holds", "refuted", "refuted")), (-20, ("refuted", "holds", "refuted")), (0, ("undecided", "undecided", "holds"))],
+)
+def test_verdicts_by_the_general_interval(tmp_path, lead, verdicts):
+    study = toy(tmp_path, *(f"value: overall, expect: {word}" for word in WORDS))
+    say(study, "ssf-ln", (50, 50, 51))
+    say(study, "adaptformer", (50 + lead, 51 + lead, 50 + lead))
+    lines = claim_rows(study)
+    assert tuple(line["verdict"] for line in lines) == verdicts
+    text = claim_files(study)["md"]
+    assert all(f"### S{i}: **{word}**" in text for i, word in enumerate(verdicts))
+
+
+def test_the_same_difference_at_every_seed_has_a_width_from_images(tmp_path):
+    """Once "holds" by rounding: two seeds whose differences are the same number of images."""
+    study = toy(tmp_path, "value: overall, expect: higher")
+    say(study, "ssf-ln", (50, 50, 50))
+    say(study, "adaptformer", (50.5, 50.5, 50.5))
+    (line,) = claim_rows(study)
+    assert (line["training_low"], line["verdict"]) == ("", "undecided") and float(line["low"]) < 0
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut off"])
+def test_without_predictions_there_is_no_verdict_but_the_command(tmp_path, damage):
+    study = toy(tmp_path, "value: overall, expect: higher")
+    say(study, "adaptformer", (90, 91, 92))
+    slug = "toy-ir20.toy.adaptformer.s1"
+    path = run_folder(study.results, slug) / "predictions.parquet"
+    path.write_bytes(path.read_bytes()[:100]) if damage == "cut off" else path.unlink()
+    (line,) = claim_rows(study)
+    assert line["verdict"] == "undecided" and line["low"] == "" and line["training_low"]
+    assert f"python -m pel_core score '{slug}'" in line["reason"] and str(path) in line["reason"]
+
+
+def test_runs_of_other_images_are_refused_by_name(tmp_path):
+    study = toy(tmp_path, "value: overall, expect: higher")
+    for seed in study.seeds:
+        path = run_folder(study.results, f"toy-ir20.toy.ssf-ln.s{seed}") / "predictions.parquet"
+        labels = np.arange(8, dtype=np.int32)
+        write_parquet(path, {"index": labels, "path": None, "label": labels, "prediction": labels}, {"data_sha256": "other"})
+    with pytest.raises(PelError, match=r"adaptformer\.s0 and toy-ir20\.toy\.ssf-ln\.s0 have different test sets"):
+        claim_rows(study)
+
+
+def test_a_value_that_no_image_makes_has_an_interval_over_seeds_and_says_so(tmp_path):
+    study = toy(tmp_path, "value: training.seconds, expect: higher", "value: parameters.learnable, expect: higher")
+    for seed, seconds in zip(study.seeds, (50.0, 51.0, 52.0), strict=True):
+        path = metrics_file(study.results, f"toy-ir20.toy.adaptformer.s{seed}")
+        record = read_json(path)
+        record["training"]["seconds"] = seconds
+        write_json(path, record)
+    seconds, parameters = claim_rows(study)
+    assert (seconds["effect"], seconds["low"], seconds["verdict"]) == ("+46.00", "+43.52", "holds")
+    assert "general interval is over seeds alone" in seconds["reason"]
+    assert parameters["verdict"] == "undecided" and "the same at every seed" in parameters["reason"]
 
 
 def test_data_a_config_lacks_is_named(tmp_path):
     study = load("report", "cifar", seeds="0,1", results=tmp_path)
     write_results(tmp_path, study.specs)
-    line = next(line for line in claim_rows(study) if line[0] == "ln-costs-the-tail")
-    assert line[-3] == "undecided"
-    assert "not measured on imagenet-lt, places-lt" in line[-2]
+    line = next(line for line in claim_rows(study) if line["claim"] == "ln-costs-the-tail")
+    assert line["verdict"] == "undecided"
+    assert "not measured on imagenet-lt, places-lt" in line["reason"]
 
 
 def test_a_demo_says_so(tmp_path):
@@ -135,10 +190,49 @@ def test_a_missing_run_and_an_empty_group(tmp_path):
     with pytest.raises(PelError, match="has no result"):
         claim_rows(study)
     write_results(tmp_path, study.specs)
-    for seed in (0, 1):
-        path = metrics_file(tmp_path, f"places-lt.clip-b16.adaptformer.s{seed}")
-        record = read_json(path)
-        record["metrics"] |= {"tail": None, "null_reasons": {"tail": "no class has fewer than 20 images"}}
-        write_json(path, record)
-    line = next(line for line in claim_rows(study) if line[0] == "ln-costs-the-tail")
-    assert line[-3:-1] == ["undecided", "there is no value to compare"]
+    for path in tmp_path.glob("runs/*/classes.csv"):
+        path.write_text(path.read_text().replace("tail", "med"))
+    line = next(line for line in claim_rows(study) if line["claim"] == "ln-costs-the-tail")
+    assert line["verdict"] == "undecided" and "no class is in this group" in line["reason"]
+
+
+def test_planning_says_what_can_be_shown_as_assumed_or_as_finished_runs_vary(tmp_path):
+    before = load("report", "paper", seeds="0,1,2", results=tmp_path)
+    text = will_show(before)
+    assert "Differences that 3 seeds will show" in text and "assumed that two methods disagree on 10% of the images" in text
+    assert "inat2018" in text and "(N = 24,426)" in text
+    study = toy(tmp_path, "value: overall, expect: higher")
+    say(study, "ssf-ln", (50, 50, 51))
+    say(study, "adaptformer", (60, 61, 60))
+    assert re.search(r"toy-ir20 [0-9.]+ \(by the variance of finished runs\)", will_show(study))
+    few = will_show(load(study.path, study.config_path, seeds="0", results=study.results))
+    assert few.startswith("At 1 seed nothing is marked and no claim is decided; at least three.")
+
+
+def test_a_claim_is_registered_before_its_first_result_and_a_change_afterwards_is_told(tmp_path):
+    part = "value: overall, expect: higher"
+    study = toy(tmp_path, part, write=False)
+    assert register_claims(study) == ["c0"] and register_claims(study) == []
+    write_results(study.results, study.specs)
+    assert claim_rows(study)[0]["registered"] == "before its first result" and "egistered" not in claim_files(study)["md"]
+    changed = toy(tmp_path, f"{part}, margin: 0.1", part, write=False)  # a threshold, and a claim more
+    assert {line["registered"] for line in claim_rows(changed)} == {"not registered: planning with Snakemake does that"}
+    assert register_claims(changed) == ["c0", "c1"]
+    assert [line["registered"] for line in claim_rows(changed)] == [
+        "changed after 6 results were seen",
+        "registered after 6 results",
+    ]
+    assert "\nChanged after 6 results were seen.\n" in claim_files(changed)["md"]
+    again = toy(tmp_path, part, write=False)  # as it was said in advance
+    assert register_claims(again) == [] and claim_rows(again)[0]["registered"] == "before its first result"
+    more = toy(tmp_path, part, seeds=(0, 1, 2, 3))
+    assert register_claims(more) == [] and claim_rows(more)[0]["registered"] == "before its first result"
+
+
+@pytest.mark.parametrize("text", ["[]", '{"a": 1}', '{"a": [1]}', '{"a": [{}]}', '{"a"'])
+def test_a_damaged_register_is_refused_by_name(tmp_path, text):
+    study = toy(tmp_path, "value: overall, expect: higher")
+    (study.results / "claims-registered.json").write_text(text)
+    for ask in (register_claims, claim_rows):
+        with pytest.raises(PelError, match=r"claims-registered\.json"):
+            ask(study)

@@ -112,6 +112,19 @@ def test_shipped_tables_compile(shipped, tmp_path):
     done = compiled(document("\n\\clearpage\n".join(shipped.values())), tmp_path)
     assert done.returncode == 0, done.stdout[-2000:]
     assert (tmp_path / "all.pdf").stat().st_size > 10_000
+    assert "Overfull" not in done.stdout  # as wide as an article's page, or less
+    wide = [text.replace("{table}", "{table*}") for text in shipped.values()]
+    done = compiled(document("\n\\clearpage\n".join(wide)).replace("{article}", "[twocolumn]{article}", 1), tmp_path)
+    assert done.returncode == 0 and "Overfull" not in done.stdout, done.stdout[-2000:]
+
+
+@needs("pdflatex")
+def test_the_bare_tabular_stands_in_a_table_of_ones_own(tmp_path):
+    texts = table_files(study_of(["plain", "50 % & more"], tmp_path), "t")
+    (tmp_path / "t.tabular.tex").write_text(texts["tabular.tex"])
+    own = "\n".join([r"\begin{table}", r"\input{t.tabular}", r"\caption{Mine}", r"\end{table}"])
+    assert compiled(document(own, r"\usepackage{booktabs}"), tmp_path).returncode == 0
+    assert "Recipe" not in texts["tabular.tex"] and texts["tabular.tex"].count("tabular}") == 2
 
 
 def test_any_label_survives_latex_markdown_and_csv(tmp_path):

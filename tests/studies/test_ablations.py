@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from fake_results import write_results
+from fake_results import write_predictions, write_results
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, write_json
@@ -239,19 +239,17 @@ def test_a_contrast_may_be_taken_off_another(toy):
     """(a - b) at one place minus (a - b) at another, seed by seed; the file is the study's own."""
     study = toy()
     write_results(study.results, study.specs)
-    for lr, lead, slope in ((".lr=0.1", 3.0, 0.1), ("", 1.0, 0.05)):
+    for lr, lead, slope in ((".lr=0.1", 13.0, 1), ("", 1.0, 0.5)):
         for seed in study.seeds:
             for method, value in (("adaptformer", 50 + lead + slope * (seed - 1)), ("ssf-ln", 50)):
-                path = metrics_file(study.results, f"toy-ir20.toy.{method}.s{seed}{lr}")
-                record = read_json(path)
-                record["metrics"]["overall"] = value
-                write_json(path, record)
+                spec = study.specs[f"toy-ir20.toy.{method}.s{seed}{lr}"]
+                write_predictions(study.results, spec, dict.fromkeys(("head", "med", "tail"), value))
     assert study.summary("claims").name == "sweeps-claims"
     assert study.files("sweeps-claims")[1].endswith("tables/sweeps-claims.md")
     line = claim_rows(study)[0]
-    assert line[3] == "(adaptformer - ssf-ln at dataset=toy-ir20 lr=0.1) - (the same at dataset=toy-ir20)"
-    assert line[7:11] == ["+2.00", "+1.88", "+2.12", "3"]
-    assert line[-3] == "holds"
+    assert line["contrast"] == "(adaptformer - ssf-ln at dataset=toy-ir20 lr=0.1) - (the same at dataset=toy-ir20)"
+    assert (line["effect"], line["training_low"], line["training_high"], line["n"]) == ("+12.00", "+10.76", "+13.24", "3")
+    assert float(line["low"]) < 10.76 and line["verdict"] == "holds"
     text = claim_files(study)["md"]
     assert "reported" not in text and "Sweeps: verdicts" in text
 

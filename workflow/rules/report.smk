@@ -34,6 +34,8 @@ rule table:
         csv=f"{RESULTS}/tables/{{table}}.csv",
         md=f"{RESULTS}/tables/{{table}}.md",
         tex=f"{RESULTS}/tables/{{table}}.tex",
+        tabular=f"{RESULTS}/tables/{{table}}.tabular.tex",
+        long=f"{RESULTS}/tables/{{table}}.long.csv",
     params:
         key=lambda wc: STUDY.draw_params(wc.table),
     log:

@@ -91,8 +91,8 @@ def _judge(
     low, high = effect.general.low, effect.general.high
     verdict: Verdict = "undecided"
     if effect.undecidable or low is None or high is None:
-        reason = effect.undecidable or effect.general.reason
-        return Part(effect, expect, margin, p, adjusted, against, against_adjusted, verdict, reason, needed(effect))
+        reason, more = effect.undecidable or effect.general.reason, needed(effect, distance(effect, expect, margin))
+        return Part(effect, expect, margin, p, adjusted, against, against_adjusted, verdict, reason, more)
     within = -margin <= low and high <= margin
     if {"higher": low > margin, "lower": high < -margin, "equal": within}[expect]:
         verdict = "holds"

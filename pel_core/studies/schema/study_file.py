@@ -50,6 +50,13 @@ class Table(Artefact):
         default=[], description="Leading columns about the row itself, in place of the usual one."
     )
     digits: Digits = Field(default=1, description=DIGITS)
+    baseline: Text = Field(default=None, description="The label of the row that arrows compare the others with.")
+    spread: Literal["sd", "se", "ci"] = Field(
+        default="sd", description="What is printed behind ±: standard deviation, standard error, half of the interval over seeds."
+    )
+    intervals: Switch = Field(
+        default=False, description="Whether cells print the interval of another run on other test images in place of ±."
+    )
     corner: Text = Field(default="", description="The heading of the column of row labels.")
 
 

@@ -1,0 +1,109 @@
+"""From cells of a study to effects: their runs are read image by image, and what cannot be says why.
+
+The general interval (another run, other test images) needs the stored predictions of every run. Where a file of them is missing
+or damaged there is none, and the reason names the file and the command that makes it again; nothing else stands in for it.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from pel_core.common.errors import PelError
+from pel_core.reporting.runs import Runs
+from pel_core.reporting.statistics.effects import Effect, contrast
+from pel_core.reporting.statistics.intervals import Interval, Variances, general, training
+from pel_core.reporting.statistics.reading import Reader
+from pel_core.reporting.statistics.runs import Row, require_same_images
+from pel_core.reporting.statistics.values import is_metric
+from pel_core.spec.records import number, why_none
+from pel_core.studies.cells import Cell, Contrast
+
+NO_IMAGES = "no value of the test images: its general interval is over seeds alone"
+SAME = "the value is the same at every seed, which says nothing of its spread"
+
+
+class Rows:
+    """Rows of a results folder by their cells, each run read once."""
+
+    def __init__(self, results: Path):
+        self.reader = Reader(results)
+
+    def row(self, cell: Cell) -> Row | str:
+        """A cell's runs, or why their predictions cannot be read.
+
+        Raises:
+            PelError: they are of different test images.
+        """
+        specs = cell.specs if cell.specs[0].trains else cell.specs[:1]
+        try:
+            for spec in specs:
+                self.reader.run(spec)
+        except PelError as error:
+            return str(error)
+        return self.reader.row(f"{cell.method} on {cell.dataset}", cell.specs)
+
+
+def contrast_effect(part: Contrast, runs: Runs, rows: Rows) -> Effect:
+    """A contrast of a claim with both intervals, or the reason why it has none.
+
+    Raises:
+        PelError: two runs of a pair have different test images.
+    """
+    slugs = list(dict.fromkeys(slug for pair in (*part.pairs, *part.minus) for cell in pair for slug in cell.slugs))
+    if blank := runs.without(slugs):  # what is left would be of the survivors alone
+        return nothing(part.value, f"runs without a result: {blank}")
+    if not part.pairs:
+        return nothing(part.value, "there is nothing to compare")
+    if not is_metric(part.pairs[0][0].value):
+        return _of_results(part, runs, "")
+    pairs, minus = ([tuple(rows.row(cell) for cell in pair) for pair in group] for group in (part.pairs, part.minus))
+    if unread := next((row for pair in (*pairs, *minus) for row in pair if isinstance(row, str)), ""):
+        return _of_results(part, runs, unread)
+    for a, b in (*pairs, *minus):
+        require_same_images(a.runs[0], b.runs[0])
+    try:
+        return contrast(pairs, part.pairs[0][0].value, minus)  # type: ignore[arg-type]
+    except PelError as error:  # of metrics that read confidences as well
+        return _of_results(part, runs, str(error))
+
+
+def nothing(metric: str, reason: str) -> Effect:
+    """An effect that was not measured."""
+    empty = Interval(None, None, reason=reason)
+    return Effect(metric, None, None, (), (), 0, False, empty, empty, reason=reason)
+
+
+def _of_results(part: Contrast, runs: Runs, unread: str) -> Effect:
+    """The effect by the values in metrics.json, one per seed.
+
+    Args:
+        unread: why there are no predictions, and so no general interval; empty for a value that does not come from test images.
+    """
+    found: list[float] = []
+    for index in range(len(part.pairs[0][0].specs)):
+        sides = []
+        for group in (part.pairs, part.minus):
+            values = [[number(runs[cell.slugs[index]], cell.value) for cell in pair] for pair in group]
+            for pair, cells in zip(values, group, strict=True):
+                for value, cell in zip(pair, cells, strict=True):
+                    if value is None:
+                        why = why_none(runs[cell.slugs[index]], cell.value)
+                        return nothing(part.value, f"{cell.method} on {cell.dataset}: {why}")
+            sides.append(statistics.fmean(a - b for a, b in values) if values else 0.0)  # type: ignore[operator]
+        found.append(sides[0] - sides[1])
+    seeds = tuple(spec.seed for spec in part.pairs[0][0].specs)
+    return _by_seed(part.value, found, seeds, unread)
+
+
+def _by_seed(metric: str, values: Sequence[float], seeds: tuple[int, ...], unread: str) -> Effect:
+    mean = statistics.fmean(values)
+    v = statistics.variance(values) if len(values) > 1 else None
+    if v is not None and v <= 1e-18 * max(mean**2, 1.0):  # rounding
+        v = 0.0
+    reason = unread or (SAME if v == 0 else "")
+    spread = Variances(len(values), 0, False, v, None if reason else 0.0, 0.0, 1, reason)
+    sd = None if v is None else math.sqrt(v)
+    intervals = training(mean, [spread]), general(mean, [spread])
+    notes = () if unread else (NO_IMAGES,)
+    return Effect(metric, mean, sd, tuple(values), seeds, 0, False, *intervals, parts=(spread,), notes=notes)
