@@ -4,4 +4,13 @@ Start with `tables`. A kind of artefact is one file, which declares it (`studies
 matplotlib where it draws, since planning reads the declarations. Training is unknown here.
 """
 
-from pel_core.reporting import claims, compare, figure_bars, figure_curve, figure_map, tables  # noqa: F401
+from pel_core.reporting import (  # noqa: F401
+    claims,
+    compare,
+    figure_bars,
+    figure_budget,
+    figure_curve,
+    figure_map,
+    figure_per_class,
+    tables,
+)
