@@ -119,12 +119,13 @@ def say_why(axes: Axes, reason: str, width: float) -> None:
     """A reason in place of a picture."""
     axes.set_axis_off()
     axes.set(xticks=[], yticks=[])
-    axes.text(0.5, 0.5, "\n".join(wrapped(reason, width, 7)), ha="center", va="center", transform=axes.transAxes)
+    text = axes.text(0.5, 0.5, "\n".join(wrapped(reason, width, 7)), ha="center", va="center", transform=axes.transAxes)
+    text.set_in_layout(False)  # it is in the middle, not beside the axes
 
 
 def no_result(runs: Runs) -> str:
     """Why nothing is drawn."""
-    return f"Nothing to draw: {'; '.join(map(str, list(runs.blanks.values())[:2])) or 'no run has a result'}"
+    return "Nothing to draw: no run that it needs has a result" + ("; the small print names them." if runs.blanks else ".")
 
 
 def seeds_of(seeds: Sequence[int], what: str = "Mean") -> str:
@@ -134,7 +135,7 @@ def seeds_of(seeds: Sequence[int], what: str = "Mean") -> str:
 
 def data_names(runs: Runs) -> str:
     """The data sets that results are of."""
-    return ", ".join(sorted({record["data"]["name"] for record in runs.described()}))
+    return ", ".join(sorted({record["data"]["name"] for record in runs.described()})) or "no result"
 
 
 def at_most(rows: str, most: int, least: int = 1) -> Any:
