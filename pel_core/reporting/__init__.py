@@ -11,6 +11,7 @@ from pel_core.reporting import (  # noqa: F401
     figure_budget,
     figure_class_difference,
     figure_confusion,
+    figure_critical_difference,
     figure_curve,
     figure_interaction,
     figure_map,

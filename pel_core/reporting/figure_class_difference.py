@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 MOST = 7  # methods, the baseline among them: a panel each
 PANEL = 1.15  # inches
+DENSE = 500  # from more classes on they are points: bars would hide each other
 BETTER, WORSE = COLOURS[0], COLOURS[5]
 Group = tuple[float, float | None, float | None]
 
@@ -82,7 +83,7 @@ def difference_figure(study: Study, name: str) -> DifferenceFigure:
             panels.append(Differences(other.label, class_accuracy(other.row) - class_accuracy(base.row), groups))
     counts, groups_ = class_counts(methods) if panels else (np.zeros(0, int), ())
     over = "training runs and test images" if len(artefact.seeds) > 1 else "test images alone"
-    about = f"Bars: single classes. Lines with bands: mean of a shot group with its 95 % interval over {over}."
+    about = f"{'Points' if len(counts) > DENSE else 'Bars'}: single classes. Lines with bands: mean of a shot group with its 95 % interval over {over}."
     notes = [f"{seeds_of(artefact.seeds)}, {data_names(runs)}. {about}", *runs.notes(), artefact.declaration.get("note", "")]
     width = WIDTHS[artefact.knobs["width"]]
     why = "" if panels else no_result(runs)
@@ -103,7 +104,9 @@ def draw_differences(made: DifferenceFigure) -> Figure:
         shade_groups(axes, [made.groups[i] for i in order], made.width - 0.7, named=axes is panels[0])
         _draw_panel(axes, panel, order, [made.groups[i] for i in order])
         axes.set_title("\n".join(lines), loc="left", fontsize=6.5, pad=3)
-    most = max(1.0, *(float(np.nanmax(np.abs(panel.values), initial=0.0)) for panel in made.panels))
+    ends = [abs(end) for panel in made.panels for group in panel.groups.values() for end in group if end is not None]
+    classes = [float(np.nanmax(np.abs(panel.values), initial=0.0)) for panel in made.panels]
+    most = max(1.0, *classes, min(100.0, max(ends, default=0.0)))
     panels[0].set_ylim(-1.06 * most, 1.06 * most)
     figure.supylabel("difference in points", fontsize=7)
     panels[-1].set_xlabel("classes in order of their training images (numbers)")
@@ -114,12 +117,14 @@ def draw_differences(made: DifferenceFigure) -> Figure:
 def _draw_panel(axes: Axes, panel: Differences, order: np.ndarray, groups: Sequence[str]) -> None:
     at, values = np.arange(len(order)) + 0.5, panel.values[order]
     for chosen, colour in ((values > 0, BETTER), (values < 0, WORSE)):
-        axes.vlines(
-            at[chosen], 0, values[chosen], color=colour, linewidth=max(0.3, min(3.0, 100 / len(order))), alpha=0.55,
-            rasterized=len(order) > 500,
-        )  # fmt: skip
+        if len(order) > DENSE:
+            axes.plot(
+                at[chosen], values[chosen], "o", color=colour, markersize=0.7, alpha=0.5, markeredgewidth=0, rasterized=True
+            )
+        else:
+            axes.vlines(at[chosen], 0, values[chosen], color=colour, linewidth=max(0.3, min(3.0, 100 / len(order))), alpha=0.55)
     equal = values == 0
-    axes.plot(at[equal], values[equal], "o", color="#666666", markersize=1.2, markeredgewidth=0, rasterized=len(order) > 500)
+    axes.plot(at[equal], values[equal], "o", color="#666666", markersize=1.2, markeredgewidth=0, rasterized=len(order) > DENSE)
     axes.axhline(0, color="#222222", linewidth=0.6)
     for group, (mean, low, high) in panel.groups.items():
         ends = groups.index(group), groups.index(group) + groups.count(group)
@@ -130,7 +135,7 @@ def _draw_panel(axes: Axes, panel: Differences, order: np.ndarray, groups: Seque
 
 def _notes(made: DifferenceFigure) -> list[str]:
     none = int(np.isnan(made.panels[0].values).sum()) if made.panels else 0
-    empty = f" {none:,} of {len(made.counts):,} classes have no test image and no bar." if none else ""
+    empty = f" {none:,} of {len(made.counts):,} classes have no test image and are left out." if none else ""
     return [made.notes[0] + empty, *made.notes[1:]]
 
 

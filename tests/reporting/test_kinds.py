@@ -18,6 +18,7 @@ from pel_core.reporting.tables import statistic
 from pel_core.studies.kinds import AXIS, FIGURE, FIGURES, REQUIRED, SUMMARY, TABLE, TABLES, ArtefactKind
 from pel_core.studies.study import load
 
+ROLES = {name: name for name in ("imagenet-lt", "places-lt", "inat2018", "demo-imagenet", "demo-places", "demo-inat")}
 HOSTILE = 'A|B <b>&amp;</b> 5 % of $ #1 \\_x "quoted" ~^ äß→'
 KINDS = {**FIGURES, **TABLES}
 SAMPLES = {bool: True, int: 1, float: 0.5, str: HOSTILE, tuple: [1.0]}
@@ -34,6 +35,9 @@ def declare(kind: str) -> dict:
     made = {"kind": kind, "title": HOSTILE, "note": HOSTILE, "where": {"dataset": "toy-ir20"}, entry.value.rows: rows}
     if entry.value.columns:
         made[entry.value.columns] = [{"label": f"{name} {HOSTILE}", "value": name} for name in ("head", "tail")]
+    if kind == "critical-difference":  # of at least three methods on six data sets
+        rows.append({"label": "3", "method": "zero-shot"})
+        made[entry.value.columns] = [{"label": f"{role} {HOSTILE}", "dataset": role} for role in ROLES]
     return made | {
         knob.name: knob.default if knob.check is not ANYTHING else SAMPLES[knob.kind or type(knob.default)]
         for knob in entry.knobs
@@ -42,9 +46,10 @@ def declare(kind: str) -> dict:
 
 def study_of(folder, results, **figures):
     """A study of these figures on the toy."""
-    (folder / "study.yaml").write_text(yaml.safe_dump({"title": "T", "roles": {"toy": "Toy"}, "figures": figures}))
+    (folder / "study.yaml").write_text(yaml.safe_dump({"title": "T", "roles": {"toy": "Toy"} | ROLES, "figures": figures}))
     (folder / "config.yaml").write_text(
-        "{title: T, backbone: toy, seeds: [0, 1], data: {toy: toy}, mark: DEMO, notice: <made up>}"
+        "{title: T, backbone: toy, seeds: [0, 1], data: {toy: toy, %s}, mark: DEMO, notice: <made up>}"
+        % ", ".join(f"{role}: {name}" for role, name in ROLES.items())
     )
     return load(folder / "study.yaml", folder / "config.yaml", results=results, figures=folder / "figures")
 
