@@ -83,7 +83,8 @@ def difference_figure(study: Study, name: str) -> DifferenceFigure:
             panels.append(Differences(other.label, class_accuracy(other.row) - class_accuracy(base.row), groups))
     counts, groups_ = class_counts(methods) if panels else (np.zeros(0, int), ())
     over = "training runs and test images" if len(artefact.seeds) > 1 else "test images alone"
-    about = f"{'Points' if len(counts) > DENSE else 'Bars'}: single classes. Lines with bands: mean of a shot group with its 95 % interval over {over}."
+    each = "Points" if len(counts) > DENSE else "Bars"
+    about = f"{each}: single classes. Lines with bands: mean of a shot group with its 95 % interval over {over}."
     notes = [f"{seeds_of(artefact.seeds)}, {data_names(runs)}. {about}", *runs.notes(), artefact.declaration.get("note", "")]
     width = WIDTHS[artefact.knobs["width"]]
     why = "" if panels else no_result(runs)

@@ -47,10 +47,9 @@ def declare(kind: str) -> dict:
 def study_of(folder, results, **figures):
     """A study of these figures on the toy."""
     (folder / "study.yaml").write_text(yaml.safe_dump({"title": "T", "roles": {"toy": "Toy"} | ROLES, "figures": figures}))
-    (folder / "config.yaml").write_text(
-        "{title: T, backbone: toy, seeds: [0, 1], data: {toy: toy, %s}, mark: DEMO, notice: <made up>}"
-        % ", ".join(f"{role}: {name}" for role, name in ROLES.items())
-    )
+    data = {"toy": "toy"} | ROLES
+    config = {"title": "T", "backbone": "toy", "seeds": [0, 1], "data": data, "mark": "DEMO", "notice": "<made up>"}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return load(folder / "study.yaml", folder / "config.yaml", results=results, figures=folder / "figures")
 
 
