@@ -67,8 +67,6 @@ def test_the_tour_uses_every_key_kind_and_word():
     left = keys_of(schema) - used
     # report.yaml; a backbone is the configuration's to name; of a critical-difference diagram
     assert left <= {"reported", "file", "methods", "backbone", "datasets"}, left
-        left
-    )  # report.yaml; a backbone is the configuration's to name
     assert {"reported", "file", "methods"} <= set(used_keys(yaml.safe_load(REPORT)))
     content = read_study(WORKFLOW / "config" / "tour.yaml", "small")
     kinds = {entry.name for entry in FIGURES.entries() if not entry.plugin}
