@@ -23,6 +23,10 @@ CLASSES = {"cifar100": 100, "imagenet-lt": 1000, "places-lt": 365, "inat2018": 8
 LEVEL = {"cifar100": 80.0, "imagenet-lt": 77.0, "places-lt": 52.0, "inat2018": 79.0}
 EFFECT = {"adaptformer": 0.0, "adaptformer@6:12": -0.8, "adaptformer@6:12+vpt-shallow": -0.3, "adaptformer+ln": -1.1,
           "ssf-attn": -1.4, "ssf-ln": -2.4, "ssf-mlp": -1.9}  # fmt: skip
+TRAIN_COUNTS, GROUPS = (
+    [400, 120, 40, 9, 2],
+    ("head", "head", "med", "tail", "tail"),
+)  # of stored predictions; the last has no test image
 PER_BLOCK = {"ssf-attn": 6144, "ssf-ln": 3072, "ssf-mlp": 7680}
 TEST_GROUPS = ("head",) * 4 + ("med",) * 2 + ("tail",) * 2  # of the classes that have test images
 EACH = 100  # test images of each
@@ -113,7 +117,8 @@ def fake_record(spec: RunSpec) -> dict[str, Any]:
         "versions": versions("prepare", *(["train"] if spec.trains else []), "predict", "score"),
         "scored": scoring(),
         "spec": spec.to_json(),
-        "data": {"name": spec.dataset, "classes": classes, "train_images": 1000, "test_images": 800, "sha256": "0" * 64},
+        "data": {"name": spec.dataset, "classes": classes, "train_images": 1000, "test_images": 800, "sha256": "0" * 64}
+        | {"train_counts": TRAIN_COUNTS},
         "backbone": {"name": spec.backbone, "arch": spec.vit.arch, "sha256": "0" * 64, "layers": spec.vit.layers},
         "parameters": {
             "learnable": learnable,
@@ -134,6 +139,25 @@ def write_results(results: str | Path, specs: dict[str, RunSpec]) -> None:
     for slug, spec in specs.items():
         write_json(metrics_file(results, slug), fake_record(spec))
         write_predictions(results, spec)
+
+
+def write_predicted(results: str | Path, specs: dict[str, RunSpec]) -> None:
+    """Stored predictions of a made-up sweep: 60 images of 4 of 5 classes, other ones for each run."""
+    import numpy as np
+
+    from pel_core.evaluation.outputs import write_csv, write_parquet
+    from pel_core.evaluation.predictions import Predictions, write_predictions
+
+    labels = np.repeat(np.arange(4), 15)
+    for slug in specs:
+        folder = run_folder(results, slug)
+        logits = np.random.default_rng(list(slug.encode())).normal(size=(len(labels), 5)).astype(np.float32)
+        logits[np.arange(len(labels)), labels] += 1.5
+        table = {"path": [f"{i:03}.jpg" for i in range(len(labels))], "label": labels.astype(np.int32)}
+        table |= {"prediction": Predictions.of(logits, labels).predicted}
+        write_parquet(folder / "predictions.parquet", table, {"slug": slug, "split": "test", "data_sha256": "0" * 64})
+        write_csv(folder / "classes.csv", ("label", "group"), enumerate(GROUPS))
+        write_predictions(folder / "logits.safetensors", logits, labels)
 
 
 def main(words: list[str]) -> None:

@@ -4,4 +4,20 @@ Start with `tables`. A kind of artefact is one file, which declares it (`studies
 matplotlib where it draws, since planning reads the declarations. Training is unknown here.
 """
 
-from pel_core.reporting import claims, compare, figure_bars, figure_curve, figure_map, tables  # noqa: F401
+from pel_core.reporting import (  # noqa: F401
+    claims,
+    compare,
+    figure_bars,
+    figure_budget,
+    figure_class_difference,
+    figure_confusion,
+    figure_critical_difference,
+    figure_curve,
+    figure_interaction,
+    figure_map,
+    figure_per_class,
+    figure_reliability,
+    figure_seeds,
+    figure_training,
+    tables,
+)

@@ -46,7 +46,7 @@ def draw_counts(title: str, counts: Mapping[str, np.ndarray], reference: np.ndar
     # Above the curves, moved apart where a group is narrower than its name.
     names = axes.secondary_xaxis("top")
     names.tick_params(length=0)
-    names.set_xticks(_apart(sizes, classes, 2.6), [f"{TITLES[group]}\n{size:,}" for group, size in sizes.items()], fontsize=6)
+    names.set_xticks(apart(sizes, classes, 2.6), [f"{TITLES[group]}\n{size:,}" for group, size in sizes.items()], fontsize=6)
     return figure
 
 
@@ -54,7 +54,7 @@ def _look(number: int) -> dict[str, str]:
     return {"color": COLOURS[number % len(COLOURS)], "linestyle": ("-", "--", ":", "-.")[number // len(COLOURS) % 4]}
 
 
-def _apart(sizes: Mapping[str, int], classes: int, width: float) -> list[float]:
+def apart(sizes: Mapping[str, int], classes: int, width: float) -> list[float]:
     """Where the names of groups stand on an axis of ``width`` inches: in the middle of each, but so far apart that none touch."""
     ends = np.cumsum(list(sizes.values()))
     places = [end - size / 2 for end, size in zip(ends, sizes.values(), strict=True)]

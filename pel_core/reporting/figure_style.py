@@ -65,11 +65,8 @@ def footer(figure: Figure, lines: list[str], width: int) -> None:
 
 
 def mark(figure: Figure, word: str) -> None:
-    """A word across the figure that says what it is not: DEMO."""
+    """A small word in the corner that says what the figure is not: DEMO."""
     if word:
-        figure.text(
-            0.5, 0.55, word, ha="center", va="center", fontsize=34, color="#000000", alpha=0.07, rotation=20, weight="bold"
-        )
         figure.text(0.995, 0.995, word, ha="right", va="top", fontsize=7, color="#B00020", weight="bold")
 
 
@@ -79,7 +76,7 @@ def frame(width: float, body: float, title: str, notes: Sequence[str], banner: t
     Every text is wrapped to ``width`` (inches), and the figure is as high as they need.
 
     Args:
-        banner: a word across the figure that says what it is not (DEMO), and the sentence for the small print.
+        banner: a word in the corner that says what it is not (DEMO), and the sentence for the small print.
         legend: handles with their labels.
     """
     figure = plt.figure(figsize=(width, 1))

@@ -132,7 +132,7 @@ def _artefact(name: str, declaration: Mapping[str, Any], bindings: Bindings) -> 
     if kind.from_models:  # of one seed, and no value of theirs is shown
         cells = grid(bindings, seeds[:1], {"value": "overall", **where}, rows, columns)
     else:
-        cells = grid(bindings, seeds, where, rows, columns)
+        cells = grid(bindings, seeds, {**({"value": kind.value} if kind.value else {}), **where}, rows, columns)
     return Artefact(name, entry, bindings.title(declaration["title"]), declaration, cells, seeds=seeds)
 
 

@@ -30,6 +30,7 @@ class ArtefactKind:
         form: the files that ``draw`` writes.
         draw: study, artefact's name and folder -> files in the folder, called NAME.SUFFIX.
         rows, columns: the keys of its two lists of selections, which are laid over each other; no ``columns`` is one column.
+        value: the value of cells that name none.
         places: whether each of the rows stands at a number, ``at``.
         check: refuses a declaration, its sweeps unrolled, with a PelError.
         from_models: whether it is drawn from the prepared models, of one seed, and needs no results.
@@ -43,6 +44,7 @@ class ArtefactKind:
     draw: Callable[[Any, str, Path], None]
     rows: str = ""
     columns: str = ""
+    value: str = ""
     places: bool = False
     check: Callable[[Declaration], None] = lambda declaration: None
     from_models: bool = False

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from fake_results import write_predictions, write_results
+from fake_results import write_predicted, write_predictions, write_results
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, write_json
@@ -35,7 +35,7 @@ STUDIES = {
     "backbones": (2, 2, 1, 3),
     "resolution": (12, 12, 4, 7),
     "budget": (18, 18, 5, 5),
-    "tour": (27, 17, 6, 7),
+    "tour": (27, 17, 14, 15),
 }
 TOY = "{title: T, backbone: toy, seeds: [0, 1, 2], data: {toy: toy}}"
 CURVE = """
@@ -98,6 +98,7 @@ def test_a_study_plans_on_the_demo_and_at_full_size(name, tmp_path):
 def test_a_study_draws_all_it_declares(name, tmp_path):
     study = load(name, "demo", seeds="0", results=tmp_path)
     write_results(tmp_path, study.specs)
+    write_predicted(tmp_path, study.specs)
     for artefact in study.artefacts:
         how = study.artefact(artefact).how
         if how.from_models:  # needs them prepared: test_pages.py draws the tour's map, test_figures.py others

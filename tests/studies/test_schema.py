@@ -43,7 +43,7 @@ def refused(content, model, **options) -> str:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"figures": {"f": {"kind": "bras"}}}, "figures.f.kind = 'bras'; known: bars, curve, map. Did you mean 'bars'?"),
+        ({"figures": {"f": {"kind": "bras"}}}, f"figures.f.kind = 'bras'; known: {', '.join(FIGURES)}. Did you mean 'bars'?"),
         ({"figures": {"f": {"title": "x"}}}, "figures.f: the key 'kind' is missing; given: title"),
         ({"figures": {"f": 5}}, "figures.f: found 5, expected a mapping"),
         (
