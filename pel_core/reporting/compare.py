@@ -197,6 +197,6 @@ def save_comparison(study: Study, name: str, folder: str | Path) -> None:
 
 TABLES.register(
     "compare",
-    ArtefactKind(SUMMARY, save_comparison, reads_reported=True),
+    ArtefactKind(SUMMARY, save_comparison, reads_reported=True, version=2),
     about="every measured value beside the reported one",
 )

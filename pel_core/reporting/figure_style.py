@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Legend = Sequence[tuple[Any, str]]
 MARGIN = 0.045  # inches around texts
-COLUMN, PAGE = 3.4, 7.0  # inches: one and both columns of a paper
+COLUMN, PAGE = 3.3, 6.9  # inches: one and both columns of a paper
 # Okabe and Ito's palette, told apart by colour-blind readers and in grey print.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#666666")
 MARKERS = "Dos^vPX*"
