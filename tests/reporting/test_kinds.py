@@ -120,7 +120,7 @@ DRAWN = {
     ("report", "demo", "table1"): "fc12a1d6efd6c435",
     ("report", "paper", "table1"): "cfcb71ad782be053",
     ("report", "paper", "figure3"): "907232eb3b4fc27c",
-    ("report", "paper", "compare"): "9390d8afb371f641",
+    ("report", "paper", "compare"): "21dfff9bf279078a",
     ("report", "paper", "claims"): "b45ade8d901deef6",
     ("epochs", "demo", "epochs-imagenet-lt"): "4a796082374c8a1f",
 }
