@@ -42,8 +42,7 @@ PYTHON, RESULTS, FIGURES = sys.executable, STUDY.results, STUDY.figures
 
 if workflow.is_main_process:
     settle_environment()
-    if not workflow.dryrun:
-        tell_jobs(logger, [about.name.lower() for about in workflow.output_settings.quiet or ()])
+    tell_jobs(logger, [about.name.lower() for about in workflow.output_settings.quiet or ()], lambda: workflow.dryrun)
     for line in migrate(RESULTS):
         print(line, file=sys.stderr)
     STUDY.check_scores()

@@ -34,17 +34,20 @@ CHATTER = re.compile(r"Select jobs to execute|Execute \d+ jobs|Using shell: |Rul
 OURS = ("run_info", "job_info", "job_finished", "job_error", "progress", "resources_info")
 
 
-def tell_jobs(snakemake: logging.Logger, quiet: Iterable[str]) -> None:
+def tell_jobs(snakemake: logging.Logger, quiet: Iterable[str], dry: Callable[[], bool] = lambda: False) -> None:
     """Tell of jobs by `JobLines` where Snakemake's logger prints on the screen, ``--quiet rules`` is said, and no more than that.
 
     Args:
         quiet: names of what Snakemake is quiet about.
+        dry: whether nothing is run, whose plan is Snakemake's own to print; it is not known before the first record.
     """
     screen = [handler for handler in snakemake.handlers if type(handler).__name__ == "ColorizingTextHandler"]
     if screen and "rules" in quiet and not {"progress", "all"} & set(quiet):
         for handler in screen:
-            handler.addFilter(lambda record: _event(record) not in OURS and not CHATTER.match(str(record.msg)))
-        snakemake.addHandler(JobLines())
+            handler.addFilter(lambda record: dry() or (_event(record) not in OURS and not CHATTER.match(str(record.msg))))
+        lines = JobLines()
+        lines.addFilter(lambda record: not dry())
+        snakemake.addHandler(lines)
 
 
 def _event(record: logging.LogRecord) -> str:
