@@ -81,7 +81,8 @@ def frame(width: float, body: float, title: str, notes: Sequence[str], banner: t
     """
     figure = plt.figure(figsize=(width, 1))
     right = width - 2 * MARGIN - (text_width(banner[0], 7) + 0.05 if banner[0] else 0)
-    print_ = "\n".join(line for note in [*notes, banner[1]] if note for line in wrapped(note, width - 2 * MARGIN, 5.2))
+    room = 0.97 * (width - 2 * MARGIN)  # on pixels, letters are up to 2 % wider than their outlines
+    print_ = "\n".join(line for note in [*notes, banner[1]] if note for line in wrapped(note, room, 5.2))
     head = figure.text(0, 0, "\n".join(wrapped(title, right, 8)), va="top", fontsize=8)
     foot = figure.text(0, 0, print_, va="bottom", fontsize=5.2, color="#444444", linespacing=1.25)
     parts = [head, *([_legend(figure, legend, width - 2 * MARGIN)] if legend else []), foot]
