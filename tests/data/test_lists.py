@@ -115,9 +115,9 @@ def test_a_million_lines_are_quick(tmp_path):
     (tmp_path / "list.txt").write_text(
         "".join(f"train_val/Plantae/{i % 8142}/{i:032x}.jpg {i % 8142}\n" for i in range(1_000_000))
     )
-    start = time.perf_counter()
+    start = time.process_time()
     images = read_image_list(tmp_path / "list.txt", 8142)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert require_every_class(images, ["x"] * 8142).sum() == 1_000_000
 
 
