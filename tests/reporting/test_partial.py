@@ -13,6 +13,7 @@ from fake_results import fake_record, write_results
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, write_json
+from pel_core.data.datasets import content_hash
 from pel_core.reporting.claims import claim_files
 from pel_core.reporting.figure_bars import bar_figure
 from pel_core.reporting.figure_curve import curve_figure
@@ -140,11 +141,12 @@ def test_a_record_of_something_else_counts_for_nothing(study, change):
     elif change == "spec":
         write_json(path, record | {"spec": record["spec"] | {"epochs": 99}})
     else:
-        base = {"name": "toy", "sha256": "1" * 64, "digests": {}, "ratios": {}}
-        write_json(study.results / "data" / "toy" / "data.json", base | {"ratios": {"20": {"sha256": "1" * 64}}})
+        about = {"class_names": ["cat"], "ratios": [20], "digests": {"train-ir20": "1", "test": "2"}}
+        write_json(study.results / "data" / "toy" / "data.json", about)
+        write_json(path, record | {"data": record["data"] | {"sha256": content_hash(about, "toy-ir20")}})
+        assert study.state(gone) == "diverged"  # of what is prepared
         write_json(path, record | {"data": record["data"] | {"sha256": "2" * 64}})
-    if change != "data":
-        assert study.state(gone) == "missing"
+    assert study.state(gone) == "missing"
 
 
 def test_strict_makes_it_again_and_draws_nothing_without_it(study):
