@@ -138,8 +138,9 @@ class CheckpointManager:
         Raises:
             Stopped: a signal asked for it.
         """
-        self.requests.number = self.agree(self.requests.number)
-        if self.requests.number:
+        agreed = self.agree(self.requests.number)
+        if agreed:  # else nothing is set: a signal that came meanwhile has set it, and is agreed on after the next step
+            self.requests.number = agreed
             self.stop(state, progress)
         if time.monotonic() - self.at >= max(self.seconds, self.cost / SHARE):
             self.save(state, progress)

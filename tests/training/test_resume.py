@@ -266,6 +266,34 @@ def test_a_full_disk_stops_no_training(world, trained, capsys, monkeypatch):
     assert (world / "runs" / SLUG / "delta.safetensors").read_bytes() == trained[0]
 
 
+class Idle:
+    """A state with nothing in it."""
+
+    whole = True
+
+    def tensors(self):
+        return {}
+
+    def numbers(self):
+        return {"curve": [], "epoch": 0, "step": 0, "done": 0, "steps": 1}
+
+
+def test_a_signal_while_the_processes_agree_is_not_lost(tmp_path):
+    """It comes after this rank has said "none" and before the others have answered: the next step hears of it."""
+    manager = CheckpointManager(tmp_path / "c")
+
+    def agree(number: int) -> int:
+        manager.agree = lambda number: number
+        os.kill(os.getpid(), signal.SIGTERM)
+        return number
+
+    manager.agree = agree
+    with manager.requests:
+        manager.step(Idle(), None)
+        with pytest.raises(Stopped, match="SIGTERM"):
+            manager.step(Idle(), None)
+
+
 def test_saving_costs_no_more_than_its_share(tmp_path, monkeypatch):
     """A save that takes long is made seldom, whatever the asked interval."""
     clock = [0.0]
@@ -277,15 +305,6 @@ def test_saving_costs_no_more_than_its_share(tmp_path, monkeypatch):
         saves.append(clock[0])
 
     monkeypatch.setattr(checkpoint, "write_checkpoint", slow)
-
-    class Idle:
-        whole = True
-
-        def tensors(self):
-            return {}
-
-        def numbers(self):
-            return {"curve": [], "epoch": 0, "step": 0}
 
     manager = CheckpointManager(tmp_path / "c", seconds=1)
     for _ in range(20_000):

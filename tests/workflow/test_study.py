@@ -68,7 +68,7 @@ def snakemake(folder: Path, *words: str) -> subprocess.CompletedProcess:
 def test_a_study_killed_half_way_is_picked_up_and_ends_in_its_tables(lab):
     started = subprocess.Popen(command(), cwd=lab, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 300
-    while not list(lab.glob("results/runs/*/delta.safetensors")) and time.monotonic() < deadline:
+    while not list(lab.glob("results/runs/*/train.json")) and time.monotonic() < deadline:
         time.sleep(0.1)
     os.killpg(started.pid, signal.SIGKILL)
     started.wait()

@@ -1,6 +1,7 @@
 """What a person types to make or to Snakemake's ``--config`` reaches the program as it was typed, however odd it is."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -44,7 +45,10 @@ def make(tmp_path):
 
     def call(target: str, *words: str, **environment: str) -> list:
         told.unlink(missing_ok=True)
-        kept = {key: value for key, value in os.environ.items() if key not in ("PEL_DATA", "MAKEFLAGS", "MAKELEVEL")}
+        # `make test` itself exports its words to the tests.
+        words_of_make = re.search(r"^WORDS := (.*)", (ROOT / "Makefile").read_text(), re.M)[1].split()
+        said = {"PEL_DATA", "MAKEFLAGS", "MAKELEVEL", *words_of_make}
+        kept = {key: value for key, value in os.environ.items() if key not in said}
         done = subprocess.run(
             ["make", "--no-print-directory", target, "BIN=bin", *words],
             cwd=tmp_path, env={**kept, **environment}, capture_output=True, text=True, check=False,
