@@ -133,9 +133,9 @@ STAND_INS: dict[str, StandIn] = {
     s.name: s
     for s in (
         StandIn("demo-cifar", "objects", _CIFAR, 20, 200, 20, {**_SHIFT, "hue": 31.0, "downsample": 2}, _RECIPE),
-        StandIn("demo-imagenet", "objects", _IMAGENET, 36, 180, 40, {**_SHIFT, "hue": 32.0, "outline": 0.75}, _RECIPE, (2, 50)),
-        StandIn("demo-places", "scenes", _PLACES, 36, 180, 40, _SHIFT_PLACES, _RECIPE, (2, 30)),
-        StandIn("demo-inat", "objects", _INAT, 36, 180, 25, _MILDER, _RECIPE, (2, 15)),
+        StandIn("demo-imagenet", "objects", _IMAGENET, 36, 180, 40, {**_SHIFT, "hue": 32.0, "outline": 0.75}, _RECIPE, (2, 15)),
+        StandIn("demo-places", "scenes", _PLACES, 36, 160, 46, _SHIFT_PLACES, _RECIPE, (1, 30)),
+        StandIn("demo-inat", "objects", _INAT, 36, 180, 20, _MILDER, _RECIPE, (2, 15)),
     )
 }
 
