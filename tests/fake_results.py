@@ -17,7 +17,7 @@ from pel_core.evaluation.outputs import CLASSES as OUTPUT_CLASSES
 from pel_core.evaluation.outputs import PREDICTIONS, write_csv, write_parquet
 from pel_core.spec.results import METRICS, OUTPUTS, metrics_file, result_files, run_folder, scoring, slug_of
 from pel_core.spec.run_spec import RunSpec
-from pel_core.studies.kinds import SUMMARY, TABLE
+from pel_core.studies.kinds import FIGURE, SUMMARY, TABLE
 
 CLASSES = {"cifar100": 100, "imagenet-lt": 1000, "places-lt": 365, "inat2018": 8142}
 LEVEL = {"cifar100": 80.0, "imagenet-lt": 77.0, "places-lt": 52.0, "inat2018": 79.0}
@@ -193,7 +193,7 @@ def main(words: list[str]) -> None:
             write_json(path, fake_record(RunSpec.parse(slug_of(path.parent))))
         write_json(asked.stamp, {})
     elif command == "figure":
-        for suffix in ("pdf", "svg", "png"):
+        for suffix in FIGURE:
             write_bytes(f"{asked.figures}/{rest[0]}.{suffix}", b"x")
     else:
         name = rest[0] if rest else f"{Path(asked.study).stem}-{command}"  # no study of the tests has reported values

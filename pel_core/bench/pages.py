@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 
 from pel_core.bench.study import ROOT, snakemake_command
@@ -31,6 +32,7 @@ MARK = re.compile(
     rf"{BEGIN}(?P<study>[\w-]+) seeds=(?P<seeds>\d+(?:,\d+)*)(?P<artefacts>(?: [\w-]+)+) -->\n(?P<body>.*?){END}", re.DOTALL
 )
 # Lines of an artefact's Markdown that a page does not repeat: banner, recipe and data.
+SIGNS = re.compile(r"[\\*_`|\[]")  # that Markdown takes for its own
 REPEATED = ("> ", "Recipe: ", "Data: ")
 
 
@@ -93,6 +95,7 @@ def shown(study: Study, block: Block, pictures: Path) -> str:
         if artefact.how.form == FIGURE:
             write_bytes(pictures / f"{name}.png", files[".png"].read_bytes())
             parts.append(f"![{artefact.title}]({pictures.name}/{name}.png)")
+            parts.append(_caption(files[".txt"].read_text(encoding="utf-8"), artefact.banner[1]))
         else:
             parts.append(_words(files[".md"].read_text(encoding="utf-8")))
     return "\n\n".join([*parts, _origin(study, block)]) + "\n"
@@ -103,6 +106,13 @@ def _words(markdown: str) -> str:
     lines = [line for line in markdown.splitlines() if not line.startswith(REPEATED)]
     lines = [re.sub(r"^#+ (?:\[\w+\] )?(.*)$", lambda match: f"**{match[1].replace('**', '')}**", line) for line in lines]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+
+
+def _caption(text: str, notice: str) -> str:
+    """A figure's caption in a page, small below it: its title is the picture's, the notice the page's."""
+    said = escape(" ".join(line for line in text.splitlines()[1:] if line != notice), quote=False)
+    said = SIGNS.sub(r"\\\g<0>", said)
+    return f"<sub>{said}</sub>"
 
 
 def _origin(study: Study, block: Block) -> str:

@@ -55,7 +55,7 @@ def table(arguments: Arguments) -> None:
 
 
 def figure(arguments: Arguments) -> None:
-    """Draw a figure: pdf, svg, png."""
+    """Draw a figure: pdf, svg, png, and its caption: txt."""
     study = open_study(arguments)
     _require(study, arguments.artefact, FIGURE)
     _draw(study, arguments.artefact)

@@ -17,7 +17,7 @@ Declaration = Mapping[str, Any]
 # The files of an artefact by their suffixes: a figure lies in the figures folder, the others in `tables` of the results.
 # report.smk has a rule for each of the three.
 Form = tuple[str, ...]
-FIGURE: Form = ("pdf", "svg", "png")
+FIGURE: Form = ("pdf", "svg", "png", "txt")
 TABLE: Form = ("csv", "md", "tex", "tabular.tex", "long.csv")
 SUMMARY: Form = ("csv", "md")
 
