@@ -66,15 +66,15 @@ def bar_figure(study: Study, name: str) -> BarFigure:
     for cell in artefact.cells:
         label, stat = str(entry["bars"][cell.row]["label"]), statistic(cell, runs)
         learnable = next((record["parameters"]["learnable"] for record in runs.described(cell.slugs)), None)
-        training, general, why = _intervals(cell, runs, rows) if several and stat.mean is not None else (None, None, "")
+        training, general, why = _intervals(cell, runs, rows) if several and stat.mean is not None else (None, None, [])
         bars.append(Bar(cell.row, cell.column, label, stat, training, general, learnable))
-        reasons.append(why)
+        reasons += why
     names = [str(item["label"]) for item in entry.get("series", [])]
     form, digits = artefact.knobs["form"], artefact.knobs["digits"]
     count = f"{seeds_of(artefact.seeds)}, {data_names(runs)}"
     alone = "They are of each value alone; whether two differ is tested in pairs (tables, claims)."
     about = [f"{count}. {TWO} {alone}" if several else f"{count}: no spread is known."]
-    about += list(dict.fromkeys(filter(None, reasons)))
+    about += dict.fromkeys(reasons)
     about += [_axis(bars, digits) if form == "points" else "Bars start at zero."]
     about += ["With each label: learnable parameters, the head left out.", *_gaps(bars, names)]
     shown = [bar for bar in bars if bar.value.mean is not None]
@@ -82,15 +82,16 @@ def bar_figure(study: Study, name: str) -> BarFigure:
     return BarFigure(sheet, axis_label(artefact), bars, names, digits, form)
 
 
-def _intervals(cell: Cell, runs: Runs, rows: Rows) -> tuple[Ends, Ends, str]:
-    """The ends of both intervals over several seeds, and why there are not both."""
+def _intervals(cell: Cell, runs: Runs, rows: Rows) -> tuple[Ends, Ends, list[str]]:
+    """The ends of both intervals over several seeds, and why one is not there."""
     if not cell.specs[0].trains:
-        return None, None, "A point without lines: nothing in it depends on the seed."
+        return None, None, ["A point without lines: nothing in it depends on the seed."]
     found = value_effect(cell, runs, rows)
     training, general = ends_of(found)
+    why = [] if training else [f"No thick line: {found.training.reason}."]
     if not is_metric(cell.value):
-        return training, None, "No thin lines: no test image makes this value."
-    return training, general, "" if general else f"No thin line: {found.general.reason}."
+        return training, None, [*why, "No thin line: no test image makes this value."]
+    return training, general, why if general else [*why, f"No thin line: {found.general.reason}."]
 
 
 def _axis(bars: Iterable[Bar], digits: int) -> str:

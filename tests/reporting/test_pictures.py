@@ -74,9 +74,10 @@ def test_a_run_without_a_result_is_named_and_the_others_are_drawn(kind, study):
     make, made = MAKE[kind], study(kind=kind, partial=True)
     gone = [slug for slug in made.specs if ".ln." in slug]
     metrics_file(made.results, gone[0]).unlink()
+    filled = make[0](made, "f")
+    assert f"Run {gone[0]} is missing" in "\n".join(filled.sheet.lines())
     with style():
-        said = words(drawn(lambda: make[1](make[0](made, "f"))))
-    assert gone[0] in said.replace(" ", "") or "is missing" in said
+        check(drawn(make[1], filled))
     for slug in made.specs:
         metrics_file(made.results, slug).unlink(missing_ok=True)
     with style():
@@ -129,9 +130,8 @@ def test_strips_show_every_run_and_name_what_is_gone(study):
     metrics_file(made.results, gone).unlink()
     shown = seeds_figure(made, "f")
     assert [sorted(strip.values) for strip in shown.strips] == [[0, 1, 2], [0, 2], [0]] and shown.strips[2].fixed
-    with style():
-        said = words(drawn(draw_seeds, shown))
-    assert "is missing" in said and "n = 3 seeds" in said
+    said = "\n".join(shown.sheet.lines())
+    assert f"Run {gone} is missing" in said and "n = 3 seeds" in said
 
 
 def test_bins_are_those_of_the_calibration_error(study):
@@ -147,10 +147,10 @@ def test_bins_are_those_of_the_calibration_error(study):
 
 def test_training_curves_are_those_of_the_results(study):
     made = training_figure(study(kind="training", shown="loss"), "f")
-    assert [trace.label for trace in made.traces] == ["A", "B"] and "Nothing trains in Z." in made.notes
+    assert [trace.label for trace in made.traces] == ["A", "B"] and "Nothing trains in Z." in made.sheet.caption
     assert made.traces[0].values.shape[0] == 3 and made.traces[0].values[0].tolist() == [1 / e for e in made.traces[0].epochs]
     only = training_figure(study(kind="training", methods=METHODS[2:]), "f")
-    assert not only.traces and only.why == "Nothing trains in Z."
+    assert not only.traces and only.sheet.why == "Nothing trains in Z."
 
 
 def test_confusion_counts_every_image_once():
@@ -174,9 +174,9 @@ def test_an_interaction_says_the_difference_of_differences(study):
     shown = interaction_figure(made, "f")
     at = {(cell.level, cell.series): cell.mean for cell in shown.cells}
     expected = (at[1, 1] - at[0, 1]) - (at[1, 0] - at[0, 0])
-    assert f"B changes by {expected:+.1f} more than A" in shown.notes[1]
+    assert f"B changes by {expected:+.1f} more than A" in shown.sheet.caption[1]
     two = interaction_figure(study(kind="interaction", methods=None, seeds="0, 1", **FACTORS), "f")
-    assert "no verdict from two seeds; at least three" in two.notes[1]
+    assert "no verdict from two seeds; at least three" in two.sheet.caption[1]
     with pytest.raises(PelError, match="series has 1 entries; an interaction is seen from 2 on"):
         study(kind="interaction", methods=None, **{**FACTORS, "series": FACTORS["series"][:1]})
     with pytest.raises(PelError, match=r"value: parameters\.head is no metric"):
