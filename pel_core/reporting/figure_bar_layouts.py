@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 LYING = 8  # from so many groups bars lie
 MOST_LINES = 4  # of a label under a bar
-MANY = 30  # rows beyond which their parameters stand beside the labels, not under them
+MANY = 30  # rows beyond which letters are smaller, rows closer, and parameters beside the labels, not under them
 INK = "#222222"
 HATCHES = ("", "////", "....", "xxxx", "----", "\\\\\\\\", "++++", "oooo")  # bars are told apart in grey by these
 
@@ -90,11 +90,11 @@ def _upright(made: BarFigure) -> list[str]:
 def _draw_rows(made: BarFigure) -> Figure:
     """A row for each group, its label and parameters at the left, the values at the right."""
     (groups, several), width = _extent(made), made.sheet.width
-    size = 6.2 if groups * several <= MANY else 5.0
+    size, most, least = (6.2, 0.36, 0.17) if groups <= MANY else (5.0, 0.5, 0.0)
     texts = [_row_texts(made, group, groups > MANY) for group in range(groups)]
-    room = min(0.36 * width, max(text_width(text, size) for found in texts for text in found) + 0.01)
+    room = min(most * width, max(text_width(text, size) for found in texts for text in found) + 0.01)
     labels = [[line for text in found for line in wrapped(text, room, size)] for found in texts]
-    pitch = max(max(map(len, labels)) * line_height(size, 1.15) + 0.04, several * line_height(5.6, 1.1), 0.17)
+    pitch = max(max(map(len, labels)) * line_height(size, 1.15) + 0.02, several * line_height(5.6, 1.1), least)
     inside = width - room - 0.25 - max(text_width(_value(made, bar), 5.6) for bar in made.bars)
     axis = wrapped(made.axis, width - room - 0.3, 7)
     body = groups * pitch + 0.3 + len(axis) * line_height(7) + (0.15 if groups > MANY else 0)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from pel_core.common.registry import Knob, one_of
 from pel_core.reporting.figure_bar_layouts import draw_bars
-from pel_core.reporting.figure_rows import TWO, WIDTH, Ends, axis_label, data_names, ends_of, seeds_of, sheet_of
+from pel_core.reporting.figure_rows import WIDTH, Ends, about_whiskers, axis_label, data_names, ends_of, seeds_of, sheet_of
 from pel_core.reporting.figure_sheet import Sheet, room_for, saves
 from pel_core.reporting.paired import Rows, value_effect
 from pel_core.reporting.runs import Runs, read_runs
+from pel_core.reporting.statistics.effects import LEAST_SEEDS
 from pel_core.reporting.statistics.values import is_metric
 from pel_core.reporting.tables import Statistic, statistic
 from pel_core.studies.cells import Cell
@@ -73,7 +74,7 @@ def bar_figure(study: Study, name: str) -> BarFigure:
     form, digits = artefact.knobs["form"], artefact.knobs["digits"]
     count = f"{seeds_of(artefact.seeds)}, {data_names(runs)}"
     alone = "They are of each value alone; whether two differ is tested in pairs (tables, claims)."
-    about = [f"{count}. {TWO} {alone}" if several else f"{count}: no spread is known."]
+    about = [f"{count}. {about_whiskers(artefact.seeds)} {alone}" if several else f"{count}: no spread is known."]
     about += dict.fromkeys(reasons)
     about += [_axis(bars, digits) if form == "points" else "Bars start at zero."]
     about += ["With each label: learnable parameters, the head left out.", *_gaps(bars, names)]
@@ -88,7 +89,7 @@ def _intervals(cell: Cell, runs: Runs, rows: Rows) -> tuple[Ends, Ends, list[str
         return None, None, ["A point without lines: nothing in it depends on the seed."]
     found = value_effect(cell, runs, rows)
     training, general = ends_of(found)
-    why = [] if training else [f"No thick line: {found.training.reason}."]
+    why = [] if training or len(found.seeds) < LEAST_SEEDS else [f"No thick line: {found.training.reason}."]
     if not is_metric(cell.value):
         return training, None, [*why, "No thin line: no test image makes this value."]
     return training, general, why if general else [*why, f"No thin line: {found.general.reason}."]

@@ -10,10 +10,9 @@ import numpy as np
 
 from pel_core.common.lazy import plt
 from pel_core.reporting.figure_rows import (
-    IMAGES,
-    TWO,
     WIDTH,
     Ends,
+    about_whiskers,
     at_most,
     axis_label,
     data_names,
@@ -79,10 +78,8 @@ def budget_figure(study: Study, name: str) -> BudgetFigure:
             continue
         learnable = int(method.records[0]["parameters"]["learnable"])
         points.append(Point(method.label, learnable, found.mean, *ends_of(found)))
-    about = f"{seeds_of(artefact.seeds)}, {data_names(runs)}. {TWO if len(artefact.seeds) > 1 else IMAGES} "
-    about += (
-        "Methods with as many parameters stand side by side; the head's are left out. The vertical axis does not start at zero."
-    )
+    about = f"{seeds_of(artefact.seeds)}, {data_names(runs)}. {about_whiskers(artefact.seeds)} Methods with as many parameters "
+    about += "stand side by side; the head's are left out. The vertical axis does not start at zero."
     sheet = sheet_of(artefact, runs, [about, *none], points, " ".join(none))
     return BudgetFigure(sheet, axis_label(artefact), points, better(metric))
 

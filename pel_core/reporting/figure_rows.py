@@ -17,7 +17,7 @@ from pel_core.reporting.figure_sheet import Legend, Sheet, grid
 from pel_core.reporting.figure_style import COLOURS, COLUMN, PAGE
 from pel_core.reporting.figure_text import text_width
 from pel_core.reporting.runs import Record, Runs, read_runs
-from pel_core.reporting.statistics.effects import Effect
+from pel_core.reporting.statistics.effects import LEAST_SEEDS, Effect
 from pel_core.reporting.statistics.reading import Reader
 from pel_core.reporting.statistics.runs import Row, require_same_images
 from pel_core.spec.choices import METRICS
@@ -36,8 +36,13 @@ WIDE = Knob("width", "page", WIDTH.meaning, WIDTH.check)
 
 
 Ends = tuple[float, float] | None
-TWO = "Thick: 95 % interval over training runs (another run, this test set); thin: over training runs and test images."
-IMAGES = "Thin: 95 % interval over test images."  # of one seed
+# What a caption says of whiskers, by the number of seeds (at most the last). Student's t of two seeds is 12.7: no thick line.
+WHISKERS = (
+    "Thin: 95 % interval over test images.",
+    "Thin: 95 % interval over training runs and test images, which from two seeds misses in up to 13 % of cases. A thick line, "
+    "over training runs alone, takes three seeds.",
+    "Thick: 95 % interval over training runs (another run, this test set); thin: over training runs and test images.",
+)
 
 
 def sheet_of(artefact: Artefact, runs: Runs, about: Iterable[str], anything: object, reason: str = "") -> Sheet:
@@ -91,11 +96,16 @@ def read_methods(study: Study, name: str) -> tuple[Artefact, list[Method], Runs]
     return artefact, made, runs
 
 
+def about_whiskers(seeds: Sequence[int]) -> str:
+    """What a caption says of intervals over so many seeds."""
+    return WHISKERS[min(len(seeds), len(WHISKERS)) - 1]
+
+
 def ends_of(found: Effect) -> tuple[Ends, Ends]:
-    """The ends of the training and of the general interval, None of one that has no width."""
+    """The ends of the training and of the general interval, None of one that has no width; below three seeds of the former."""
     pairs = [(each.low, each.high) for each in (found.training, found.general)]
     first, second = (None if low is None or high is None else (low, high) for low, high in pairs)
-    return first, second
+    return first if len(found.seeds) >= LEAST_SEEDS else None, second
 
 
 def whiskers(axes: Axes, at: float, training: Ends, general: Ends, colour: str, upright: bool = True) -> None:

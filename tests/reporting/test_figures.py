@@ -77,7 +77,7 @@ def test_a_caption_stands_beside_the_picture_and_not_in_it(demo, tmp_path):
         figure = draw_bars(bar_figure(demo, "figure3"))
         text = words(figure)
         low, high = (f"{end:.1f}" for end in figure.axes[0].get_xlim())
-    said = [f"runs from {low} to {high}", "does not start at zero", "n = 3 seeds", "our reading", "not comparable", "head left out"]
+    said = [f"runs from {low} to {high}", "does not start at zero", "n = 3 seeds", "our reading", "not comparable", "the head"]
     assert [word for word in said if word not in caption or word in text] == []
 
 
