@@ -144,7 +144,7 @@ def _draw_panels(made: CurveFigure) -> Figure:
 
 
 def _draw_line(axes: Axes, line: Line, how: Mapping[str, Any]) -> None:
-    for at, _ in line.blanks:  # a cross on the axis where a run diverged, say: the small print tells which
+    for at, _ in line.blanks:  # a cross on the axis where a run diverged, say: the legend and the caption tell which
         axes.plot([at], [0], "x", color=how["color"], markersize=5, clip_on=False, transform=axes.get_xaxis_transform())
     means = [stat.mean for stat in line.values]
     spread = [stat.std or 0.0 for stat in line.values] if any(stat.std is not None for stat in line.values) else None
