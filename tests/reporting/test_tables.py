@@ -302,8 +302,20 @@ def test_the_screen_shows_tables_and_what_is_missing(sweep, tmp_path):
     for suffix, text in table_files(sweep, "table1").items():
         (sweep.results / f"tables/table1.{suffix}").write_text(text)
     text = show_text(sweep)
-    assert "Original PEL    0.10M  " in text and "<u>" not in text and "**" not in text
+    assert "Original PEL    0.10M             *79.0* ± 0.1  *81.7* ± 0.1" in text and "<u>" not in text and "**" not in text
     assert "Not made yet: table2" in text
+    assert text.count("Recipe") == 1 and "Recipe of all: loss logit adjustment (tau 1); classifier cosine" in text
+
+
+def test_a_table_says_what_of_its_recipe_is_not_the_default(sweep, tmp_path):
+    texts = table_files(sweep, "table1")
+    assert "\nRecipe: PEL-Lab's defaults. All of it: `table1.csv`.\n" in texts["md"]
+    whole = pd.read_csv(io.StringIO(texts["csv"]))["recipe"][0]
+    for suffix in ("tex", "tabular.tex"):  # for a paper to say once
+        assert f"% {whole}\n" in texts[suffix] and texts[suffix].count("logit adjustment (tau 1)") == 1
+    assert "\nRecipe: PEL-Lab's defaults.\\par\n" in texts["tex"]
+    text = table_files(toy(tmp_path), "t")["md"]
+    assert "\nRecipe: PEL-Lab's defaults, but " in text and "; batch 32; " in text and "momentum 0.9" not in text
 
 
 if __name__ == "__main__":
