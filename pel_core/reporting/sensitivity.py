@@ -60,7 +60,7 @@ def _measured(rows: Rows, study: Study, cells: list[Cell], seeds: int) -> list[f
     finished: list[Row] = []
     for cell in cells:
         specs = tuple(spec for spec in cell.specs if metrics_file(study.results, spec.slug).is_file())
-        if len(specs) < 2 or not specs[0].trains or len(finished) > PAIRS:
+        if len(specs) < 2 or not specs[0].seeded or len(finished) > PAIRS:
             continue
         try:
             row = rows.row(replace(cell, specs=specs))

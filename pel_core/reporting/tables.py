@@ -95,8 +95,7 @@ def statistic(cell: Cell, runs: Runs) -> Statistic:
     values = [value for value in found if value is not None]
     if not values:
         return Statistic(None, None, 0, why_none(records[0], cell.value))
-    fixed = not cell.specs[0].trains and len(set(values)) == 1
-    std = statistics.stdev(values) if len(values) > 1 and not fixed else None
+    std = statistics.stdev(values) if len(values) > 1 and cell.specs[0].seeded else None
     return Statistic(statistics.fmean(values), std, len(values))
 
 

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from fake_results import write_predictions, write_results
+from fake_results import record_overall, write_predictions, write_results
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, write_json
@@ -152,6 +152,7 @@ def test_runs_of_other_images_are_refused_by_name(tmp_path):
         path = run_folder(study.results, f"toy-ir20.toy.ssf-ln.s{seed}") / "predictions.parquet"
         labels = np.arange(8, dtype=np.int32)
         write_parquet(path, {"index": labels, "path": None, "label": labels, "prediction": labels}, {"data_sha256": "other"})
+        record_overall(study.results, f"toy-ir20.toy.ssf-ln.s{seed}", 100.0)
     with pytest.raises(PelError, match=r"adaptformer\.s0 and toy-ir20\.toy\.ssf-ln\.s0 have different test sets"):
         claim_rows(study)
 
