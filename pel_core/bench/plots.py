@@ -156,11 +156,10 @@ def statistics(record: Record) -> Figure:
         (memory, "peak_memory_mb", LIMITS["peak_memory_mb"], "Peak memory of the process (MB)"),
     ):
         axes.barh(range(len(rows)), [row[key] for row in rows], color=COLOURS[0])
-        axes.axvline(limit, color=COLOURS[5], linewidth=1.2, label=f"at most {limit:,}")
+        axes.axvline(limit, color=COLOURS[5], linewidth=1.2)
         axes.set_yticks(range(len(rows)), names if axes is seconds else [])
         axes.invert_yaxis()
-        axes.set_xlabel(label)
-        axes.legend(frameon=False, fontsize=6)
+        axes.set_xlabel(f"{label}; line: the most it may take")
     return figure
 
 
