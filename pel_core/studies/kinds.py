@@ -37,7 +37,7 @@ class ArtefactKind:
         compared: whether its cells stand beside reported values in ``compare``.
         reads_reported: whether it shows reported values itself.
         version: of what is drawn; artefacts that another version drew are drawn anew.
-        on_screen: title and Markdown -> the lines that a terminal shows; None where it shows nothing.
+        on_screen: title, Markdown and `reporting.screen.Screen` -> the lines that a terminal shows; None where it shows nothing.
     """
 
     form: Form
@@ -51,7 +51,7 @@ class ArtefactKind:
     compared: bool = False
     reads_reported: bool = False
     version: int = 1
-    on_screen: Callable[[str, str], list[str]] | None = None
+    on_screen: Callable[[str, str, Any], list[str]] | None = None
 
 
 # A figure's knobs are its own keys in a study, beside title, each, where, seeds, note and its lists (`schema.study_file`
