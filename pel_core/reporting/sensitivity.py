@@ -33,7 +33,7 @@ def will_show(study: Study) -> str:
             by_data.setdefault(cell.specs[0].dataset, {})[tuple(cell.slugs)] = cell
     rows, measured, guessed, unknown = Rows(study.results), [], [], []
     for name, found in by_data.items():
-        size = data_size(study, name)
+        size = data_size(study, name, next(iter(found.values())).specs[0].factors)
         if sizes := _measured(rows, study, list(found.values()), seeds):
             measured.append(f"{name} {statistics.median(sizes):.2g}")
         elif size and size[1]:

@@ -12,10 +12,11 @@ from typing import Any
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
-from pel_core.data.datasets import split_name
+from pel_core.data.datasets import drawn_ratio, split_name
 from pel_core.data.ensembling import TTE
+from pel_core.data.factors import AS_IS, Factors
 from pel_core.data.image_cache import cache_folder
-from pel_core.data.sampling import long_tail_counts
+from pel_core.data.subsets import sizes
 from pel_core.evaluation.predictions import stored_bytes
 from pel_core.ingest.sources import Size, open_source
 from pel_core.ingest.user_outline import Outline
@@ -95,28 +96,45 @@ def _tokens(spec: RunSpec) -> int:
     return 1 + (spec.pixels // spec.vit.patch) ** 2 + int(prompts)
 
 
-def data_size(study: Study, name: str) -> tuple[int, int] | None:
-    """Training and test images of a data set: as prepared, else as declared or found; None where neither is known."""
-    base, ratio = split_name(name)
-    path = study.results / "data" / base / "data.json"
-    if path.is_file():
-        about = read_json(path)
-        counts = about["train_counts"]
-        if about["ratios"] != "any":
-            return sum(counts.get(f"{ratio:g}" if ratio else "", [])), about["test_images"]
-        return _pool(len(counts[""]), counts[""][0], ratio), about["test_images"]
-    size = _declared(study, name)
-    return (size.train, size.test) if size else None
+def data_size(study: Study, name: str, factors: Factors = AS_IS) -> tuple[int, int] | None:
+    """Training and test images of a data set as a run's factors have it: as prepared, else as declared or found; None where
+    neither is known. Where validation images are held out, these stand for test images."""
+    pool, test = _pool(study, name)
+    if pool is None:
+        size = _declared(study, name)
+        return (size.train, size.test) if size and not _draws(factors) else None
+    counts, spare, taken = sizes(pool, drawn_ratio(name, factors), factors)
+    tested = round(test * len(counts) / len(pool))
+    return int((counts - taken).sum()), int((spare + taken).sum()) if factors.val else tested
 
 
-def classes(study: Study, name: str) -> int:
-    """Classes of a data set; 0 where they are not known yet."""
-    base = split_name(name)[0]
-    path = study.results / "data" / base / "data.json"
+def classes(study: Study, name: str, factors: Factors = AS_IS) -> int:
+    """Classes of a data set that a run uses; 0 where they are not known yet."""
+    if factors.classes != "all":
+        return int(factors.classes)
+    path = study.results / "data" / split_name(name)[0] / "data.json"
     if path.is_file():
         return len(next(iter(read_json(path)["train_counts"].values())))
     size = _declared(study, name)
     return size.classes if size else 0
+
+
+def _draws(factors: Factors) -> bool:
+    """Whether factors change how many images there are."""
+    return bool(factors.content().keys() - {"noise", "noise_seed"})
+
+
+def _pool(study: Study, name: str) -> tuple[list[int] | None, int]:
+    """Training images of each class of which a run's subset is drawn, and test images, of a data set that is prepared or has a
+    declared pool; None where they are not known."""
+    base, ratio = split_name(name)
+    path = study.results / "data" / base / "data.json"
+    if path.is_file():
+        about = read_json(path)
+        key = "" if about["ratios"] == "any" or not ratio else f"{ratio:g}"
+        return about["train_counts"].get(key), about["test_images"]
+    pool, size = study.bindings.datasets[base].pool, _declared(study, name)
+    return (None, 0) if pool is None or size is None else ([pool[1]] * pool[0], size.test)
 
 
 def _declared(study: Study, name: str) -> Size | None:
@@ -128,10 +146,6 @@ def _declared(study: Study, name: str) -> Size | None:
     return study.sizes[name]
 
 
-def _pool(number: int, largest: int, ratio: float | None) -> int:
-    return int(long_tail_counts(number, largest, ratio or 1).sum())
-
-
 def views(spec: Mapping[str, Any]) -> int:
     """Crops of an evaluation."""
     return TTE[spec["tte"]].views or int(spec.get("crops", 1))
@@ -139,11 +153,11 @@ def views(spec: Mapping[str, Any]) -> int:
 
 def work(study: Study, spec: RunSpec) -> Work | None:
     """What a run costs; None where the size of its data is not known yet."""
-    size = data_size(study, spec.dataset)
+    size = data_size(study, spec.dataset, spec.factors)
     if size is None:
         return None
     train, test = spec.epochs * size[0] * spec.trains, views(spec.to_json()) * size[1]
-    number = classes(study, spec.dataset)
+    number = classes(study, spec.dataset, spec.factors)
     # Logits; head and deltas (about twice the head in the reference's adapters); predictions.
     logits = stored_bytes(size[1], number, study.config.get("logits", "compact"))
     disk = logits + 12 * number * spec.vit.width * spec.trains + 150 * size[1]

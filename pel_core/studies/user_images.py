@@ -40,7 +40,7 @@ def check_splits(study: "Study") -> None:
     """
     for spec in study.specs.values():
         base = split_name(spec.dataset)[0]
-        if spec.split != "val" or base not in study.config.get("datasets", {}):
+        if spec.split != "val" or spec.factors.val or base not in study.config.get("datasets", {}):
             continue
         notes, splits = "", _prepared_splits(study, base)
         if isinstance(here := study.outlines.get(base), Outline):
@@ -48,7 +48,8 @@ def check_splits(study: "Study") -> None:
         if splits and "val" not in splits:
             raise PelError(
                 f"split=val: data set '{base}' has no validation split, only {', '.join(splits)}{notes}; hold one out of its "
-                f"training images (val_fraction: 0.1 of 'datasets: {base}' in the configuration), give it one (a folder "
+                f"training images (data.val: 0.1 of the run, or val_fraction: 0.1 of 'datasets: {base}' in the configuration for "
+                f"every run), give it one (a folder "
                 "val/CLASS, or val in the column 'split'), or evaluate on the test split"
             )
 
