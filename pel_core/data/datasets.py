@@ -17,19 +17,15 @@ import numpy as np
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import read_json
-from pel_core.common.locales import check_locale
 from pel_core.common.registry import Registry
 from pel_core.common.versions import check_versions
 from pel_core.data.factors import AS_IS, Factors
-from pel_core.data.lists import ImageList, check_files, digest
-from pel_core.data.manifest import make_manifest, read_manifest, renew
-from pel_core.data.roots import read_root
+from pel_core.data.prepared_files import open_split
 from pel_core.data.sampling import long_tail_counts
 from pel_core.data.split import Split
 from pel_core.data.subsets import chosen_classes, draw, grouped
 
 FORMAT = 1  # of a prepared folder
-MARK = ".written-by-pel-lab"  # in the folder ``images`` of a prepared data set whose images were taken out of tables, into files
 NAME = re.compile(r"(?P<base>[a-z][a-z0-9_-]*?)(?:-ir(?P<ratio>[1-9]\d*(?:\.\d*[1-9])?))?")
 
 
@@ -155,7 +151,7 @@ class Prepared:
         """The split evaluated on: ``test`` or ``val``."""
         chosen = {"test": self.test, "val": self.val}.get(name)
         if chosen is None:
-            raise PelError(f"data set {self.name} has no split '{name}'")
+            raise PelError(f"data set {self.name} has no split '{name}'" + "; data.val=0.1 holds one out" * (name == "val"))
         return chosen
 
 
@@ -163,8 +159,8 @@ def open_prepared(folder: str | Path, name: str, compare: Collection[str] = (), 
     """Open what ``prepare`` wrote for the base of ``name``. Images stay on disk until they are read.
 
     Args:
-        compare: the splits (train, val, test) whose image files are to be those that were prepared, as `require_unchanged` sees
-            it; where images moved, all are.
+        compare: the splits (train, val, test) whose image files are to be those that were prepared, as
+            `prepared_files.require_unchanged` sees it; where images moved, all are.
         factors: what the run asks of the data set beside its name.
 
     Raises:
@@ -177,21 +173,20 @@ def open_prepared(folder: str | Path, name: str, compare: Collection[str] = (), 
     _require_possible(folder, about, name, factors)
     balanced = about["ratios"] == "any"  # a pool, of which the ratio is drawn
     ratio = ratio if balanced else None if factors.ratio == "own" else float(factors.ratio)
-    train = whole = _open_split(folder, about, train_split(about, name), "train" in compare or (factors.val and "val" in compare))
+    train = whole = open_split(folder, about, train_split(about, name), "train" in compare or (factors.val and "val" in compare))
     names, classes = about["class_names"], None
     drawn = draw(whole.labels, len(names), ratio, factors, reference=balanced)
     if factors.noise or not np.array_equal(drawn.rows, np.arange(len(whole))):
         train = whole.take(drawn.rows, drawn.labels)
-    test = _open_split(folder, about, "test", "test" in compare)
+    test = open_split(folder, about, "test", "test" in compare)
     val = whole.take(drawn.val_rows, drawn.val_labels) if factors.val else None
     if "val.npz" in about["files"]:
-        val = _open_split(folder, about, "val", "val" in compare)
-    reference = _group_counts(about, name) if factors.groups_from == "full" else drawn.counts
+        val = open_split(folder, about, "val", "val" in compare)
     if factors.classes != "all":
         classes = chosen_classes(len(names), factors)
         names, test = [names[label] for label in classes], _of_classes(test, classes)
         val = _of_classes(val, classes) if val and not factors.val else val
-        reference = reference[classes] if factors.groups_from == "full" else reference
+    told = _group_counts(about, name, classes) if factors.groups_from == "full" else drawn.counts
     return Prepared(
         name=name,
         class_names=names,
@@ -200,7 +195,7 @@ def open_prepared(folder: str | Path, name: str, compare: Collection[str] = (), 
         test=test,
         val=val,
         train_counts=np.bincount(drawn.labels, minlength=len(names)),
-        groups=grouped(reference, factors),
+        groups=grouped(told, factors),
         sha256=content_hash(about, name, factors),
         classes=classes,
     )
@@ -223,13 +218,15 @@ def _require_possible(folder: Path, about: Mapping[str, Any], name: str, factors
         raise PelError(f"data.val={factors.val:g}: data set '{base}' has validation images of its own; leave it out (split=val)")
 
 
-def _group_counts(about: Mapping[str, Any], name: str) -> np.ndarray:
-    """Training images of each class (C,), of the whole data set, that say whether it is head, medium or tail."""
+def _group_counts(about: Mapping[str, Any], name: str, classes: np.ndarray | None) -> np.ndarray:
+    """Training images of each of the ``classes`` (c,), labels as prepared, that say whether it is head, medium or tail: of all
+    that are prepared, or of a pool at the ratio where groups are told."""
     counts = about["train_counts"]
     if about["ratios"] == "any":
-        return long_tail_counts(len(counts[""]), counts[""][0], about["groups_from"])
-    ratio = split_name(name)[1]
-    return np.array(counts[f"{about['groups_from']:g}" if about["groups_from"] else f"{ratio:g}" if ratio else ""], np.int64)
+        return long_tail_counts(len(counts[""]) if classes is None else len(classes), counts[""][0], about["groups_from"])
+    ratio = about["groups_from"] or split_name(name)[1]
+    found = np.array(counts[f"{ratio:g}" if ratio else ""], np.int64)
+    return found if classes is None else found[classes]
 
 
 def _of_classes(split: Split, classes: np.ndarray) -> Split:
@@ -273,59 +270,3 @@ def read_about(folder: Path, base: str) -> dict[str, Any]:
         if path.stat().st_size != size:
             raise PelError(f"{path} has {path.stat().st_size} bytes, expected {size}{again}")
     return about
-
-
-def _open_split(folder: Path, about: Mapping[str, Any], name: str, compare: bool = False) -> Split:
-    with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
-        labels = arrays["labels"]
-        if "paths" not in arrays:
-            # Mapped copy-on-write: jobs of one machine share the pages, and torch takes the array as it is.
-            return Split(labels, images=np.load(folder / f"images-{name}.npy", mmap_mode="c", allow_pickle=False), file=name)
-    root, images, moved = image_list(folder, about, name)
-    if moved or compare:
-        require_unchanged(folder, about, name)
-    return Split(labels, paths=[f"{root}/{path}" for path in images.paths], file=name)
-
-
-def require_unchanged(folder: Path, about: Mapping[str, Any], name: str) -> None:
-    """See that the image files of a split are, by content, those that it was prepared from.
-
-    Only files whose size or times are others than the manifest has are read. Of a folder that was prepared before there were
-    manifests, and that no planning has looked at since, sizes are compared.
-
-    Raises:
-        PelError: a file is another one, or cannot be used.
-    """
-    root, images, _ = image_list(folder, about, name)
-    manifest = read_manifest(folder)
-    if manifest is not None and name not in manifest.rows:
-        return  # its images lie in the prepared folder itself
-    if manifest is not None:
-        changed = renew(manifest, root, manifest.rows[name]).changed
-        if not len(changed):
-            return
-        wrong = [manifest.paths[row] for row in changed.tolist()]
-        check_files(root, ImageList(images.source, wrong, np.zeros(len(wrong), np.int64)))  # one that is not there is said so
-        what = f"{len(wrong)} of them hold something else, such as {wrong[0]}"
-    else:
-        sizes = check_files(root, images)
-        made = make_manifest(root, {name: images.paths}) if digest(images, sizes) != about["digests"][name] else None
-        if made is None or digest(images, sizes, made.of(name)) == about["digests"][name]:
-            return
-        what = "sizes or contents of files differ"
-    raise PelError(
-        f"the images under {root} are not those that {folder} was prepared from: {what}. Start snakemake (or make study) again, "
-        "which prepares them and makes again what was made from the earlier ones, or put these back"
-    )
-
-
-def image_list(folder: Path, about: Mapping[str, Any], name: str) -> tuple[str, ImageList, bool]:
-    """Where the images of a split held as files are, the split as a list of them, and whether they moved since then."""
-    path = folder / f"{name}.npz"
-    with np.load(path, allow_pickle=False) as arrays:
-        images = ImageList(str(path), arrays["paths"].tobytes().decode().split("\n"), arrays["labels"])
-    check_locale(images.paths)
-    if (folder / "images" / MARK).is_file():
-        return f"{folder}/images", images, False
-    root, moved = read_root(folder, about["name"])
-    return root, images, moved

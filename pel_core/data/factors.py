@@ -102,7 +102,7 @@ def _needs_other_counts(spec: Any) -> str:
     if spec.longtailed is None or (told_at and told_at != spec.drawn_ratio) or spec.knob("data.per_class") != "all":
         return ""
     if told_at:
-        bent = {"classes", "profile", "head_tail_ratio"} & set(spec.factors.content())
+        bent = {"profile", "head_tail_ratio"} & set(spec.factors.content())
         return "" if bent else f"another imbalance ratio than {told_at:g}, at which groups are told"
     return "" if _ratio_drawn(spec) else "a subset that the run draws: an imbalance ratio or data.per_class"
 
@@ -192,8 +192,8 @@ FACTORS: Entry[type[Factors]] = Entry(
         ),
         Knob(
             "groups_from", Factors.groups_from,
-            "the counts by which classes are grouped. full: the whole data set's, of CIFAR-100-LT those at ratio 100; subset: of "
-            "the images that the run draws, before validation and noise",
+            "the counts by which classes are grouped. full: of all images of these classes, of CIFAR-100-LT those at ratio 100; "
+            "subset: of the images that the run draws, before validation and noise",
             one_of("full", "subset"), needs=_needs_other_counts,
         ),
     ),

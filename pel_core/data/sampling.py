@@ -44,7 +44,7 @@ def _step(classes: int, ratio: float, head: float = HALF) -> list[float]:
 # geometric mean of the largest and the smallest (pareto has a shape of its own). Sources: exponential, Cui et al. 2019, as
 # LDAM-DRW and LIFT sample it. step, Buda et al. 2018 with half the classes in the minority, as LDAM samples it. pareto, Liu et
 # al. 2019 (OLTR, alpha 6), who draw class sizes at random: here the distribution's quantiles at (rank + 1/2) / C, scaled between
-# the largest class and the smallest. For their numbers of Places (365 classes, 4,980 to 5) that is 182,415 images; they say 184.5K.
+# the largest class and the smallest. With their numbers of Places (365 classes, 4,980 to 5) 182,415 images; they say 184.5K.
 PROFILES: dict[str, Callable[..., list[float]]] = {"exponential": _exponential, "pareto": _pareto, "step": _step}
 
 

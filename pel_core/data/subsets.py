@@ -71,6 +71,8 @@ def draw(labels: np.ndarray, classes: int, ratio: float | None, factors: Factors
     Raises:
         PelError: as `sizes`.
     """
+    if ratio is None and not factors.content():
+        return Drawn(np.arange(len(labels)), labels, np.zeros(0, np.int64), labels[:0], np.bincount(labels, minlength=classes))
     chosen = chosen_classes(classes, factors)
     counts, spare, taken = sizes(np.bincount(labels, minlength=classes), ratio, factors)
     found = by_class(labels, classes)

@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.registry import read_bool, read_number
 from pel_core.common.registry import spell as spell
 from pel_core.data.datasets import DATASETS, split_name
-from pel_core.data.factors import FACTORS, SCOPE
+from pel_core.data.factors import FACTORS, GROUPING, SCOPE
 from pel_core.demo.stand_ins import STAND_INS
 from pel_core.models.methods import METHODS
+
+if TYPE_CHECKING:
+    from pel_core.spec.run_spec import RunSpec
 
 # Fields that are a number or one of these words.
 WORDS: dict[str, tuple[tuple[Any, ...], type]] = {
@@ -23,6 +26,20 @@ WORDS: dict[str, tuple[tuple[Any, ...], type]] = {
     "mask_seed": (("run",), int),
 }
 EVALUATION = ("tte", "expand", "crops", "split", "eval_precision")  # fields that training does not read; so are TTE's knobs
+
+GROUPING_KNOBS = tuple(f"{SCOPE}.{name}" for name in GROUPING)
+
+
+def is_evaluation(name: str) -> bool:
+    """Whether a field or knob is read by evaluation alone."""
+    return name in EVALUATION or name.startswith("tte.") or name in GROUPING_KNOBS
+
+
+def evaluation_options(spec: "RunSpec") -> dict[str, Any]:
+    """What an evaluation does with an image: its options by name, those that have an effect here."""
+    read = spec.entries["tte"].reads
+    fields = {name: getattr(spec, name) for name in EVALUATION if name in ("tte", "eval_precision", *read)}
+    return fields | {f"tte.{name}": value for name, value in spec.knobs_of("tte").items()}
 
 
 @dataclass(frozen=True)

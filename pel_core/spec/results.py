@@ -19,9 +19,10 @@ from pel_core.common.versions import SCORE, STAGES, made_by, stale
 from pel_core.data.datasets import content_hash, split_name
 from pel_core.data.factors import AS_IS, Factors
 from pel_core.spec.choices import METRICS, knob_owners
+from pel_core.spec.options import is_evaluation
 from pel_core.spec.plugins import other_plugins
 from pel_core.spec.records import damage
-from pel_core.spec.run_spec import DEFAULTS, OVERRIDE, SLUG, RunSpec, differences, is_evaluation
+from pel_core.spec.run_spec import DEFAULTS, OVERRIDE, SLUG, RunSpec, differences
 
 # What scoring writes beside metrics.json for others to build on (docs/outputs.md).
 OUTPUTS = ("predictions.parquet", "confusion.csv", "classes.csv")

@@ -14,12 +14,12 @@ from typing import Any
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.registry import Entry, spell
 from pel_core.data.datasets import DATASETS, LongTailed, drawn_ratio, split_name
-from pel_core.data.factors import FACTORS, GROUPING, SCOPE, Factors
+from pel_core.data.factors import FACTORS, SCOPE, Factors
 from pel_core.models.backbones import BACKBONES, Backbone, find_backbone
 from pel_core.models.methods import METHODS, MethodPart, format_method, parse_method
 from pel_core.spec import checks
 from pel_core.spec.choices import REGISTRIES, TTE, knob_owners, scoped_knobs
-from pel_core.spec.options import EVALUATION, convert, fixed_by, name_ratio, recipe
+from pel_core.spec.options import EVALUATION, convert, fixed_by, is_evaluation, name_ratio, recipe
 
 SLUG = re.compile(
     r"(?P<dataset>[a-z][a-z0-9_-]*(?:(?<=\d)\.\d+)?)\.(?P<backbone>[a-z][a-z0-9_-]*)\.(?P<method>[a-z0-9@:+-]+)"
@@ -280,19 +280,6 @@ class RunSpec:
 FIELDS = tuple(field.name for field in fields(RunSpec) if field.name != "knobs")
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(RunSpec) if field.default is not MISSING}
 del DEFAULTS["knobs"]
-GROUPING_KNOBS = tuple(f"{SCOPE}.{name}" for name in GROUPING)
-
-
-def is_evaluation(name: str) -> bool:
-    """Whether a field or knob is read by evaluation alone."""
-    return name in EVALUATION or name.startswith("tte.") or name in GROUPING_KNOBS
-
-
-def evaluation_options(spec: RunSpec) -> dict[str, Any]:
-    """What an evaluation does with an image: its options by name, those that have an effect here."""
-    read = spec.entries["tte"].reads
-    fields = {name: getattr(spec, name) for name in EVALUATION if name in ("tte", "eval_precision", *read)}
-    return fields | {f"tte.{name}": value for name, value in spec.knobs_of("tte").items()}
 
 
 def differences(stored: Mapping[str, Any], spec: RunSpec) -> list[str]:

@@ -12,16 +12,13 @@ from typing import Any
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
-from pel_core.data.datasets import drawn_ratio, split_name
+from pel_core.data.datasets import split_name
 from pel_core.data.ensembling import TTE
-from pel_core.data.factors import AS_IS, Factors
 from pel_core.data.image_cache import cache_folder
-from pel_core.data.subsets import sizes
 from pel_core.evaluation.predictions import stored_bytes
-from pel_core.ingest.sources import Size, open_source
-from pel_core.ingest.user_outline import Outline
 from pel_core.spec.results import read_record, result_files
 from pel_core.spec.run_spec import RunSpec
+from pel_core.studies.data_sizes import classes, data_size
 from pel_core.studies.study import Study
 
 # TFLOP/s of matrix products, dense, accumulated in fp32, as the makers' data sheets say; nothing was measured on them here.
@@ -94,56 +91,6 @@ def training_gflop(spec: RunSpec) -> float:
 def _tokens(spec: RunSpec) -> int:
     prompts = spec.vpt_len if any(part.name.startswith("vpt") for part in spec.parts) else 0
     return 1 + (spec.pixels // spec.vit.patch) ** 2 + int(prompts)
-
-
-def data_size(study: Study, name: str, factors: Factors = AS_IS) -> tuple[int, int] | None:
-    """Training and test images of a data set as a run's factors have it: as prepared, else as declared or found; None where
-    neither is known. Where validation images are held out, these stand for test images."""
-    pool, test = _pool(study, name)
-    if pool is None:
-        size = _declared(study, name)
-        return (size.train, size.test) if size and not _draws(factors) else None
-    counts, spare, taken = sizes(pool, drawn_ratio(name, factors), factors)
-    tested = round(test * len(counts) / len(pool))
-    return int((counts - taken).sum()), int((spare + taken).sum()) if factors.val else tested
-
-
-def classes(study: Study, name: str, factors: Factors = AS_IS) -> int:
-    """Classes of a data set that a run uses; 0 where they are not known yet."""
-    if factors.classes != "all":
-        return int(factors.classes)
-    path = study.results / "data" / split_name(name)[0] / "data.json"
-    if path.is_file():
-        return len(next(iter(read_json(path)["train_counts"].values())))
-    size = _declared(study, name)
-    return size.classes if size else 0
-
-
-def _draws(factors: Factors) -> bool:
-    """Whether factors change how many images there are."""
-    return bool(factors.content().keys() - {"noise", "noise_seed"})
-
-
-def _pool(study: Study, name: str) -> tuple[list[int] | None, int]:
-    """Training images of each class of which a run's subset is drawn, and test images, of a data set that is prepared or has a
-    declared pool; None where they are not known."""
-    base, ratio = split_name(name)
-    path = study.results / "data" / base / "data.json"
-    if path.is_file():
-        about = read_json(path)
-        key = "" if about["ratios"] == "any" or not ratio else f"{ratio:g}"
-        return about["train_counts"].get(key), about["test_images"]
-    pool, size = study.bindings.datasets[base].pool, _declared(study, name)
-    return (None, 0) if pool is None or size is None else ([pool[1]] * pool[0], size.test)
-
-
-def _declared(study: Study, name: str) -> Size | None:
-    if name not in study.sizes:  # lists and folders are looked at once
-        base, ratio = split_name(name)
-        own = base in study.config.get("datasets", {}) and isinstance(study.outlines.get(base), Outline)
-        source = study.outlines[base] if own else open_source(base, study.bindings.datasets[base], study.config)
-        study.sizes[name] = source.size(ratio)
-    return study.sizes[name]
 
 
 def views(spec: Mapping[str, Any]) -> int:

@@ -32,6 +32,7 @@ from pel_core.studies import inputs, provenance
 from pel_core.studies.artefacts import make_artefacts, make_bindings
 from pel_core.studies.cells import Artefact, Bindings
 from pel_core.studies.config import carried, find, read_config, read_study, shown
+from pel_core.studies.data_sizes import check_factors
 from pel_core.studies.kinds import FIGURE
 from pel_core.studies.settings import apply_settings, check_settings, listed
 from pel_core.studies.user_images import check_splits, outlines
@@ -291,6 +292,7 @@ class Study:
             if source.root is not None:
                 roots[base] = source.locate().root
         check_splits(self)
+        check_factors(self)
         tell_roots(roots)
 
     @cached_property
