@@ -22,8 +22,10 @@ def data_size(study: "Study", name: str, factors: Factors = AS_IS) -> tuple[int,
         size = _declared(study, name)
         return (size.train, size.test) if size and not _draws(factors) else None
     counts, spare, taken = sizes(pool, drawn_ratio(name, factors), factors)
-    tested = round(test * len(counts) / len(pool))
-    return int((counts - taken).sum()), int((spare + taken).sum()) if factors.val else tested
+    held_out = int((spare + taken).sum())
+    if test is None and not held_out:
+        return None
+    return int((counts - taken).sum()), held_out or round((test or 0) * len(counts) / len(pool))
 
 
 def classes(study: "Study", name: str, factors: Factors = AS_IS) -> int:
@@ -42,7 +44,7 @@ def _draws(factors: Factors) -> bool:
     return bool(factors.content().keys() - {"noise", "noise_seed"})
 
 
-def _pool(study: "Study", name: str) -> tuple[list[int] | None, int]:
+def _pool(study: "Study", name: str) -> tuple[list[int] | None, int | None]:
     """Training images of each class of which a run's subset is drawn, and test images, of a data set that is prepared or has a
     declared pool; None where they are not known."""
     base, ratio = split_name(name)
@@ -52,7 +54,7 @@ def _pool(study: "Study", name: str) -> tuple[list[int] | None, int]:
         key = "" if about["ratios"] == "any" or not ratio else f"{ratio:g}"
         return about["train_counts"].get(key), about["test_images"]
     pool, size = study.bindings.datasets[base].pool, _declared(study, name)
-    return (None, 0) if pool is None or size is None else ([pool[1]] * pool[0], size.test)
+    return [pool[1]] * pool[0] if pool else None, size.test if size else None
 
 
 def _declared(study: "Study", name: str) -> Size | None:

@@ -12,7 +12,7 @@ from own_trees import counts, fill, make
 from pel_core.common.errors import PelError
 from pel_core.data.datasets import content_hash, open_prepared, read_about
 from pel_core.data.factors import AS_IS, FACTORS, Factors
-from pel_core.data.sampling import long_tail_counts, long_tail_subset, profile_counts, terciles
+from pel_core.data.sampling import PROFILES, long_tail_counts, long_tail_subset, profile_counts, terciles
 from pel_core.data.subsets import chosen_classes, draw, group_rules, grouped
 from pel_core.ingest.prepare import prepare
 
