@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,6 +61,7 @@ class LongTailed:
 DATASETS: Registry[LongTailed] = Registry("data set", ("pel_core.data.builtin_datasets",))
 
 
+@cache
 def split_name(name: str) -> tuple[str, float | None]:
     """Base and imbalance ratio of a data-set name: ``"cifar100-ir100"`` -> ``("cifar100", 100.0)``.
 

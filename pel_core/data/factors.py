@@ -108,14 +108,17 @@ def _needs_other_counts(spec: Any) -> str:
 
 
 def _limit_classes(spec: Any) -> str:
-    pool, asked = spec.longtailed and spec.longtailed.pool, spec.knob("data.classes")
-    return f"2..{pool[0] - 1} or all" if pool and asked != "all" and not 2 <= asked < pool[0] else ""
+    if (asked := spec.knob("data.classes")) == "all":
+        return ""
+    pool = spec.longtailed and spec.longtailed.pool
+    return f"2..{pool[0] - 1} or all" if pool and asked >= pool[0] else ""
 
 
 def _limit_per_class(spec: Any) -> str:
     """Of a pool whose size is declared: a cap takes images away, and leaves every class of the ratio one."""
-    pool, cap = spec.longtailed and spec.longtailed.pool, spec.knob("data.per_class")
-    if not pool or cap == "all":
+    if (cap := spec.knob("data.per_class")) == "all":
+        return ""
+    if not (pool := spec.longtailed and spec.longtailed.pool):
         return ""
     if cap >= pool[1]:
         return f"below {pool[1]}, the images that each class has, or all"

@@ -99,10 +99,12 @@ def name_ratio(
     Raises:
         PelError: the name has another ratio than is asked for, or the ratio is none.
     """
+    given = {**shared, **overrides}.get(RATIO)
+    if given is None:
+        return dataset, dict(shared), dict(overrides)
     base, named = split_name(dataset)
     pool = base in DATASETS and DATASETS[base].ratios == "any"
-    given = {**shared, **overrides}.get(RATIO)
-    if given is None or not (pool or named):
+    if not (pool or named):
         return dataset, dict(shared), dict(overrides)
     ratio = FACTORS.knob("ratio").convert(RATIO, given)  # type: ignore[union-attr]
     if named and RATIO in overrides and ratio not in ("own", named):

@@ -174,10 +174,11 @@ class RunSpec:
 
     def knob(self, name: str) -> Any:
         """The value of a knob of a chosen entry by its full name."""
-        known = scoped_knobs(self.entries)
-        if name not in known:
-            raise unknown("knob of this run:", name, known)
-        return dict(self.knobs).get(name, known[name].default)
+        scope, _, short = name.rpartition(".")
+        knob = self.entries[scope].knob(short) if scope in self.entries else None
+        if knob is None:
+            raise unknown("knob of this run:", name, scoped_knobs(self.entries))
+        return dict(self.knobs).get(name, knob.default)
 
     def knobs_of(self, scope: str) -> dict[str, Any]:
         """The values of all knobs of the entry chosen for a scope (``"loss"``, a method's name), by their short names."""

@@ -12,7 +12,9 @@ from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
 from pel_core.data.factors import FACTORS
 from pel_core.ingest.cache_build import build
+from pel_core.ingest.entries import declared
 from pel_core.ingest.prepare import prepare
+from pel_core.ingest.sources import require_split, validation_options
 from pel_core.models.weights import prepare_text
 from pel_core.reporting.statistics.reading import Reader
 from pel_core.reporting.statistics.runs import require_same_images
@@ -273,3 +275,31 @@ def test_a_study_refuses_what_its_data_do_not_allow(tmp_path):
     paths = study(tmp_path, {"data.classes": 2, "data.val": 0.1}, mine, rows=[{"label": "x"}])
     with pytest.raises(PelError, match=r"data.val=0.1: data set 'mine' has validation images of its own"):
         load_settings({"study": str(paths[0]), "config": str(paths[1])}, compare=False)
+
+
+def test_the_documented_study_runs_on_cifar(tmp_path):
+    page = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
+    (tmp_path / "study.yaml").write_text(page.split("```yaml\n")[-1].split("```")[0])
+    made = load(tmp_path / "study.yaml", "cifar", seeds=[0])
+    assert len(made.specs) == 5 * 4
+    assert "cifar100-ir10.clip-b16.adaptformer.s0.data.seed=2.data.val=0.1.split=val" in made.specs
+    trained = {spec.train.slug for spec in made.specs.values()}
+    assert len(trained) == 4 * 3, "a validation column and another grouping train nothing more"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("cifar100-ir100", {"split": "val", "data.val": 0.2}),
+        ("inat2018", {"split": "val", "data.val": 0.2}),
+        ("places-lt", {"split": "val"}),
+        ("mine", {"split": "val", "data.val": 0.2}),
+        ("divided", {"split": "val"}),
+    ],
+)
+def test_how_any_data_set_is_validated(name, options):
+    entry = {"kind": "folders", "root": "x"}
+    datasets = declared({"datasets": {"mine": entry, "divided": {**entry, "val_fraction": 0.1}}})
+    assert validation_options(name, datasets, 0.2) == options
+    require_split(name, "val", datasets, options.get("data.val", 0))
+    RunSpec.make(name, "toy", "ln", 0, **options)

@@ -226,3 +226,11 @@ def require_split(name: str, split: str, datasets: Mapping[str, LongTailed], val
         f"split=val: data set '{name}' has no validation split{known}. data.val=0.1 holds a tenth of its training images out, "
         "of which the run does not train (docs/data.md)"
     )
+
+
+def validation_options(name: str, datasets: Mapping[str, LongTailed], fraction: float) -> dict[str, Any]:
+    """The options of a run that is evaluated on validation images: ``split: val``, and where a data set has none of its own,
+    ``data.val`` so that this fraction is held out. Of images as they are found a split that is there shows when they are read."""
+    source = open_source(split_name(name)[0], datasets[split_name(name)[0]])
+    has = getattr(source.options, "val_fraction", 0) if source.is_users else source.may_have_val
+    return {"split": "val"} | ({} if has else {"data.val": fraction})
