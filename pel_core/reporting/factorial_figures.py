@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pel_core.common.lazy import plt
 from pel_core.reporting.factorial_effects import Measured, design_of
 from pel_core.reporting.figure_bars import axis_label
 from pel_core.reporting.figure_interaction import InteractionFigure, Level, draw_interaction
@@ -53,7 +52,9 @@ def main_figure(study: Study, name: str) -> MainFigure:
         factors.append((factor.name, factor.labels, [measured.combine(each) for each in weights if each]))
     found = [effect for _, _, effects in factors for effect in effects]
     why = "" if any(effect.mean is not None for effect in found) else _nothing(runs, found)
-    notes = _notes(artefact, runs, "Differences between levels are paired, and surer than these bars: the analysis has them.", found)
+    notes = _notes(
+        artefact, runs, "Differences between levels are paired, and surer than these bars: the analysis has them.", found
+    )
     return MainFigure(artefact.title, axis_label(artefact), factors, notes, artefact.banner, why)
 
 
@@ -61,9 +62,10 @@ def _nothing(runs: Runs, found: list[Effect]) -> str:
     return no_result(runs) if runs.blanks else f"Nothing to draw: {found[0].reason}."
 
 
-def _notes(artefact: Artefact, runs: Runs, more: str, found: list[Effect]) -> list[str]:
+def _notes(artefact: Artefact, runs: Runs, more: str, found: list[Effect], shown: int = 1) -> list[str]:
+    others = "; over the levels of all other factors" * (len(artefact.declaration["factors"]) > shown)
     over = "training runs and test images" if len(artefact.seeds) > 1 else "test images alone"
-    head = f"{seeds_of(artefact.seeds)}, {data_names(runs)}; over the levels of all other factors. Bars: 95 % interval over {over}. {more}"
+    head = f"{seeds_of(artefact.seeds)}, {data_names(runs)}{others}. Bars: 95 % interval over {over}. {more}"
     gaps = dict.fromkeys(effect.reason for effect in found if effect.mean is None)
     return [head, *(f"No mean where it needs {reason}." for reason in gaps), *runs.notes(), artefact.declaration.get("note", "")]
 
@@ -120,7 +122,7 @@ def design_interaction(study: Study, name: str) -> InteractionFigure:
             if effect.mean is not None:
                 low, high = effect.general.low, effect.general.high
                 cells.append(Level(level, series, effect.mean, None if low is None or high is None else (low, high)))
-    notes = _notes(artefact, runs, "Parallel lines: no interaction.", found)
+    notes = _notes(artefact, runs, "Parallel lines: no interaction.", found, shown=2)
     labels = [[f"{label}" for label in factor.labels] for factor in (along, lines)]
     width = COLUMN if len(along) <= ROOMY else PAGE
     why = "" if cells else _nothing(runs, found)

@@ -110,6 +110,8 @@ class Design:
 
     def orthogonal(self, effect: Effect) -> list[Weights]:
         """Orthogonal contrasts, not of unit length, that span an effect, adjusted for all others in the model."""
+        if self.is_full:
+            return self.coefficients[effect]
         made: list[Weights] = []
         for weights in self.coefficients[effect]:
             for other in made:

@@ -85,11 +85,14 @@ def _check_options(factors: Sequence[Factor], options: Sequence[Sequence[Selecti
                 f"factors.{one.name} and factors.{two.name} both set {', '.join(both)}, so that the latter alone would count; make them "
                 "one factor, or give each combination its options in `cells`"
             )
-    for factor, set_ in zip(factors, keys, strict=True):
-        if "value" in set_:
+    for factor, levels in zip(factors, options, strict=True):
+        if any("value" in level for level in levels):
             raise PelError(f"factors.{factor.name}: value is no option of a run; the metrics of a design stand in `values`")
-        if "dataset" in set_ and "each" in entry:
-            raise PelError(f"factors.{factor.name} sets dataset, so `each` would have no effect; leave one of them out")
+        if idle := [key for key in entry.get("where", {}) if all(key in level for level in levels)]:
+            raise PelError(
+                f"every level of factors.{factor.name} sets {', '.join(idle)}, so that in `where` (for dataset: or `each`) it would have "
+                "no effect; leave it out there"
+            )
     if sum(key in entry for key in ("cells", "fraction")) > 1 or ("cells" in entry and "exclude" in entry):
         raise PelError("`cells` says all there is: leave out `fraction` and `exclude` beside it")
 
@@ -154,7 +157,9 @@ def _check_levels(design: Design) -> None:
     for i, factor in enumerate(design.factors):
         there = {cell[i] for cell in design.cells}
         if gone := [label for level, label in enumerate(factor.labels) if level not in there]:
-            raise PelError(f"no cell is left of the level {', '.join(gone)} of {factor.name}; leave out the level, or keep a cell")
+            raise PelError(
+                f"no cell is left of the level {', '.join(gone)} of {factor.name}; leave out the level, or keep a cell"
+            )
     for i, factor in enumerate(design.factors):
         if lost := design.model[i,]:
             raise PelError(
@@ -230,7 +235,7 @@ def _table(
     down = [i for i in range(len(design.factors)) if i != across] if design.is_full else list(range(len(design.factors)))
     by_levels = dict(zip(design.cells, rows, strict=True))
     labels = design.factors[across].labels if design.is_full else ("",)
-    columns = [(level, label, value) for level, label in enumerate(labels) for value in values]
+    columns = [(level, label, value) for value in values for level, label in enumerate(labels)]
     body = list(dict.fromkeys(tuple(cell[i] for i in down) for cell in design.cells))
     cells = []
     for i, levels in enumerate(body):
@@ -309,7 +314,9 @@ def _pairs(
         for cell in there:
             other = tuple(b.get(i, level) for i, level in enumerate(cell))
             if other not in made.design.cells:
-                raise PelError(f"({made.design.label(cell)}) has no partner: ({made.design.label(other)}) is no cell of this design")
+                raise PelError(
+                    f"({made.design.label(cell)}) has no partner: ({made.design.label(other)}) is no cell of this design"
+                )
             pair = tuple(made.cell(bindings, seeds, levels, value) for levels in (cell, other))
             if len({split_name(one.dataset)[0] for one in pair}) > 1:
                 raise PelError("a and b are on different test images; compare on each data set, and take one off by `minus`")
