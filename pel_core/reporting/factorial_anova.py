@@ -18,19 +18,20 @@ from pel_core.studies.kinds import DESIGNS, TABLE, ArtefactKind
 from pel_core.studies.study import Study
 
 LONG = (
-    "value", "row", "effect", "contrast", "df", "df_error", "sum_of_squares", "eta_squared", "epsilon_squared", "f", "estimate", "sd",
-    "training_low", "training_high", "low", "high", "p", "p_holm", "family", "n", "images", "aliased_with", "reason", "note",
+    "value", "row", "effect", "contrast", "df", "df_error", "sum_of_squares", "eta_squared", "epsilon_squared", "f", "estimate",
+    "sd", "training_low", "training_high", "low", "high", "p", "p_holm", "family", "n", "images", "aliased_with", "reason",
+    "note",
 )  # fmt: skip
 WIDE = ("effect", "df", "df error", "eta²", "epsilon²", "F", "p", "p (Holm)", "aliased with", "reason")
 EXPLAINED = (
-    "An effect is what a factor does to the mean of a cell, over the levels of all others; an interaction is what one does more at some "
-    "levels of another. eta²: the effect's share of the sum of squares between cell means; epsilon²: the same less what seeds and "
-    "images alone would make. F and p: another run, other test images (seeds x images, paired over both; Obuchowski and Rockette), of "
-    "several degrees of freedom as if its contrasts varied alike; Holm's correction over the effects."
+    "An effect is what a factor does to the mean of a cell, over the levels of all others; an interaction is what one does more "
+    "at some levels of another. eta²: the effect's share of the sum of squares between cell means; epsilon²: the same less what "
+    "seeds and images alone would make. F and p: another run, other test images (seeds x images, paired over both; Obuchowski "
+    "and Rockette), of several degrees of freedom as if its contrasts varied alike; Holm's correction over the effects."
 )
 CONTRASTS = (
-    "In points. Contrasts are with the first level of a factor; of an interaction differences of differences. `training`: another run "
-    "on these test images; `general`: another run on other test images. Holm's correction over these contrasts."
+    "In points. Contrasts are with the first level of a factor; of an interaction differences of differences. `training`: "
+    "another run on these test images; `general`: another run on other test images. Holm's correction over these contrasts."
 )
 
 
@@ -147,8 +148,9 @@ def _notes(artefact: Artefact, found: Sequence[Analysis]) -> list[str]:
     notes += [f"Nothing is decided: {_wary(artefact)}."] if _wary(artefact) else []
     if len({cell.specs[0].dataset for cell in artefact.cells}) > 1:
         notes.append(
-            "Data sets are levels here. They are fixed, not sampled. Cells on the same test images are paired over seeds and images; those "
-            "on different ones are not paired, and their variances add: differences between data sets are less sure than those within."
+            "Data sets are levels here. They are fixed, not sampled. Cells on the same test images are paired over seeds and "
+            "images; those on different ones are not paired, and their variances add: differences between data sets are less "
+            "sure than those within."
         )
     return notes + _fraction_notes(design)
 

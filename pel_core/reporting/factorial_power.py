@@ -1,7 +1,8 @@
 """What effects of a factorial design its seeds and test images could decide, said before its first run.
 
-The size of an effect is that of one contrast with a first level: of a main effect a difference of levels, of an interaction a difference
-of differences. With m cells at each level it is surer than a comparison of two cells by as much as the squares of its weights say.
+The size of an effect is that of one contrast with a first level: of a main effect a difference of levels, of an interaction a
+difference of differences. With m cells at each level it is surer than a comparison of two cells by as much as the squares of its
+weights say.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,10 @@ from pel_core.studies.design import Design, Weights
 from pel_core.studies.design import Effect as Name
 from pel_core.studies.study import Study
 
-ASSUMED = f"assumed that two cells disagree on {DISAGREE:.0%} of the images and seeds move their difference by {SEED_SD:g}, alike for all cells"
+ASSUMED = (
+    f"assumed that two cells disagree on {DISAGREE:.0%} of the images and seeds move their difference by {SEED_SD:g}, alike for "
+    "all cells"
+)
 MEASURED = "by the variance of two finished cells"
 
 
@@ -41,7 +45,7 @@ def _line(study: Study, artefact: Artefact) -> str:
     for name in dict.fromkeys(cell.specs[0].dataset for cell in cells):
         found, source = _pair(study, [cell for cell in cells if cell.specs[0].dataset == name], seeds)
         if found is None:
-            return f"Factorial {name_of(artefact)}: {_size(artefact, design)}; the size of {name} is not known before it is prepared."
+            return f"Factorial {name_of(artefact)}: {_size(artefact, design)}; {name} is not known before it is prepared."
         pairs[name] = found
         how.append(source)
     told = []
@@ -51,8 +55,9 @@ def _line(study: Study, artefact: Artefact) -> str:
         told.append(f"{design.name(name)} {f'{least:.2g}' if least else 'not said: its images are not paired'}{aliased}")
     lost = [f"{design.name(name)} not at all: {why}" for name, why in design.model.items() if why]
     return (
-        f"Factorial {name_of(artefact)}: {_size(artefact, design)}. Effects that {seeds} seeds will show with 80 % power, in points of overall accuracy "
-        f"(interactions: differences of differences): {'; '.join([*told, *lost])} ({'; '.join(dict.fromkeys(how))})."
+        f"Factorial {name_of(artefact)}: {_size(artefact, design)}. Effects that {seeds} seeds will show with 80 % power, in "
+        f"points of overall accuracy (interactions: differences of differences): {'; '.join([*told, *lost])} "
+        f"({'; '.join(dict.fromkeys(how))})."
     )
 
 

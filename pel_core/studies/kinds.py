@@ -1,7 +1,8 @@
-"""FIGURES, TABLES, DESIGNS: the kinds of artefact that are drawn from results. A kind is a file of `reporting`, which declares it.
+"""FIGURES, TABLES, DESIGNS: the kinds of artefact drawn from results. A kind is a file of `reporting`, which declares it.
 
 FIGURES are what a study's ``figures`` may hold, by the key ``kind``; TABLES are a declared table, the comparison with reported
-values, and claims; DESIGNS what a factorial design makes besides its table. Planning reads the declarations, so a kind's file imports matplotlib, torch and the like where it draws.
+values, and claims; DESIGNS what a factorial design makes besides its table. Planning reads the declarations, so a kind's file
+imports matplotlib, torch and the like where it draws.
 """
 
 from collections.abc import Callable, Mapping

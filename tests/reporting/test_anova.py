@@ -1,4 +1,5 @@
-"""The analysis of a factorial design: against statsmodels, against paired contrasts, with images, with a cell that diverged, in a plan."""
+"""The analysis of a factorial design: against statsmodels, against paired contrasts, with images, with a cell that diverged, in
+a plan."""
 
 import csv
 import io
@@ -18,8 +19,8 @@ from statsmodels.stats.multitest import multipletests
 from pel_core.common.files import write_json
 from pel_core.reporting.factorial_anova import anova_files
 from pel_core.reporting.factorial_effects import analyse
-from pel_core.reporting.factorial_figures import design_interaction, main_figure
 from pel_core.reporting.factorial_power import designs_will_show
+from pel_core.reporting.figure_main_effects import design_interaction, main_figure
 from pel_core.reporting.paired import Rows
 from pel_core.reporting.runs import read_runs
 from pel_core.reporting.statistics.anova import f_test

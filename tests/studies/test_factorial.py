@@ -1,4 +1,5 @@
-"""Factorial designs: cells from factors, fractions with their aliases, what is refused when the study is read, claims by levels."""
+"""Factorial designs: cells from factors, fractions with their aliases, what is refused when the study is read, claims by
+levels."""
 
 from fractions import Fraction
 from itertools import combinations, product
@@ -110,38 +111,62 @@ REFUSED = {
     "one factor": (with_(factors={"part": FACTORS["part"]}), ["at least two factors"]),
     "the same run": (with_(factors={"part": FACTORS["part"], "tau": NO_EFFECT}), ["same run", "levels of tau have no effect"]),
     "a level without options": (
-        with_(factors={"part": FACTORS["part"], "x": [{"label": "a"}, {"label": "b"}]}), ["same run", "levels of x"],
+        with_(factors={"part": FACTORS["part"], "x": [{"label": "a"}, {"label": "b"}]}),
+        ["same run", "levels of x"],
     ),
     "an option without effect": (
-        with_(factors={"loss": [{"sweep": "loss", "values": ["la", "ce"]}], "tau": [{"sweep": "tau", "values": [1, 2]}]},
-              where={"dataset": "toy-ir20", "method": "ssf-ln"}),
+        with_(
+            factors={"loss": [{"sweep": "loss", "values": ["la", "ce"]}], "tau": [{"sweep": "tau", "values": [1, 2]}]},
+            where={"dataset": "toy-ir20", "method": "ssf-ln"},
+        ),
         ["cell (ce, 2)", "tau=2", "has no effect"],
     ),
-    "an unknown option": (with_(factors={**FACTORS, "rate": [{"label": "a", "lrr": 1}, {"label": "b", "lrr": 2}]}), ["'lrr'", "'lr'"]),
-    "two factors of one option": (with_(factors={**FACTORS, "x": [{"sweep": "lr", "values": [1, 2]}]}), ["rate and factors.x both set lr"]),
-    "labels alike": (with_(factors={**FACTORS, "x": [{"label": "a", "tau": 1}, {"label": "a", "tau": 2}]}), ["two levels", "'a'"]),
-    "a value": (with_(factors={**FACTORS, "x": [{"label": "a", "value": "head"}, {"label": "b", "value": "tail"}]}), ["`values`"]),
+    "an unknown option": (
+        with_(factors={**FACTORS, "rate": [{"label": "a", "lrr": 1}, {"label": "b", "lrr": 2}]}),
+        ["'lrr'", "'lr'"],
+    ),
+    "two factors of one option": (
+        with_(factors={**FACTORS, "x": [{"sweep": "lr", "values": [1, 2]}]}),
+        ["rate and factors.x both set lr"],
+    ),
+    "labels alike": (
+        with_(factors={**FACTORS, "x": [{"label": "a", "tau": 1}, {"label": "a", "tau": 2}]}),
+        ["two levels", "'a'"],
+    ),
+    "a value": (
+        with_(factors={**FACTORS, "x": [{"label": "a", "value": "head"}, {"label": "b", "value": "tail"}]}),
+        ["`values`"],
+    ),
     "no metric": (with_(values=["parameters.head"]), ["values: parameters.head is no metric"]),
     "an unknown metric": (with_(values=["overal"]), ["overal", "overall"]),
     "an empty fraction": (with_(fraction={"one_in": 2, "offset": 2}), ["offset 2 leaves no cell", "0 to 1"]),
     "a fraction of unequal levels": (with_(fraction={"one_in": 3}), ["one_in 3 does not divide the 2 levels of part"]),
     "a fraction of two factors": (
-        with_(factors={k: FACTORS[k] for k in ("part", "loss")}, fraction={"one_in": 2}), ["cannot tell the main effect of loss"],
+        with_(factors={k: FACTORS[k] for k in ("part", "loss")}, fraction={"one_in": 2}),
+        ["cannot tell the main effect of loss"],
     ),
     "everything excluded": (with_(exclude=[{"part": "attn"}, {"part": "ln"}]), ["exclude leaves no cell"]),
     "a level excluded": (with_(exclude=[{"part": "attn"}]), ["no cell is left of the level attn of part"]),
     "an unknown factor": (with_(exclude=[{"prat": "attn"}]), ["exclude[0]", "'prat'", "part"]),
     "an unknown level": (with_(exclude=[{"part": "att"}]), ["exclude[0]", "'att'", "attn"]),
-    "excluded twice": (with_(exclude=[{"part": "ln", "loss": "ce"}, {"part": "ln", "loss": "ce"}]), ["exclude[1]", "no cell any more"]),
+    "excluded twice": (
+        with_(exclude=[{"part": "ln", "loss": "ce"}, {"part": "ln", "loss": "ce"}]),
+        ["exclude[1]", "no cell any more"],
+    ),
     "cells and a fraction": (with_(cells=[{"levels": {"part": "ln"}}], fraction={"one_in": 2}), ["`cells` says all"]),
     "a cell without a level": (with_(cells=[{"levels": {"part": "ln"}}]), ["cells[0].levels", "no level of loss, rate"]),
     "an unknown key": (with_(factor={}), ["factorial.d", "unknown key 'factor'", "'factors'"]),
     "each and a data set": (
-        with_(each=["toy-ir20"], factors={**FACTORS, "x": [{"label": "a", "dataset": "toy"}, {"label": "b", "dataset": "other"}]}),
+        with_(
+            each=["toy-ir20"], factors={**FACTORS, "x": [{"label": "a", "dataset": "toy"}, {"label": "b", "dataset": "other"}]}
+        ),
         ["every level of factors.x sets dataset", "`each`"],
     ),
-    "a method's slip": (with_(factors={**FACTORS, "part": [{"label": "a", "method": "ssf-atn"}, FACTORS["part"][1]]}), ["ssf-attn"]),
-}  # fmt: skip
+    "a method's slip": (
+        with_(factors={**FACTORS, "part": [{"label": "a", "method": "ssf-atn"}, FACTORS["part"][1]]}),
+        ["ssf-attn"],
+    ),
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -1,4 +1,5 @@
-"""Figures of a factorial design: the mean at each level of each factor (main effects), and at each pair of levels (interaction)."""
+"""Figures of a factorial design: the mean at each level of each factor (main effects), and at each pair of levels
+(interaction)."""
 
 from __future__ import annotations
 
