@@ -194,9 +194,9 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def _contrast(line: ContrastLine) -> list[str]:
     effect = line.effect
     if effect.mean is None:
-        return [line.name, line.contrast, "–", effect.reason, "", "", ""]
+        return [line.name, line.contrast, "", effect.reason, "", "", ""]
     spans = [
-        f"{each.low:+.2f} to {each.high:+.2f}" if each.low is not None else "–" for each in (effect.training, effect.general)
+        f"{each.low:+.2f} to {each.high:+.2f}" if each.low is not None else "" for each in (effect.training, effect.general)
     ]
     return [line.name, line.contrast, f"{effect.mean:+.2f}", *spans, _p(effect.p), _p(line.p_holm)]
 
