@@ -156,8 +156,10 @@ def _notes(artefact: Artefact, found: Sequence[Analysis]) -> list[str]:
 
 
 def _images(found: Sequence[Analysis]) -> str:
-    images = max((line.effect.images for each in found for line in each.contrasts), default=0)
-    return f"N = {images:,} test images." if images else ""
+    """How many test images a metric is of: the largest number of its contrasts', which on several test sets is of all together."""
+    sizes = {each.value: max((line.effect.images for line in each.contrasts), default=0) for each in found}
+    told = [f"{size:,}" + f" ({value})" * (len(set(sizes.values())) > 1) for value, size in sizes.items() if size]
+    return f"N = {', '.join(dict.fromkeys(told))} test images." if told else ""
 
 
 def _fraction_notes(design: Design) -> list[str]:
