@@ -1,6 +1,7 @@
 """The analysis of variance of a factorial design: what each factor and interaction does, how sure that is, and its share."""
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -156,7 +157,7 @@ def _notes(artefact: Artefact, found: Sequence[Analysis]) -> list[str]:
 
 
 def _images(found: Sequence[Analysis]) -> str:
-    """How many test images a metric is of: the largest number of its contrasts', which on several test sets is of all together."""
+    """How many test images a metric is of: the most that one of its contrasts has, on several test sets all together."""
     sizes = {each.value: max((line.effect.images for line in each.contrasts), default=0) for each in found}
     told = [f"{size:,}" + f" ({value})" * (len(set(sizes.values())) > 1) for value, size in sizes.items() if size]
     return f"N = {', '.join(dict.fromkeys(told))} test images." if told else ""
@@ -197,9 +198,7 @@ def _contrast(line: ContrastLine) -> list[str]:
     effect = line.effect
     if effect.mean is None:
         return [line.name, line.contrast, "", effect.reason, "", "", ""]
-    spans = [
-        f"{each.low:+.2f} to {each.high:+.2f}" if each.low is not None else "" for each in (effect.training, effect.general)
-    ]
+    spans = [f"{each.low:+.2f} to {each.high:+.2f}" if each.low is not None else "" for each in (effect.training, effect.general)]
     return [line.name, line.contrast, f"{effect.mean:+.2f}", *spans, _p(effect.p), _p(line.p_holm)]
 
 
@@ -235,9 +234,9 @@ def save_anova(study: Study, name: str, folder: str | Path) -> None:
 
 
 def analysis_on_screen(title: str, markdown: str) -> list[str]:
-    """The first table of the analysis: the effects."""
-    lines = on_screen(title, markdown[: markdown.find("| effect | contrast |")])
-    return [line for line in lines if line]
+    """The effects on each metric, without the contrasts and what explains them."""
+    parts = re.split(r"^\| effect \| contrast \|.*?\n\n", markdown, flags=re.DOTALL | re.MULTILINE)[:-1]
+    return [line for part in parts for line in on_screen(title, part)]
 
 
 DESIGNS.register(

@@ -197,6 +197,8 @@ def test_known_effects_are_found_and_told(tmp_path):
     assert frame[["p", "p_holm", "low", "high", "df_error"]].notna().all(axis=None)
     for word in ("[DEMO]", "<made up>", "| part | ln - attn | +15.00 |", "(ln - attn) x (ce - la)", "4 of 4 cells", "Made up."):
         assert word in files["md"]
+    screen = made.artefact("d-anova").how.on_screen("T", files["md"])
+    assert any(line.split()[:2] == ["part", "1"] for line in screen) and not any("ln - attn" in line for line in screen)
     assert files["tex"].count("&") and "DEMO" in files["tabular.tex"] and r"\caption" not in files["tabular.tex"]
     main, both = main_figure(made, "d-main"), design_interaction(made, "d-part-loss")
     assert [[round(effect.mean, 1) for effect in effects] for _, _, effects in main.factors] == [[55.3, 70.3], [60.3, 65.3]]

@@ -22,7 +22,9 @@ TOUR = (WORKFLOW / "config" / "tour.yaml").read_text(encoding="utf-8")
 REPORT = (WORKFLOW / "config" / "report.yaml").read_text(encoding="utf-8")
 QUOTES = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 # Files of their own: test_studies.py loads the first.
-WHOLE = [quote for quote in QUOTES if quote.startswith("title: ") and re.search("^(tables|claims|factorial):", quote, re.MULTILINE)]
+WHOLE = [
+    quote for quote in QUOTES if quote.startswith("title: ") and re.search("^(tables|claims|factorial):", quote, re.MULTILINE)
+]
 
 
 def stands_in(quote: str, text: str) -> bool:
