@@ -11,8 +11,9 @@ from pel_core.reporting.latex_text import tex_needs, tex_row, tex_text
 from pel_core.reporting.paired import Rows
 from pel_core.reporting.recipe_text import data_line, recipe_line
 from pel_core.reporting.runs import read_runs
+from pel_core.reporting.screen import Screen, table_lines
 from pel_core.reporting.statistics.effects import LEAST_SEEDS, Effect
-from pel_core.reporting.tables import md_row, on_screen, write_csv, write_texts
+from pel_core.reporting.tables import md_row, write_csv, write_texts
 from pel_core.studies.cells import Artefact
 from pel_core.studies.design import Design
 from pel_core.studies.kinds import DESIGNS, TABLE, ArtefactKind
@@ -233,10 +234,10 @@ def save_anova(study: Study, name: str, folder: str | Path) -> None:
     write_texts(anova_files(study, name), name, folder)
 
 
-def analysis_on_screen(title: str, markdown: str) -> list[str]:
+def analysis_on_screen(title: str, markdown: str, screen: Screen) -> list[str]:
     """The effects on each metric, without the contrasts and what explains them."""
     parts = re.split(r"^\| effect \| contrast \|.*?\n\n", markdown, flags=re.DOTALL | re.MULTILINE)[:-1]
-    return [line for part in parts for line in on_screen(title, part)]
+    return [line for part in parts for line in table_lines(part, screen)]
 
 
 DESIGNS.register(
