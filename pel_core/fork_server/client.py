@@ -48,16 +48,13 @@ def _leave(number: int, frame: object) -> None:
 
 
 def _answer(where: str, words: list[str]) -> int | None:
-    connection = _connect(where)
-    if connection is None:
-        return None
-    request = {"words": words, "environment": dict(os.environ), "folder": os.getcwd()}
-    try:
-        socket.send_fds(connection, [b"r"], [1, 2])
-        connection.sendall(json.dumps(request).encode() + b"\n")
-        if not connection.recv(1):
-            return None  # it ended before it could start the job
-    except ConnectionError:
+    for _ in range(2):  # a server that was just killed takes connections until the system has freed its memory
+        if (connection := _connect(where)) is None:
+            return None
+        if _begins(connection, words):
+            break
+        connection.close()
+    else:
         return None
     for number in PASSED_ON:
         signal.signal(number, lambda number, frame: connection.sendall(bytes([number])))
@@ -66,6 +63,17 @@ def _answer(where: str, words: list[str]) -> int | None:
         told = "error: the job's process was killed, by kill -9 or for want of memory (dmesg tells); the same command goes on"
         print(told, file=sys.stderr, flush=True)
     return answer[0] if answer else KILLED
+
+
+def _begins(connection: socket.socket, words: list[str]) -> bool:
+    """Hand the command over; whether the job has begun, or the server ended before it could."""
+    request = {"words": words, "environment": dict(os.environ), "folder": os.getcwd()}
+    try:
+        socket.send_fds(connection, [b"r"], [1, 2])
+        connection.sendall(json.dumps(request).encode() + b"\n")
+        return bool(connection.recv(1))
+    except ConnectionError:
+        return False
 
 
 def _connect(where: str) -> socket.socket | None:

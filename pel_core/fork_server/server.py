@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pel_core.fork_server.client import PARENT
 
-IDLE = 60.0  # seconds without a job after which a server ends
+IDLE = 300.0  # seconds without a job after which a server ends
 
 
 def serve(where: str) -> None:

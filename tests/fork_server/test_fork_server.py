@@ -146,7 +146,7 @@ def test_a_killed_fork_server_is_replaced(toy_results, tmp_path):
 
 
 def test_a_fork_server_is_replaced_while_a_job_of_its_own_still_runs(toy_results, tmp_path):
-    """As after a minute without a new job: its lock must not live on in the job."""
+    """As after five minutes without a new job: its lock must not live on in the job."""
     environment = {**os.environ, "PEL_FORK_SERVER": str(tmp_path / "s"), "PEL_FORK_SERVER_PARENT": str(os.getpid())}
     process, lease = running(toy_results, environment)
     wait(lambda: read_json(lease)["pid"] in listeners(tmp_path / "s"), "no lease of the job")
