@@ -7,6 +7,8 @@ matplotlib where it draws, since planning reads the declarations. Training is un
 from pel_core.reporting import (  # noqa: F401
     claims,
     compare,
+    factorial_anova,
+    factorial_figures,
     figure_bars,
     figure_budget,
     figure_class_difference,
