@@ -92,7 +92,17 @@ def _long(artefact: Artefact, found: Analysis) -> list[list[str]]:
     for line in found.effects:
         test, effect = line.test, line.effect
         shares = [_g(each) for each in (line.eta, line.epsilon)]
-        head = [found.value, "effect", line.name, "", str(test.df), _g(test.df_error), _g(test.sum_of_squares), *shares, _g(test.f)]
+        head = [
+            found.value,
+            "effect",
+            line.name,
+            "",
+            str(test.df),
+            _g(test.df_error),
+            _g(test.sum_of_squares),
+            *shares,
+            _g(test.f),
+        ]
         p = [_g(test.p), _g(line.p_holm), str(tested)]
         about = ["; ".join(line.aliases), "; ".join(filter(None, (test.reason, _wary(artefact))))]
         lines.append([*head, *_estimate(effect), *p, *_size(effect, artefact), *about, artefact.banner[1]])
@@ -131,7 +141,9 @@ def _notes(artefact: Artefact, found: Sequence[Analysis]) -> list[str]:
     design = design_of(artefact)
     factors = ", ".join(f"{factor.name} ({len(factor)} levels)" for factor in design.factors)
     total, seeds = math.prod(map(len, design.factors)), ", ".join(map(str, artefact.seeds))
-    notes = [f"{factors}: {len(design.cells)} of {total} cells, seeds {seeds}: n = {len(artefact.seeds)}. {_images(found)}".rstrip()]
+    notes = [
+        f"{factors}: {len(design.cells)} of {total} cells, seeds {seeds}: n = {len(artefact.seeds)}. {_images(found)}".rstrip()
+    ]
     notes += [f"Nothing is decided: {_wary(artefact)}."] if _wary(artefact) else []
     if len({cell.specs[0].dataset for cell in artefact.cells}) > 1:
         notes.append(
@@ -167,7 +179,9 @@ def _markdown(artefact: Artefact, found: Sequence[Analysis], notes: Sequence[str
         parts += [f"**{each.value}**", ""] if len(found) > 1 else []
         shown = [i for i in range(len(WIDE)) if any(line[i] for line in _wide(each))]
         parts += _table([WIDE[i] for i in shown], [[line[i] for i in shown] for line in _wide(each)])
-        parts += _table(["effect", "contrast", "points", "training", "general", "p", "p (Holm)"], list(map(_contrast, each.contrasts)))
+        parts += _table(
+            ["effect", "contrast", "points", "training", "general", "p", "p (Holm)"], list(map(_contrast, each.contrasts))
+        )
     return "\n".join([*parts, EXPLAINED, "", CONTRASTS, "", *(f"{note}\n" for note in notes)]).rstrip() + "\n"
 
 
@@ -179,7 +193,9 @@ def _contrast(line: ContrastLine) -> list[str]:
     effect = line.effect
     if effect.mean is None:
         return [line.name, line.contrast, "–", effect.reason, "", "", ""]
-    spans = [f"{each.low:+.2f} to {each.high:+.2f}" if each.low is not None else "–" for each in (effect.training, effect.general)]
+    spans = [
+        f"{each.low:+.2f} to {each.high:+.2f}" if each.low is not None else "–" for each in (effect.training, effect.general)
+    ]
     return [line.name, line.contrast, f"{effect.mean:+.2f}", *spans, _p(effect.p), _p(line.p_holm)]
 
 

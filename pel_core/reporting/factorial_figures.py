@@ -53,7 +53,9 @@ def main_figure(study: Study, name: str) -> MainFigure:
         factors.append((factor.name, factor.labels, [measured.combine(each) for each in weights if each]))
     found = [effect for _, _, effects in factors for effect in effects]
     why = "" if any(effect.mean is not None for effect in found) else _nothing(runs, found)
-    notes = _notes(artefact, runs, "Differences between levels are paired, and surer than these bars: the analysis has them.", found)
+    notes = _notes(
+        artefact, runs, "Differences between levels are paired, and surer than these bars: the analysis has them.", found
+    )
     return MainFigure(artefact.title, axis_label(artefact), factors, notes, artefact.banner, why)
 
 

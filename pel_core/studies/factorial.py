@@ -154,7 +154,9 @@ def _check_levels(design: Design) -> None:
     for i, factor in enumerate(design.factors):
         there = {cell[i] for cell in design.cells}
         if gone := [label for level, label in enumerate(factor.labels) if level not in there]:
-            raise PelError(f"no cell is left of the level {', '.join(gone)} of {factor.name}; leave out the level, or keep a cell")
+            raise PelError(
+                f"no cell is left of the level {', '.join(gone)} of {factor.name}; leave out the level, or keep a cell"
+            )
     for i, factor in enumerate(design.factors):
         if lost := design.model[i,]:
             raise PelError(
@@ -309,7 +311,9 @@ def _pairs(
         for cell in there:
             other = tuple(b.get(i, level) for i, level in enumerate(cell))
             if other not in made.design.cells:
-                raise PelError(f"({made.design.label(cell)}) has no partner: ({made.design.label(other)}) is no cell of this design")
+                raise PelError(
+                    f"({made.design.label(cell)}) has no partner: ({made.design.label(other)}) is no cell of this design"
+                )
             pair = tuple(made.cell(bindings, seeds, levels, value) for levels in (cell, other))
             if len({split_name(one.dataset)[0] for one in pair}) > 1:
                 raise PelError("a and b are on different test images; compare on each data set, and take one off by `minus`")

@@ -11,7 +11,7 @@ def test_mean_squares_are_those_of_a_direct_computation():
     y = np.random.default_rng(0).random((3, 4, 5)) > 0.4
     m = y.mean()
     a, s, i = y.mean((1, 2)), y.mean((0, 2)), y.mean((0, 1))
-    got, df = _mean_squares(y)
+    got, df = _mean_squares(y, np.zeros(5, int))
     assert got["a"] == pytest.approx(20 * ((a - m) ** 2).sum() / 2)
     assert got["s"] == pytest.approx(15 * ((s - m) ** 2).sum() / 3)
     both = y.mean(2) - a[:, None] - s[None] + m
@@ -66,6 +66,14 @@ def test_equal_runs_vary_by_the_images_alone():
     assert found.share("test images") == 1 and found.parts["seed"].interval is None
 
 
+def test_classes_are_fixed_and_images_are_drawn_within_them():
+    """Classes of accuracy 1 and 0: other images of the same classes give the same accuracy, so that nothing varies."""
+    classes = np.repeat([0, 1], 50)
+    correct = np.broadcast_to(classes == 0, (3, 3, 100))
+    assert components(correct, classes).variance == pytest.approx(0, abs=1e-9)
+    assert components(correct).parts["test images"].variance == pytest.approx(1e4 * 0.25 / 99)
+
+
 def test_nothing_varies():
     found = components(np.ones((2, 2, 5), bool))
     assert found.variance == 0 and found.share("seed") is None
@@ -73,5 +81,5 @@ def test_nothing_varies():
 
 @pytest.mark.parametrize("shape", [(1, 3, 10), (3, 1, 10), (3, 3, 1)])
 def test_too_few(shape):
-    with pytest.raises(PelError, match="need two subsets, two seeds and two test images"):
+    with pytest.raises(PelError, match="need two subsets, two seeds and two test images of each class; there are"):
         components(np.zeros(shape, bool))

@@ -73,19 +73,24 @@ class Components:
         return self.parts[source].variance / self.variance if self.variance else None
 
 
-def components(correct: np.ndarray) -> Components:
+def components(correct: np.ndarray, classes: np.ndarray | None = None) -> Components:
     """Variance components of the accuracy of a single run.
 
     Args:
         correct: bool (A, S, N), whether the run of a subset and a seed is right about an image.
+        classes: int (N,), the images' classes: other test images are other images of these. None: all of one class.
 
     Raises:
-        PelError: fewer than two subsets, seeds or images.
+        PelError: fewer than two subsets, seeds or images of a class.
     """
     a, s, n = correct.shape
-    if min(a, s, n) < 2:
-        raise PelError(f"variance components need two subsets, two seeds and two test images; there are {a}, {s} and {n}")
-    squares, df = _mean_squares(correct)
+    classes = np.zeros(n, int) if classes is None else np.unique(classes, return_inverse=True)[1]
+    if min(a, s, *np.bincount(classes, minlength=1)) < 2:
+        least = min(np.bincount(classes, minlength=1))
+        raise PelError(
+            f"variance components need two subsets, two seeds and two test images of each class; there are {a}, {s} and {least}"
+        )
+    squares, df = _mean_squares(correct, classes)
     # What a run's accuracy on N images gains in variance from each: a combination of mean squares.
     combined = {
         "subset": {"a": 1 / (s * n), "as": -1 / (s * n), "ai": -1 / (s * n), "asi": 1 / (s * n)},
@@ -110,20 +115,21 @@ def _component(source: str, weights: Mapping[str, float], squares: Mapping[str, 
     return Component(source, 0.0 if abs(value) <= 1e-15 else POINTS**2 * value, freedom)  # else rounding
 
 
-def _mean_squares(correct: np.ndarray) -> tuple[dict[str, float], dict[str, int]]:
-    """Mean squares of the main effects a, s, i and their interactions, and their degrees of freedom."""
+def _mean_squares(correct: np.ndarray, classes: np.ndarray) -> tuple[dict[str, float], dict[str, int]]:
+    """Mean squares of subsets a, seeds s, images i within classes and their interactions, and their degrees of freedom."""
     a, s, n = correct.shape
-    of = {"a": a, "s": s, "i": n}
-    value = correct.astype(np.float64)
-    means = {
-        "": value.mean(), "a": value.mean((1, 2)), "s": value.mean((0, 2)), "i": value.mean((0, 1)),
-        "as": value.mean(2), "ai": value.mean(1), "si": value.mean(0), "asi": value,
-    }  # fmt: skip
-    # Sums of squares of means about zero, each as often as there are observations behind a mean.
-    raw = {name: float((mean**2).sum()) * a * s * n / np.size(mean) for name, mean in means.items()}
-    sums: dict[str, float] = {}
-    for name in ("a", "s", "i", "as", "ai", "si", "asi"):
-        smaller = [other for other in sums if set(other) < set(name)]
-        sums[name] = max(raw[name] - raw[""] - math.fsum(sums[other] for other in smaller), 0.0)
-    df = {name: math.prod(of[letter] - 1 for letter in name) for name in sums}
-    return {name: sums[name] / df[name] for name in sums}, df
+    run = correct.mean(2)
+    about = run - run.mean()
+    rows, columns = about.mean(1), about.mean(0)
+    sums = {"a": s * n * (rows**2).sum(), "s": a * n * (columns**2).sum()}
+    sums["as"] = n * ((about - rows[:, None] - columns) ** 2).sum()
+    # Of each run what an image is above or below the mean of its class there.
+    of_class = np.eye(int(classes.max()) + 1)[classes] / np.bincount(classes)
+    within = correct - (correct @ of_class)[:, :, classes]
+    sums["i"] = a * s * (within.mean((0, 1)) ** 2).sum()
+    sums["ai"] = s * (within.mean(1) ** 2).sum() - sums["i"]
+    sums["si"] = a * (within.mean(0) ** 2).sum() - sums["i"]
+    sums["asi"] = (within**2).sum() - sums["ai"] - sums["si"] - sums["i"]
+    of = {"a": a - 1, "s": s - 1, "i": n - int(classes.max()) - 1}
+    df = {name: math.prod(of[letter] for letter in name) for name in sums}
+    return {name: max(float(value), 0.0) / df[name] for name, value in sums.items()}, df

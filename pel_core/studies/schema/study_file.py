@@ -10,7 +10,19 @@ from pel_core.common.registry import ANYTHING, Entry, Knob
 from pel_core.studies.kinds import FIGURES, REQUIRED, ArtefactKind
 from pel_core.studies.schema.factorial import FactorContrast, Factorial
 from pel_core.studies.schema.selections import Points, Rows, Selection, Selections
-from pel_core.studies.schema.types import Declaration, Digits, Expected, Margin, Name, Number, Role, Seeds, Switch, Text, no_repeats
+from pel_core.studies.schema.types import (
+    Declaration,
+    Digits,
+    Expected,
+    Margin,
+    Name,
+    Number,
+    Role,
+    Seeds,
+    Switch,
+    Text,
+    no_repeats,
+)
 
 DATA_SETS = no_repeats("a list of data sets: one artefact each", Annotated[str, Expected("a text")], 1)
 
