@@ -1,6 +1,7 @@
 """The analysis of variance of a factorial design: what each factor and interaction does, how sure that is, and its share."""
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,27 +11,29 @@ from pel_core.reporting.latex_text import tex_needs, tex_row, tex_text
 from pel_core.reporting.paired import Rows
 from pel_core.reporting.recipe_text import data_line, recipe_line
 from pel_core.reporting.runs import read_runs
+from pel_core.reporting.screen import Screen, table_lines
 from pel_core.reporting.statistics.effects import LEAST_SEEDS, Effect
-from pel_core.reporting.tables import md_row, on_screen, write_csv, write_texts
+from pel_core.reporting.tables import md_row, write_csv, write_texts
 from pel_core.studies.cells import Artefact
 from pel_core.studies.design import Design
 from pel_core.studies.kinds import DESIGNS, TABLE, ArtefactKind
 from pel_core.studies.study import Study
 
 LONG = (
-    "value", "row", "effect", "contrast", "df", "df_error", "sum_of_squares", "eta_squared", "epsilon_squared", "f", "estimate", "sd",
-    "training_low", "training_high", "low", "high", "p", "p_holm", "family", "n", "images", "aliased_with", "reason", "note",
+    "value", "row", "effect", "contrast", "df", "df_error", "sum_of_squares", "eta_squared", "epsilon_squared", "f", "estimate",
+    "sd", "training_low", "training_high", "low", "high", "p", "p_holm", "family", "n", "images", "aliased_with", "reason",
+    "note",
 )  # fmt: skip
 WIDE = ("effect", "df", "df error", "eta²", "epsilon²", "F", "p", "p (Holm)", "aliased with", "reason")
 EXPLAINED = (
-    "An effect is what a factor does to the mean of a cell, over the levels of all others; an interaction is what one does more at some "
-    "levels of another. eta²: the effect's share of the sum of squares between cell means; epsilon²: the same less what seeds and "
-    "images alone would make. F and p: another run, other test images (seeds x images, paired over both; Obuchowski and Rockette), of "
-    "several degrees of freedom as if its contrasts varied alike; Holm's correction over the effects."
+    "An effect is what a factor does to the mean of a cell, over the levels of all others; an interaction is what one does more "
+    "at some levels of another. eta²: the effect's share of the sum of squares between cell means; epsilon²: the same less what "
+    "seeds and images alone would make. F and p: another run, other test images (seeds x images, paired over both; Obuchowski "
+    "and Rockette), of several degrees of freedom as if its contrasts varied alike; Holm's correction over the effects."
 )
 CONTRASTS = (
-    "In points. Contrasts are with the first level of a factor; of an interaction differences of differences. `training`: another run "
-    "on these test images; `general`: another run on other test images. Holm's correction over these contrasts."
+    "In points. Contrasts are with the first level of a factor; of an interaction differences of differences. `training`: "
+    "another run on these test images; `general`: another run on other test images. Holm's correction over these contrasts."
 )
 
 
@@ -50,7 +53,7 @@ def anova_files(study: Study, name: str) -> dict[str, str]:
     rows = [[each.value] * several + line for each in found for line in _wide(each)]
     header = ["value"] * several + [*WIDE]
     return {
-        "csv": write_csv([header, *rows]),
+        "csv": write_csv([LONG, *(line for each in found for line in _long(artefact, each) if line[1] == "effect")]),
         "md": _markdown(artefact, found, notes),
         "tex": _tex(artefact, header, rows, notes, whole=True),
         "tabular.tex": _tex(artefact, header, rows, notes, whole=False),
@@ -147,15 +150,18 @@ def _notes(artefact: Artefact, found: Sequence[Analysis]) -> list[str]:
     notes += [f"Nothing is decided: {_wary(artefact)}."] if _wary(artefact) else []
     if len({cell.specs[0].dataset for cell in artefact.cells}) > 1:
         notes.append(
-            "Data sets are levels here. They are fixed, not sampled. Cells on the same test images are paired over seeds and images; those "
-            "on different ones are not paired, and their variances add: differences between data sets are less sure than those within."
+            "Data sets are levels here. They are fixed, not sampled. Cells on the same test images are paired over seeds and "
+            "images; those on different ones are not paired, and their variances add: differences between data sets are less "
+            "sure than those within."
         )
     return notes + _fraction_notes(design)
 
 
 def _images(found: Sequence[Analysis]) -> str:
-    images = max((line.effect.images for each in found for line in each.contrasts), default=0)
-    return f"N = {images:,} test images." if images else ""
+    """How many test images a metric is of: the most that one of its contrasts has, on several test sets all together."""
+    sizes = {each.value: max((line.effect.images for line in each.contrasts), default=0) for each in found}
+    told = [f"{size:,}" + f" ({value})" * (len(set(sizes.values())) > 1) for value, size in sizes.items() if size]
+    return f"N = {', '.join(dict.fromkeys(told))} test images." if told else ""
 
 
 def _fraction_notes(design: Design) -> list[str]:
@@ -192,10 +198,8 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def _contrast(line: ContrastLine) -> list[str]:
     effect = line.effect
     if effect.mean is None:
-        return [line.name, line.contrast, "–", effect.reason, "", "", ""]
-    spans = [
-        f"{each.low:+.2f} to {each.high:+.2f}" if each.low is not None else "–" for each in (effect.training, effect.general)
-    ]
+        return [line.name, line.contrast, "", effect.reason, "", "", ""]
+    spans = [f"{each.low:+.2f} to {each.high:+.2f}" if each.low is not None else "" for each in (effect.training, effect.general)]
     return [line.name, line.contrast, f"{effect.mean:+.2f}", *spans, _p(effect.p), _p(line.p_holm)]
 
 
@@ -230,10 +234,10 @@ def save_anova(study: Study, name: str, folder: str | Path) -> None:
     write_texts(anova_files(study, name), name, folder)
 
 
-def analysis_on_screen(title: str, markdown: str) -> list[str]:
-    """The first table of the analysis: the effects."""
-    lines = on_screen(title, markdown[: markdown.find("| effect | contrast |")])
-    return [line for line in lines if line]
+def analysis_on_screen(title: str, markdown: str, screen: Screen) -> list[str]:
+    """The effects on each metric, without the contrasts and what explains them."""
+    parts = re.split(r"^\| effect \| contrast \|.*?\n\n", markdown, flags=re.DOTALL | re.MULTILINE)[:-1]
+    return [line for part in parts for line in table_lines(part, screen)]
 
 
 DESIGNS.register(

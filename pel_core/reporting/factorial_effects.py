@@ -58,8 +58,8 @@ class ContrastLine:
 
 @dataclass(frozen=True)
 class Analysis:
-    """The effects of a design on one metric. ``total``: sum of squares between cell means; ``rest``: of what no tested effect takes,
-    with its degrees of freedom; None where sums of squares do not add up, or a cell has no value."""
+    """The effects of a design on one metric. ``total``: sum of squares between cell means; ``rest``: of what no tested effect
+    takes, with its degrees of freedom; None where sums of squares do not add up, or a cell has no value."""
 
     value: str
     effects: tuple[EffectLine, ...]

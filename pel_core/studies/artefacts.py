@@ -16,7 +16,6 @@ from pel_core.studies.config import shown
 from pel_core.studies.factorial import design_artefacts, factor_contrast
 from pel_core.studies.kinds import FIGURES, TABLES
 
-
 DESIGN = "factorial"  # the section of a study
 
 

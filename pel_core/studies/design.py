@@ -1,8 +1,8 @@
 """A factorial design: factors with levels -> cells; which of its effects the cells can tell apart, and what each stands for.
 
 Pure: no runs, no study. Cells are tuples of level numbers, one per factor. Effects are tuples of factor numbers: (0,) is the main
-effect of the first factor, (0, 1) its interaction with the second. Effects are coded by Helmert contrasts (a level with the mean of
-those before it), whose products are orthogonal where every combination of levels is a cell: then an effect's sum of squares
+effect of the first factor, (0, 1) its interaction with the second. Effects are coded by Helmert contrasts (a level with the mean
+of those before it), whose products are orthogonal where every combination of levels is a cell: then an effect's sum of squares
 is the textbook's. In a fraction each effect is adjusted for all others that are in the model (type III), in exact arithmetic.
 Source: Montgomery, Design and Analysis of Experiments, chapters 5, 8 (fractions, aliases) and 15 (unbalanced data).
 """
@@ -110,6 +110,8 @@ class Design:
 
     def orthogonal(self, effect: Effect) -> list[Weights]:
         """Orthogonal contrasts, not of unit length, that span an effect, adjusted for all others in the model."""
+        if self.is_full:
+            return self.coefficients[effect]
         made: list[Weights] = []
         for weights in self.coefficients[effect]:
             for other in made:
@@ -136,8 +138,8 @@ class Design:
         return [other for other in others if any(dot(row, column) for row in weights for column in self.columns(other))]
 
     def marginal(self, levels: dict[int, int]) -> Weights | None:
-        """Weights of the mean at some factors' levels, all levels of the others counting alike (least-squares mean); None where the
-        model lacks an interaction of these factors."""
+        """Weights of the mean at some factors' levels, all levels of the others counting alike (least-squares mean); None where
+        the model lacks an interaction of these factors."""
         parts = [tuple(part) for size in range(len(levels) + 1) for part in combinations(sorted(levels), size)]
         if any(part not in self.coefficients for part in parts):
             return None

@@ -1,7 +1,8 @@
 """``factorial:`` of a study: factors with levels -> a design, its cells' runs, and the artefacts that are made of them.
 
-A design is a list of cells with a layout, as a table is: it makes a table of cell means, an analysis of variance (NAME-anova), main
-effects (NAME-main) and a plot of every interaction of two factors (NAME-A-B). What cannot be meant is refused when the study is read.
+A design is a list of cells with a layout, as a table is: it makes a table of cell means, an analysis of variance (NAME-anova),
+main effects (NAME-main) and a plot of every interaction of two factors (NAME-A-B). What cannot be meant is refused when the
+study is read.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -47,8 +48,8 @@ def read_factorial(entry: Mapping[str, Any]) -> Factorial:
     """A declared design.
 
     Raises:
-        PelError: what cannot be meant: a factor of one level, a repeated label, two factors of one option, a fraction that is empty or
-            cannot tell main effects apart, ...
+        PelError: what cannot be meant: a factor of one level, a repeated label, two factors of one option, a fraction that is
+        empty or cannot tell main effects apart, ...
     """
     levels = {name: expand(rows) for name, rows in entry["factors"].items()}
     factors = tuple(Factor(name, tuple(str(row["label"]) for row in rows)) for name, rows in levels.items())
@@ -69,8 +70,8 @@ def read_factorial(entry: Mapping[str, Any]) -> Factorial:
 def _check_factor(factor: Factor) -> None:
     if len(factor) < 2:
         raise PelError(
-            f"factors.{factor.name} has {len(factor)} level{'s' * (len(factor) != 1)} here; a factor is varied: give at least two, or "
-            "say the one in `where`"
+            f"factors.{factor.name} has {len(factor)} level{'s' * (len(factor) != 1)} here; a factor is varied: give at least "
+            "two, or say the one in `where`"
         )
     for label in factor.labels:
         if factor.labels.count(label) > 1:
@@ -82,14 +83,17 @@ def _check_options(factors: Sequence[Factor], options: Sequence[Sequence[Selecti
     for (one, these), (two, those) in combinations(zip(factors, keys, strict=True), 2):
         if both := sorted(these & those):
             raise PelError(
-                f"factors.{one.name} and factors.{two.name} both set {', '.join(both)}, so that the latter alone would count; make them "
-                "one factor, or give each combination its options in `cells`"
+                f"factors.{one.name} and factors.{two.name} both set {', '.join(both)}, so that the latter alone would count; "
+                "make them one factor, or give each combination its options in `cells`"
             )
-    for factor, set_ in zip(factors, keys, strict=True):
-        if "value" in set_:
+    for factor, levels in zip(factors, options, strict=True):
+        if any("value" in level for level in levels):
             raise PelError(f"factors.{factor.name}: value is no option of a run; the metrics of a design stand in `values`")
-        if "dataset" in set_ and "each" in entry:
-            raise PelError(f"factors.{factor.name} sets dataset, so `each` would have no effect; leave one of them out")
+        if idle := [key for key in entry.get("where", {}) if all(key in level for level in levels)]:
+            raise PelError(
+                f"every level of factors.{factor.name} sets {', '.join(idle)}, so that in `where` (for dataset: or `each`) it "
+                "would have no effect; leave it out there"
+            )
     if sum(key in entry for key in ("cells", "fraction")) > 1 or ("cells" in entry and "exclude" in entry):
         raise PelError("`cells` says all there is: leave out `fraction` and `exclude` beside it")
 
@@ -114,8 +118,8 @@ def _cells(factors: Sequence[Factor], entry: Mapping[str, Any]) -> tuple[list[Le
         for factor in factors:
             if len(factor) % one_in:
                 raise PelError(
-                    f"fraction: one_in {one_in} does not divide the {len(factor)} levels of {factor.name}, so that some would be in more "
-                    "cells than others; choose the cells by `exclude` or `cells`"
+                    f"fraction: one_in {one_in} does not divide the {len(factor)} levels of {factor.name}, so that some would be "
+                    "in more cells than others; choose the cells by `exclude` or `cells`"
                 )
         cells = regular_fraction(sizes, one_in, offset)
         if not cells:
@@ -160,8 +164,8 @@ def _check_levels(design: Design) -> None:
     for i, factor in enumerate(design.factors):
         if lost := design.model[i,]:
             raise PelError(
-                f"the {len(design.cells)} cells cannot tell the main effect of {factor.name} from those of other factors ({lost}); "
-                "run more of them"
+                f"the {len(design.cells)} cells cannot tell the main effect of {factor.name} from those of other factors "
+                f"({lost}); run more of them"
             )
 
 
@@ -217,8 +221,9 @@ def _check_same(design: Design, rows: Sequence[Cell]) -> None:
         if other != levels:
             differ = [f for f, a, b in zip(design.factors, other, levels, strict=True) if a != b]
             raise PelError(
-                f"the cells ({design.label(other)}) and ({design.label(levels)}) are the same run {row.slugs[0]}: there the levels of "
-                f"{', '.join(factor.name for factor in differ)} have no effect; give levels options that differ, or exclude one"
+                f"the cells ({design.label(other)}) and ({design.label(levels)}) are the same run {row.slugs[0]}: there the "
+                f"levels of {', '.join(factor.name for factor in differ)} have no effect; give levels options that differ, or "
+                "exclude one"
             )
 
 
@@ -232,7 +237,7 @@ def _table(
     down = [i for i in range(len(design.factors)) if i != across] if design.is_full else list(range(len(design.factors)))
     by_levels = dict(zip(design.cells, rows, strict=True))
     labels = design.factors[across].labels if design.is_full else ("",)
-    columns = [(level, label, value) for level, label in enumerate(labels) for value in values]
+    columns = [(level, label, value) for value in values for level, label in enumerate(labels)]
     body = list(dict.fromkeys(tuple(cell[i] for i in down) for cell in design.cells))
     cells = []
     for i, levels in enumerate(body):
@@ -259,8 +264,8 @@ def _table(
 def factor_contrast(
     bindings: Bindings, seeds: tuple[int, ...], part: Mapping[str, Any], designs: Mapping[str, Mapping[str, Any]]
 ) -> Contrast:
-    """A contrast of a claim by the levels of a design: the mean of a - b over the cells that agree in all other levels, less that at
-    ``minus``. ``designs``: declarations by name, each with its data set.
+    """A contrast of a claim by the levels of a design: the mean of a - b over the cells that agree in all other levels, less
+    that at ``minus``. ``designs``: declarations by name, each with its data set.
 
     Raises:
         PelError: an unknown design, factor or level; nothing to compare.

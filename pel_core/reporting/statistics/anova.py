@@ -54,7 +54,8 @@ class _OnSet:
 
     def variance(self, q: int) -> tuple[float, float]:
         """Its share of the variance of a mean over seeds, averaged over ``q`` contrasts; and that share's square over its degrees
-        of freedom, which are (S - 1) times those of the contrasts here: q, or fewer where here they are multiples of each other."""
+        of freedom, which are (S - 1) times those of the contrasts here: q, or fewer where here they are multiples of each
+        other."""
         assert self.last
         seeds, images = max(self.v, self.within) / q / self.last.seeds, self.cov / q
         if not seeds:
