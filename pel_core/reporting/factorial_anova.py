@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pel_core.ingest.notes import data_notes, notes_footnote
+from pel_core.reporting.analysis_text import analysis_tabular, analysis_tex, md_table
 from pel_core.reporting.factorial_effects import Analysis, ContrastLine, EffectLine, analyse, design_of
-from pel_core.reporting.latex_text import tex_needs, tex_row, tex_text
 from pel_core.reporting.paired import Rows
 from pel_core.reporting.recipe_text import data_line, recipe_line
 from pel_core.reporting.runs import read_runs
 from pel_core.reporting.screen import Screen, table_lines
 from pel_core.reporting.statistics.effects import LEAST_SEEDS, Effect
-from pel_core.reporting.tables import md_row, write_csv, write_texts
+from pel_core.reporting.tables import write_csv, write_texts
 from pel_core.studies.cells import Artefact
 from pel_core.studies.design import Design
 from pel_core.studies.kinds import DESIGNS, TABLE, ArtefactKind
@@ -55,8 +55,8 @@ def anova_files(study: Study, name: str) -> dict[str, str]:
     return {
         "csv": write_csv([LONG, *(line for each in found for line in _long(artefact, each) if line[1] == "effect")]),
         "md": _markdown(artefact, found, notes),
-        "tex": _tex(artefact, header, rows, notes, whole=True),
-        "tabular.tex": _tex(artefact, header, rows, notes, whole=False),
+        "tex": analysis_tex(artefact, header, rows, [EXPLAINED, *notes]),
+        "tabular.tex": analysis_tabular(artefact, header, rows),
         "long.csv": write_csv([LONG, *(line for each in found for line in _long(artefact, each))]),
     }
 
@@ -184,15 +184,11 @@ def _markdown(artefact: Artefact, found: Sequence[Analysis], notes: Sequence[str
     for each in found:
         parts += [f"**{each.value}**", ""] if len(found) > 1 else []
         shown = [i for i in range(len(WIDE)) if any(line[i] for line in _wide(each))]
-        parts += _table([WIDE[i] for i in shown], [[line[i] for i in shown] for line in _wide(each)])
-        parts += _table(
+        parts += md_table([WIDE[i] for i in shown], [[line[i] for i in shown] for line in _wide(each)])
+        parts += md_table(
             ["effect", "contrast", "points", "training", "general", "p", "p (Holm)"], list(map(_contrast, each.contrasts))
         )
     return "\n".join([*parts, EXPLAINED, "", CONTRASTS, "", *(f"{note}\n" for note in notes)]).rstrip() + "\n"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [md_row(header), "|" + "---|" * len(header), *map(md_row, rows), ""]
 
 
 def _contrast(line: ContrastLine) -> list[str]:
@@ -201,28 +197,6 @@ def _contrast(line: ContrastLine) -> list[str]:
         return [line.name, line.contrast, "", effect.reason, "", "", ""]
     spans = [f"{each.low:+.2f} to {each.high:+.2f}" if each.low is not None else "" for each in (effect.training, effect.general)]
     return [line.name, line.contrast, f"{effect.mean:+.2f}", *spans, _p(effect.p), _p(line.p_holm)]
-
-
-def _tex(artefact: Artefact, header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str], whole: bool) -> str:
-    """A complete ``table``, or the ``tabular`` alone for ``\\input``; empty columns are left out."""
-    shown = [i for i in range(len(header)) if any(row[i] for row in rows)]
-    table = [[each[i] for i in shown] for each in (header, *rows)]
-    small = [*([artefact.banner[1]] if artefact.banner[1] else []), EXPLAINED, *notes]
-    words = [artefact.title, *(cell for row in table for cell in row), *(small if whole else []), artefact.banner[0]]
-    comments, checks = tex_needs(words, ["{booktabs}"])
-    tabular = [rf"\begin{{tabular}}{{@{{}}l{'r' * (len(shown) - 1)}@{{}}}}", r"\toprule"]
-    if artefact.banner[0]:
-        said = rf"\textbf{{{tex_text(artefact.banner[0])}}}: not for comparison"
-        tabular += [rf"\multicolumn{{{len(shown)}}}{{c}}{{{said}}} \\", r"\midrule"]
-    tabular += [tex_row(map(tex_text, table[0])), r"\midrule", *(tex_row(map(tex_text, row)) for row in table[1:])]
-    tabular += [r"\bottomrule", r"\end{tabular}%"]
-    lines = [f"% {' '.join(artefact.title.split())}", *comments]
-    if not whole:
-        return "\n".join([*lines, *checks, *tabular]) + "\n"
-    lines += [r"\begin{table}[tb]", r"\centering", rf"\caption{{{tex_text(artefact.title)}.}}", rf"\label{{tab:{artefact.name}}}"]
-    lines += [r"\begingroup\footnotesize\setlength{\tabcolsep}{4pt}%", *checks, *tabular]
-    lines += [r"\par\smallskip\footnotesize\raggedright", *(rf"{tex_text(line)}\par" for line in small), r"\endgroup"]
-    return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
 def save_anova(study: Study, name: str, folder: str | Path) -> None:

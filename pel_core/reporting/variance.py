@@ -9,24 +9,28 @@ import numpy as np
 
 from pel_core.common.errors import PelError
 from pel_core.ingest.notes import data_notes, notes_footnote
+from pel_core.reporting.analysis_text import analysis_tabular, analysis_tex, md_table
 from pel_core.reporting.paired import Rows
 from pel_core.reporting.recipe_text import data_line, recipe_line
 from pel_core.reporting.runs import Runs, read_runs
 from pel_core.reporting.statistics.components import SOURCES, Components, components
 from pel_core.reporting.statistics.runs import Row, require_same_images
-from pel_core.reporting.tables import md_row, on_screen, write_csv, write_texts
+from pel_core.reporting.tables import on_screen, write_csv, write_texts
 from pel_core.studies.cells import Artefact
 from pel_core.studies.kinds import DESIGNS, TABLE, ArtefactKind
 from pel_core.studies.study import Study
 
-LONG = ("value", "mean", "source", "variance", "estimate", "sd", "sd_low", "sd_high", "share", "df", "subsets", "n", "images", "reason", "note")
+LONG = (
+    "value", "mean", "source", "variance", "estimate", "sd", "sd_low", "sd_high", "share", "df", "subsets", "n", "images",
+    "reason", "note",
+)  # fmt: skip
 WIDE = ("accuracy", "source", "sd (points)", "95 %", "share of the variance", "df")
 EXPLAINED = (
-    "How much one run's accuracy would move, in points, if only this were drawn again: the images of the training subset, the run's "
-    "seed, both together beyond their sum, the test images of each class. Standard deviations of a single run; `one run` is all of "
-    "them at once. A mean over S seeds divides the seed's variance by S and leaves the others. Estimates by the analysis of variance of "
-    "subsets x seeds x images (Brennan, 2001); intervals by Satterthwaite's degrees of freedom: with few subsets or seeds they are "
-    "wide. An estimate below zero is chance and counts as zero."
+    "How much one run's accuracy would move, in points, if only this were drawn again: the images of the training subset, the "
+    "run's seed, both together beyond their sum, the test images of each class. Standard deviations of a single run; `one run` "
+    "is all of them at once. A mean over S seeds divides the seed's variance by S and leaves the others. Estimates by the "
+    "analysis of variance of subsets x seeds x images (Brennan, 2001); intervals by Satterthwaite's degrees of freedom: with few "
+    "subsets or seeds they are wide. An estimate below zero is chance and counts as zero."
 )
 ALL = "one run"
 
@@ -88,13 +92,15 @@ def variance_files(study: Study, name: str) -> dict[str, str]:
     found, records = find_components(artefact, runs, Rows(study.results)), runs.described()
     noted = notes_footnote(data_notes(study.results, (record["data"]["name"] for record in records)))
     about = [_design(artefact, found), *(f"{each.value}: {each.reason}." for each in found if each.reason)]
-    notes = [EXPLAINED, *about, artefact.declaration.get("note", ""), *runs.notes(), recipe_line(records), data_line(records), *noted]
-    notes = [note for note in notes if note]
+    declared = artefact.declaration.get("note", "")
+    notes = [EXPLAINED, *about, declared, *runs.notes(), recipe_line(records), data_line(records), *noted]
+    notes = list(filter(None, notes))
     rows = [line for each in found for line in _wide(each)]
     return {
         "csv": write_csv([WIDE, *rows]),
         "md": _markdown(artefact, rows, notes),
-        **{suffix: analysis_tex(artefact, WIDE, rows, notes, whole=suffix == "tex") for suffix in ("tex", "tabular.tex")},
+        "tex": analysis_tex(artefact, WIDE, rows, notes),
+        "tabular.tex": analysis_tabular(artefact, WIDE, rows),
         "long.csv": write_csv([LONG, *(line for each in found for line in _long(artefact, each))]),
     }
 
@@ -102,7 +108,8 @@ def variance_files(study: Study, name: str) -> dict[str, str]:
 def _design(artefact: Artefact, found: Sequence[Found]) -> str:
     images = next((each.parts.shape[2] for each in found if each.parts), 0)
     subsets, seeds = artefact.declaration["subsets"], ", ".join(map(str, artefact.seeds))
-    return f"{len(subsets)} subsets ({', '.join(subsets)}) x seeds {seeds}" + (f"; N = {images:,} test images." if images else ".")
+    told = f"; N = {images:,} test images" if images else ""
+    return f"{len(subsets)} subsets ({', '.join(subsets)}) x seeds {seeds}{told}."
 
 
 def _wide(found: Found) -> list[list[str]]:
@@ -136,7 +143,7 @@ def _markdown(artefact: Artefact, rows: Sequence[Sequence[str]], notes: Sequence
     mark, notice = artefact.banner
     parts = [f"## {f'[{mark}] ' if mark else ''}{artefact.title}", ""]
     parts += [f"> **{notice}**", ""] if notice else []
-    parts += [md_row(WIDE), "|" + "---|" * len(WIDE), *map(md_row, rows), ""]
+    parts += md_table(WIDE, rows)
     return "\n".join([*parts, *(f"{note}\n" for note in notes)]).rstrip() + "\n"
 
 

@@ -15,8 +15,9 @@ from pel_core.studies.cells import Artefact, Bindings, Claim, Selection, Unbound
 from pel_core.studies.config import shown
 from pel_core.studies.factorial import design_artefacts, factor_contrast
 from pel_core.studies.kinds import FIGURES, TABLES
+from pel_core.studies.variance import variance_artefact
 
-DESIGN = "factorial"  # the section of a study
+DESIGN, VARIANCE = "factorial", "variance"  # sections of a study
 
 
 def make_bindings(content: Mapping[str, Any], values: Mapping[str, Any], path: Path) -> Bindings:
@@ -64,7 +65,7 @@ def make_artefacts(
             if surplus:
                 left_out[name] = "the config takes the first data set alone (each: first)"
                 continue
-            for artefact in design_artefacts(name, entry, bindings) if section == DESIGN else [_artefact(name, entry, bindings)]:
+            for artefact in _made(section, name, entry, bindings):
                 if isinstance(artefact, tuple):
                     left_out.update([artefact])
                 elif artefact.name in made:
@@ -86,6 +87,13 @@ def make_artefacts(
         else:
             left_out[name] = "the configuration binds no data set to their roles"
     return made, left_out
+
+
+def _made(section: str, name: str, entry: Mapping[str, Any], bindings: Bindings) -> Iterable[Artefact | tuple[str, str]]:
+    """The artefacts of a declaration; a name and a reason in place of one that cannot be made."""
+    if section == DESIGN:
+        return design_artefacts(name, entry, bindings)
+    return [variance_artefact(name, entry, bindings) if section == VARIANCE else _artefact(name, entry, bindings)]
 
 
 def _comparison(content: Mapping[str, Any], values: Mapping[str, Any], compared: Iterable[Artefact]) -> Artefact:
@@ -112,7 +120,7 @@ def _declared(content: Mapping[str, Any], bindings: Bindings, each: str) -> Iter
     An entry's ``each`` gives one for each of its data sets; where the configuration says ``first``, all after the first that
     it binds are too many.
     """
-    for section in ("tables", "figures", DESIGN):
+    for section in ("tables", "figures", DESIGN, VARIANCE):
         for name, entry in content.get(section, {}).items():
             rest, bound = {key: value for key, value in entry.items() if key != "each"}, 0
             for text in entry.get("each", []):

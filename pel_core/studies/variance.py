@@ -15,8 +15,8 @@ def variance_artefact(name: str, entry: Mapping[str, Any], bindings: Bindings) -
     """The artefact of a declared study of variance; a row of cells per subset, a column per accuracy.
 
     Raises:
-        UnboundRole, PelError: as `make_cell`; fewer than two subsets or seeds, two subsets that are the same runs, a value that is
-            no accuracy, other test images.
+        UnboundRole, PelError: as `make_cell`; fewer than two subsets, two that are the same runs, a value that is no accuracy, a
+            method that trains nothing.
     """
     rows, values = expand(entry["subsets"]), list(entry.get("values", VALUES[:1]))
     seeds = tuple(entry.get("seeds", bindings.seeds))

@@ -23,6 +23,7 @@ from pel_core.studies.schema.types import (
     Text,
     no_repeats,
 )
+from pel_core.studies.schema.variance import Variance
 
 DATA_SETS = no_repeats("a list of data sets: one artefact each", Annotated[str, Expected("a text")], 1)
 
@@ -160,6 +161,7 @@ class StudyFile(Declaration):
     tables: dict[Name, Table] = Field(default={}, description="The tables by name.")
     figures: dict[Name, Artefact] = Field(default={}, description="The figures by name.")
     factorial: dict[Name, Factorial] = Field(default={}, description="The factorial designs by name.")
+    variance: dict[Name, Variance] = Field(default={}, description="The studies of variance by name.")
     claims: dict[Name, Claim] = Field(default={}, description="The claims by name.")
 
 
