@@ -51,7 +51,7 @@ def find_components(artefact: Artefact, runs: Runs, rows: Rows) -> list[Found]:
         PelError: runs of different test images.
     """
     values = artefact.declaration["values"]
-    if blank := runs.without([slug for cell in artefact.cells for slug in cell.slugs]):
+    if blank := runs.without(list(artefact.specs)):
         return [Found(value, None, f"runs without a result: {blank}") for value in values]
     read = [rows.row(cell) for cell in artefact.cells if cell.column == 0]
     if unread := next((row for row in read if isinstance(row, str)), ""):
