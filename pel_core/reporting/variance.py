@@ -118,8 +118,8 @@ def _wide(found: Found) -> list[list[str]]:
     mean, lines = f"{found.value}, {found.parts.mean:.1f} %", []
     for source in SOURCES:
         part, share = found.parts.parts[source], found.parts.share(source)
-        span = f"{part.interval[0]:.2f} to {part.interval[1]:.2f}" if part.interval else "–"
-        told = "–" if share is None else f"{100 * share:.0f} %"
+        span = f"{part.interval[0]:.2f} to {part.interval[1]:.2f}" if part.interval else ""
+        told = "" if share is None else f"{100 * share:.0f} %"
         lines.append([mean, source, f"{part.sd:.2f}", span, told, f"{part.df:.1f}" if math.isfinite(part.df) else ""])
         mean = ""
     return [*lines, ["", ALL, f"{math.sqrt(found.parts.variance):.2f}", "", "", ""]]
