@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from drawn_figures import check
 from fake_results import write_results
 
 from pel_core.common.errors import PelError
@@ -90,21 +91,10 @@ def test_bars_from_zero_by_option(demo):
         assert whiskers == [ends for bar in made.bars for ends in (bar.general, bar.training)]
 
 
-def test_words_stay_inside_the_figure(demo, tmp_path):
+def test_words_stay_inside_the_figure(demo):
     with style():
         for figure in (draw_bars(bar_figure(demo, "figure4")), a_map()):
-            figure.draw_without_rendering()
-            box = figure.bbox
-            for text in figure.findobj(plt.Text):
-                if text.get_text().strip() and text.get_visible() and text.get_rotation() == 0:
-                    extent = text.get_window_extent()
-                    inside = (
-                        extent.x0 >= box.x0 - 1
-                        and extent.x1 <= box.x1 + 1
-                        and extent.y0 >= box.y0 - 1
-                        and extent.y1 <= box.y1 + 1
-                    )
-                    assert inside, text.get_text()
+            check(figure)
 
 
 @pytest.mark.parametrize("form", ["points", "bars"])
