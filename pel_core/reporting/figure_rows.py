@@ -14,7 +14,7 @@ from pel_core.common.registry import Knob, one_of
 from pel_core.data.sampling import GROUPS
 from pel_core.reporting.figure_counts import SHADES, TITLES, apart
 from pel_core.reporting.figure_sheet import Legend, Sheet, grid
-from pel_core.reporting.figure_style import COLOURS, COLUMN, PAGE
+from pel_core.reporting.figure_style import COLOURS, COLUMN, LINES, PAGE, SHAPES
 from pel_core.reporting.figure_text import text_width
 from pel_core.reporting.runs import Record, Runs, read_runs
 from pel_core.reporting.statistics.effects import LEAST_SEEDS, Effect
@@ -28,8 +28,6 @@ from pel_core.studies.study import Study
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LINES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (6, 2)), (0, (3, 1, 1, 1)), (0, (1, 2)))
-SHAPES = "oDs^vPX*"
 WIDTHS = {"column": COLUMN, "page": PAGE}
 WIDTH = Knob("width", "column", "how wide: a column of a paper or its page", one_of(*WIDTHS))
 WIDE = Knob("width", "page", WIDTH.meaning, WIDTH.check)
