@@ -49,9 +49,9 @@ def sheet_of(artefact: Artefact, runs: Runs, about: Iterable[str], anything: obj
     Args:
         about: what the kind says of the figure.
         anything: whether there is something to draw; empty lists are nothing.
-        reason: why there is not, where it is not for want of results.
+        reason: why there is not, where runs have results.
     """
-    none = reason if reason and not runs.blanks else no_result(runs)
+    none = reason if reason and runs else no_result(runs)
     return Sheet(
         artefact.title,
         [*about, *runs.notes(), artefact.declaration.get("note", ""), artefact.banner[1]],
@@ -94,9 +94,11 @@ def read_methods(study: Study, name: str) -> tuple[Artefact, list[Method], Runs]
     return artefact, made, runs
 
 
-def about_whiskers(seeds: Sequence[int]) -> str:
-    """What a caption says of intervals over so many seeds."""
-    return WHISKERS[min(len(seeds), len(WHISKERS)) - 1]
+def about_whiskers(seeds: Sequence[int], drawn: Iterable[tuple[Ends, Ends]]) -> str:
+    """What a caption says of intervals over so many seeds, those that are drawn among them: training and general."""
+    beyond = any(one and two and (one[0] < two[0] or one[1] > two[1]) for one, two in drawn)
+    more = f" Where the thick one is longer, {len(seeds)} seeds tell their own spread badly." if beyond else ""
+    return WHISKERS[min(len(seeds), len(WHISKERS)) - 1] + more
 
 
 def ends_of(found: Effect) -> tuple[Ends, Ends]:

@@ -59,6 +59,8 @@ def test_points_show_the_mean_and_both_intervals_on_an_axis_that_holds_them(demo
     cells = demo.artefact("figure3").cells
     effects = [value_of(rows.row(cell), "overall") for cell in cells]
     assert lines_of(axes, 2.2) == [(effect.training.low, effect.training.high) for effect in effects]
+    longer = any(effect.training.low < effect.general.low or effect.training.high > effect.general.high for effect in effects)
+    assert ("thick one is longer" in made.sheet.caption[0]) == longer
     assert lines_of(axes, 0.8) == [(effect.general.low, effect.general.high) for effect in effects]
     points = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"]
     assert points == pytest.approx([effect.mean for effect in effects])
