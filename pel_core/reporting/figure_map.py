@@ -66,6 +66,7 @@ def census(label: str, spec: RunSpec, results: str | Path) -> list[CensusRow]:
 
     folder = Path(results)
     classes = len(read_json(folder / "data" / split_name(spec.dataset)[0] / "data.json")["class_names"])
+    classes = classes if spec.factors.classes == "all" else int(spec.factors.classes)
     vit, text, _ = load_vit(folder / "backbones" / spec.backbone, spec.resolution)
     # The head is not drawn, so that class-text features need not be there.
     with torch.no_grad():

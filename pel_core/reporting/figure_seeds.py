@@ -62,7 +62,7 @@ def seeds_figure(study: Study, name: str) -> SeedsFigure:
         records = {spec.seed: runs[spec.slug] for spec in cell.specs if spec.slug in runs}
         found = {seed: number(record, cell.value) for seed, record in records.items()}
         values = {seed: value for seed, value in found.items() if value is not None}
-        fixed = not cell.specs[0].trains
+        fixed = not cell.specs[0].seeded
         blank = "" if values else runs.without(cell.slugs) or why_none(next(iter(records.values())), cell.value)
         strips.append(Strip(label, dict(list(values.items())[:1]) if fixed else values, fixed, blank))
     lines = "Thin lines join runs of one seed. " if len(artefact.seeds) > 1 else ""

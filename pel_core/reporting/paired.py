@@ -13,7 +13,7 @@ from pel_core.common.errors import PelError
 from pel_core.reporting.runs import Runs
 from pel_core.reporting.statistics.effects import Effect, contrast, value_of
 from pel_core.reporting.statistics.intervals import Interval, Variances, general, training
-from pel_core.reporting.statistics.reading import Reader
+from pel_core.reporting.statistics.reading import Disagreement, Reader
 from pel_core.reporting.statistics.runs import Row, require_same_images
 from pel_core.reporting.statistics.values import is_metric
 from pel_core.spec.records import number, why_none
@@ -33,12 +33,14 @@ class Rows:
         """A cell's runs, or why their predictions cannot be read.
 
         Raises:
-            PelError: they are of different test images.
+            PelError: they are of different test images, or those of a run do not give its recorded accuracy.
         """
-        specs = cell.specs if cell.specs[0].trains else cell.specs[:1]
+        specs = cell.specs if cell.specs[0].seeded else cell.specs[:1]
         try:
             for spec in specs:
                 self.reader.run(spec)
+        except Disagreement:
+            raise
         except PelError as error:
             return str(error)
         return self.reader.row(f"{cell.method} on {cell.dataset}", cell.specs)

@@ -33,9 +33,10 @@ STUDIES = {
     "parameters": (14, 14, 2, 6),
     "blocks": (15, 15, 2, 6),
     "backbones": (2, 2, 1, 3),
-    "resolution": (12, 12, 4, 7),
+    "resolution": (12, 12, 7, 13),
     "budget": (18, 18, 5, 5),
-    "tour": (27, 17, 14, 15),
+    "place": (9, 9, 7, 13),
+    "tour": (36, 19, 21, 22),
 }
 TOY = "{title: T, backbone: toy, seeds: [0, 1, 2], data: {toy: toy}}"
 CURVE = """
@@ -111,7 +112,7 @@ def test_a_study_draws_all_it_declares(name, tmp_path):
             assert "DEMO" in text and "–" not in text
 
 
-@pytest.mark.parametrize("name", sorted({*STUDIES} - {"blocks", "resolution"}))
+@pytest.mark.parametrize("name", sorted({*STUDIES} - {"blocks", "resolution", "place"}))
 def test_a_study_shares_its_usual_run_with_the_report(name):
     assert load(name, "demo", seeds="0").specs.keys() & load("report", "demo", seeds="0").specs.keys()
 
@@ -123,6 +124,15 @@ def test_equal_budgets_are_equal():
     cells = study.artefact("equal-budget-imagenet").cells
     counts = {sum(per_block[part.name] * len(part.blocks) for part in cell.specs[0].parts) for cell in cells}
     assert len(cells) == 6 and counts == {40}
+
+
+def test_places_have_equal_budgets_too():
+    per_block = {"ssf-attn": 8, "ssf-ln": 4, "ssf-mlp": 10}
+    cells = load("place", "paper").artefact("place-imagenet-lt").cells
+    parts = [part for cell in cells for part in cell.specs[0].parts]
+    assert {per_block[part.name] * len(part.blocks) for part in parts} == {40} and len({cell.method for cell in cells}) == 9
+    for part in parts:  # in the middle: as many blocks before it as behind it, up to one
+        assert part.start in (0, (12 - len(part.blocks)) // 2, 12 - len(part.blocks), (13 - len(part.blocks)) // 2)
 
 
 def test_a_value_may_depend_on_the_size():
