@@ -74,7 +74,7 @@ def bar_figure(study: Study, name: str) -> BarFigure:
     form, digits = artefact.knobs["form"], artefact.knobs["digits"]
     drawn = [(bar.training, bar.general) for bar in bars]
     count = f"{seeds_of(artefact.seeds)}, {data_names(runs)}"
-    alone = "They are of each value alone; whether two differ is tested in pairs (tables, claims)."
+    alone = "Intervals are of each value alone; whether two differ is tested in pairs (tables, claims)."
     about = [f"{count}. {about_whiskers(artefact.seeds, drawn)} {alone}" if several else f"{count}: no spread is known."]
     about += dict.fromkeys(reasons)
     about += [_axis(bars, digits) if form == "points" else "Bars start at zero."]
