@@ -1,4 +1,4 @@
-"""What studies make, in the pages that tell of them: tables, figures and verdicts in docs/ablations.md, studies.md, statistics.md.
+"""What studies make, in the pages that tell of them (`PAGES`): tables, figures and verdicts.
 
     python -m pel_core.bench.pages                  # run every study that the pages show, and renew the pages
     python -m pel_core.bench.pages losses tour      # these alone; what is shown of others stays
