@@ -17,7 +17,7 @@ from pel_core.evaluation.outputs import CLASSES as OUTPUT_CLASSES
 from pel_core.evaluation.outputs import PREDICTIONS, write_csv, write_parquet
 from pel_core.spec.results import METRICS, OUTPUTS, metrics_file, result_files, run_folder, scoring, slug_of
 from pel_core.spec.run_spec import RunSpec
-from pel_core.studies.kinds import SUMMARY, TABLE
+from pel_core.studies.kinds import FIGURE, SUMMARY, TABLE
 
 CLASSES = {"cifar100": 100, "imagenet-lt": 1000, "places-lt": 365, "inat2018": 8142}
 LEVEL = {"cifar100": 80.0, "imagenet-lt": 77.0, "places-lt": 52.0, "inat2018": 79.0}
@@ -154,7 +154,11 @@ def write_predicted(results: str | Path, specs: dict[str, RunSpec]) -> None:
         folder = run_folder(results, slug)
         logits = np.random.default_rng(list(slug.encode())).normal(size=(len(labels), 5)).astype(np.float32)
         logits[np.arange(len(labels)), labels] += 1.5
-        table = {"path": [f"{i:03}.jpg" for i in range(len(labels))], "label": labels.astype(np.int32)}
+        table = {
+            "index": np.arange(len(labels)),
+            "path": [f"{i:03}.jpg" for i in range(len(labels))],
+            "label": labels.astype(np.int32),
+        }
         table |= {"prediction": Predictions.of(logits, labels).predicted}
         write_parquet(folder / "predictions.parquet", table, {"slug": slug, "split": "test", "data_sha256": "0" * 64})
         write_csv(folder / "classes.csv", ("label", "group"), enumerate(GROUPS))
@@ -203,7 +207,7 @@ def main(words: list[str]) -> None:
             write_json(path, fake_record(RunSpec.parse(slug_of(path.parent))))
         write_json(asked.stamp, {})
     elif command == "figure":
-        for suffix in ("pdf", "svg", "png"):
+        for suffix in FIGURE:
             write_bytes(f"{asked.figures}/{rest[0]}.{suffix}", b"x")
     else:
         name = rest[0] if rest else f"{Path(asked.study).stem}-{command}"  # no study of the tests has reported values

@@ -17,6 +17,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 
 from pel_core.bench.study import ROOT, snakemake_command
@@ -36,6 +37,7 @@ MARK = re.compile(
 )
 RECIPE = re.compile(r"(?<=<!-- recipe -->\n).*?(?=<!-- end of recipe -->\n)", re.DOTALL)
 # Lines of an artefact's Markdown that a page does not repeat: banner, recipe and data.
+SIGNS = re.compile(r"[\\*_`|\[]")  # that Markdown takes for its own
 REPEATED = ("> ", "Recipe: ", "Data: ")
 
 
@@ -101,6 +103,7 @@ def shown(study: Study, block: Block, pictures: Path, shared: Sequence[str] | No
         if artefact.how.form == FIGURE:
             write_bytes(pictures / f"{name}.png", files[".png"].read_bytes())
             parts.append(f"![{artefact.title}]({pictures.name}/{name}.png)")
+            parts.append(_caption(files[".txt"].read_text(encoding="utf-8"), artefact.banner[1]))
         else:
             parts.append(_words(files[".md"].read_text(encoding="utf-8")))
     own = [] if shared is None else [part for part in _recipe(study, block) if part not in shared]
@@ -113,6 +116,13 @@ def _words(markdown: str) -> str:
     lines = [line for line in markdown.splitlines() if not line.startswith(REPEATED)]
     lines = [re.sub(r"^#+ (?:\[\w+\] )?(.*)$", lambda match: f"**{match[1].replace('**', '')}**", line) for line in lines]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+
+
+def _caption(text: str, notice: str) -> str:
+    """A figure's caption in a page, small below it: its title is the picture's, the notice the page's."""
+    said = escape(" ".join(line for line in text.splitlines()[1:] if line != notice), quote=False)
+    said = SIGNS.sub(r"\\\g<0>", said)
+    return f"<sub>{said}</sub>"
 
 
 def _recipe(study: Study, block: Block) -> list[str]:

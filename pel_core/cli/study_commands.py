@@ -58,7 +58,7 @@ def table(arguments: Arguments) -> None:
 
 
 def figure(arguments: Arguments) -> None:
-    """Draw a figure: pdf, svg, png."""
+    """Draw a figure: pdf, svg, png, and its caption: txt."""
     study = open_study(arguments)
     _require(study, arguments.artefact, FIGURE)
     _draw(study, arguments.artefact)
@@ -104,12 +104,13 @@ def report(arguments: Arguments) -> None:
 
 def plan(arguments: Arguments) -> None:
     """Say what is missing, what it will cost, and what differences it will be able to show."""
+    from pel_core.reporting.factorial_power import designs_will_show
     from pel_core.reporting.sensitivity import will_show
     from pel_core.studies.plan import plan as words
 
     study = open_results(arguments)
     print(words(study))
-    if told := will_show(study):
+    for told in filter(None, (will_show(study), designs_will_show(study))):
         print(told)
 
 

@@ -109,7 +109,6 @@ def _artefact(standing: Standing, artefact: Artefact, out: Path) -> dict[str, An
     figure = artefact.how.form == FIGURE
     files = {suffix: Path(file) for suffix, file in zip(artefact.how.form, study.files(name)) if Path(file).is_file()}
     text = files["md"].read_text(encoding="utf-8") if "md" in files else ""
-    caption = study.folder(name) / f"{name}.txt"
     verdicts = artefact.kind == "claims" and text and artefact.how.on_screen
     return {
         "name": name,
@@ -118,7 +117,7 @@ def _artefact(standing: Standing, artefact: Artefact, out: Path) -> dict[str, An
         "told": _told(standing, name),
         "html": _markup(markdown_html(_body(text, artefact.banner[1]))),
         "picture": picture(files["svg"]) if "svg" in files else "",
-        "caption": caption.read_text(encoding="utf-8") if caption.is_file() else artefact.declaration.get("note", "") * figure,
+        "caption": _caption(files["txt"].read_text(encoding="utf-8"), artefact.banner[1]) if "txt" in files else "",
         "files": [(suffix, address(file, out)) for suffix, file in files.items()],
         "verdicts": verdicts(artefact.title, text, Screen()) if verdicts else [],
     }
@@ -136,6 +135,11 @@ def _body(markdown: str, notice: str) -> str:
     said = (f"> **{notice}**", f"> {notice}") if notice else ()
     lines = [line for line in markdown.splitlines() if not line.startswith(("## ", *ONCE)) and line not in said]
     return "\n".join(lines)
+
+
+def _caption(text: str, notice: str) -> str:
+    """A figure's caption without what the page says itself: its first line, the title, and the notice."""
+    return " ".join(line for line in text.splitlines()[1:] if line != notice)
 
 
 def _told(standing: Standing, name: str) -> list[str]:

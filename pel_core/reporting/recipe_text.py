@@ -11,9 +11,8 @@ from typing import Any
 from pel_core.common.registry import spell
 from pel_core.common.versions import STAGES, made_by
 from pel_core.models.backbones import BACKBONES
-from pel_core.models.methods import METHODS
 from pel_core.reporting.runs import Runs
-from pel_core.spec.choices import REGISTRIES
+from pel_core.spec.choices import REGISTRIES, entry_of
 from pel_core.spec.run_spec import DEFAULTS, RunSpec
 from pel_core.studies.cells import Artefact
 
@@ -186,8 +185,8 @@ def _knobs(specs: Sequence[Mapping[str, Any]]) -> list[str]:
 def _default(spec: Mapping[str, Any], name: str) -> str | None:
     """The default of a knob of the entry that a stored spec chose; None where there is no such entry here."""
     scope, _, short = name.partition(".")
-    registry, chosen = (REGISTRIES[scope], spec[scope]) if scope in REGISTRIES else (METHODS, scope)
-    knob = registry.entry(chosen).knob(short) if chosen in registry else None
+    entry = entry_of(scope, spec.get(scope, ""))
+    knob = entry.knob(short) if entry else None
     return spell(knob.default) if knob else None
 
 

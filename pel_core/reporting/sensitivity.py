@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import pairwise
 from zipfile import BadZipFile
 
@@ -10,7 +10,9 @@ import numpy as np
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
+from pel_core.common.registry import spell
 from pel_core.data.datasets import split_name
+from pel_core.data.factors import AS_IS, SCOPE, Factors
 from pel_core.data.sampling import GROUPS, long_tail_counts, shot_groups
 from pel_core.ingest.facts import FACTS
 from pel_core.reporting.paired import Rows
@@ -19,7 +21,7 @@ from pel_core.reporting.statistics.power import assumed, detectable
 from pel_core.reporting.statistics.runs import Row
 from pel_core.spec.results import metrics_file
 from pel_core.studies.cells import Cell
-from pel_core.studies.cost import data_size
+from pel_core.studies.data_sizes import data_size
 from pel_core.studies.study import Study
 
 # Assumed of two methods that are alike, before anything was run.
@@ -42,23 +44,23 @@ def will_show(study: Study) -> str:
     """
     seeds = max(len(study.seeds), LEAST_SEEDS)
     cells = [cell for artefact in study.artefacts.values() for cell in artefact.cells]
-    by_data: dict[str, dict[tuple[str, ...], Cell]] = {}
+    by_data: dict[tuple[str, Factors], dict[tuple[str, ...], Cell]] = {}
     for cell in cells:
-        if cell.specs and cell.specs[0].split == "test":
-            by_data.setdefault(cell.specs[0].dataset, {})[tuple(cell.slugs)] = cell
+        if cell.specs and (spec := cell.specs[0]).split == "test":
+            by_data.setdefault((spec.dataset, spec.factors), {})[tuple(cell.slugs)] = cell
     if not by_data:
         return ""
     rows, said = Rows(study.results), {}
-    for name, found in by_data.items():
+    for (name, factors), found in by_data.items():
         if told := _measured(_finished(rows, study, list(found.values())), seeds):
             words = f"{told} ({MEASURED})"
-        elif sizes := images_of(study, name):
+        elif sizes := images_of(study, name, factors):
             each = [_guess(metric, sizes[metric], seeds) for metric in METRICS if metric in sizes]
             none = "" if len(sizes) > 1 else "; its groups are not known before it is prepared"
             words = f"{', '.join(each)} *{none}"
         else:
             words = "not known before it is prepared"
-        said.setdefault(words, []).append(name)
+        said.setdefault(words, []).append(_named(name, factors))
     lines = [f"  {', '.join(names)}: {words}" for words, names in said.items()]
     text = f"Differences in accuracy that {seeds} seeds will show with 80 % power, in points:"
     few = f"At {len(study.seeds)} seed{'s' * (len(study.seeds) > 1)} nothing is marked and no claim is decided; at least three."
@@ -66,19 +68,27 @@ def will_show(study: Study) -> str:
     return "\n".join([*head, *lines, *([ASSUMED] if any(" *" in line for line in lines) else [])])
 
 
+def _named(name: str, factors: Factors) -> str:
+    departing = {field.name: getattr(factors, field.name) for field in fields(Factors)}
+    told = [f"{SCOPE}.{key}={spell(value)}" for key, value in departing.items() if value != getattr(AS_IS, key)]
+    return " ".join([name, *told])
+
+
 def _guess(metric: str, images: float, seeds: int) -> str:
     least = detectable([assumed(max(round(images), 2), SEED_SD, DISAGREE)], seeds)
     return f"{metric} {least:.2g} (N = {images:,.0f})"
 
 
-def images_of(study: Study, name: str) -> dict[str, float]:
+def images_of(study: Study, name: str, factors: Factors = AS_IS) -> dict[str, float]:
     """Test images that count, overall and in each shot group with classes; as prepared, else as published, of a test set with
-    equally many of every class. Overall alone where groups are not known, and nothing where that is not either."""
+    equally many of every class. Overall alone where groups are not known (of other factors), nothing where that is not either."""
     base, ratio = split_name(name)
-    size = data_size(study, name)
+    size = data_size(study, name, factors)
     if not size or not size[1]:
         return {}
     overall = {"overall": float(size[1])}
+    if factors != AS_IS:
+        return overall
     folder = study.results / "data" / base
     if (folder / "data.json").is_file():
         about = read_json(folder / "data.json")

@@ -1,7 +1,8 @@
-"""FIGURES and TABLES: the kinds of artefact that are drawn from results. A kind is one file of `reporting`, which declares it.
+"""FIGURES, TABLES, DESIGNS: the kinds of artefact drawn from results. A kind is a file of `reporting`, which declares it.
 
 FIGURES are what a study's ``figures`` may hold, by the key ``kind``; TABLES are a declared table, the comparison with reported
-values, and claims. Planning reads the declarations, so a kind's file imports matplotlib, torch and the like where it draws.
+values, and claims; DESIGNS what a factorial design makes besides its table. Planning reads the declarations, so a kind's file
+imports matplotlib, torch and the like where it draws.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ Declaration = Mapping[str, Any]
 # The files of an artefact by their suffixes: a figure lies in the figures folder, the others in `tables` of the results.
 # report.smk has a rule for each of the three.
 Form = tuple[str, ...]
-FIGURE: Form = ("pdf", "svg", "png")
+FIGURE: Form = ("pdf", "svg", "png", "txt")
 TABLE: Form = ("csv", "md", "tex", "tabular.tex", "long.csv")
 SUMMARY: Form = ("csv", "md")
 
@@ -58,6 +59,7 @@ class ArtefactKind:
 # makes its model of them). REQUIRED stands for the default of a key that has to be given.
 FIGURES: Registry[ArtefactKind] = Registry("kind of figure", ("pel_core.reporting",))
 TABLES: Registry[ArtefactKind] = Registry("kind of table", ("pel_core.reporting",))
+DESIGNS: Registry[ArtefactKind] = Registry("kind of artefact of a design", ("pel_core.reporting",))
 REQUIRED: Any = ...
 
 AXIS = Knob("axis", "", "the title of the y axis, in place of the metric's name")

@@ -18,7 +18,7 @@ from pel_core.spec.records import number
 from pel_core.spec.results import metrics_file, read_record, run_folder
 from pel_core.spec.run_spec import RunSpec
 
-COLUMNS = ("path", "label", "prediction")
+COLUMNS = ("index", "path", "label", "prediction")
 
 
 class Disagreement(PelError):
@@ -32,7 +32,7 @@ class Reader:
         self.results = Path(results)
         self._runs: dict[str, Run] = {}
         self._images: dict[tuple[str, str, bytes], tuple[Images, np.ndarray]] = {}  # by stored order
-        self._groups: dict[str, tuple[str, ...]] = {}  # by hash of the data
+        self._groups: dict[Any, tuple[str, ...]] = {}  # by hash of the data, and how classes are grouped
 
     def row(self, name: str, specs: Sequence[RunSpec]) -> Row:
         """The runs of a cell (one spec per seed).
@@ -58,18 +58,21 @@ class Reader:
         folder = run_folder(self.results, spec.slug)
         again = f"make it again with: python -m pel_core score '{spec.slug}' --results '{self.results}'"
         table, data = _parquet(folder / PREDICTIONS, again)
-        names, labels, predicted = (table.column(name).combine_chunks() for name in COLUMNS)
-        labels = labels.to_numpy()
+        index, names, labels, predicted = (table.column(name).combine_chunks() for name in COLUMNS)
+        labels, places = labels.to_numpy(), index.to_numpy()
         base = split_name(spec.dataset)[0]
         stored = hashlib.sha256(labels.tobytes())
         for buffer in names.buffers() if names.null_count == 0 else ():
             stored.update(buffer or b"")
+        some = names.null_count and not np.array_equal(places, np.arange(len(places)))  # of an array, known by their places there
+        stored.update(places.tobytes() if some else b"")
         key = base, spec.split, stored.digest()
         if key not in self._images:
             texts = None if names.null_count else names.to_numpy(zero_copy_only=False)
+            texts = np.array([f"{place:08d}" for place in places.tolist()], object) if some else texts
             self._images[key] = self._share(*make_images(base, spec.split, labels, texts))
         images, order = self._images[key]
-        groups = self._class_groups(folder / CLASSES, data, again)
+        groups = self._class_groups(folder / CLASSES, (data, spec.factors.groups, spec.factors.groups_from), again)
         if (most := max(labels.max(initial=0), predicted.to_numpy().max(initial=0))) >= len(groups):
             raise PelError(f"{folder / CLASSES} has {len(groups):,} classes, and {PREDICTIONS} beside it class {most:,}; {again}")
         _require_recorded(metrics_file(self.results, spec.slug), spec.slug, labels, predicted.to_numpy(), again)
@@ -91,7 +94,7 @@ class Reader:
         same = (other for other, _ in self._images.values() if other.digest == images.digest)
         return next(same, images), order
 
-    def _class_groups(self, path: Path, data: str, again: str) -> tuple[str, ...]:
+    def _class_groups(self, path: Path, data: Any, again: str) -> tuple[str, ...]:
         """Of every class, those without a test image among them; read once per data."""
         if data not in self._groups:
             try:
