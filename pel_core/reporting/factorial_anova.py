@@ -9,7 +9,7 @@ from pel_core.ingest.notes import data_notes, notes_footnote
 from pel_core.reporting.analysis_text import analysis_tabular, analysis_tex, md_table
 from pel_core.reporting.factorial_effects import Analysis, ContrastLine, EffectLine, analyse, design_of
 from pel_core.reporting.paired import Rows
-from pel_core.reporting.recipe_text import data_line, recipe_line
+from pel_core.reporting.recipe_text import data_line, recipe_line, recipe_note
 from pel_core.reporting.runs import read_runs
 from pel_core.reporting.screen import Screen, table_lines
 from pel_core.reporting.statistics.effects import LEAST_SEEDS, Effect
@@ -48,15 +48,15 @@ def anova_files(study: Study, name: str) -> dict[str, str]:
     found, records = analyse(artefact, runs, Rows(study.results)), runs.described()
     noted = notes_footnote(data_notes(study.results, (record["data"]["name"] for record in records)))
     notes = [*_notes(artefact, found), artefact.declaration.get("note", ""), *runs.notes(), data_line(records), *noted]
-    notes = [recipe_line(records), *filter(None, notes)]
+    notes, whole = [recipe_note(records), *filter(None, notes)], recipe_line(records)
     several = len(found) > 1
     rows = [[each.value] * several + line for each in found for line in _wide(each)]
     header = ["value"] * several + [*WIDE]
     return {
         "csv": write_csv([LONG, *(line for each in found for line in _long(artefact, each) if line[1] == "effect")]),
-        "md": _markdown(artefact, found, notes),
-        "tex": analysis_tex(artefact, header, rows, [EXPLAINED, *notes]),
-        "tabular.tex": analysis_tabular(artefact, header, rows),
+        "md": _markdown(artefact, found, [f"{notes[0]} All of it: `{name}.tex`.", *notes[1:]]),
+        "tex": f"% {whole}\n{analysis_tex(artefact, header, rows, [EXPLAINED, *notes])}",
+        "tabular.tex": f"% {whole}\n{analysis_tabular(artefact, header, rows)}",
         "long.csv": write_csv([LONG, *(line for each in found for line in _long(artefact, each))]),
     }
 
@@ -216,6 +216,6 @@ def analysis_on_screen(title: str, markdown: str, screen: Screen) -> list[str]:
 
 DESIGNS.register(
     "anova",
-    ArtefactKind(TABLE, save_anova, on_screen=analysis_on_screen),
+    ArtefactKind(TABLE, save_anova, version=2, on_screen=analysis_on_screen),
     about="the effects of a factorial design: share of the variation, F and p over seeds x images, contrasts with both intervals",
 )

@@ -8,6 +8,7 @@ weights say.
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pel_core.common.errors import PelError
 from pel_core.reporting.factorial_effects import design_of
 from pel_core.reporting.paired import Rows
 from pel_core.reporting.sensitivity import DISAGREE, SEED_SD
@@ -96,8 +97,11 @@ def _pair(study: Study, cells: Sequence[Cell], seeds: int) -> tuple[Variances | 
     finished, rows = [], Rows(study.results)
     for cell in cells:
         specs = tuple(spec for spec in cell.specs if metrics_file(study.results, spec.slug).is_file())
-        if len(specs) > 1 and specs[0].trains and len(finished) < 2:
-            row = rows.row(replace(cell, specs=specs))
+        if len(specs) > 1 and specs[0].seeded and len(finished) < 2:
+            try:
+                row = rows.row(replace(cell, specs=specs))
+            except PelError:  # planning says what is there; drawing refuses it by name
+                continue
             finished += [row] if isinstance(row, Row) else []
     if len(finished) == 2 and finished[0].images == finished[1].images:
         effect = difference(*finished, "overall")

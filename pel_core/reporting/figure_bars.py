@@ -86,7 +86,7 @@ def bar_figure(study: Study, name: str) -> BarFigure:
 
 def _intervals(cell: Cell, runs: Runs, rows: Rows) -> tuple[Ends, Ends, list[str]]:
     """The ends of both intervals over several seeds, and why one is not there."""
-    if not cell.specs[0].trains:
+    if not cell.specs[0].seeded:
         return None, None, ["A point without lines: nothing in it depends on the seed."]
     found = value_effect(cell, runs, rows)
     training, general = ends_of(found)

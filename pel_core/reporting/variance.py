@@ -11,7 +11,7 @@ from pel_core.common.errors import PelError
 from pel_core.ingest.notes import data_notes, notes_footnote
 from pel_core.reporting.analysis_text import analysis_tabular, analysis_tex, md_table
 from pel_core.reporting.paired import Rows
-from pel_core.reporting.recipe_text import data_line, recipe_line
+from pel_core.reporting.recipe_text import data_line, recipe_line, recipe_note
 from pel_core.reporting.runs import Runs, read_runs
 from pel_core.reporting.statistics.components import SOURCES, Components, components
 from pel_core.reporting.statistics.runs import Row, require_same_images
@@ -93,14 +93,14 @@ def variance_files(study: Study, name: str) -> dict[str, str]:
     noted = notes_footnote(data_notes(study.results, (record["data"]["name"] for record in records)))
     about = [_design(artefact, found), *(f"{each.value}: {each.reason}." for each in found if each.reason)]
     declared = artefact.declaration.get("note", "")
-    notes = [EXPLAINED, *about, declared, *runs.notes(), recipe_line(records), data_line(records), *noted]
-    notes = list(filter(None, notes))
+    notes = list(filter(None, [*about, declared, *runs.notes(), data_line(records), *noted]))
+    recipe, whole = recipe_note(records), recipe_line(records)
     rows = [line for each in found for line in _wide(each)]
     return {
         "csv": write_csv([WIDE, *rows]),
-        "md": _markdown(artefact, rows, notes),
-        "tex": analysis_tex(artefact, WIDE, rows, notes),
-        "tabular.tex": analysis_tabular(artefact, WIDE, rows),
+        "md": _markdown(artefact, rows, [EXPLAINED, f"{recipe} All of it: `{name}.tex`.", *notes]),
+        "tex": f"% {whole}\n{analysis_tex(artefact, WIDE, rows, [EXPLAINED, recipe, *notes])}",
+        "tabular.tex": f"% {whole}\n{analysis_tabular(artefact, WIDE, rows)}",
         "long.csv": write_csv([LONG, *(line for each in found for line in _long(artefact, each))]),
     }
 

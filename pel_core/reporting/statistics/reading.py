@@ -10,6 +10,7 @@ import numpy as np
 
 from pel_core.common.errors import PelError
 from pel_core.data.datasets import split_name
+from pel_core.data.sampling import GROUPS
 from pel_core.evaluation.outputs import CLASSES, PREDICTIONS
 from pel_core.evaluation.predictions import Predictions, read_predictions
 from pel_core.reporting.statistics.runs import Images, Row, Run, make_images, ordered, small
@@ -72,6 +73,8 @@ class Reader:
             self._images[key] = self._share(*make_images(base, spec.split, labels, texts))
         images, order = self._images[key]
         groups = self._class_groups(folder / CLASSES, (data, spec.factors.groups, spec.factors.groups_from), again)
+        if (most := max(labels.max(initial=0), predicted.to_numpy().max(initial=0))) >= len(groups):
+            raise PelError(f"{folder / CLASSES} has {len(groups):,} classes, and {PREDICTIONS} beside it class {most:,}; {again}")
         _require_recorded(metrics_file(self.results, spec.slug), spec.slug, labels, predicted.to_numpy(), again)
 
         def load() -> Predictions:
@@ -96,9 +99,12 @@ class Reader:
         if data not in self._groups:
             try:
                 with open(path, encoding="utf-8", newline="") as handle:
-                    self._groups[data] = tuple(row["group"] for row in csv.DictReader(handle))
-            except (OSError, KeyError, UnicodeDecodeError) as error:
+                    found = tuple(row["group"] for row in csv.DictReader(handle))
+            except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
                 raise PelError(f"{path} is missing or damaged ({error!r}); {again}") from None
+            if other := next((group for group in found if group not in GROUPS), ""):
+                raise PelError(f"{path} is damaged: found the group {other!r}, expected {', '.join(GROUPS)}; {again}")
+            self._groups[data] = found
         return self._groups[data]
 
 
