@@ -7,11 +7,11 @@ images; on several (data sets as levels) only within each: their contrasts' vari
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import combinations
 
 import numpy as np
 
 from pel_core.common.errors import PelError
+from pel_core.data.datasets import split_name
 from pel_core.reporting.paired import Rows, nothing
 from pel_core.reporting.runs import Runs
 from pel_core.reporting.statistics.anova import FTest, f_test
@@ -79,7 +79,7 @@ class Measured:
     """A design's cells for one metric, image by image, or why a cell has no value.
 
     Raises:
-        PelError: runs on one data set have different test images.
+        PelError: runs that should have the same test images have not.
     """
 
     def __init__(self, design: Design, cells: list[Cell], runs: Runs, rows: Rows):
@@ -88,10 +88,10 @@ class Measured:
         for cell, levels in zip(cells, design.cells, strict=True):
             blank = runs.without(cell.slugs)
             self.rows.append(f"cell ({design.label(levels)}): {blank}" if blank else rows.row(cell))
-        known = [row for row in self.rows if isinstance(row, Row)]
-        for a, b in combinations({row.images: row for row in known}.values(), 2):
-            if (a.images.dataset, a.images.split) == (b.images.dataset, b.images.split):
-                require_same_images(a.runs[0], b.runs[0])
+        first: dict[tuple[object, ...], Row] = {}
+        for cell, row in zip(cells, self.rows, strict=True):
+            if isinstance(row, Row):
+                require_same_images(first.setdefault(images_of(cell), row).runs[0], row.runs[0])
 
     @property
     def sets(self) -> list[str]:
@@ -107,6 +107,12 @@ class Measured:
             return combination(terms, self.value)  # type: ignore[arg-type]
         except PelError as error:  # of metrics that read confidences as well
             return nothing(self.value, str(error))
+
+
+def images_of(cell: Cell) -> tuple[object, ...]:
+    """What decides which test images a cell has: cells that agree in it are paired. Knobs of the data may take fewer classes."""
+    spec = cell.specs[0]
+    return split_name(spec.dataset)[0], spec.split, *(knob for knob in spec.knobs if knob[0].startswith("data."))
 
 
 def analyse(artefact: Artefact, runs: Runs, rows: Rows) -> list[Analysis]:

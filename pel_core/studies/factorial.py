@@ -57,8 +57,10 @@ def read_factorial(entry: Mapping[str, Any]) -> Factorial:
     for factor in factors:
         _check_factor(factor)
     _check_options(factors, options, entry)
+    if (order := entry.get("interactions", 2)) > len(factors):
+        raise PelError(f"interactions: {order}, but an effect joins at most the {len(factors)} factors there are")
     cells, own = _cells(factors, entry)
-    design = Design(factors, tuple(cells), entry.get("interactions", 2))
+    design = Design(factors, tuple(cells), order)
     _check_levels(design)
     values = tuple(entry.get("values", ("overall",)))
     for value in values:
@@ -309,13 +311,13 @@ def _pairs(
     b: Mapping[int, int],
     places: Sequence[Mapping[int, int]],
 ) -> list[tuple[Cell, Cell]]:
-    pairs = []
+    pairs, every = [], set(made.design.cells)
     for place in places:
         fixed = {**place, **a}
         there = [cell for cell in made.design.cells if all(cell[i] == level for i, level in fixed.items())]
         for cell in there:
             other = tuple(b.get(i, level) for i, level in enumerate(cell))
-            if other not in made.design.cells:
+            if other not in every:
                 raise PelError(
                     f"({made.design.label(cell)}) has no partner: ({made.design.label(other)}) is no cell of this design"
                 )

@@ -139,6 +139,7 @@ REFUSED = {
     ),
     "no metric": (with_(values=["parameters.head"]), ["values: parameters.head is no metric"]),
     "an unknown metric": (with_(values=["overal"]), ["overal", "overall"]),
+    "interactions of more factors than there are": (with_(interactions=4), ["interactions: 4", "at most the 3 factors"]),
     "an empty fraction": (with_(fraction={"one_in": 2, "offset": 2}), ["offset 2 leaves no cell", "0 to 1"]),
     "a fraction of unequal levels": (with_(fraction={"one_in": 3}), ["one_in 3 does not divide the 2 levels of part"]),
     "a fraction of two factors": (
