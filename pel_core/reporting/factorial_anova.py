@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pel_core.ingest.notes import data_notes, notes_footnote
 from pel_core.reporting.factorial_effects import Analysis, ContrastLine, EffectLine, analyse, design_of
@@ -233,10 +234,10 @@ def save_anova(study: Study, name: str, folder: str | Path) -> None:
     write_texts(anova_files(study, name), name, folder)
 
 
-def analysis_on_screen(title: str, markdown: str) -> list[str]:
+def analysis_on_screen(title: str, markdown: str, *screen: Any) -> list[str]:
     """The effects on each metric, without the contrasts and what explains them."""
     parts = re.split(r"^\| effect \| contrast \|.*?\n\n", markdown, flags=re.DOTALL | re.MULTILINE)[:-1]
-    return [line for part in parts for line in on_screen(title, part)]
+    return [line for part in parts for line in on_screen(title, part, *screen)]
 
 
 DESIGNS.register(
