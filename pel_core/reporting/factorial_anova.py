@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pel_core.ingest.notes import data_notes, notes_footnote
 from pel_core.reporting.factorial_effects import Analysis, ContrastLine, EffectLine, analyse, design_of
@@ -12,10 +11,12 @@ from pel_core.reporting.latex_text import tex_needs, tex_row, tex_text
 from pel_core.reporting.paired import Rows
 from pel_core.reporting.recipe_text import data_line, recipe_line
 from pel_core.reporting.runs import read_runs
+from pel_core.reporting.screen import Screen, table_lines
 from pel_core.reporting.statistics.effects import LEAST_SEEDS, Effect
-from pel_core.reporting.tables import md_row, on_screen, write_csv, write_texts
+from pel_core.reporting.tables import md_row, write_csv, write_texts
 from pel_core.studies.cells import Artefact
 from pel_core.studies.design import Design
+from pel_core.studies.factorial import images_of
 from pel_core.studies.kinds import DESIGNS, TABLE, ArtefactKind
 from pel_core.studies.study import Study
 
@@ -148,7 +149,7 @@ def _notes(artefact: Artefact, found: Sequence[Analysis]) -> list[str]:
         f"{factors}: {len(design.cells)} of {total} cells, seeds {seeds}: n = {len(artefact.seeds)}. {_images(found)}".rstrip()
     ]
     notes += [f"Nothing is decided: {_wary(artefact)}."] if _wary(artefact) else []
-    if len({cell.specs[0].dataset for cell in artefact.cells}) > 1:
+    if len({(cell.specs[0].dataset, images_of(cell)) for cell in artefact.cells}) > 1:
         notes.append(
             "Data sets are levels here. They are fixed, not sampled. Cells on the same test images are paired over seeds and "
             "images; those on different ones are not paired, and their variances add: differences between data sets are less "
@@ -234,10 +235,10 @@ def save_anova(study: Study, name: str, folder: str | Path) -> None:
     write_texts(anova_files(study, name), name, folder)
 
 
-def analysis_on_screen(title: str, markdown: str, *screen: Any) -> list[str]:
+def analysis_on_screen(title: str, markdown: str, screen: Screen) -> list[str]:
     """The effects on each metric, without the contrasts and what explains them."""
     parts = re.split(r"^\| effect \| contrast \|.*?\n\n", markdown, flags=re.DOTALL | re.MULTILINE)[:-1]
-    return [line for part in parts for line in on_screen(title, part, *screen)]
+    return [line for part in parts for line in table_lines(part, screen)]
 
 
 DESIGNS.register(

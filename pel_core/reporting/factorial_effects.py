@@ -11,7 +11,6 @@ from fractions import Fraction
 import numpy as np
 
 from pel_core.common.errors import PelError
-from pel_core.data.datasets import split_name
 from pel_core.reporting.paired import Rows, nothing
 from pel_core.reporting.runs import Runs
 from pel_core.reporting.statistics.anova import FTest, f_test
@@ -21,6 +20,7 @@ from pel_core.reporting.statistics.runs import Row, require_same_images
 from pel_core.studies.cells import Artefact, Cell
 from pel_core.studies.design import Design, Factor, Weights
 from pel_core.studies.design import Effect as Name
+from pel_core.studies.factorial import images_of
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,6 @@ class Measured:
             return combination(terms, self.value)  # type: ignore[arg-type]
         except PelError as error:  # of metrics that read confidences as well
             return nothing(self.value, str(error))
-
-
-def images_of(cell: Cell) -> tuple[object, ...]:
-    """What decides which test images a cell has: cells that agree in it are paired. Knobs of the data may take fewer classes."""
-    spec = cell.specs[0]
-    return split_name(spec.dataset)[0], spec.split, *(knob for knob in spec.knobs if knob[0].startswith("data."))
 
 
 def analyse(artefact: Artefact, runs: Runs, rows: Rows) -> list[Analysis]:

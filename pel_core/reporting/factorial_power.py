@@ -8,7 +8,7 @@ weights say.
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
-from pel_core.reporting.factorial_effects import design_of, images_of
+from pel_core.reporting.factorial_effects import design_of
 from pel_core.reporting.paired import Rows
 from pel_core.reporting.sensitivity import DISAGREE, SEED_SD
 from pel_core.reporting.statistics.effects import LEAST_SEEDS, difference
@@ -17,9 +17,10 @@ from pel_core.reporting.statistics.power import assumed, detectable
 from pel_core.reporting.statistics.runs import Row
 from pel_core.spec.results import metrics_file
 from pel_core.studies.cells import Artefact, Cell
-from pel_core.studies.cost import data_size
+from pel_core.studies.data_sizes import data_size
 from pel_core.studies.design import Design, Weights
 from pel_core.studies.design import Effect as Name
+from pel_core.studies.factorial import images_of
 from pel_core.studies.study import Study
 
 ASSUMED = (
@@ -104,7 +105,7 @@ def _pair(study: Study, cells: Sequence[Cell], seeds: int) -> tuple[Variances | 
         effect = difference(*finished, "overall")
         if len(effect.seeds) > 1 and detectable(effect.parts, seeds):
             return effect.parts[0], MEASURED
-    size = data_size(study, cells[0].specs[0].dataset)
+    size = data_size(study, cells[0].specs[0].dataset, cells[0].specs[0].factors)
     if not size or not size[1]:
         return None, ""
     return assumed(size[1], SEED_SD, DISAGREE), ASSUMED

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.registry import Entry
-from pel_core.data.datasets import LongTailed, find_dataset, split_name
+from pel_core.data.datasets import LongTailed, find_dataset, require_factors, split_name
 from pel_core.models.methods import METHODS, PART
 from pel_core.spec.options import spell
 from pel_core.spec.results import value_path
@@ -188,6 +188,8 @@ def make_cell(bindings: Bindings, seeds: Iterable[int], selections: Iterable[Sel
     check_method(method)
     dataset = bindings.dataset(text)
     specs = tuple(RunSpec.make(dataset, backbone, method, seed, bindings.recipe, **fields) for seed in seeds)
+    for spec in specs[:1]:
+        require_factors(spec.dataset, spec.factors, bindings.datasets)
     return Cell(*at, dataset=text, method=method, value=value_path(value), specs=specs)
 
 

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pel_core.common.errors import PelError, unknown
-from pel_core.data.datasets import split_name
 from pel_core.studies.cells import Bindings, Cell, Contrast, UnboundRole
 from pel_core.studies.design import Factor
-from pel_core.studies.factorial import Factorial, find_levels, read_factorial
+from pel_core.studies.factorial import Factorial, find_levels, images_of, read_factorial
 
 
 def factor_contrast(
@@ -69,7 +68,7 @@ def _pairs(
                     f"({made.design.label(cell)}) has no partner: ({made.design.label(other)}) is no cell of this design"
                 )
             pair = tuple(made.cell(bindings, seeds, levels, value) for levels in (cell, other))
-            if len({split_name(one.dataset)[0] for one in pair}) > 1:
+            if len(set(map(images_of, pair))) > 1:
                 raise PelError("a and b are on different test images; compare on each data set, and take one off by `minus`")
             pairs.append(pair)
         if not there:

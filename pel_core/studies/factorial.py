@@ -11,6 +11,7 @@ from itertools import combinations, product
 from typing import Any
 
 from pel_core.common.errors import PelError, unknown
+from pel_core.data.datasets import split_name
 from pel_core.spec.choices import METRICS
 from pel_core.spec.results import value_path
 from pel_core.studies.cells import Artefact, Bindings, Cell, Selection, expand, make_cell
@@ -172,6 +173,14 @@ def _check_levels(design: Design) -> None:
 
 def _told(levels: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={label}" for name, label in levels.items())
+
+
+def images_of(cell: Cell) -> tuple[object, ...]:
+    """What decides which test images a cell has: cells that agree in it are paired image by image."""
+    spec = cell.specs[0]
+    taken = spec.factors.classes, spec.factors.class_seed
+    held_out = (spec.dataset, spec.factors) if spec.split == "val" else ()
+    return split_name(spec.dataset)[0], spec.split, *taken, *held_out
 
 
 def design_artefacts(name: str, entry: Mapping[str, Any], bindings: Bindings) -> Iterator[Artefact | tuple[str, str]]:

@@ -18,7 +18,7 @@ Declaration = Mapping[str, Any]
 # The files of an artefact by their suffixes: a figure lies in the figures folder, the others in `tables` of the results.
 # report.smk has a rule for each of the three.
 Form = tuple[str, ...]
-FIGURE: Form = ("pdf", "svg", "png")
+FIGURE: Form = ("pdf", "svg", "png", "txt")
 TABLE: Form = ("csv", "md", "tex", "tabular.tex", "long.csv")
 SUMMARY: Form = ("csv", "md")
 
@@ -38,7 +38,7 @@ class ArtefactKind:
         compared: whether its cells stand beside reported values in ``compare``.
         reads_reported: whether it shows reported values itself.
         version: of what is drawn; artefacts that another version drew are drawn anew.
-        on_screen: title and Markdown -> the lines that a terminal shows; None where it shows nothing.
+        on_screen: title, Markdown and `reporting.screen.Screen` -> the lines that a terminal shows; None where it shows nothing.
     """
 
     form: Form
@@ -52,7 +52,7 @@ class ArtefactKind:
     compared: bool = False
     reads_reported: bool = False
     version: int = 1
-    on_screen: Callable[[str, str], list[str]] | None = None
+    on_screen: Callable[[str, str, Any], list[str]] | None = None
 
 
 # A figure's knobs are its own keys in a study, beside title, each, where, seeds, note and its lists (`schema.study_file`

@@ -17,7 +17,7 @@ from pel_core.common.fingerprints import canonical, fingerprint
 from pel_core.common.paths import user_path
 from pel_core.common.plugins import use_plugins
 from pel_core.common.versions import STAGES, TRAIN, made_by, stale
-from pel_core.data.datasets import find_dataset, split_name
+from pel_core.data.datasets import require_factors, split_name
 from pel_core.data.image_cache import cache_folder
 from pel_core.data.roots import tell_roots
 from pel_core.ingest.identity import data_params
@@ -32,6 +32,7 @@ from pel_core.studies import inputs, provenance
 from pel_core.studies.artefacts import make_artefacts, make_bindings
 from pel_core.studies.cells import Artefact, Bindings
 from pel_core.studies.config import carried, find, read_config, read_study, shown
+from pel_core.studies.data_sizes import check_factors
 from pel_core.studies.kinds import FIGURE
 from pel_core.studies.settings import apply_settings, check_settings, listed
 from pel_core.studies.user_images import check_splits, outlines
@@ -113,7 +114,7 @@ class Study:
         if slug in self.specs:
             return self.specs[slug]
         spec = RunSpec.parse(slug)
-        find_dataset(spec.dataset, self.bindings.datasets)
+        require_factors(spec.dataset, spec.factors, self.bindings.datasets)
         return spec
 
     def folder(self, name: str) -> Path:
@@ -291,6 +292,7 @@ class Study:
             if source.root is not None:
                 roots[base] = source.locate().root
         check_splits(self)
+        check_factors(self)
         tell_roots(roots)
 
     @cached_property
@@ -372,7 +374,7 @@ def load(study: str | Path = "report", config: str | Path = "demo", **settings: 
     )  # fmt: skip
     _check_accepted(made)
     for slug, spec in made.specs.items():  # refuses a split or a prompt's file that there is not, before anything is planned
-        require_split(spec.dataset, spec.split, bindings.datasets)
+        require_split(spec.dataset, spec.split, bindings.datasets, spec.factors.val)
         made._sentences(slug)
     return made
 

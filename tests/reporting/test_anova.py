@@ -23,6 +23,7 @@ from pel_core.reporting.factorial_power import designs_will_show
 from pel_core.reporting.figure_main_effects import design_interaction, main_figure
 from pel_core.reporting.paired import Rows
 from pel_core.reporting.runs import read_runs
+from pel_core.reporting.screen import Screen
 from pel_core.reporting.statistics.anova import f_test
 from pel_core.reporting.statistics.effects import Effect, contrast
 from pel_core.reporting.statistics.image_part import closed_form
@@ -197,7 +198,7 @@ def test_known_effects_are_found_and_told(tmp_path):
     assert frame[["p", "p_holm", "low", "high", "df_error"]].notna().all(axis=None)
     for word in ("[DEMO]", "<made up>", "| part | ln - attn | +15.00 |", "(ln - attn) x (ce - la)", "4 of 4 cells", "Made up."):
         assert word in files["md"]
-    screen = made.artefact("d-anova").how.on_screen("T", files["md"])
+    screen = made.artefact("d-anova").how.on_screen("T", files["md"], Screen())
     assert any(line.split()[:2] == ["part", "1"] for line in screen) and not any("ln - attn" in line for line in screen)
     assert files["tex"].count("&") and "DEMO" in files["tabular.tex"] and r"\caption" not in files["tabular.tex"]
     main, both = main_figure(made, "d-main"), design_interaction(made, "d-part-loss")
@@ -246,7 +247,7 @@ def test_a_diverged_cell_is_named_and_leaves_what_does_not_need_it(tmp_path):
     assert "diverged (1 of 3)" in (made.results / "tables/d.md").read_text()
     figure = main_figure(made, "d-main")
     assert [effect.mean is not None for _, _, effects in figure.factors for effect in effects] == [True, True, False, True, False]
-    assert any("No mean where it needs cell (mlp, ce)" in note for note in figure.notes)
+    assert any("No mean where it needs cell (mlp, ce)" in note for note in figure.sheet.caption)
 
 
 def test_two_seeds_decide_nothing_and_one_has_no_training_interval(tmp_path):

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
+from pel_core.data.factors import FACTORS, SCOPE
 from pel_core.ingest.entries import entry_type
 from pel_core.spec.choices import CHOICES, METHODS, REGISTRIES
 from pel_core.spec.run_spec import DEFAULTS
@@ -82,7 +83,7 @@ def _about(field: str) -> str:
 def _knobs() -> dict[str, str]:
     """Every knob there is by its full name, and what it means."""
     owners = [(scope, entry) for scope, registry in REGISTRIES.items() for entry in registry.entries()]
-    owners += [(entry.name, entry) for entry in METHODS.entries()]
+    owners += [(entry.name, entry) for entry in METHODS.entries()] + [(SCOPE, FACTORS)]
     return {f"{scope}.{knob.name}": f"Of {entry.name}: {knob.meaning}" for scope, entry in owners for knob in entry.knobs}
 
 
