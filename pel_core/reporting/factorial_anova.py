@@ -16,6 +16,7 @@ from pel_core.reporting.statistics.effects import LEAST_SEEDS, Effect
 from pel_core.reporting.tables import write_csv, write_texts
 from pel_core.studies.cells import Artefact
 from pel_core.studies.design import Design
+from pel_core.studies.factorial import images_of
 from pel_core.studies.kinds import DESIGNS, TABLE, ArtefactKind
 from pel_core.studies.study import Study
 
@@ -148,7 +149,7 @@ def _notes(artefact: Artefact, found: Sequence[Analysis]) -> list[str]:
         f"{factors}: {len(design.cells)} of {total} cells, seeds {seeds}: n = {len(artefact.seeds)}. {_images(found)}".rstrip()
     ]
     notes += [f"Nothing is decided: {_wary(artefact)}."] if _wary(artefact) else []
-    if len({cell.specs[0].dataset for cell in artefact.cells}) > 1:
+    if len({(cell.specs[0].dataset, images_of(cell)) for cell in artefact.cells}) > 1:
         notes.append(
             "Data sets are levels here. They are fixed, not sampled. Cells on the same test images are paired over seeds and "
             "images; those on different ones are not paired, and their variances add: differences between data sets are less "

@@ -13,7 +13,8 @@ from pel_core.models.backbones import BACKBONES
 from pel_core.spec.results import value_path
 from pel_core.studies.cells import Artefact, Bindings, Claim, Selection, UnboundRole, check_method, expand, grid, make_contrast
 from pel_core.studies.config import shown
-from pel_core.studies.factorial import design_artefacts, factor_contrast
+from pel_core.studies.factor_claims import factor_contrast
+from pel_core.studies.factorial import design_artefacts
 from pel_core.studies.kinds import FIGURES, TABLES
 from pel_core.studies.variance import variance_artefact
 
