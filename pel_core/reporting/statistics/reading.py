@@ -16,7 +16,7 @@ from pel_core.reporting.statistics.runs import Images, Row, Run, make_images, or
 from pel_core.spec.results import run_folder
 from pel_core.spec.run_spec import RunSpec
 
-COLUMNS = ("index", "path", "label", "prediction")
+COLUMNS = ("path", "label", "prediction")
 
 
 class Reader:
@@ -103,7 +103,7 @@ def _parquet(path: Path, again: str) -> tuple[Any, str]:
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(path, columns=list(COLUMNS), use_threads=False)
+        table = parquet.read_table(path, columns=["index", *COLUMNS], use_threads=False)
         data = json.loads(table.schema.metadata[b"pel_lab"])["data_sha256"]
     except FileNotFoundError:
         raise PelError(f"{path} does not exist; {again}") from None
