@@ -16,7 +16,7 @@ from pel_core.reporting.statistics.runs import Images, Row, Run, make_images, or
 from pel_core.spec.results import run_folder
 from pel_core.spec.run_spec import RunSpec
 
-COLUMNS = ("path", "label", "prediction")
+COLUMNS = ("index", "path", "label", "prediction")
 
 
 class Reader:
@@ -51,9 +51,8 @@ class Reader:
         folder = run_folder(self.results, spec.slug)
         again = f"make it again with: python -m pel_core score '{spec.slug}' --results '{self.results}'"
         table, data = _parquet(folder / PREDICTIONS, again)
-        names, labels, predicted = (table.column(name).combine_chunks() for name in COLUMNS)
-        labels = labels.to_numpy()
-        places = table.column("index").to_numpy() if "index" in table.column_names else np.arange(len(labels))
+        places, names, labels, predicted = (table.column(name).combine_chunks() for name in COLUMNS)
+        places, labels = places.to_numpy(), labels.to_numpy()
         base = split_name(spec.dataset)[0]
         stored = hashlib.sha256(labels.tobytes())
         for buffer in names.buffers() if names.null_count == 0 else ():
@@ -104,7 +103,7 @@ def _parquet(path: Path, again: str) -> tuple[Any, str]:
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(path, columns=["index", *COLUMNS], use_threads=False)
+        table = parquet.read_table(path, columns=list(COLUMNS), use_threads=False)
         data = json.loads(table.schema.metadata[b"pel_lab"])["data_sha256"]
     except FileNotFoundError:
         raise PelError(f"{path} does not exist; {again}") from None
