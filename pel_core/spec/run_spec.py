@@ -234,6 +234,11 @@ class RunSpec:
         return any(METHODS[part.name].trains_head for part in self.parts)
 
     @property
+    def seeded(self) -> bool:
+        """Whether anything in its numbers depends on the seed: a training, or random crops of the test images."""
+        return self.trains or not TTE[self.tte].views
+
+    @property
     def needs_text(self) -> bool:
         """Whether class-text features start the head, or decide without one."""
         return self.init == "text" or not self.trains

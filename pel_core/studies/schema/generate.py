@@ -14,12 +14,13 @@ from pel_core.ingest.entries import entry_type
 from pel_core.spec.choices import CHOICES, METHODS, REGISTRIES
 from pel_core.spec.run_spec import DEFAULTS
 from pel_core.studies.schema.configuration import Configuration
+from pel_core.studies.schema.factorial import DesignCell
 from pel_core.studies.schema.selections import Fields, Point, Row, Selection, Sweep
 from pel_core.studies.schema.study_file import study_model
 from pel_core.studies.schema.types import KNOB
 
 FILES: dict[str, Callable[[], type[BaseModel]]] = {"study": study_model, "config": lambda: Configuration}
-SELECTIONS = (Selection, Row, Point, Sweep)
+SELECTIONS = (Selection, Row, Point, Sweep, DesignCell)
 EMPTY = [("default", ""), ("default", []), ("default", {}), ("default", None)]
 SIZED = {
     "type": "object",
