@@ -154,7 +154,7 @@ def write_predicted(results: str | Path, specs: dict[str, RunSpec]) -> None:
         folder = run_folder(results, slug)
         logits = np.random.default_rng(list(slug.encode())).normal(size=(len(labels), 5)).astype(np.float32)
         logits[np.arange(len(labels)), labels] += 1.5
-        table = {"index": np.arange(len(labels)), "path": [f"{i:03}.jpg" for i in range(len(labels))], "label": labels.astype(np.int32)}
+        table = {"index": np.arange(60), "path": [f"{i:03}.jpg" for i in range(60)], "label": labels.astype(np.int32)}
         table |= {"prediction": Predictions.of(logits, labels).predicted}
         write_parquet(folder / "predictions.parquet", table, {"slug": slug, "split": "test", "data_sha256": "0" * 64})
         write_csv(folder / "classes.csv", ("label", "group"), enumerate(GROUPS))
