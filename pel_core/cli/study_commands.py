@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pel_core.common.errors import PelError
+from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import write_text
 from pel_core.common.logs import logger
 from pel_core.studies.kinds import FIGURE, TABLE, Form
@@ -79,6 +79,17 @@ def partial(arguments: Arguments) -> None:
 
     for line in draw_partly(open_study(arguments)):
         print(line)
+
+
+def select(arguments: Arguments) -> None:
+    """Choose settings of a `tune` from its candidates' results, and write down what was tried: json, csv."""
+    from pel_core.studies.selection import write_selection
+    from pel_core.studies.tuning_words import chosen_words
+
+    study = open_study(arguments)
+    if arguments.selection not in study.tunings:
+        raise unknown("selection", arguments.selection, study.tunings)
+    print(f"{arguments.selection}: {chosen_words(write_selection(study, arguments.selection))}")
 
 
 def provenance(arguments: Arguments) -> None:
@@ -166,6 +177,7 @@ COMMANDS: tuple[tuple[Callable[[Arguments], None], tuple[str, ...]], ...] = (
     (compare, ()),
     (claims, ()),
     (partial, ()),
+    (select, ("selection",)),
     (provenance, ()),
     (report, ()),
     (plan, ()),

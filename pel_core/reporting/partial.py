@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pel_core.common.errors import PelError
 from pel_core.studies.study import Study
+from pel_core.studies.tuning_words import waits
 
 
 def draw_partly(study: Study) -> Iterator[str]:
@@ -18,6 +19,9 @@ def draw_partly(study: Study) -> Iterator[str]:
     study = replace(study, partial=True)
     lacking = set(study.missing())
     for name, artefact in study.artefacts.items():
+        if artefact.pending:
+            yield f"{name}: not drawn: it waits for settings: {waits(study, artefact.pending)}"
+            continue
         blank = [slug for slug in artefact.specs if slug in lacking]
         if len(blank) == len(artefact.specs) or not (blank or _is_older(study, name)):
             continue

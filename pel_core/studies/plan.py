@@ -10,6 +10,7 @@ from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.config import shown
 from pel_core.studies.cost import REACHED, SHEETS, Work, decoded_bytes, measured, on_paper, work
 from pel_core.studies.study import Study
+from pel_core.studies.tuning_words import finals_to_come, tuning_lines
 from pel_core.studies.user_images import check_splits
 
 PARALLEL = "Runs are independent: N CPU cores, or N GPUs of a cluster, take about an Nth of the time."
@@ -32,6 +33,7 @@ def plan(study: Study) -> str:
     unusable = {slug: state for slug, state in states.items() if state not in ("done", "diverged", "missing", "to score")}
     gone = sum(state == "diverged" for state in states.values())
     to_train = {spec.train.slug: spec for spec in missing if spec.trains and not _trained(study, spec, stale)}
+    later = finals_to_come(study)
     again = f", to score again {len(unscored)} (seconds)" if unscored else ""
     lines = [
         f"{study.title}: {shown(study.path)} on {shown(study.config_path)} ({study.config['title']})",
@@ -42,8 +44,10 @@ def plan(study: Study) -> str:
     ]
     lines += [f"  cannot be used: {slug}: {state}" for slug, state in list(unusable.items())[:5]]
     lines += [f"  ... and {len(unusable) - 5} more"] if len(unusable) > 5 else []
-    if missing:
-        lines += _cost(study, list(to_train.values()), missing)
+    lines += tuning_lines(study)
+    if missing or later:
+        trained_later = {spec.train.slug: spec for spec in later if spec.trains and spec.train.slug not in to_train}
+        lines += _cost(study, [*to_train.values(), *trained_later.values()], [*missing, *later])
     else:
         lines.append("Nothing is missing: tables and figures are drawn from what is there.")
     if missing:  # what is prepared could be

@@ -19,6 +19,7 @@ from pel_core.studies.config import shown
 from pel_core.studies.cost import measured, work
 from pel_core.studies.plan import PARALLEL, about, count_of, spell
 from pel_core.studies.study import Study
+from pel_core.studies.tuning_words import finals_to_come, tuning_lines
 
 TAIL = 4096  # bytes of a log that are looked at
 LISTED = 10  # runs of a kind that are listed, unless all are asked for
@@ -230,6 +231,7 @@ def status(study: Study, every: bool = False, now: float | None = None) -> str:
         f"{study.title}: {shown(study.path)} on {shown(study.config_path)} ({study.config['title']})",
         f"{len(states):,} runs: {', '.join(told)}",
         *_artefacts(study, {*found.done, *found.diverged}),
+        *tuning_lines(study),
         *_section("Diverged, which counts as an outcome", found.diverged, every),
         *_section("Running", found.running, every),
         *_section("Stopped; the next start takes them up where they were saved", found.stopped, every),
@@ -252,7 +254,9 @@ def _artefacts(study: Study, done: set[str]) -> list[str]:
     for name, artefact in study.artefacts.items():
         runs, files = artefact.specs, [Path(file) for file in study.files(name)]
         there = f"{sum(slug in done for slug in runs):,} of {count_of(len(runs), 'run')}" if runs else "needs no run"
-        before = " before the study or its results changed" if not done.issuperset(runs) else ""
+        before = " before the study or its results changed" if artefact.pending or not done.issuperset(runs) else ""
+        if artefact.pending:
+            there += f", and {count_of(len(artefact.pending), 'selection')} to wait for"
         drawn = f", drawn{before}" if all(file.is_file() for file in files) else ""
         lines.append(f"  {name:{width}}  {there}{drawn}")
     return lines
@@ -284,7 +288,7 @@ def _errors(title: str, runs: Mapping[str, tuple[str, str]], every: bool) -> lis
 
 def _rest(study: Study, unfinished: Iterable[RunSpec], live: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The estimated rest, at the measured rates of finished runs, less what running ones have behind them."""
-    unfinished = list(unfinished)
+    unfinished = [*unfinished, *finals_to_come(study)]
     if not unfinished:
         return []
     to_train = {spec.train.slug: spec for spec in unfinished if spec.trains and not Path(study.delta(spec.slug)).is_file()}

@@ -20,8 +20,10 @@ from pel_core.spec.results import OUTPUTS, run_folder
 from pel_core.studies import provenance
 from pel_core.studies.artefacts import make_artefacts, make_bindings
 from pel_core.studies.config import carried, find, read_config, read_study, shown
+from pel_core.studies.selection import selection_folder
 from pel_core.studies.settings import apply_settings, check_settings, listed
 from pel_core.studies.study_state import StudyState
+from pel_core.studies.tuning_checks import check_tunings
 from pel_core.studies.user_images import check_splits
 
 
@@ -42,6 +44,7 @@ class Study(StudyState):
     def targets(self) -> list[str]:
         """Every file the study makes. The runs' results and the scores' stamp are named too, or Snakemake would not miss them."""
         made = [file for name in self.artefacts for file in self.files(name)] + [self.score_stamp] * bool(self.specs)
+        made += [f"{selection_folder(self.results)}/{name}.json" for name in self.tunings]
         for slug in self.specs:
             if self.diverged(slug):
                 continue
@@ -56,7 +59,12 @@ class Study(StudyState):
         if artefact.how.from_models:
             needed = [self.prepared(cell.specs[0].slug) for cell in artefact.cells]
             return sorted({files[kind] for files in needed for kind in ("backbone", "data")})
-        return [self.result_file(slug) for slug in artefact.specs]
+        tried = [slug for tuning in artefact.tunings.values() for slug in tuning.specs]
+        return [self.result_file(slug) for slug in dict.fromkeys([*artefact.specs, *tried])]
+
+    def tried(self, name: str) -> list[str]:
+        """The files a selection is made from."""
+        return [self.result_file(slug) for slug in self.tunings[name].specs]
 
     def draw_params(self, name: str) -> str:
         """An artefact's own resolved declaration: a changed label redraws it alone."""
@@ -96,7 +104,7 @@ class Study(StudyState):
         for name, path in self.config.get("weights", {}).items():
             if (local := local_weights(path)) and not local.exists():
                 raise PelError(f"{shown(self.config_path)}: weights of {name}: {path} does not exist")
-        entries = {base: self.bindings.datasets[base] for base in {split_name(spec.dataset)[0] for spec in self.specs.values()}}
+        entries = {base: self.bindings.datasets[base] for base in {split_name(spec.dataset)[0] for spec in self.planned.values()}}
         roots = {}
         for base, entry in sorted(entries.items()):
             source = open_source(base, entry, self.config)
@@ -133,10 +141,11 @@ def load(study: str | Path = "report", config: str | Path = "demo", **settings: 
         title=content["title"], path=study_path, config_path=config_file, config=values, bindings=bindings,
         results=Path(carried("results", values.get("results", "results"))),
         figures=Path(carried("figures", values.get("figures", "figures"))),
-        artefacts=artefacts, left_out=left_out, reported=reported,
+        declared=artefacts, left_out=left_out, reported=reported, seal=content.get("seal", ""),
     )  # fmt: skip
     _check_accepted(made)
-    for slug, spec in made.specs.items():  # refuses a split or a prompt's file that there is not, before anything is planned
+    check_tunings(made, content)
+    for slug, spec in made.planned.items():  # refuses a split or a prompt's file that there is not, before anything is planned
         require_split(spec.dataset, spec.split, bindings.datasets)
         made._sentences(slug)
     return made

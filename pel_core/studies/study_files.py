@@ -16,6 +16,8 @@ from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.cells import Artefact, Bindings
 from pel_core.studies.config import carried, shown
 from pel_core.studies.kinds import FIGURE
+from pel_core.studies.selection import Selection
+from pel_core.studies.tuning import Tuning
 
 RESOURCES = {"threads": 1, "mem_mb": 4000, "runtime": 60}
 
@@ -31,23 +33,37 @@ class StudyFiles:
     bindings: Bindings
     results: Path
     figures: Path
-    artefacts: Mapping[str, Artefact]
+    declared: Mapping[str, Artefact]  # as `artefacts`, before any setting is chosen
     left_out: Mapping[str, str]
     reported: Mapping[str, Any]
     partial: bool = False  # whether artefacts are drawn from what there is, and say what is missing
     # What `compare_inputs` found: the prepared files that are of other inputs, and why; and what each data set depends on.
     others: dict[str, str] = field(default_factory=dict, compare=False)
     params: dict[str, str] = field(default_factory=dict, compare=False)
+    seal: str = ""  # the split on which no candidate may be scored
+    selections: dict[str, Selection] = field(default_factory=dict, compare=False)  # those that could be made, by tuning
 
     @property
     def seeds(self) -> tuple[int, ...]:
         """The seeds every cell is made over, unless its artefact says otherwise."""
         return self.bindings.seeds
 
-    @cached_property  # planning asks several times for each run
-    def specs(self) -> dict[str, RunSpec]:
-        """The union of all artefacts' runs by slug: each is trained and evaluated once, whoever shares it."""
-        return {slug: spec for artefact in self.artefacts.values() for slug, spec in artefact.specs.items()}
+    @cached_property
+    def tunings(self) -> dict[str, Tuning]:
+        """What is chosen on the validation split, by name."""
+        return {name: tuning for artefact in self.declared.values() for name, tuning in artefact.tunings.items()}
+
+    @cached_property
+    def candidates(self) -> dict[str, RunSpec]:
+        """The runs of all tunings by slug."""
+        return {slug: spec for tuning in self.tunings.values() for slug, spec in tuning.specs.items()}
+
+    @cached_property
+    def planned(self) -> dict[str, RunSpec]:
+        """Every run by slug, as far as it is known without a look at results: the runs of a tuned row with the settings nearest
+        to its own."""
+        cells = (cell for artefact in self.declared.values() if not artefact.how.from_models for cell in artefact.cells)
+        return {spec.slug: spec for cell in cells for spec in cell.expected} | self.candidates
 
     @property
     def accept(self) -> tuple[str, ...]:
@@ -80,8 +96,8 @@ class StudyFiles:
         Raises:
             PelError: it is no run, or of an undeclared data set.
         """
-        if slug in self.specs:
-            return self.specs[slug]
+        if slug in self.planned:
+            return self.planned[slug]
         spec = RunSpec.parse(slug)
         find_dataset(spec.dataset, self.bindings.datasets)
         return spec

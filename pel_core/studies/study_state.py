@@ -13,13 +13,44 @@ from pel_core.ingest.sources import Size
 from pel_core.ingest.user_outline import Outline
 from pel_core.spec.outcomes import diverged, failed_file
 from pel_core.spec.results import invalid_reason, metrics_file, needs_score, read_record, run_folder
+from pel_core.spec.run_spec import RunSpec
 from pel_core.studies import inputs, provenance
+from pel_core.studies.cells import Artefact
+from pel_core.studies.selection import select, with_choices
 from pel_core.studies.study_files import StudyFiles
+from pel_core.studies.tuning_words import with_note
 from pel_core.studies.user_images import outlines
 
 
 class StudyState(StudyFiles):
     """The looked-at side of a `Study`: the results folder and the inputs as they are now."""
+
+    @cached_property
+    def artefacts(self) -> dict[str, Artefact]:
+        """The artefacts by name. Rows that are tuned have their runs once every candidate has an outcome; until then an artefact
+        is ``pending``, and `decide` looks again."""
+        for name, tuning in self.tunings.items():
+            if name not in self.selections and (found := select(self, tuning)):
+                self.selections[name] = found
+        return {name: with_note(with_choices(each, self.selections), self.selections) for name, each in self.declared.items()}
+
+    @cached_property  # planning asks several times for each run
+    def specs(self) -> dict[str, RunSpec]:
+        """The union of all artefacts' runs by slug, and of candidates: each is trained and evaluated once, whoever shares it."""
+        runs = {slug: spec for artefact in self.artefacts.values() for slug, spec in artefact.specs.items()}
+        return runs | self.candidates
+
+    def decide(self, anew: bool = False) -> None:
+        """Look again which settings can be chosen. ``anew``: also whether those that were chosen still would be."""
+        if anew:
+            self.selections.clear()
+        for name in ("artefacts", "specs"):
+            self.__dict__.pop(name, None)
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """The tunings that wait for candidates."""
+        return tuple(name for name in self.tunings if self.artefacts and name not in self.selections)
 
     def result_file(self, slug: str) -> str:
         """What is read of a run: its result, or that its training diverged."""
@@ -28,7 +59,8 @@ class StudyState(StudyFiles):
     def diverged(self, slug: str) -> dict[str, Any] | None:
         """The record of a run's training that diverged; None where it did not, or the configuration is strict: then it is made
         again, and nothing is drawn without it."""
-        record = None if self.config.get("strict") else diverged(self.results, slug, self.specs[slug])
+        strict = self.config.get("strict") and slug not in self.candidates  # it is a reason not to choose one
+        record = None if strict else diverged(self.results, slug, self.spec(slug))
         return record if record and not self._of_others(slug) else None
 
     def _of_others(self, slug: str) -> str:
@@ -45,10 +77,10 @@ class StudyState(StudyFiles):
             return "missing"
         if (other := self._of_others(slug)) and not self.accepted(slug):
             return other
-        if needs_score(self.results, self.specs[slug], self.accept):
+        if needs_score(self.results, self.spec(slug), self.accept):
             return "to score"
         try:
-            return invalid_reason(read_record(path), self.specs[slug], self.accept, self.results) or "done"
+            return invalid_reason(read_record(path), self.spec(slug), self.accept, self.results) or "done"
         except PelError as damaged:
             return str(damaged)
 
@@ -94,6 +126,7 @@ class StudyState(StudyFiles):
         self.params.clear()
         self.others.clear()
         self.others.update(inputs.other_inputs(self, refused))
+        self.decide(anew=True)
         return refused
 
     def stale(self) -> dict[str, str]:

@@ -1,0 +1,127 @@
+"""What is said of tunings: below an artefact what was chosen and what it cost, before that how far candidates are. Torch-free."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pel_core.spec.run_spec import RunSpec
+from pel_core.studies.cells import Artefact, Cell
+from pel_core.studies.selection import Selection
+from pel_core.studies.tuning import Tuning
+
+if TYPE_CHECKING:
+    from pel_core.studies.study_state import StudyState
+
+LISTED = 3  # candidates without a score that are told of a row
+
+
+def with_note(artefact: Artefact, selections: Mapping[str, Selection]) -> Artefact:
+    """An artefact that says below it which settings its tuned rows have, and what choosing them cost."""
+    made = {name: selections[name] for name in artefact.tunings if name in selections}
+    if not made:
+        return artefact
+    note = "\n".join(filter(None, [artefact.declaration.get("note", ""), *chosen_lines(artefact, made)]))
+    return replace(artefact, declaration={**artefact.declaration, "note": note})
+
+
+def chosen_lines(artefact: Artefact, selections: Mapping[str, Selection]) -> list[str]:
+    """The chosen settings of an artefact's rows, those at an edge of the grid marked, and the cost in runs and hours."""
+    labels, by_how = row_labels(artefact), dict[str, list[str]]()
+    for name, found in selections.items():
+        by_how.setdefault(how(found.tuning), []).append(f"{labels[name]}: {chosen_words(found)}")
+    lines = [f"{told}: {'; '.join(rows)}." for told, rows in by_how.items()]
+    return [*lines, f"Tuning took {cost_words(selections.values())}."]
+
+
+def chosen_words(found: Selection) -> str:
+    """``lr=0.02 (highest of its grid)``, and candidates without a score."""
+    edges = found.tuning.edges(found.chosen)
+    parts = [
+        part + (f" ({edges[name]} of its grid)" if name in edges else "")
+        for name, part in zip(found.chosen.settings, found.chosen.words.split(", "), strict=True)
+    ]
+    none = [f"{each.candidate.words} {each.reason}" for each in found.tried if each.reason]
+    more = [f"and {len(none) - LISTED} more"] if len(none) > LISTED else []
+    told = [f"no choice: {', '.join([*none[:LISTED], *more])}"] if none else []
+    return " – ".join([", ".join(parts), *filter(None, [found.note]), *told])
+
+
+def how(tuning: Tuning) -> str:
+    """How the settings of a tuning are chosen, in words."""
+    about = tuning.declaration
+    epochs = "" if about["epochs"] == "same" else f" of {about['epochs']} epochs"
+    seeds = ", ".join(map(str, about["seeds"]))
+    return (
+        f"Chosen on the split {about['split']} by {about['by']} ({about['select']}) among {len(tuning.candidates)} "
+        f"{'random ' if about['kind'] == 'random' else ''}settings{epochs}, seeds {seeds}"
+    )
+
+
+def cost_words(selections: Iterable[Selection]) -> str:
+    """``24 runs, 0.31 hours on one device``."""
+    selections = list(selections)
+    runs = {slug for found in selections for slug in found.tuning.specs}
+    outcomes = {run.slug: run for found in selections for each in found.tried for run in each.outcomes}
+    untimed = sum(run.hours is None for run in outcomes.values())
+    told = f" ({untimed} that diverged not counted)" if untimed else ""
+    return f"{len(runs)} runs, {sum(run.hours or 0.0 for run in outcomes.values()):.2g} hours on one device{told}"
+
+
+def row_labels(artefact: Artefact) -> dict[str, str]:
+    """How an artefact calls the row of each of its tunings, with data set or column where the row alone does not say which."""
+    first: dict[str, Cell] = {}
+    for cell in artefact.cells:
+        if cell.tuned:
+            first.setdefault(cell.tuned.tuning.name, cell)
+    rows = artefact.declaration.get(artefact.how.rows, ())
+    columns = artefact.declaration.get(artefact.how.columns, ())
+
+    def label(cell: Cell) -> str:
+        return str(rows[cell.row].get("label") or rows[cell.row].get("at")) if cell.row < len(rows) else cell.method
+
+    ways = (label, lambda cell: f"{label(cell)} on {cell.dataset}", lambda cell: _with_column(label(cell), cell, columns))
+    for way in ways:
+        made = {name: way(cell) for name, cell in first.items()}
+        if len({*made.values()}) == len(made):
+            return made
+    return made
+
+
+def _with_column(label: str, cell: Cell, columns: Iterable[Mapping[str, object]]) -> str:
+    names = [str(column.get("label", "")) for column in columns]
+    return f"{label} on {cell.dataset}, {names[cell.column]}" if cell.column < len(names) else f"{label} on {cell.dataset}"
+
+
+def waits(study: "StudyState", names: Iterable[str]) -> str:
+    """What settings wait for, in words: how many candidates have no outcome, and one that cannot be used."""
+    slugs = list(dict.fromkeys(slug for name in names for slug in study.tunings[name].specs))
+    states = {slug: study.state(slug) for slug in slugs}
+    lacking = {slug: state for slug, state in states.items() if state not in ("done", "diverged")}
+    text = f"{len(lacking)} of {len(slugs)} candidates have no result yet"
+    unusable = next(((slug, state) for slug, state in lacking.items() if state not in ("missing", "to score")), None)
+    return text + (f" ({unusable[0]}: {unusable[1]})" if unusable else "")
+
+
+def finals_to_come(study: "StudyState") -> list[RunSpec]:
+    """Runs that cost what those will whose settings are not chosen yet: as many, or fewer where rows share some."""
+    known = study.specs
+    cells = [cell for artefact in study.artefacts.values() for cell in artefact.cells if cell.tuned and not cell.specs]
+    return [spec for slug, spec in {spec.slug: spec for cell in cells for spec in cell.expected}.items() if slug not in known]
+
+
+def tuning_lines(study: "StudyState") -> list[str]:
+    """How far the tunings of a study are, and what they cost so far."""
+    if not study.tunings:
+        return []
+    done, total = study.selections, len(study.tunings)
+    open_ = study.pending
+    lines = [f"Tuning: {len(study.candidates)} candidate runs for {total} selections, of which {total - len(open_)} are made."]
+    if open_:
+        lines.append(
+            f"  {waits(study, open_)}; up to {len(finals_to_come(study))} runs follow whose settings they decide "
+            "(counted in images and time at the settings nearest to the rows' own)."
+        )
+    lines += [f"  {name}: {chosen_words(done[name])}" for name in study.tunings if name in done]
+    if made := [done[name] for name in study.tunings if name in done]:
+        lines.append(f"  Tuning took {cost_words(made)}.")
+    return lines
