@@ -92,6 +92,16 @@ def select(arguments: Arguments) -> None:
     print(f"{arguments.selection}: {chosen_words(write_selection(study, arguments.selection))}")
 
 
+def goes_on(arguments: Arguments) -> None:
+    """Whether another call of Snakemake goes on where candidates of a `tune` diverged in the last one: make asks it."""
+    from pel_core.studies.tuning_words import goes_on
+
+    told = goes_on(open_study(arguments))
+    if not told:
+        raise SystemExit(1)
+    print(told)
+
+
 def provenance(arguments: Arguments) -> None:
     """Say where each run comes from (code, data, weights, machine, times, numbers): csv, md."""
     from pel_core.reporting.runs_table import runs_files
@@ -178,6 +188,7 @@ COMMANDS: tuple[tuple[Callable[[Arguments], None], tuple[str, ...]], ...] = (
     (claims, ()),
     (partial, ()),
     (select, ("selection",)),
+    (goes_on, ()),
     (provenance, ()),
     (report, ()),
     (plan, ()),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pel_core.common.errors import PelError
 from pel_core.studies.study import Study
-from pel_core.studies.tuning_words import waits
+from pel_core.studies.tuning_words import goes_on, waits
 
 
 def draw_partly(study: Study) -> Iterator[str]:
@@ -17,6 +17,8 @@ def draw_partly(study: Study) -> Iterator[str]:
     if study.config.get("strict"):
         return
     study = replace(study, partial=True)
+    if told := goes_on(study):
+        yield f"{told} Start it again (`make study` does)."
     lacking = set(study.missing())
     for name, artefact in study.artefacts.items():
         if artefact.pending:

@@ -42,6 +42,7 @@ class Outcome:
     hours: float | None
     parameters: int
     sha256: str
+    diverged: bool = False
 
     @property
     def slug(self) -> str:
@@ -68,6 +69,11 @@ class Tried:
         if self.mean is None or len(self.outcomes) < 2:
             return None
         return statistics.stdev(outcome.score for outcome in self.outcomes) / math.sqrt(len(self.outcomes))
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the training of a run of it diverged."""
+        return any(outcome.diverged for outcome in self.outcomes)
 
     @property
     def reason(self) -> str:
@@ -134,7 +140,7 @@ def choose(tuning: Tuning, tried: tuple[Tried, ...]) -> Selection:
 def _outcome(study: "Study", spec: RunSpec, by: str) -> Outcome:
     if failed := study.diverged(spec.slug):
         path = Path(study.result_file(spec.slug))
-        return Outcome(spec, None, f"diverged: {reason_of(failed)}", None, _learnt(failed), sha256(path))
+        return Outcome(spec, None, f"diverged: {reason_of(failed)}", None, _learnt(failed), sha256(path), True)
     path = metrics_file(study.results, spec.slug)
     record = read_record(path)
     score = number(record, f"metrics.{by}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.cells import Artefact, Cell
-from pel_core.studies.selection import Selection
+from pel_core.studies.selection import Selection, selection_folder
 from pel_core.studies.tuning import Tuning
 
 if TYPE_CHECKING:
@@ -107,6 +107,20 @@ def finals_to_come(study: "StudyState") -> list[RunSpec]:
     known = study.specs
     cells = [cell for artefact in study.artefacts.values() for cell in artefact.cells if cell.tuned and not cell.specs]
     return [spec for slug, spec in {spec.slug: spec for cell in cells for spec in cell.expected}.items() if slug not in known]
+
+
+def goes_on(study: "StudyState") -> str:
+    """What another call of Snakemake does, in words, where a candidate's training diverged in the last one, which left out the
+    selection that waited for it; empty where there is no such selection."""
+    chosen = [
+        name for name, found in study.selections.items()
+        if any(each.diverged for each in found.tried) and not (selection_folder(study.results) / f"{name}.json").is_file()
+    ] if study.artefacts else []  # fmt: skip
+    if not chosen:
+        return ""
+    cells = [cell for each in study.artefacts.values() for cell in each.cells if cell.tuned and cell.tuned.tuning.name in chosen]
+    missing = {slug for cell in cells for slug in cell.slugs if study.state(slug) == "missing"}
+    return f"Candidates that diverged are no choice: the next call goes on with what was chosen, and {len(missing)} runs that follow."
 
 
 def tuning_lines(study: "StudyState") -> list[str]:
