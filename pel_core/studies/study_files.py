@@ -41,7 +41,7 @@ class StudyFiles:
     others: dict[str, str] = field(default_factory=dict, compare=False)
     params: dict[str, str] = field(default_factory=dict, compare=False)
     seal: str = ""  # the split on which no candidate may be scored
-    selections: dict[str, Selection] = field(default_factory=dict, compare=False)  # those that could be made, by tuning
+    chosen: dict[str, Selection] = field(default_factory=dict, compare=False)  # what `selections` has found so far
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from pel_core.spec.results import invalid_reason, metrics_file, needs_score, rea
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies import inputs, provenance
 from pel_core.studies.cells import Artefact
-from pel_core.studies.selection import select, with_choices
+from pel_core.studies.selection import Selection, select, with_choices
 from pel_core.studies.study_files import StudyFiles
 from pel_core.studies.tuning_words import with_note
 from pel_core.studies.user_images import outlines
@@ -26,12 +26,17 @@ class StudyState(StudyFiles):
     """The looked-at side of a `Study`: the results folder and the inputs as they are now."""
 
     @cached_property
+    def selections(self) -> dict[str, Selection]:
+        """What is chosen, by tuning: of those whose candidates all have an outcome."""
+        for name, tuning in self.tunings.items():
+            if name not in self.chosen and (found := select(self, tuning)):
+                self.chosen[name] = found
+        return self.chosen
+
+    @cached_property
     def artefacts(self) -> dict[str, Artefact]:
         """The artefacts by name. Rows that are tuned have their runs once every candidate has an outcome; until then an artefact
         is ``pending``, and `decide` looks again."""
-        for name, tuning in self.tunings.items():
-            if name not in self.selections and (found := select(self, tuning)):
-                self.selections[name] = found
         return {name: with_note(with_choices(each, self.selections), self.selections) for name, each in self.declared.items()}
 
     @cached_property  # planning asks several times for each run
@@ -43,14 +48,14 @@ class StudyState(StudyFiles):
     def decide(self, anew: bool = False) -> None:
         """Look again which settings can be chosen. ``anew``: also whether those that were chosen still would be."""
         if anew:
-            self.selections.clear()
-        for name in ("artefacts", "specs"):
+            self.chosen.clear()
+        for name in ("selections", "artefacts", "specs"):
             self.__dict__.pop(name, None)
 
     @property
     def pending(self) -> tuple[str, ...]:
         """The tunings that wait for candidates."""
-        return tuple(name for name in self.tunings if self.artefacts and name not in self.selections)
+        return tuple(name for name in self.tunings if name not in self.selections)
 
     def result_file(self, slug: str) -> str:
         """What is read of a run: its result, or that its training diverged."""

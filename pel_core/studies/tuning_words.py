@@ -115,12 +115,12 @@ def goes_on(study: "StudyState") -> str:
     chosen = [
         name for name, found in study.selections.items()
         if any(each.diverged for each in found.tried) and not (selection_folder(study.results) / f"{name}.json").is_file()
-    ] if study.artefacts else []  # fmt: skip
+    ]  # fmt: skip
     if not chosen:
         return ""
     cells = [cell for each in study.artefacts.values() for cell in each.cells if cell.tuned and cell.tuned.tuning.name in chosen]
     missing = {slug for cell in cells for slug in cell.slugs if study.state(slug) == "missing"}
-    return f"Candidates that diverged are no choice: the next call goes on with what was chosen, and {len(missing)} runs that follow."
+    return f"Candidates that diverged are no choice: the next call goes on with what was chosen, then {len(missing)} runs."
 
 
 def tuning_lines(study: "StudyState") -> list[str]:

@@ -76,7 +76,7 @@ def refused(content, model, **options) -> str:
         (table(note=None), "tables.t.note: found null, expected a text that is not empty"),
         ({"tables": {7: {}}}, "tables: '7' is not a possible name here; expected a text (put it into quotes)"),
         ({"reported": None}, "reported: found null, expected a mapping"),
-        ({"designs": {}}, "(top level): unknown key 'designs'; known: claims, figures, reported, roles, shared, tables, title"),
+        ({"designs": {}}, "(top level): unknown key 'designs'; known: claims, figures, max_runs, reported, roles, seal, "),
         (
             {"claims": {"c": {"statement": "x", "parts": [{**PART, "expect": "hihger"}]}}},
             "claims.c.parts[0].expect = 'hihger'; known: ",
