@@ -12,8 +12,9 @@ from tempfile import TemporaryDirectory
 
 from pel_core.common.errors import PelError
 from pel_core.studies.config import shown
+from pel_core.studies.job_logs import last_line
 from pel_core.studies.plan import count_of
-from pel_core.studies.status import last_line, look, unprepared
+from pel_core.studies.status import look, unprepared
 from pel_core.studies.study import Study
 from pel_core.studies.tuning_words import waits
 

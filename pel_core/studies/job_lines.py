@@ -20,8 +20,8 @@ from pel_core.common.files import read_json
 from pel_core.common.logs import logger
 from pel_core.spec.results import slug_of
 from pel_core.studies.config import shown
+from pel_core.studies.job_logs import log_lines
 from pel_core.studies.plan import count_of, spell
-from pel_core.studies.status import log_lines
 
 TARGETS = ("all", "provenance")  # rules that make nothing themselves
 TOLD = 8  # lines of the log of a job that failed

@@ -48,7 +48,7 @@ def refused(content, model, **options) -> str:
         ({"figures": {"f": 5}}, "figures.f: found 5, expected a mapping"),
         (
             {"figures": {"f": {"kind": "bars", "title": "x", "bars": [], "points": []}}},
-            "figures.f: unknown key 'points'; known: axis, bars, digits, each, kind, note, seeds, series, title, where. "
+            "figures.f: unknown key 'points'; known: axis, bars, digits, each, kind, note, seeds, series, title, tune, where. "
             "'points' is a key of kind: curve.",
         ),
         ({"figures": {"f": {**CURVE, "points": [{"at": "x"}]}}}, 'figures.f.points[0].at: found "x", expected a number'),

@@ -15,6 +15,7 @@ from pel_core.studies.config import WORKFLOW, read_study
 from pel_core.studies.kinds import FIGURES
 from pel_core.studies.schema.generate import json_schemas
 from pel_core.studies.schema.study_file import INFO
+from pel_core.studies.schema.tune import Tune
 from pel_core.studies.study import load
 
 PAGE = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
@@ -65,8 +66,10 @@ def test_the_tour_uses_every_key_kind_and_word():
     schema = json.loads(json_schemas()["study.schema.json"])
     used = set(used_keys(yaml.safe_load(TOUR)))
     left = keys_of(schema) - used
-    # report.yaml; a backbone is the configuration's to name; of a critical-difference diagram
-    assert left <= {"reported", "file", "methods", "backbone", "datasets"}, left
+    # report.yaml; a backbone is the configuration's to name; of a critical-difference diagram; the demo has no validation split
+    tuned = {*used_keys(yaml.safe_load(WHOLE[2]))}
+    assert left <= {"reported", "file", "methods", "backbone", "datasets"} | tuned, left
+    assert {*Tune.model_fields} <= tuned
     assert {"reported", "file", "methods"} <= set(used_keys(yaml.safe_load(REPORT)))
     content = read_study(WORKFLOW / "config" / "tour.yaml", "small")
     kinds = {entry.name for entry in FIGURES.entries() if not entry.plugin}
@@ -82,9 +85,20 @@ def test_the_tour_uses_every_key_kind_and_word():
 
 @pytest.mark.parametrize("config", ["demo", "paper"])
 def test_the_study_of_claims_that_the_page_gives_is_one(config, tmp_path):
-    _, text = WHOLE
+    text = WHOLE[1]
     (tmp_path / "mine.yaml").write_text(text)
     study = load(tmp_path / "mine.yaml", config)
     (claims,) = study.artefacts.values()
     assert [len(claim.contrasts[0].pairs) for claim in claims.claims] == [1, 1, 1]
     assert {spec.seed for spec in study.specs.values()} == {0, 1, 2, 3, 4}
+
+
+def test_the_tuned_study_that_the_page_gives_is_one(tmp_path):
+    text = WHOLE[2]
+    assert len(text.splitlines()) < 30
+    (tmp_path / "mine.yaml").write_text(text)
+    study = load(tmp_path / "mine.yaml", "paper", seeds="0,1,2")
+    first, second = study.tunings.values()
+    assert [len(first.candidates), len(second.candidates)] == [6, 8]
+    assert {spec.epochs for spec in second.specs.values()} == {5}
+    assert len(study.planned) == 2 * (6 + 8) + 3 * 3

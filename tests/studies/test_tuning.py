@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, write_json
+from pel_core.reporting.claims import claim_files
 from pel_core.reporting.tables import table_files
 from pel_core.spec.choices import METRICS
 from pel_core.spec.outcomes import failed_file
@@ -406,6 +407,9 @@ def test_claims_are_registered_whatever_is_chosen(make):
     artefact = study.summary("claims")
     assert artefact.claims[0].contrasts[0].pairs[0][0].specs and not artefact.pending
     assert registered(study, artefact, artefact.claims[0]) == "before its first result"
+    write_results(study.results, {slug: spec for slug, spec in study.specs.items() if slug not in study.candidates})
+    text = claim_files(study)["md"]
+    assert "among 6 settings, seeds 10, 11: adaptformer: lr=" in text and "Tuning took 24 runs" in text
 
 
 def test_plan_and_status_count_candidates_and_what_follows(make):

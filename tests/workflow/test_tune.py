@@ -109,6 +109,7 @@ def test_one_call_makes_candidates_selections_and_finals_and_the_next_nothing(la
     assert len(read_json(lab.work / "results/sealed.json")["study"]["trainings"]) == 2
 
 
+@pytest.mark.slow
 def test_an_edited_grid_trains_the_new_candidate_alone(lab):
     lab.edit("study.yaml", "0.01]", "0.01, 0.1]")
     done = lab.snakemake("-n")
