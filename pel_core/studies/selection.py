@@ -19,7 +19,6 @@ from pel_core.common.registry import spell
 from pel_core.spec.choices import METRICS
 from pel_core.spec.outcomes import reason_of
 from pel_core.spec.records import number, why_none
-from pel_core.spec.results import metrics_file, read_record
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.cells import Artefact, Cell, Claim, Contrast
 from pel_core.studies.gflop import training_gflop
@@ -114,13 +113,16 @@ class Selection:
 
 def select(study: "Study", tuning: Tuning) -> Selection | None:
     """What is chosen of a tuning; None where a run of a candidate has no outcome yet."""
-    if any(study.state(slug) not in ("done", "diverged") for slug in tuning.specs):
-        return None
-    by = tuning.declaration["by"]
-    tried = tuple(
-        Tried(candidate, tuple(_outcome(study, spec, by) for spec in candidate.specs)) for candidate in tuning.candidates
-    )
-    return choose(tuning, tried)
+    by, tried = tuning.declaration["by"], []
+    for candidate in tuning.candidates:
+        outcomes = []
+        for spec in candidate.specs:
+            state, record = study.outcome(spec.slug)
+            if state not in ("done", "diverged"):
+                return None
+            outcomes.append(_outcome(study, spec, by, state, record))
+        tried.append(Tried(candidate, tuple(outcomes)))
+    return choose(tuning, tuple(tried))
 
 
 def choose(tuning: Tuning, tried: tuple[Tried, ...]) -> Selection:
@@ -137,16 +139,14 @@ def choose(tuning: Tuning, tried: tuple[Tried, ...]) -> Selection:
     return Selection(tuning, tried, tried[place].candidate)
 
 
-def _outcome(study: "Study", spec: RunSpec, by: str) -> Outcome:
-    if failed := study.diverged(spec.slug):
-        path = Path(study.result_file(spec.slug))
-        return Outcome(spec, None, f"diverged: {reason_of(failed)}", None, _learnt(failed), sha256(path), True)
-    path = metrics_file(study.results, spec.slug)
-    record = read_record(path)
+def _outcome(study: "Study", spec: RunSpec, by: str, state: str, record: Mapping[str, Any]) -> Outcome:
+    digest = sha256(Path(study.result_file(spec.slug)))
+    if state == "diverged":
+        return Outcome(spec, None, f"diverged: {reason_of(record)}", None, _learnt(record), digest, True)
     score = number(record, f"metrics.{by}")
     seconds = sum((record.get(part) or {}).get("seconds") or 0.0 for part in ("training", "evaluation"))
     reason = "" if score is not None else f"no {by}: {why_none(record, f'metrics.{by}')}"
-    return Outcome(spec, score, reason, seconds / 3600, _learnt(record), sha256(path))
+    return Outcome(spec, score, reason, seconds / 3600, _learnt(record), digest)
 
 
 def _learnt(record: Mapping[str, Any]) -> int:

@@ -75,19 +75,25 @@ class StudyState(StudyFiles):
     def state(self, slug: str) -> str:
         """``done``, ``missing``, ``diverged``, ``to score`` (its predictions serve, its metrics are of another scoring), or why
         the result that is there cannot be used."""
+        return self.outcome(slug)[0]
+
+    def outcome(self, slug: str) -> tuple[str, Any]:
+        """A run's `state`, and the record of one that is done or that diverged: read once."""
         path = metrics_file(self.results, slug)
-        if self.diverged(slug):
-            return "diverged"
+        if record := self.diverged(slug):
+            return "diverged", record
         if not path.is_file():
-            return "missing"
+            return "missing", None
         if (other := self._of_others(slug)) and not self.accepted(slug):
-            return other
+            return other, None
         if needs_score(self.results, self.spec(slug), self.accept):
-            return "to score"
+            return "to score", None
         try:
-            return invalid_reason(read_record(path), self.spec(slug), self.accept, self.results) or "done"
+            record = read_record(path)
+            reason = invalid_reason(record, self.spec(slug), self.accept, self.results)
         except PelError as damaged:
-            return str(damaged)
+            return str(damaged), None
+        return (reason, None) if reason else ("done", record)
 
     def missing(self) -> list[str]:
         """The runs without an outcome: a usable result, or that their training diverged."""

@@ -159,7 +159,7 @@ def test_a_real_study_killed_between_candidates_and_finals_goes_on(tmp_path):
     for split, count in (("train", 16), ("val", 6), ("test", 8)):
         fill(tmp_path / "images" / split, {"red": count, "green": max(count // 2, 4)})
     grid = "{lr: [0.001, 0.01, 1.0e+30]}"  # one diverges: no choice, and no failed study
-    study = STUDY.replace("{lr: [0.001, 0.01]}", grid).replace("seeds: [10]", "seeds: [10, 11]")
+    study = STUDY.replace("{lr: [0.001, 0.01]}", grid)
     (tmp_path / "study.yaml").write_text(study)
     (tmp_path / "config.yaml").write_text(REAL.replace("seeds: [0]", "seeds: [0, 1]"))
     run = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 600}
@@ -175,15 +175,15 @@ def test_a_real_study_killed_between_candidates_and_finals_goes_on(tmp_path):
     os.killpg(second.pid, signal.SIGKILL)
     second.wait()
     candidates = {path: path.stat().st_mtime_ns for path in tmp_path.glob("results/runs/*.s1?.*/*/metrics.json")}
-    assert len(candidates) == 4
+    assert len(candidates) == 2
     assert subprocess.run(command("--unlock"), **run).returncode == 0
     third = subprocess.run(command(), **run)
     assert third.returncode == 0, third.stderr
     assert candidates == {path: path.stat().st_mtime_ns for path in candidates}
     assert "Nothing to be done" in (done := subprocess.run(command("-n"), **run)).stdout + done.stderr
     table = (tmp_path / "results/tables/one.md").read_text()
-    assert "Chosen on the split val by mean_class (best_mean) among 3 settings, seeds 10, 11: PEL: lr=0.0" in table
-    assert "no choice: lr=1e+30 diverged: the loss became nan" in table and "Tuning took 6 runs" in table
+    assert "Chosen on the split val by mean_class (best_mean) among 3 settings, seeds 10: PEL: lr=0.0" in table
+    assert "no choice: lr=1e+30 diverged: the loss became nan" in table and "Tuning took 3 runs" in table
     assert subprocess.run(goes_on, **run).returncode == 1
     sealed = next(iter(candidates)).parents[1].name
     refused = subprocess.run([sys.executable, "-m", "pel_core", "evaluate", sealed], **run)
