@@ -29,8 +29,9 @@ def will_show(study: Study) -> str:
     cells = [cell for artefact in study.artefacts.values() for cell in artefact.cells]
     by_data: dict[str, dict[tuple[str, ...], Cell]] = {}
     for cell in cells:
-        if cell.specs and cell.specs[0].split == "test":
-            by_data.setdefault(cell.specs[0].dataset, {})[tuple(cell.slugs)] = cell
+        specs = cell.expected  # settings that are still to be chosen move no data set
+        if specs and specs[0].split == "test":
+            by_data.setdefault(specs[0].dataset, {})[tuple(spec.slug for spec in specs)] = cell
     rows, measured, guessed, unknown = Rows(study.results), [], [], []
     for name, found in by_data.items():
         size = data_size(study, name)

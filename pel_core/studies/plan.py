@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from pel_core.common.counts import count_of
 from pel_core.common.errors import PelError
 from pel_core.ingest.sources import open_source
 from pel_core.spec.run_spec import RunSpec
@@ -135,11 +136,6 @@ def spell(hours: float) -> str:
 def about(hours: float) -> str:
     """An estimated length of time in words."""
     return f"{'about ' if hours >= 1 / 60 else ''}{spell(hours)}"
-
-
-def count_of(number: int, word: str) -> str:
-    """``1 run``, ``2 runs``."""
-    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _tflop(gflop: float) -> str:

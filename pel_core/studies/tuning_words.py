@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pel_core.common.counts import count_of
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.cells import Artefact, Cell
 from pel_core.studies.selection import Selection, selection_folder
@@ -64,7 +65,7 @@ def cost_words(selections: Iterable[Selection]) -> str:
     outcomes = {run.slug: run for found in selections for each in found.tried for run in each.outcomes}
     untimed = sum(run.hours is None for run in outcomes.values())
     told = f" ({untimed} that diverged not counted)" if untimed else ""
-    return f"{len(runs)} runs, {sum(run.hours or 0.0 for run in outcomes.values()):.2g} hours on one device{told}"
+    return f"{count_of(len(runs), 'run')}, {sum(run.hours or 0.0 for run in outcomes.values()):.2g} hours on one device{told}"
 
 
 def row_labels(artefact: Artefact) -> dict[str, str]:
@@ -120,7 +121,8 @@ def goes_on(study: "StudyState") -> str:
         return ""
     cells = [cell for each in study.artefacts.values() for cell in each.cells if cell.tuned and cell.tuned.tuning.name in chosen]
     missing = {slug for cell in cells for slug in cell.slugs if study.state(slug) == "missing"}
-    return f"Candidates that diverged are no choice: the next call goes on with what was chosen, then {len(missing)} runs."
+    then = count_of(len(missing), "run")
+    return f"Candidates that diverged are no choice: the next call goes on with what was chosen, then {then}."
 
 
 def tuning_lines(study: "StudyState") -> list[str]:
@@ -129,10 +131,11 @@ def tuning_lines(study: "StudyState") -> list[str]:
         return []
     done, total = study.selections, len(study.tunings)
     open_ = study.pending
-    lines = [f"Tuning: {len(study.candidates)} candidate runs for {total} selections, of which {total - len(open_)} are made."]
+    what = f"{count_of(len(study.candidates), 'candidate run')} for {count_of(total, 'selection')}"
+    lines = [f"Tuning: {what}, {total - len(open_)} made."]
     if open_:
         lines.append(
-            f"  {waits(study, open_)}; up to {len(finals_to_come(study))} runs follow whose settings they decide "
+            f"  {waits(study, open_)}; up to {count_of(len(finals_to_come(study)), 'run')} to follow whose settings they decide "
             "(counted in images and time at the settings nearest to the rows' own)."
         )
     lines += [f"  {name}: {chosen_words(done[name])}" for name in study.tunings if name in done]

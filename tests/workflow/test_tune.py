@@ -70,8 +70,8 @@ def built(tmp_path_factory) -> Path:
         (lab.work / "images" / f"{name}.txt").write_text(name)
     done = lab.snakemake("-n")
     text = done.stdout + done.stderr
-    assert "Tuning: 2 candidate runs for 1 selections, of which 0 are made." in text
-    assert "up to 1 runs follow whose settings they decide" in text
+    assert "Tuning: 2 candidate runs for 1 selection, 0 made." in text
+    assert "up to 1 run to follow whose settings they decide" in text
     assert [job for job in planned(text) if job.startswith(("train", "predict"))] == [
         *(f"predict mine.toy.adaptformer.s10{lr}split=val" for lr in (".lr=0.001/", "/")),
         "predict mine.toy.zero-shot.s0",
