@@ -17,7 +17,7 @@ from pel_core.evaluation.outputs import CLASSES as OUTPUT_CLASSES
 from pel_core.evaluation.outputs import PREDICTIONS, write_csv, write_parquet
 from pel_core.spec.results import METRICS, OUTPUTS, metrics_file, result_files, run_folder, scoring, slug_of
 from pel_core.spec.run_spec import RunSpec
-from pel_core.studies.kinds import SUMMARY, TABLE
+from pel_core.studies.kinds import FIGURE, SUMMARY, TABLE
 from pel_core.studies.selection import write_selection
 from pel_core.studies.study import load
 
@@ -102,6 +102,7 @@ def write_predictions(results: str | Path, spec: RunSpec, metrics: dict[str, Any
         folder / PREDICTIONS, {"index": np.arange(len(labels)), "path": None, "label": labels, "prediction": predicted}, about
     )
     write_csv(folder / OUTPUT_CLASSES, ("label", "group"), enumerate(TEST_GROUPS))
+    record_overall(results, spec.slug, 100.0 * float(np.mean(predicted == labels)))
 
 
 def fake_curve(spec: RunSpec) -> list[dict[str, float]]:
@@ -144,7 +145,7 @@ def write_results(results: str | Path, specs: dict[str, RunSpec]) -> None:
 
 
 def write_predicted(results: str | Path, specs: dict[str, RunSpec]) -> None:
-    """Stored predictions of a made-up sweep: 60 images of 4 of 5 classes, other ones for each run."""
+    """Stored predictions of a made-up sweep: 60 images of 4 of 5 classes, other ones for each run; metrics say so too."""
     import numpy as np
 
     from pel_core.evaluation.outputs import write_csv, write_parquet
@@ -155,11 +156,24 @@ def write_predicted(results: str | Path, specs: dict[str, RunSpec]) -> None:
         folder = run_folder(results, slug)
         logits = np.random.default_rng(list(slug.encode())).normal(size=(len(labels), 5)).astype(np.float32)
         logits[np.arange(len(labels)), labels] += 1.5
-        table = {"path": [f"{i:03}.jpg" for i in range(len(labels))], "label": labels.astype(np.int32)}
+        table = {
+            "index": np.arange(len(labels)),
+            "path": [f"{i:03}.jpg" for i in range(len(labels))],
+            "label": labels.astype(np.int32),
+        }
         table |= {"prediction": Predictions.of(logits, labels).predicted}
         write_parquet(folder / "predictions.parquet", table, {"slug": slug, "split": "test", "data_sha256": "0" * 64})
         write_csv(folder / "classes.csv", ("label", "group"), enumerate(GROUPS))
         write_predictions(folder / "logits.safetensors", logits, labels)
+        record_overall(results, slug, 100.0 * float(np.mean(table["prediction"] == labels)))
+
+
+def record_overall(results: str | Path, slug: str, value: float) -> None:
+    """Have a run's metrics.json say this overall accuracy, if it is there."""
+    if (path := metrics_file(results, slug)).is_file():
+        record = read_json(path)
+        record["metrics"]["overall"] = value
+        write_json(path, record)
 
 
 def main(words: list[str]) -> None:
@@ -198,7 +212,7 @@ def main(words: list[str]) -> None:
         study = load(asked.study, asked.config, results=asked.results, figures=asked.figures, seeds=asked.seeds)
         write_selection(study, rest[0])
     elif command == "figure":
-        for suffix in ("pdf", "svg", "png"):
+        for suffix in FIGURE:
             write_bytes(f"{asked.figures}/{rest[0]}.{suffix}", b"x")
     else:
         name = rest[0] if rest else f"{Path(asked.study).stem}-{command}"  # no study of the tests has reported values

@@ -1,4 +1,4 @@
-"""``python -m pel_core.bench [step|input|evaluation|study|scaling|all] [--quick]``"""
+"""``python -m pel_core.bench [step|input|evaluation|study|scaling|statistics|all] [--quick]``"""
 
 import argparse
 import os
@@ -13,6 +13,7 @@ from pel_core.common.errors import PelError
 from pel_core.common.files import write_json
 
 PARTS = {"step": "step", "input": "inputs", "evaluation": "evaluation", "scaling": "scaling", "study": "study"}
+PARTS |= {"statistics": "statistics"}
 FORMAT = 1
 
 

@@ -34,6 +34,11 @@ def use_clock(name: str) -> None:
     _clock[0] = name
 
 
+def clock_in_use() -> str:
+    """Its name."""
+    return _clock[0]
+
+
 def seconds(work: Work, device: torch.device, times: int = 1) -> float:
     """Seconds of one call, over ``times`` calls; on a GPU until it has finished."""
     clock = CLOCKS[_clock[0]]

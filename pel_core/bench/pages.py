@@ -5,15 +5,19 @@
     python -m pel_core.bench.pages losses --draw    # from the results that are there; runs nothing
 
 A page says in a mark what it shows, ``<!-- made: STUDY seeds=0,1 ARTEFACT ARTEFACT -->``. What stands below, up to
-``<!-- end of made -->``, is replaced, and ends with the commit and the runs it came from. So no number there is typed.
+``<!-- end of made -->``, is replaced, and ends with the commit and the runs it came from. So no number there is typed. Between
+``<!-- recipe -->`` and ``<!-- end of recipe -->`` stands once the recipe of most of its blocks; what of it is another in a block
+stands under that.
 """
 
 import argparse
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 
 from pel_core.bench.study import ROOT, snakemake_command
@@ -21,6 +25,7 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import write_bytes, write_text
 from pel_core.common.versions import made_by
 from pel_core.hardware.cores import usable_cpus
+from pel_core.reporting.recipe_text import planned_parts
 from pel_core.spec.results import read_result
 from pel_core.studies.kinds import FIGURE
 from pel_core.studies.study import Study, load
@@ -30,7 +35,9 @@ BEGIN, END = "<!-- made: ", "<!-- end of made -->\n"
 MARK = re.compile(
     rf"{BEGIN}(?P<study>[\w-]+) seeds=(?P<seeds>\d+(?:,\d+)*)(?P<artefacts>(?: [\w-]+)+) -->\n(?P<body>.*?){END}", re.DOTALL
 )
+RECIPE = re.compile(r"(?<=<!-- recipe -->\n).*?(?=<!-- end of recipe -->\n)", re.DOTALL)
 # Lines of an artefact's Markdown that a page does not repeat: banner, recipe and data.
+SIGNS = re.compile(r"[\\*_`|\[]")  # that Markdown takes for its own
 REPEATED = ("> ", "Recipe: ", "Data: ")
 
 
@@ -79,8 +86,11 @@ def run_study(study: str, seeds: str, config: str, results: Path, cores: int) ->
         raise PelError(f"the study {study} failed: {Path(log.name).read_text(encoding='utf-8').strip()[-500:]}")
 
 
-def shown(study: Study, block: Block, pictures: Path) -> str:
+def shown(study: Study, block: Block, pictures: Path, shared: Sequence[str] | None = None) -> str:
     """A block's artefacts in Markdown, drawn from results; figures go to a folder ``pictures`` beside the page.
+
+    Args:
+        shared: the parts of the recipe that the page says once; None where it says none.
 
     Raises:
         PelError: an artefact that there is not, or a run that has no usable result.
@@ -93,9 +103,12 @@ def shown(study: Study, block: Block, pictures: Path) -> str:
         if artefact.how.form == FIGURE:
             write_bytes(pictures / f"{name}.png", files[".png"].read_bytes())
             parts.append(f"![{artefact.title}]({pictures.name}/{name}.png)")
+            parts.append(_caption(files[".txt"].read_text(encoding="utf-8"), artefact.banner[1]))
         else:
             parts.append(_words(files[".md"].read_text(encoding="utf-8")))
-    return "\n\n".join([*parts, _origin(study, block)]) + "\n"
+    own = [] if shared is None else [part for part in _recipe(study, block) if part not in shared]
+    besides = [f"<sub>Other than the recipe above: {'; '.join(own)}.</sub>"] if own else []
+    return "\n\n".join([*parts, *besides, _origin(study, block)]) + "\n"
 
 
 def _words(markdown: str) -> str:
@@ -103,6 +116,29 @@ def _words(markdown: str) -> str:
     lines = [line for line in markdown.splitlines() if not line.startswith(REPEATED)]
     lines = [re.sub(r"^#+ (?:\[\w+\] )?(.*)$", lambda match: f"**{match[1].replace('**', '')}**", line) for line in lines]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+
+
+def _caption(text: str, notice: str) -> str:
+    """A figure's caption in a page, small below it: its title is the picture's, the notice the page's."""
+    said = escape(" ".join(line for line in text.splitlines()[1:] if line != notice), quote=False)
+    said = SIGNS.sub(r"\\\g<0>", said)
+    return f"<sub>{said}</sub>"
+
+
+def _recipe(study: Study, block: Block) -> list[str]:
+    """The parts of the recipe of a block's runs; none of what is drawn from models."""
+    artefacts = [study.artefact(name) for name in block.artefacts]
+    specs = {slug: spec for artefact in artefacts if not artefact.how.from_models for slug, spec in artefact.specs.items()}
+    return planned_parts(specs.values()) if specs else []
+
+
+def page_recipe(page: Path, config: str) -> list[str] | None:
+    """The parts of the recipe that most blocks of a page share, by their studies; None where it has no place for it."""
+    if not RECIPE.search(page.read_text(encoding="utf-8")):
+        return None
+    found = [parts for block in read_blocks(page) if (parts := _recipe(load(block.study, config, seeds=block.seeds), block))]
+    counts = Counter(part for parts in found for part in parts)
+    return [part for part, count in counts.items() if 2 * count > len(found)]
 
 
 def _origin(study: Study, block: Block) -> str:
@@ -134,16 +170,19 @@ def _several(words: Iterable[str]) -> str:
 def renew(page: Path, chosen: Sequence[str], open_study: "Opener") -> Iterator[str]:
     """Put what the chosen studies make (all where none is chosen) into a page. Yields a line for each block."""
     made: dict[Block, str] = {}
+    shared = page_recipe(page, open_study.config)
     for block in read_blocks(page):
         if not chosen or block.study in chosen:
-            made[block] = shown(open_study(block), block, page.parent / "images")
+            made[block] = shown(open_study(block), block, page.parent / "images", shared)
             yield f"{page.name}: {block.study}, {', '.join(block.artefacts)}"
 
     def put(match: re.Match[str]) -> str:
         body = made.get(_block(match), match["body"])
         return match[0][: match.start("body") - match.start()] + body + END
 
-    write_text(page, MARK.sub(put, page.read_text(encoding="utf-8")))
+    text = MARK.sub(put, page.read_text(encoding="utf-8"))
+    recipe = f"The recipe, where a block says nothing else: {'; '.join(shared or [])}.\n"
+    write_text(page, RECIPE.sub(lambda match: recipe, text))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pel_core.common.files import read_json, replace_file
 from pel_core.reporting.figure_style import COLOURS, COLUMN, PAGE, footer, plt, style
 
 Record = Mapping[str, Any]
+LIMITS = {"seconds": 10, "peak_memory_mb": 1000}  # of a table's statistics
 SERIES = {"baseline": COLOURS[7], "ours": COLOURS[0]}
 
 
@@ -145,6 +146,23 @@ def scaling(record: Record) -> Figure:
     return figure
 
 
+def statistics(record: Record) -> Figure:
+    """Seconds and memory of a table's statistics, and what they may be at most."""
+    rows = record["rows"]
+    figure, (seconds, memory) = _axes(PAGE, 0.9 + 0.3 * len(rows), 2)
+    names = [f"{row['dataset']}: {row['rows']} x {row['columns']}, {row['seeds']} seeds" for row in rows]
+    for axes, key, limit, label in (
+        (seconds, "seconds", LIMITS["seconds"], "Seconds on one core"),
+        (memory, "peak_memory_mb", LIMITS["peak_memory_mb"], "Peak memory of the process (MB)"),
+    ):
+        axes.barh(range(len(rows)), [row[key] for row in rows], color=COLOURS[0])
+        axes.axvline(limit, color=COLOURS[5], linewidth=1.2)
+        axes.set_yticks(range(len(rows)), names if axes is seconds else [])
+        axes.invert_yaxis()
+        axes.set_xlabel(f"{label}; line: the most it may take")
+    return figure
+
+
 def _line(axes: Axes, rows: list[Record], x: str, y: str, label: str) -> None:
     number = len(axes.lines)
     axes.plot(
@@ -160,4 +178,5 @@ PLOTS: dict[str, Callable[[Record], Figure]] = {
     "evaluation": evaluation,
     "study": study,
     "scaling": scaling,
+    "statistics": statistics,
 }

@@ -154,6 +154,19 @@ def scaling(records: Mapping[str, Record]) -> list[str]:
     return lines
 
 
+def statistics(records: Mapping[str, Record]) -> list[str]:
+    """A row for each test set."""
+    head = ["test set", "classes", "images", "table", "seeds", "seconds", "reading", "comparing", "peak memory (MB)"]
+    rows = []
+    for record in records.values():
+        for row in record["rows"]:
+            counts = [f"{row['classes']:,}", f"{row['images']:,}", f"{row['rows']} x {row['columns']}", str(row["seeds"])]
+            times = [f"{row[key]:.1f}" for key in ("seconds", "read_seconds", "compare_seconds")]
+            rows.append([row["dataset"], *counts, *times, f"{row['peak_memory_mb']:.0f}"])
+    columns = next(iter(records.values()))["settings"]["columns"]
+    return [f"Columns: {', '.join(f'`{name}`' for name in columns)}. One core.", "", *_table(head, rows)]
+
+
 SCALING = {
     "tables": "an epoch's order, random numbers and crop boxes, before its first step",
     "trained": "an epoch of the demo's kind (batch 16, adaptformer, images held as an array)",
@@ -166,4 +179,5 @@ TABLES: dict[str, Callable[[Mapping[str, Record]], list[str]]] = {
     "evaluation": evaluation,
     "study": study,
     "scaling": scaling,
+    "statistics": statistics,
 }

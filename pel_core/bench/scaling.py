@@ -19,7 +19,7 @@ from pel_core.bench.study import ROOT
 from pel_core.common.files import write_text
 from pel_core.common.seeds import generator, torch_generator
 from pel_core.data.batches import TrainBatches
-from pel_core.data.datasets import Split
+from pel_core.data.split import Split
 from pel_core.data.transforms import Augmenter, uniforms
 from pel_core.evaluation.metrics import score
 from pel_core.spec.run_spec import RunSpec

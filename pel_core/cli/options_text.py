@@ -11,6 +11,7 @@ from pel_core.common.errors import PelError
 from pel_core.common.files import write_text
 from pel_core.common.registry import ANYTHING, Entry, Knob, Registry, spell
 from pel_core.data.datasets import DATASETS
+from pel_core.data.factors import FACTORS, SCOPE
 from pel_core.ingest.sources import SOURCES
 from pel_core.models.backbones import BACKBONES
 from pel_core.models.methods import METHODS
@@ -33,6 +34,8 @@ def options_text(plugins: bool = True) -> str:
         entries = [entry for entry in registry.entries() if plugins or not entry.plugin]
         parts += [f"### {heading}", "", *(_metrics(entries) if registry is METRICS else _entries(entries))]
         parts += [*_knobs(heading, entries), ""]
+        if registry is DATASETS:
+            parts += [f"### `{SCOPE}`", "", *_entries([FACTORS]), *_knobs(f"`{SCOPE}`", [FACTORS]), ""]
     return "\n".join(parts).rstrip() + "\n"
 
 

@@ -2,7 +2,9 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ from pel_core.common.logs import logger
 from pel_core.studies.kinds import FIGURE, TABLE, Form
 
 if TYPE_CHECKING:  # planning's imports are for the commands that plan; training has none of them
+    from pel_core.reporting.screen import Screen
     from pel_core.studies.study import Study
 
 Arguments = argparse.Namespace
@@ -55,7 +58,7 @@ def table(arguments: Arguments) -> None:
 
 
 def figure(arguments: Arguments) -> None:
-    """Draw a figure: pdf, svg, png."""
+    """Draw a figure: pdf, svg, png, and its caption: txt."""
     study = open_study(arguments)
     _require(study, arguments.artefact, FIGURE)
     _draw(study, arguments.artefact)
@@ -122,12 +125,13 @@ def report(arguments: Arguments) -> None:
 
 def plan(arguments: Arguments) -> None:
     """Say what is missing, what it will cost, and what differences it will be able to show."""
+    from pel_core.reporting.factorial_power import designs_will_show
     from pel_core.reporting.sensitivity import will_show
     from pel_core.studies.plan import plan as words
 
     study = open_results(arguments)
     print(words(study))
-    if told := will_show(study):
+    for told in filter(None, (will_show(study), designs_will_show(study))):
         print(told)
 
 
@@ -163,7 +167,9 @@ def slots(arguments: Arguments) -> None:
 
 def show(arguments: Arguments) -> None:
     """Print the finished tables and say where everything is."""
-    print(show_text(open_results(arguments)))
+    from pel_core.reporting.screen import Screen
+
+    print(show_text(open_results(arguments), Screen.of(sys.stdout)))
 
 
 def schema(arguments: Arguments) -> None:
@@ -199,14 +205,18 @@ COMMANDS: tuple[tuple[Callable[[Arguments], None], tuple[str, ...]], ...] = (
 )
 
 
-def show_text(study: "Study") -> str:
-    """The study's tables as on paper, its verdicts, and where the files are. What was drawn before the study or its results
-    changed says so above it; what is not made yet is named, with what will help."""
+def show_text(study: "Study", screen: "Screen | None" = None) -> str:
+    """The study's tables as on paper, its verdicts, their recipe, and where the files are. What was drawn before the study or its
+    results changed says so above it; what is not made yet is named, with what will help."""
     from pel_core.ingest.notes import notes_lines
+    from pel_core.reporting.recipe_text import study_recipe
+    from pel_core.reporting.runs import find_runs
+    from pel_core.reporting.screen import Screen
     from pel_core.reporting.standing import Standing
     from pel_core.studies.config import shown
 
-    parts, absent, outdated, standing = [], [], [], Standing(study)
+    screen = screen or Screen()
+    parts, absent, outdated, standing, tables = [], [], [], Standing(study), {}
     for name, artefact in study.artefacts.items():
         if not standing.made(name):
             absent.append(name)
@@ -216,8 +226,11 @@ def show_text(study: "Study") -> str:
         if artefact.how.on_screen:
             text = Path(study.files(name)[1]).read_text(encoding="utf-8")
             parts += [f"! {name} was {reason}:"] if reason else []
-            parts += [*artefact.how.on_screen(artefact.title, text), ""]
+            parts += [*artefact.how.on_screen(artefact.title, text, screen), ""]
+            tables[name] = artefact
     folders = [f"{shown(study.results)}/tables", shown(study.figures), f"{shown(study.results)}/runs/<run>/metrics.json"]
+    recipe = study_recipe(tables, find_runs(replace(study, partial=True), study.specs)).lines()
+    parts += [*(part for line in recipe for part in screen.wrap(line, "  ")), ""] if recipe else []
     parts += [*noted, ""] if (noted := notes_lines(study.data_notes())) else []
     parts += [f"Tables: {folders[0]}   Figures: {folders[1]}   Every run: {folders[2]}"]
     return "\n".join([*parts, *standing.advice(absent, outdated)])

@@ -11,8 +11,8 @@ from pel_core.conformance.configs import Subject
 from pel_core.conformance.golden import Arrays, Golden
 from pel_core.conformance.report import Report, Unsupported
 from pel_core.data.batches import EvalBatches
-from pel_core.data.datasets import Split
 from pel_core.data.resample import normalise
+from pel_core.data.split import Split
 from pel_core.data.transforms import crop_corners, evaluation_crops, evaluation_size, resized
 from pel_core.models.backbones import CLIP_MEAN, CLIP_STD, HALF
 from pel_core.training.classifier import Classifier

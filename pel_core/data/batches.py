@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from pel_core.common.seeds import generator
-from pel_core.data.datasets import Split
 from pel_core.data.loading import EvalReader, RandomCrops, TrainReader, loader, named, received
 from pel_core.data.resample import crop_resize, normalise, resize_batch, resize_weights
+from pel_core.data.split import Split
 from pel_core.data.transforms import (
     Augmenter,
     crop_corners,

@@ -1,4 +1,5 @@
-"""DATASETS: every long-tailed data set by name, as data, and reading the folder that ``prepare.py`` makes of one.
+"""DATASETS: every long-tailed data set by name, as data (`builtin_datasets` has the entries), and reading the folder that
+``prepare.py`` makes of one.
 
 A name is ``BASE`` or ``BASE-irRATIO`` (imbalance ratio): cifar100-ir100. Torch-free and quick to import, because the
 workflow's planning reads it. Shapes: N images, H x W pixels, C classes.
@@ -9,27 +10,23 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import read_json
-from pel_core.common.locales import check_locale
 from pel_core.common.registry import Registry
 from pel_core.common.versions import check_versions
-from pel_core.data.image_cache import CachedImages
-from pel_core.data.lists import ImageList, check_files, digest
-from pel_core.data.manifest import make_manifest, read_manifest, renew
-from pel_core.data.roots import read_root
-from pel_core.data.sampling import long_tail_counts, long_tail_subset, shot_groups
-from pel_core.demo.stand_ins import STAND_INS
+from pel_core.data.factors import AS_IS, Factors
+from pel_core.data.prepared_files import open_split
+from pel_core.data.sampling import long_tail_counts
+from pel_core.data.split import Split
+from pel_core.data.subsets import chosen_classes, draw, grouped
 
 FORMAT = 1  # of a prepared folder
-MARK = ".written-by-pel-lab"  # in the folder ``images`` of a prepared data set whose images were taken out of tables, into files
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 NAME = re.compile(r"(?P<base>[a-z][a-z0-9_-]*?)(?:-ir(?P<ratio>[1-9]\d*(?:\.\d*[1-9])?))?")
 
 
@@ -61,51 +58,10 @@ class LongTailed:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-DATASETS: Registry[LongTailed] = Registry("data set")
+DATASETS: Registry[LongTailed] = Registry("data set", ("pel_core.data.builtin_datasets",))
 
 
-def register_lists(name: str, about: str, recipe: Mapping[str, Any] = NOTHING, **options: str) -> None:
-    """Add a data set of image files and list files, of which ``options`` tell (`pel_core.ingest.sources.lists.ListsOptions`)."""
-    DATASETS.register(name, LongTailed(kind="lists", recipe=recipe, options=options), about=about)
-
-
-register_lists(
-    "imagenet-lt", "ImageNet-LT (Liu et al. 2019): 1,000 classes of ILSVRC 2012", root="imagenet",
-    names="classnames.txt", names_format="id name",
-    train="ImageNet_LT_train.txt", val="ImageNet_LT_val.txt", test="ImageNet_LT_test.txt",
-)  # fmt: skip
-register_lists(
-    "places-lt", "Places-LT (Liu et al. 2019): 365 scenes", root="places", names="classnames.txt", names_format="id name",
-    train="Places_LT_train.txt", val="Places_LT_val.txt", test="Places_LT_test.txt",
-)  # fmt: skip
-# Its validation images are its test set in the literature, so that there is no split to choose on.
-register_lists(
-    "inat2018", "iNaturalist 2018: 8,142 species", root="inat2018", names="categories.json", recipe={"epochs": 20},
-    train="iNaturalist18_train.txt", test="iNaturalist18_val.txt",
-)  # fmt: skip
-
-
-def _register_pixels(name: str, kind: str, about: str, **more: Any) -> None:
-    DATASETS.register(name, LongTailed(kind=kind, held_as="pixels", **more), about=about)
-
-
-_register_pixels(
-    "cifar100", "cifar", "CIFAR-100, long-tailed at any ratio (Cui et al. 2019)", native_resolution=32,
-    ratios="any", groups_from=100, pool=(100, 500), options={"root": "cifar-100-python"},
-)  # fmt: skip
-_register_pixels(
-    "toy", "toy", "six tinted textures, for tests", native_resolution=20, ratios="any", groups_from=20, pool=(6, 120),
-    synthetic=True, recipe={"epochs": 2, "batch_size": 32, "precision": "fp32"},
-)  # fmt: skip
-for _name, _world in STAND_INS.items():
-    _pool = len(_world.classes), _world.largest
-    _many: dict[str, Any] = {} if _world.profile else {"ratios": "any", "groups_from": 100, "pool": _pool}
-    _register_pixels(
-        _name, "rendered", f"the demo's rendered stand-in for {_name.removeprefix('demo-')}", synthetic=True,
-        native_resolution=_world.native_resolution, recipe=_world.recipe, **_many,
-    )  # fmt: skip
-
-
+@cache
 def split_name(name: str) -> tuple[str, float | None]:
     """Base and imbalance ratio of a data-set name: ``"cifar100-ir100"`` -> ``("cifar100", 100.0)``.
 
@@ -136,8 +92,32 @@ def find_dataset(name: str, datasets: Mapping[str, LongTailed] = DATASETS) -> Lo
         known = ", ".join([*([base] if found else []), *(f"{base}-ir{r:g}" for r in ratios)])
         raise PelError(f"data set '{name}' does not exist; {base} comes as {known}")
     if not ratios and ratio is not None:
-        raise PelError(f"data set '{name}' does not exist; {base} has one profile of its own, ask for '{base}'")
+        other = f", or with data.ratio={ratio:g} for one that is drawn from it"
+        raise PelError(f"data set '{name}' does not exist; {base} has one profile of its own, ask for '{base}'{other}")
     return datasets[base]
+
+
+def drawn_ratio(name: str, factors: Factors) -> float | None:
+    """The imbalance ratio that is drawn when a data set is opened; None where images are as they are found or prepared."""
+    base, ratio = split_name(name)
+    if base in DATASETS and DATASETS[base].ratios == "any":
+        return ratio
+    return None if factors.ratio == "own" else float(factors.ratio)
+
+
+def require_factors(name: str, factors: Factors, datasets: Mapping[str, LongTailed] = DATASETS) -> None:
+    """See that a declared data set can be as a run asks for it, as far as that is known before it is read.
+
+    Raises:
+        PelError: an undeclared data set, a ratio that it does not have, or that it has by its name.
+    """
+    entry, base = find_dataset(name, datasets), split_name(name)[0]
+    if factors.ratio != "own" and entry.ratios != "any" and factors.ratio in entry.ratios:
+        raise PelError(_prepared_at(base, float(factors.ratio)))
+
+
+def _prepared_at(base: str, ratio: float) -> str:
+    return f"data.ratio={ratio:g}: data set '{base}' is prepared at that ratio; ask for '{base}-ir{ratio:g}'"
 
 
 def held_as_files(name: str) -> bool:
@@ -154,23 +134,9 @@ def _check_pool(name: str, entry: LongTailed, ratio: float | None) -> None:
 
 
 @dataclass(frozen=True)
-class Split:
-    """Images of one purpose, as an array or files: ``labels`` int64 (N,), ``images`` uint8 (N, H, W, 3), ``paths``, and the
-    ``native`` pixels to which files are reduced when they are read, or ``cache``, which holds them decoded."""
-
-    labels: np.ndarray
-    images: np.ndarray | None = None
-    paths: list[str] | None = None
-    native: int | None = None
-    cache: CachedImages | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclass(frozen=True)
 class Prepared:
-    """A data set as a run uses it: ``train_counts`` int64 (C,), ``groups`` head, med or tail (C,), ``sha256`` of its content."""
+    """A data set as a run uses it: ``train_counts`` int64 (C,) by the labels that are trained on, ``groups`` head, med or tail
+    (C,), ``sha256`` of its content, ``classes`` int64 (C,) the label of each class as prepared, None where all are used."""
 
     name: str
     class_names: list[str]
@@ -181,61 +147,102 @@ class Prepared:
     train_counts: np.ndarray
     groups: list[str]
     sha256: str
+    classes: np.ndarray | None = None
 
     def split(self, name: str) -> Split:
         """The split evaluated on: ``test`` or ``val``."""
         chosen = {"test": self.test, "val": self.val}.get(name)
         if chosen is None:
-            raise PelError(f"data set {self.name} has no split '{name}'")
+            raise PelError(f"data set {self.name} has no split '{name}'" + "; data.val=0.1 holds one out" * (name == "val"))
         return chosen
 
 
-def open_prepared(folder: str | Path, name: str, compare: Collection[str] = ()) -> Prepared:
+def open_prepared(folder: str | Path, name: str, compare: Collection[str] = (), factors: Factors = AS_IS) -> Prepared:
     """Open what ``prepare`` wrote for the base of ``name``. Images stay on disk until they are read.
 
     Args:
-        compare: the splits (train, val, test) whose image files are to be those that were prepared, as `require_unchanged` sees
-            it; where images moved, all are.
+        compare: the splits (train, val, test) whose image files are to be those that were prepared, as
+            `prepared_files.require_unchanged` sees it; where images moved, all are.
+        factors: what the run asks of the data set beside its name.
 
     Raises:
-        PelError: the folder is missing, incomplete or of another format or data set, the ratio is not there, or files are others.
+        PelError: the folder is missing, incomplete or of another format or data set, the ratio is not there, files are others, or
+            the images do not allow what the factors ask for.
     """
     folder = Path(folder)
     base, ratio = split_name(name)
     about = read_about(folder, base)
-    counts = about["train_counts"]
-    if about["ratios"] != "any":
-        if (key := f"{ratio:g}" if ratio else "") not in counts:
-            known = ", ".join(f"{base}-ir{r}" if r else base for r in counts)
-            raise PelError(f"data set '{name}' is not in {folder}; it holds {known}")
-        train = _open_split(folder, about, train_split(about, name), "train" in compare)
-        train_counts = np.array(counts[key], np.int64)
-        reference = counts[f"{about['groups_from']:g}"] if about["groups_from"] else train_counts
-    else:
-        train = _open_split(folder, about, train_split(about, name))
-        per_class, classes = counts[""][0], len(counts[""])
-        if ratio is not None:
-            chosen = long_tail_subset(train.labels, ratio)
-            train = Split(train.labels[chosen], images=train.images[chosen])
-        train_counts = long_tail_counts(classes, per_class, ratio or 1)
-        reference = long_tail_counts(classes, per_class, about["groups_from"])
+    _require_possible(folder, about, name, factors)
+    balanced = about["ratios"] == "any"  # a pool, of which the ratio is drawn
+    ratio = ratio if balanced else None if factors.ratio == "own" else float(factors.ratio)
+    train = whole = open_split(folder, about, train_split(about, name), "train" in compare or (factors.val and "val" in compare))
+    names, classes = about["class_names"], None
+    drawn = draw(whole.labels, len(names), ratio, factors, reference=balanced)
+    if factors.noise or not np.array_equal(drawn.rows, np.arange(len(whole))):
+        train = whole.take(drawn.rows, drawn.labels)
+    test = open_split(folder, about, "test", "test" in compare)
+    val = whole.take(drawn.val_rows, drawn.val_labels) if factors.val else None
+    if "val.npz" in about["files"]:
+        val = open_split(folder, about, "val", "val" in compare)
+    if factors.classes != "all":
+        classes = chosen_classes(len(names), factors)
+        names, test = [names[label] for label in classes], _of_classes(test, classes)
+        val = _of_classes(val, classes) if val and not factors.val else val
+    told = _group_counts(about, name, classes) if factors.groups_from == "full" else drawn.counts
     return Prepared(
         name=name,
-        class_names=about["class_names"],
+        class_names=names,
         native_resolution=about["native_resolution"],
         train=train,
-        test=_open_split(folder, about, "test", "test" in compare),
-        val=_open_split(folder, about, "val", "val" in compare) if "val.npz" in about["files"] else None,
-        train_counts=train_counts,
-        groups=shot_groups(reference),
-        sha256=content_hash(about, name),
+        test=test,
+        val=val,
+        train_counts=np.bincount(drawn.labels, minlength=len(names)),
+        groups=grouped(told, factors),
+        sha256=content_hash(about, name, factors),
+        classes=classes,
     )
 
 
-def content_hash(about: Mapping[str, Any], name: str) -> str:
-    """What identifies the content that a run on ``name`` sees: class names, images, labels, ratio. ``about`` is data.json."""
+def _require_possible(folder: Path, about: Mapping[str, Any], name: str, factors: Factors) -> None:
+    """See that a prepared data set has the ratio in a name, and nothing that a run's factors would say once more.
+
+    Raises:
+        PelError: saying what there is.
+    """
+    base, ratio = split_name(name)
+    counts = about["train_counts"]
+    if about["ratios"] != "any" and (f"{ratio:g}" if ratio else "") not in counts:
+        known = ", ".join(f"{base}-ir{r}" if r else base for r in counts)
+        raise PelError(f"data set '{name}' is not in {folder}; it holds {known}")
+    if factors.ratio != "own" and f"{factors.ratio:g}" in counts:
+        raise PelError(_prepared_at(base, float(factors.ratio)))
+    if factors.val and "val.npz" in about["files"]:
+        raise PelError(f"data.val={factors.val:g}: data set '{base}' has validation images of its own; leave it out (split=val)")
+
+
+def _group_counts(about: Mapping[str, Any], name: str, classes: np.ndarray | None) -> np.ndarray:
+    """Training images of each of the ``classes`` (c,), labels as prepared, that say whether it is head, medium or tail: of all
+    that are prepared, or of a pool at the ratio where groups are told."""
+    counts = about["train_counts"]
+    if about["ratios"] == "any":
+        return long_tail_counts(len(counts[""]) if classes is None else len(classes), counts[""][0], about["groups_from"])
+    ratio = about["groups_from"] or split_name(name)[1]
+    found = np.array(counts[f"{ratio:g}" if ratio else ""], np.int64)
+    return found if classes is None else found[classes]
+
+
+def _of_classes(split: Split, classes: np.ndarray) -> Split:
+    """The images of some classes (c,), ascending labels, which become 0..c-1."""
+    rows = np.flatnonzero(np.isin(split.labels, classes))
+    return split.take(rows, np.searchsorted(classes, split.labels[rows]))
+
+
+def content_hash(about: Mapping[str, Any], name: str, factors: Factors = AS_IS) -> str:
+    """What identifies the content that a run on ``name`` sees: class names, images, labels, ratio, and what its factors make of
+    these. ``about`` is data.json."""
     ratio = split_name(name)[1]
     content = [about["class_names"], about["digests"][train_split(about, name)], about["digests"]["test"], ratio]
+    content += [asked] if (asked := factors.content()) else []
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -265,59 +272,3 @@ def read_about(folder: Path, base: str) -> dict[str, Any]:
         if path.stat().st_size != size:
             raise PelError(f"{path} has {path.stat().st_size} bytes, expected {size}{again}")
     return about
-
-
-def _open_split(folder: Path, about: Mapping[str, Any], name: str, compare: bool = False) -> Split:
-    with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
-        labels = arrays["labels"]
-        if "paths" not in arrays:
-            # Mapped copy-on-write: jobs of one machine share the pages, and torch takes the array as it is.
-            return Split(labels, images=np.load(folder / f"images-{name}.npy", mmap_mode="c", allow_pickle=False))
-    root, images, moved = image_list(folder, about, name)
-    if moved or compare:
-        require_unchanged(folder, about, name)
-    return Split(labels, paths=[f"{root}/{path}" for path in images.paths])
-
-
-def require_unchanged(folder: Path, about: Mapping[str, Any], name: str) -> None:
-    """See that the image files of a split are, by content, those that it was prepared from.
-
-    Only files whose size or times are others than the manifest has are read. Of a folder that was prepared before there were
-    manifests, and that no planning has looked at since, sizes are compared.
-
-    Raises:
-        PelError: a file is another one, or cannot be used.
-    """
-    root, images, _ = image_list(folder, about, name)
-    manifest = read_manifest(folder)
-    if manifest is not None and name not in manifest.rows:
-        return  # its images lie in the prepared folder itself
-    if manifest is not None:
-        changed = renew(manifest, root, manifest.rows[name]).changed
-        if not len(changed):
-            return
-        wrong = [manifest.paths[row] for row in changed.tolist()]
-        check_files(root, ImageList(images.source, wrong, np.zeros(len(wrong), np.int64)))  # one that is not there is said so
-        what = f"{len(wrong)} of them hold something else, such as {wrong[0]}"
-    else:
-        sizes = check_files(root, images)
-        made = make_manifest(root, {name: images.paths}) if digest(images, sizes) != about["digests"][name] else None
-        if made is None or digest(images, sizes, made.of(name)) == about["digests"][name]:
-            return
-        what = "sizes or contents of files differ"
-    raise PelError(
-        f"the images under {root} are not those that {folder} was prepared from: {what}. Start snakemake (or make study) again, "
-        "which prepares them and makes again what was made from the earlier ones, or put these back"
-    )
-
-
-def image_list(folder: Path, about: Mapping[str, Any], name: str) -> tuple[str, ImageList, bool]:
-    """Where the images of a split held as files are, the split as a list of them, and whether they moved since then."""
-    path = folder / f"{name}.npz"
-    with np.load(path, allow_pickle=False) as arrays:
-        images = ImageList(str(path), arrays["paths"].tobytes().decode().split("\n"), arrays["labels"])
-    check_locale(images.paths)
-    if (folder / "images" / MARK).is_file():
-        return f"{folder}/images", images, False
-    root, moved = read_root(folder, about["name"])
-    return root, images, moved

@@ -9,7 +9,7 @@ with 8,142 classes), and a class absent from the test set shifts nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pel_core.common.errors import PelError
+from pel_core.data.factors import AS_IS
 from pel_core.data.sampling import GROUPS
+from pel_core.data.subsets import group_rules
 from pel_core.spec.choices import METRICS, metric
 
 if TYPE_CHECKING:
     from pel_core.evaluation.predictions import Predictions
 
+RULES = group_rules(AS_IS)
 CALIBRATION_BINS = 15
 CLASS_FLOOR = 1e-3  # percent; the least that a class counts as in `hmean` (the reference's) and `gmean_floor`
 BINNED = (
@@ -44,6 +47,7 @@ class Scored:
     Args:
         predictions: of the N images, with their labels in 0..C-1.
         groups: "head", "med" or "tail" of each class.
+        rules: which classes each group has, in words; None for more than 100 training images, fewer than 20, and between.
 
     Raises:
         PelError: no images, labels that are no classes, or unknown groups.
@@ -51,6 +55,7 @@ class Scored:
 
     predictions: Predictions
     groups: Sequence[str]
+    rules: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         require_labels(self.labels, self.groups)
@@ -142,8 +147,8 @@ def score(logits: np.ndarray, labels: np.ndarray, groups: Sequence[str]) -> dict
     return score_predictions(Predictions.of(logits, labels), groups)
 
 
-def score_predictions(predictions: Predictions, groups: Sequence[str]) -> dict[str, Any]:
-    """Score what a network said of N images of classes whose groups ("head", "med", "tail") are given.
+def score_predictions(predictions: Predictions, groups: Sequence[str], rules: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Score what a network said of N images of classes whose groups ("head", "med", "tail") are given; ``rules``: as `Scored`.
 
     Returns:
         Every metric by name, None where there is none; ``per_class`` (C,), accuracies in percent, None for a class without a
@@ -152,7 +157,7 @@ def score_predictions(predictions: Predictions, groups: Sequence[str]) -> dict[s
     Raises:
         PelError: as `Scored`.
     """
-    scored = Scored(predictions, groups)
+    scored = Scored(predictions, groups, rules)
     values: dict[str, Any] = {}
     reasons: dict[str, str] = {}
     for name, each in METRICS.items():
@@ -178,19 +183,19 @@ def overall(scored: Scored) -> float:
 @metric("head", "Head accuracy (%)", definition=GROUP_MEAN, absent=GROUP)
 def head(scored: Scored) -> float | tuple[None, str]:
     """Mean accuracy of the classes with more than 100 training images."""
-    return _group_mean(scored, "head", "more than 100")
+    return _group_mean(scored, "head")
 
 
 @metric("med", "Medium accuracy (%)", definition=GROUP_MEAN, absent=GROUP)
 def med(scored: Scored) -> float | tuple[None, str]:
     """Mean accuracy of the classes with 20 to 100 training images."""
-    return _group_mean(scored, "med", "20 to 100")
+    return _group_mean(scored, "med")
 
 
 @metric("tail", "Tail accuracy (%)", definition=GROUP_MEAN, absent=GROUP)
 def tail(scored: Scored) -> float | tuple[None, str]:
     """Mean accuracy of the classes with fewer than 20 training images."""
-    return _group_mean(scored, "tail", "fewer than 20")
+    return _group_mean(scored, "tail")
 
 
 @metric("mean_class", "Mean per-class accuracy (%)", definition="mean of A_c over classes (balanced accuracy)", absent=LEFT_OUT)
@@ -294,11 +299,11 @@ def calibration(gaps: np.ndarray, images: np.ndarray) -> np.ndarray:
     return 100.0 * np.abs(gaps).sum(axis=0) / images.sum(axis=0)
 
 
-def _group_mean(scored: Scored, group: str, rule: str) -> float | tuple[None, str]:
+def _group_mean(scored: Scored, group: str) -> float | tuple[None, str]:
     """Mean over the group's classes that have test images, or None and the reason."""
     members = np.array([each == group for each in scored.groups])
     if not members.any():
-        return None, f"no class is in this group ({rule} training images)"
+        return None, f"no class is in this group ({(scored.rules or RULES)[group]})"
     values = scored.accuracy[members & scored.present]
     if not len(values):
         return None, f"none of the {int(members.sum())} classes of this group has a test image"

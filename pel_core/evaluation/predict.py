@@ -70,7 +70,7 @@ def predict_run(
     reset_peak_memory(target)
     clock = time.perf_counter()
     cache = PrefixCache(results, prefix_cache_gb)
-    images = test_images(spec, results, info)
+    images = test_images(spec, results, info, split)
     done = 0
 
     def on_batch(count: int) -> None:

@@ -15,9 +15,10 @@ from typing import Any
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
 from pel_core.common.logs import logger
+from pel_core.spec.options import GROUPING_KNOBS, evaluation_options, is_evaluation
 from pel_core.spec.plugins import parse_run
 from pel_core.spec.results import run_folder, slug_of
-from pel_core.spec.run_spec import OVERRIDE, SLUG, RunSpec, differences, evaluation_options, is_evaluation
+from pel_core.spec.run_spec import OVERRIDE, SLUG, RunSpec, differences
 
 DEFAULT = "default"  # the word for a training's own evaluation
 RECORDS = ("metrics.json", "predict.json")
@@ -150,7 +151,7 @@ def _choose(named: RunSpec, specs: Sequence[RunSpec], run: str) -> RunSpec:
     """The evaluation that is meant, among those that are recorded (or a study has)."""
     said = _departures(named).items() - _departures(named.train).items()
     same = {spec.slug: spec for spec in specs if said <= _departures(spec).items()}
-    ways = {replace(spec, split=named.train.split).slug: spec for spec in same.values()}  # new images are of no split
+    ways = {_without_split(spec, named).slug: spec for spec in same.values()}
     if named.slug in same:
         if not said and len(ways) > 1:
             others = _list(words_of(spec) for spec in ways.values() if spec != named)
@@ -170,6 +171,12 @@ def _choose(named: RunSpec, specs: Sequence[RunSpec], run: str) -> RunSpec:
     text = "%s: no such evaluation is recorded (there: %s); taken is what the name says: %s"
     logger.warning(text, named.slug, there, how(named))
     return named
+
+
+def _without_split(spec: RunSpec, named: RunSpec) -> RunSpec:
+    """New images are of no split, and have no group of classes."""
+    knobs = tuple((name, value) for name, value in spec.knobs if name not in GROUPING_KNOBS)
+    return replace(spec, split=named.train.split, knobs=knobs)
 
 
 def _with_evaluation(named: RunSpec, words: str) -> RunSpec:

@@ -17,6 +17,8 @@ from pel_core.common.files import read_json, require_writable, write_json
 from pel_core.common.logs import logger
 from pel_core.common.versions import made_by, versions
 from pel_core.data.datasets import Prepared, open_prepared, split_name
+from pel_core.data.factors import Factors
+from pel_core.data.subsets import group_rules
 from pel_core.evaluation.metrics import score_predictions
 from pel_core.evaluation.outputs import write_outputs
 from pel_core.evaluation.predictions import read_predictions
@@ -48,11 +50,11 @@ def score_run(spec: RunSpec, results: Path, data: Prepared | None = None, replac
         raise PelError(f"{folder}: predicted from another spec ({'; '.join(changed)}); delete the folder and run again")
     if reason := other_plugins(record, spec):
         raise PelError(f"{folder}: its predictions were {reason}; delete the folder and run again, or give the earlier file")
-    data = data or _prepared(results / "data" / split_name(spec.dataset)[0], spec.dataset)
+    data = data or _prepared(results / "data" / split_name(spec.dataset)[0], spec)
     if data.sha256 != record["data"]["sha256"]:
         raise PelError(f"{folder}: its predictions are of other data than are prepared; delete the folder and run again")
     predictions = read_predictions(folder / "logits.safetensors")
-    metrics = score_predictions(predictions, data.groups)
+    metrics = score_predictions(predictions, data.groups, group_rules(spec.factors))
     made = {stage: number for stage, number in made_by(record).items() if spec.trains or stage != "train"}
     head = {
         "slug": spec.slug,
@@ -96,14 +98,14 @@ def _state(folder: Path) -> list[tuple[int, int] | None]:
     return [stamp(folder / name) for name in SEEN]
 
 
-def _prepared(folder: Path, dataset: str) -> Prepared:
+def _prepared(folder: Path, spec: RunSpec) -> Prepared:
     with _opening:  # once, whichever threads ask for it
-        return _open(folder, dataset, (folder / "data.json").stat().st_mtime_ns if folder.is_dir() else 0)
+        return _open(folder, spec.dataset, spec.factors, (folder / "data.json").stat().st_mtime_ns if folder.is_dir() else 0)
 
 
 @cache
-def _open(folder: Path, dataset: str, changed: int) -> Prepared:
-    return open_prepared(folder, dataset)
+def _open(folder: Path, dataset: str, factors: Factors, changed: int) -> Prepared:
+    return open_prepared(folder, dataset, factors=factors)
 
 
 @dataclass

@@ -17,6 +17,7 @@ from pel_core.common.files import read_json, sha256
 from pel_core.common.tensors import read_tensors
 from pel_core.common.versions import check_versions
 from pel_core.data.datasets import split_name
+from pel_core.data.subsets import chosen_classes
 from pel_core.evaluation.run_names import find_run
 from pel_core.models.weights import load_vit
 from pel_core.spec.run_spec import RunSpec, differences
@@ -72,6 +73,9 @@ def _zero_shot(spec: RunSpec, results: Path, device: torch.device) -> tuple[RunS
     features, about = read_tensors(path)
     check_versions(path, about)
     names = json.loads(about["class_names"])
+    chosen = chosen_classes(len(names), spec.factors)
+    names = [names[label] for label in chosen]
+    features = {name: rows[torch.as_tensor(chosen)] for name, rows in features.items()}
     return spec, _ready(_classifier(spec, results, about["backbone_sha256"], len(names), features), spec, device), names
 
 

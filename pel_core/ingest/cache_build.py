@@ -24,8 +24,9 @@ from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, replace_file, sha256, write_json
 from pel_core.common.logs import logger
 from pel_core.common.versions import versions
-from pel_core.data.datasets import image_list, read_about, require_unchanged
+from pel_core.data.datasets import read_about
 from pel_core.data.image_cache import FORMAT, cache_folder, offsets
+from pel_core.data.prepared_files import image_list, require_unchanged
 from pel_core.data.transforms import load_rgb, resized
 from pel_core.hardware.cores import usable_cpus
 from pel_core.hardware.lease import Lease

@@ -13,8 +13,8 @@ from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
 from pel_core.common.logs import logger
 from pel_core.data import lists
-from pel_core.data.datasets import image_list
 from pel_core.data.manifest import Manifest, make_manifest, read_manifest, renew, write_manifest
+from pel_core.data.prepared_files import image_list
 from pel_core.data.roots import expand_root
 from pel_core.ingest.content import Content
 from pel_core.ingest.sources.base import Source

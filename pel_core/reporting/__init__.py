@@ -7,6 +7,7 @@ matplotlib where it draws, since planning reads the declarations. Training is un
 from pel_core.reporting import (  # noqa: F401
     claims,
     compare,
+    factorial_anova,
     figure_bars,
     figure_budget,
     figure_class_difference,
@@ -14,6 +15,7 @@ from pel_core.reporting import (  # noqa: F401
     figure_critical_difference,
     figure_curve,
     figure_interaction,
+    figure_main_effects,
     figure_map,
     figure_per_class,
     figure_reliability,

@@ -10,6 +10,7 @@ from pathlib import Path
 from pel_core.reporting.compare import read_reported, reported_name
 from pel_core.reporting.paired import Rows, contrast_effect
 from pel_core.reporting.runs import read_runs
+from pel_core.reporting.screen import verdict_lines
 from pel_core.reporting.statistics.verdicts import Part, judge
 from pel_core.reporting.tables import md_row, write_csv, write_texts
 from pel_core.studies.cells import Cell, Claim, Contrast
@@ -179,14 +180,8 @@ def save_claims(study: Study, name: str, folder: str | Path) -> None:
     write_texts(claim_files(study), name, folder)
 
 
-def on_screen(title: str, markdown: str) -> list[str]:
-    """The headings of the verdicts' Markdown, which carry them."""
-    headings = [line.removeprefix("### ") for line in markdown.splitlines() if line.startswith("### ")]
-    return [f"{title} here:", *("  " + line.replace("**", "") for line in headings)]
-
-
 TABLES.register(
     "claims",
-    ArtefactKind(SUMMARY, save_claims, reads_reported=True, version=2, on_screen=on_screen),
+    ArtefactKind(SUMMARY, save_claims, reads_reported=True, version=2, on_screen=verdict_lines),
     about="conclusions, each with the contrasts that test it and its verdict",
 )

@@ -13,7 +13,8 @@ from pel_core.reporting.figure_counts import save_counts
 
 
 def describe(base: str, entry: LongTailed, config: Mapping[str, Any], folder: Path) -> None:
-    """Print the numbers and draw ``BASE-classes`` as pdf, svg and png into ``folder``. Image files need not be there.
+    """Print the numbers and draw ``BASE-classes`` as pdf, svg and png, and its caption as txt, into ``folder``. Image files need
+    not be there.
 
     Raises:
         PelError: the lists, the class names or the images of one's own cannot be read.
@@ -23,7 +24,7 @@ def describe(base: str, entry: LongTailed, config: Mapping[str, Any], folder: Pa
     print("\n".join([*lines, *(numbers(name, each, reference) for name, each in counts.items())]))
     at = f" at imbalance ratio {entry.groups_from:g}" if entry.groups_from else ""
     save_counts(base, counts, reference, folder, f"{base}-classes", at)
-    print(f"{folder}/{base}-classes.{{pdf,svg,png}}")
+    print(f"{folder}/{base}-classes.{{pdf,svg,png,txt}}")
 
 
 def reference_counts(base: str, entry: LongTailed, counts: Mapping[str, np.ndarray]) -> np.ndarray:

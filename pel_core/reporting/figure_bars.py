@@ -1,105 +1,127 @@
-"""Bar figures from results: what they show. `figure_bar_layouts` draws them."""
+"""Values of methods from results: points with both intervals, or bars from zero. `figure_bar_layouts` draws them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from pel_core.common.registry import Knob, one_of
 from pel_core.reporting.figure_bar_layouts import draw_bars
-from pel_core.reporting.figure_style import save, style
+from pel_core.reporting.figure_rows import WIDTH, Ends, about_whiskers, axis_label, data_names, ends_of, seeds_of, sheet_of
+from pel_core.reporting.figure_sheet import Sheet, room_for, saves
+from pel_core.reporting.paired import Rows, value_effect
 from pel_core.reporting.runs import Runs, read_runs
+from pel_core.reporting.statistics.effects import LEAST_SEEDS
+from pel_core.reporting.statistics.values import is_metric
 from pel_core.reporting.tables import Statistic, statistic
-from pel_core.spec.records import number
-from pel_core.spec.results import METRICS
-from pel_core.studies.cells import Artefact
+from pel_core.studies.cells import Cell
 from pel_core.studies.kinds import AXIS, DIGITS, FIGURE, FIGURES, ArtefactKind
 from pel_core.studies.study import Study
+
+FORM = Knob(
+    "form", "points", "points with both intervals, on an axis of the data's range, or bars from zero", one_of("points", "bars")
+)
+NAMED = 10  # entries without a value that a caption names for each reason
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: where it stands, its value over seeds, the single seeds' values and its learnable parameters
-    (None where no run of it says them)."""
+    """A value: its group and its place in it, its mean over seeds, the ends of both intervals (None of one that has no width or
+    is not known), and its learnable parameters (None where no run of it says them)."""
 
     group: int
     series: int
     label: str
     value: Statistic
-    seeds: list[float]
+    training: Ends
+    general: Ends
     parameters: int | None
+
+    @property
+    def ends(self) -> list[float]:
+        """The mean and the ends of the intervals; none where there is no value."""
+        return [] if self.value.mean is None else [self.value.mean, *(self.training or ()), *(self.general or ())]
 
 
 @dataclass(frozen=True)
 class BarFigure:
-    """A bar figure before it is drawn. ``series`` names the bars of a group where there are several."""
+    """Values before they are drawn. ``series`` names those of a group where there are several."""
 
-    title: str
+    sheet: Sheet
     axis: str
     bars: list[Bar]
     series: list[str]
-    notes: list[str]
-    banner: tuple[str, str]
     digits: int
+    form: str = "points"
 
 
 def bar_figure(study: Study, name: str) -> BarFigure:
-    """Fill a declared bar figure from results.
+    """Fill a declared figure of values from results; its intervals are of the stored predictions.
 
     Raises:
         PelError: a run is missing or cannot be used.
     """
     artefact = study.artefact(name)
-    runs, entry = read_runs(study, artefact), artefact.declaration
-    series = [str(item["label"]) for item in entry.get("series", [])]
-    bars = []
+    runs, rows, entry = read_runs(study, artefact), Rows(study.results), artefact.declaration
+    bars, reasons, several = [], [], len(artefact.seeds) > 1
     for cell in artefact.cells:
-        found = [number(runs[slug], cell.value) for slug in cell.slugs if slug in runs]
-        bars.append(
-            Bar(
-                cell.row,
-                cell.column,
-                str(entry["bars"][cell.row]["label"]),
-                statistic(cell, runs),
-                [value for value in found if value is not None],
-                next((record["parameters"]["learnable"] for record in runs.described(cell.slugs)), None),
-            )
-        )
-    notes = _notes(entry, artefact.seeds, runs)
-    return BarFigure(artefact.title, axis_label(artefact), bars, series, notes, artefact.banner, artefact.knobs["digits"])
+        label, stat = str(entry["bars"][cell.row]["label"]), statistic(cell, runs)
+        learnable = next((record["parameters"]["learnable"] for record in runs.described(cell.slugs)), None)
+        training, general, why = _intervals(cell, runs, rows) if several and stat.mean is not None else (None, None, [])
+        bars.append(Bar(cell.row, cell.column, label, stat, training, general, learnable))
+        reasons += why
+    names = [str(item["label"]) for item in entry.get("series", [])]
+    form, digits = artefact.knobs["form"], artefact.knobs["digits"]
+    count = f"{seeds_of(artefact.seeds)}, {data_names(runs)}"
+    alone = "They are of each value alone; whether two differ is tested in pairs (tables, claims)."
+    about = [f"{count}. {about_whiskers(artefact.seeds)} {alone}" if several else f"{count}: no spread is known."]
+    about += dict.fromkeys(reasons)
+    about += [_axis(bars, digits) if form == "points" else "Bars start at zero."]
+    about += ["With each label: learnable parameters, the head left out.", *_gaps(bars, names)]
+    shown = [bar for bar in bars if bar.value.mean is not None]
+    sheet = sheet_of(artefact, runs, about, shown, "" if shown else f"No value: {bars[0].value.reason}.")
+    return BarFigure(sheet, axis_label(artefact), bars, names, digits, form)
 
 
-def axis_label(artefact: Artefact) -> str:
-    """What the values are called: as declared, else the metric's name; "Accuracy (%)" where several are drawn."""
-    paths = list(dict.fromkeys(cell.value for cell in artefact.cells))
-    labels = [METRICS[path.removeprefix("metrics.")].label for path in paths if path.removeprefix("metrics.") in METRICS]
-    if len(paths) > 1 and all(label.endswith("accuracy (%)") for label in labels) and len(labels) == len(paths):
-        labels = ["Accuracy (%)"]
-    return artefact.knobs["axis"] or (labels[0] if labels else paths[0])
+def _intervals(cell: Cell, runs: Runs, rows: Rows) -> tuple[Ends, Ends, list[str]]:
+    """The ends of both intervals over several seeds, and why one is not there."""
+    if not cell.specs[0].trains:
+        return None, None, ["A point without lines: nothing in it depends on the seed."]
+    found = value_effect(cell, runs, rows)
+    training, general = ends_of(found)
+    why = [] if training or len(found.seeds) < LEAST_SEEDS else [f"No thick line: {found.training.reason}."]
+    if not is_metric(cell.value):
+        return training, None, [*why, "No thin line: no test image makes this value."]
+    return training, general, why if general else [*why, f"No thin line: {found.general.reason}."]
 
 
-def _notes(entry: Mapping, seeds: Sequence[int], runs: Runs) -> list[str]:
-    data = ", ".join(sorted({record["data"]["name"] for record in runs.described()}))
-    count = f"Mean, standard deviation and single seeds of {data}, n = {len(seeds)}."
-    if len(seeds) == 1:
-        count = f"{data}, one seed ({seeds[0]}): no spread is known."
-    return [count, *runs.notes(), entry.get("note", "")]
+def _axis(bars: Iterable[Bar], digits: int) -> str:
+    low, high = (f"{end:.{digits}f}" for end in limits(bars))
+    return f"The axis runs from {low} to {high}, chosen to hold what is drawn; it does not start at zero."
 
 
-def save_bars(study: Study, name: str, folder: str | Path) -> None:
-    """Draw a declared bar figure into ``folder`` as pdf, svg and png.
+def limits(bars: Iterable[Bar]) -> tuple[float, float]:
+    """The axis of points: all intervals and a little room, at least one unit."""
+    return room_for(end for bar in bars for end in bar.ends)
 
-    Raises:
-        PelError: a run is missing or cannot be used.
-    """
-    made = bar_figure(study, name)
-    with style():
-        save(draw_bars(made), folder, name)
 
+def _gaps(bars: Sequence[Bar], series: Sequence[str]) -> list[str]:
+    """Which entries have no value, once for each reason."""
+    gaps: dict[str, list[str]] = {}
+    for bar in bars:
+        if bar.value.mean is None:
+            gaps.setdefault(bar.value.reason, []).append(" ".join([bar.label, *series[bar.series : bar.series + 1]]))
+    return [
+        f"No value ({reason}): {', '.join(names[:NAMED])}{f' and {len(names) - NAMED} more' if len(names) > NAMED else ''}."
+        for reason, names in gaps.items()
+    ]
+
+
+save_bars = saves(bar_figure, draw_bars)
 
 FIGURES.register(
     "bars",
-    ArtefactKind(FIGURE, save_bars, rows="bars", columns="series", compared=True),
-    about="bars from zero, and the same values enlarged beside them",
-    knobs=(AXIS, DIGITS),
+    ArtefactKind(FIGURE, save_bars, rows="bars", columns="series", compared=True, version=2),
+    about="a value of each entry: a point with both intervals, or a bar from zero",
+    knobs=(FORM, AXIS, DIGITS, WIDTH),
 )

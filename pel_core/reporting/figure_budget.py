@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pel_core.common.lazy import plt
-from pel_core.reporting.figure_bars import axis_label
-from pel_core.reporting.figure_rows import SHAPES, WIDTH, WIDTHS, at_most, data_names, no_result, read_methods, say_why, seeds_of
-from pel_core.reporting.figure_style import COLOURS, frame, save, style
+from pel_core.reporting.figure_rows import (
+    WIDTH,
+    Ends,
+    about_whiskers,
+    at_most,
+    axis_label,
+    data_names,
+    ends_of,
+    legend_of,
+    look,
+    read_methods,
+    seeds_of,
+    sheet_of,
+    whiskers,
+)
+from pel_core.reporting.figure_sheet import Sheet, drawing, frame, grid, saves
 from pel_core.reporting.figure_text import thin_ticks
-from pel_core.reporting.statistics.effects import Effect, value_of
+from pel_core.reporting.statistics.effects import value_of
 from pel_core.reporting.statistics.values import better
 from pel_core.reporting.tables import statistic
 from pel_core.studies.kinds import AXIS, FIGURE, FIGURES, ArtefactKind
@@ -25,7 +37,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST = 64  # as many as there are pairs of colour and marker
-Ends = tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -43,14 +54,10 @@ class Point:
 class BudgetFigure:
     """Points before they are drawn. ``best``: the end of the axis that is good, or "neither"."""
 
-    title: str
+    sheet: Sheet
     axis: str
     points: list[Point]
     best: str
-    width: float
-    notes: list[str]
-    banner: tuple[str, str]
-    why: str = ""
 
 
 def budget_figure(study: Study, name: str) -> BudgetFigure:
@@ -59,8 +66,7 @@ def budget_figure(study: Study, name: str) -> BudgetFigure:
     Raises:
         PelError: a run is missing or cannot be used, or rows show different values.
     """
-    artefact = study.artefact(name)
-    methods, runs = read_methods(study, artefact)
+    artefact, methods, runs = read_methods(study, name)
     metric = artefact.cells[0].value.removeprefix("metrics.")
     points, none = [], []
     for cell, method in zip(artefact.cells, methods, strict=True):
@@ -71,24 +77,11 @@ def budget_figure(study: Study, name: str) -> BudgetFigure:
             none.append(f"No value of {method.label}: {statistic(cell, runs).reason or found.reason}.")
             continue
         learnable = int(method.records[0]["parameters"]["learnable"])
-        points.append(Point(method.label, learnable, found.mean, *_ends(found)))
-    notes = [f"{seeds_of(artefact.seeds)}, {data_names(runs)}. {_about(artefact.seeds)}", *none, *runs.notes()]
-    notes.append(artefact.declaration.get("note", ""))
-    axis, width = axis_label(artefact), WIDTHS[artefact.knobs["width"]]
-    why = "" if points else no_result(runs) if runs.blanks else " ".join(none)
-    return BudgetFigure(artefact.title, axis, points, better(metric), width, notes, artefact.banner, why)
-
-
-def _ends(found: Effect) -> tuple[Ends, Ends]:
-    pairs = [(each.low, each.high) for each in (found.training, found.general)]
-    first, second = (None if low is None or high is None else (low, high) for low, high in pairs)
-    return first, second
-
-
-def _about(seeds: Sequence[int]) -> str:
-    thick = "Thick: 95 % interval over training runs; thin: over training runs and test images. " if len(seeds) > 1 else ""
-    thick = thick or "Thin: 95 % interval over test images. "
-    return f"{thick}Methods with as many parameters stand side by side; the head's are left out."
+        points.append(Point(method.label, learnable, found.mean, *ends_of(found)))
+    about = f"{seeds_of(artefact.seeds)}, {data_names(runs)}. {about_whiskers(artefact.seeds)} Methods with as many parameters "
+    about += "stand side by side; the head's are left out. The vertical axis does not start at zero."
+    sheet = sheet_of(artefact, runs, [about, *none], points, " ".join(none))
+    return BudgetFigure(sheet, axis_label(artefact), points, better(metric))
 
 
 def front(points: Sequence[Point], best: str) -> list[Point]:
@@ -125,25 +118,20 @@ def side_by_side(at: np.ndarray) -> np.ndarray:
     return made
 
 
+@drawing
 def draw_budget(made: BudgetFigure) -> Figure:
     """Points on a logarithmic axis of parameters. Call it, and save the figure, inside ``style()``."""
-    handles = [plt.Line2D([], [], markersize=4, **_look(i)) for i in range(len(made.points))]
     labels = [f"{point.label} ({point.parameters:,})" for point in made.points]
-    legend = list(zip(handles, labels, strict=True))
-    kept = front(made.points, made.best)
+    legend, kept = [*legend_of(labels, linestyle="", markersize=4)], front(made.points, made.best)
     if len(kept) > 1:
         legend.append((plt.Line2D([], [], color="#555555", linestyle="--", linewidth=0.8), "Pareto front of the means"))
-    figure = frame(made.width, 2.3, made.title, made.notes, made.banner, legend)
+    figure = frame(made.sheet, 2.3, legend)
     axes = figure.subplots()
-    if made.why:
-        say_why(axes, made.why, made.width - 0.4)
-        return figure
     at = places([point.parameters for point in made.points])
     for number, (x, point) in enumerate(zip(side_by_side(at), made.points, strict=True)):
-        for ends, width in ((point.general, 0.7), (point.training, 2.0)):
-            if ends:
-                axes.plot([x, x], ends, color=_look(number)["color"], linewidth=width, solid_capstyle="butt", zorder=2)
-        axes.plot(x, point.mean, markersize=5, zorder=3, markeredgecolor="white", markeredgewidth=0.4, **_look(number))
+        whiskers(axes, x, point.training, point.general, look(number)["color"])
+        how = {**look(number), "linestyle": "", "markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.4}
+        axes.plot(x, point.mean, zorder=3, **how)
     if len(kept) > 1:
         steps = places([point.parameters for point in [*made.points, *kept]])[len(made.points) :]
         means = [point.mean for point in kept]
@@ -165,8 +153,7 @@ def _axes(figure: Figure, axes: Axes, made: BudgetFigure, at: np.ndarray) -> Non
         shown = {zero: "0", **{x: word for x, word in shown.items() if x > zero + 0.2}}
         axes.axvline(zero + 0.25, color="#888888", linewidth=0.6, linestyle=(0, (2, 2)), zorder=0)
     thin_ticks(figure, axes.xaxis, sorted(shown), [shown[x] for x in sorted(shown)])
-    axes.grid(axis="y", color="#DDDDDD", linewidth=0.5)
-    axes.set_axisbelow(True)
+    grid(axes)
     axes.margins(y=0.08)
     axes.set_ylabel(made.axis)
     axes.set_xlabel("learnable parameters, logarithmic" + (" right of zero" if (counts == 0).any() else ""))
@@ -179,24 +166,11 @@ def _short(count: int) -> str:
     return str(count)
 
 
-def _look(number: int) -> dict[str, str]:
-    return {"color": COLOURS[number % 8], "marker": SHAPES[(number + number // 8) % 8], "linestyle": ""}
-
-
-def save_budget(study: Study, name: str, folder: str | Path) -> None:
-    """Draw a declared budget figure into ``folder`` as pdf, svg and png.
-
-    Raises:
-        PelError: a run is missing or cannot be used.
-    """
-    made = budget_figure(study, name)
-    with style():
-        save(draw_budget(made), folder, name)
-
-
 FIGURES.register(
     "budget",
-    ArtefactKind(FIGURE, save_budget, rows="methods", value="overall", check=at_most("methods", MOST)),
+    ArtefactKind(
+        FIGURE, saves(budget_figure, draw_budget), rows="methods", value="overall", check=at_most("methods", MOST), version=2
+    ),
     about="a metric against learnable parameters, with the Pareto front",
     knobs=(AXIS, WIDTH),
 )

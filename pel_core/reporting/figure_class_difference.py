@@ -4,28 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pel_core.reporting.figure_rows import (
     WIDTH,
-    WIDTHS,
     at_most,
     class_accuracy,
     class_counts,
     class_order,
     class_ticks,
+    classes_without,
     data_names,
-    no_result,
     no_value,
     read_methods,
-    say_why,
     seeds_of,
     shade_groups,
+    sheet_of,
 )
-from pel_core.reporting.figure_style import COLOURS, frame, save, style
+from pel_core.reporting.figure_sheet import Sheet, drawing, frame, saves
+from pel_core.reporting.figure_style import COLOURS
 from pel_core.reporting.figure_text import line_height, thin_ticks, wrapped
 from pel_core.reporting.statistics.effects import difference
 from pel_core.studies.kinds import FIGURE, FIGURES, ArtefactKind
@@ -56,15 +55,11 @@ class Differences:
 class DifferenceFigure:
     """Differences before they are drawn: training images (C,) and group (C,) of each class."""
 
-    title: str
+    sheet: Sheet
     baseline: str
     counts: np.ndarray
     groups: Sequence[str]
     panels: list[Differences]
-    width: float
-    notes: list[str]
-    banner: tuple[str, str]
-    why: str = ""
 
 
 def difference_figure(study: Study, name: str) -> DifferenceFigure:
@@ -73,8 +68,7 @@ def difference_figure(study: Study, name: str) -> DifferenceFigure:
     Raises:
         PelError: a run is missing or cannot be used, or rows are of different data.
     """
-    artefact = study.artefact(name)
-    methods, runs = read_methods(study, artefact)
+    artefact, methods, runs = read_methods(study, name)
     base, panels = methods[0], []
     for other in methods[1:]:
         if base.row and other.row:
@@ -84,25 +78,24 @@ def difference_figure(study: Study, name: str) -> DifferenceFigure:
     counts, groups_ = class_counts(methods) if panels else (np.zeros(0, int), ())
     over = "training runs and test images" if len(artefact.seeds) > 1 else "test images alone"
     each = "Points" if len(counts) > DENSE else "Bars"
-    about = f"{each}: single classes. Lines with bands: mean of a shot group with its 95 % interval over {over}."
-    notes = [f"{seeds_of(artefact.seeds)}, {data_names(runs)}. {about}", *runs.notes(), artefact.declaration.get("note", "")]
-    width = WIDTHS[artefact.knobs["width"]]
-    why = "" if panels else no_result(runs)
-    return DifferenceFigure(artefact.title, base.label, counts, groups_, panels, width, notes, artefact.banner, why)
+    about = (
+        f"{seeds_of(artefact.seeds)}, {data_names(runs)}. {each}: single classes. Lines with bands: mean of a shot group with "
+    )
+    about += f"its 95 % interval over {over}. {classes_without(panels[0].values) if panels else ''}"
+    sheet = sheet_of(artefact, runs, [about.rstrip()], panels)
+    return DifferenceFigure(sheet, base.label, counts, groups_, panels)
 
 
+@drawing
 def draw_differences(made: DifferenceFigure) -> Figure:
     """A panel for each method, on the same axes. Call it, and save the figure, inside ``style()``."""
-    titles = [wrapped(f"{panel.label} less {made.baseline}", made.width - 0.7, 6.5) for panel in made.panels]
-    body = 0.75 + sum(PANEL + len(lines) * line_height(6.5) for lines in titles)
-    figure = frame(made.width, body if made.panels else 1.2, made.title, _notes(made), made.banner)
-    if made.why:
-        say_why(figure.subplots(), made.why, made.width - 0.4)
-        return figure
+    width = made.sheet.width - 0.7
+    titles = [wrapped(f"{panel.label} less {made.baseline}", width, 6.5) for panel in made.panels]
+    figure = frame(made.sheet, 0.75 + sum(PANEL + len(lines) * line_height(6.5) for lines in titles))
     panels = figure.subplots(len(made.panels), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     order = class_order(made.counts, made.groups)
     for axes, panel, lines in zip(panels, made.panels, titles, strict=True):
-        shade_groups(axes, [made.groups[i] for i in order], made.width - 0.7, named=axes is panels[0])
+        shade_groups(axes, [made.groups[i] for i in order], width, named=axes is panels[0])
         _draw_panel(axes, panel, order, [made.groups[i] for i in order])
         axes.set_title("\n".join(lines), loc="left", fontsize=6.5, pad=3)
     ends = [abs(end) for panel in made.panels for group in panel.groups.values() for end in group if end is not None]
@@ -134,27 +127,15 @@ def _draw_panel(axes: Axes, panel: Differences, order: np.ndarray, groups: Seque
         axes.plot(ends, [mean, mean], color="#222222", linewidth=1.3, zorder=4)
 
 
-def _notes(made: DifferenceFigure) -> list[str]:
-    none = int(np.isnan(made.panels[0].values).sum()) if made.panels else 0
-    empty = f" {none:,} of {len(made.counts):,} classes have no test image and are left out." if none else ""
-    return [made.notes[0] + empty, *made.notes[1:]]
-
-
-def save_differences(study: Study, name: str, folder: str | Path) -> None:
-    """Draw a declared figure of differences into ``folder`` as pdf, svg and png.
-
-    Raises:
-        PelError: a run is missing or cannot be used.
-    """
-    made = difference_figure(study, name)
-    with style():
-        save(draw_differences(made), folder, name)
-
-
 FIGURES.register(
     "class-difference",
     ArtefactKind(
-        FIGURE, save_differences, rows="methods", value="overall", check=no_value(at_most("methods", MOST, 2), "methods")
+        FIGURE,
+        saves(difference_figure, draw_differences),
+        rows="methods",
+        value="overall",
+        check=no_value(at_most("methods", MOST, 2), "methods"),
+        version=2,
     ),
     about="each class's difference to the first method, sorted by training images",
     knobs=(WIDTH,),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,18 +11,8 @@ import numpy as np
 from pel_core.common.lazy import plt
 from pel_core.data.sampling import GROUPS
 from pel_core.reporting.figure_counts import TITLES
-from pel_core.reporting.figure_rows import (
-    WIDTH,
-    WIDTHS,
-    at_most,
-    data_names,
-    no_result,
-    no_value,
-    read_methods,
-    say_why,
-    seeds_of,
-)
-from pel_core.reporting.figure_style import frame, save, style
+from pel_core.reporting.figure_rows import WIDTH, at_most, data_names, no_value, read_methods, seeds_of, sheet_of
+from pel_core.reporting.figure_sheet import Sheet, drawing, frame, saves
 from pel_core.reporting.figure_text import line_height, text_width, wrapped
 from pel_core.reporting.statistics.runs import Row
 from pel_core.studies.kinds import FIGURE, FIGURES, ArtefactKind
@@ -56,12 +45,8 @@ class Flow:
 class ConfusionFigure:
     """Flows before they are drawn."""
 
-    title: str
+    sheet: Sheet
     flows: list[Flow]
-    width: float
-    notes: list[str]
-    banner: tuple[str, str]
-    why: str = ""
 
 
 def shares_of(row: Row) -> dict[str, np.ndarray]:
@@ -81,31 +66,26 @@ def confusion_figure(study: Study, name: str) -> ConfusionFigure:
     Raises:
         PelError: a run is missing or cannot be used.
     """
-    artefact = study.artefact(name)
-    methods, runs = read_methods(study, artefact)
+    artefact, methods, runs = read_methods(study, name)
     flows = [Flow(method.label, shares_of(method.row)) for method in methods if method.row]
     about = f"{seeds_of(artefact.seeds)}, {data_names(runs)}. Every image counts alike; one that is wrong within its own group "
-    notes = [about + "is there under that group.", *runs.notes(), artefact.declaration.get("note", "")]
-    width = WIDTHS[artefact.knobs["width"]]
-    return ConfusionFigure(artefact.title, flows, width, notes, artefact.banner, "" if flows else no_result(runs))
+    return ConfusionFigure(sheet_of(artefact, runs, [about + "is there under that group."], flows), flows)
 
 
+@drawing
 def draw_confusion(made: ConfusionFigure) -> Figure:
     """A lying bar of 100 % for each shot group of each method. Call it, and save the figure, inside ``style()``."""
     legend = [
         (plt.Rectangle((0, 0), 1, 1, facecolor=colour, hatch=hatch, edgecolor="#222222", linewidth=0.3), label)
         for label, colour, hatch, _ in PARTS
     ]
-    titles = [wrapped(flow.label, made.width - 0.8, 6.5) for flow in made.flows]
+    width = made.sheet.width
+    titles = [wrapped(flow.label, width - 0.8, 6.5) for flow in made.flows]
     rows = [len(lines) * line_height(6.5) + 0.05 for lines in titles]  # inches above the bars of a method
     pitch = 0.155
     tall = sum(rows) + pitch * sum(len(flow.shares) for flow in made.flows)
-    figure = frame(made.width, max(0.8, tall) + 0.42, made.title, made.notes, made.banner, legend)
-    axes = figure.subplots()
-    if made.why:
-        say_why(axes, made.why, made.width - 0.4)
-        return figure
-    y, ticks, scale = 0.0, [], (made.width - 0.75) / 100
+    axes = (figure := frame(made.sheet, max(0.8, tall) + 0.42, legend)).subplots()
+    y, ticks, scale = 0.0, [], (width - 0.75) / 100
     for flow, lines, room in zip(made.flows, titles, rows, strict=True):
         axes.text(0, y + room - 0.03, "\n".join(lines), fontsize=6.5, va="bottom")
         y += room + pitch / 2
@@ -134,20 +114,16 @@ def _draw_bar(axes: Axes, y: float, shares: Sequence[float], height: float, scal
         start += share
 
 
-def save_confusion(study: Study, name: str, folder: str | Path) -> None:
-    """Draw a declared figure of confusion into ``folder`` as pdf, svg and png.
-
-    Raises:
-        PelError: a run is missing or cannot be used.
-    """
-    made = confusion_figure(study, name)
-    with style():
-        save(draw_confusion(made), folder, name)
-
-
 FIGURES.register(
     "confusion",
-    ArtefactKind(FIGURE, save_confusion, rows="methods", value="overall", check=no_value(at_most("methods", MOST), "methods")),
+    ArtefactKind(
+        FIGURE,
+        saves(confusion_figure, draw_confusion),
+        rows="methods",
+        value="overall",
+        check=no_value(at_most("methods", MOST), "methods"),
+        version=2,
+    ),
     about="of each shot group, what is right and into which group the wrong images are put",
     knobs=(WIDTH,),
 )

@@ -10,7 +10,8 @@ import numpy as np
 
 from pel_core.common.lazy import plt
 from pel_core.data.sampling import HEAD_ABOVE, TAIL_BELOW, shot_groups
-from pel_core.reporting.figure_style import COLOURS, COLUMN, frame, save, style
+from pel_core.reporting.figure_sheet import Sheet, frame
+from pel_core.reporting.figure_style import COLOURS, save, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,17 +20,14 @@ SHADES = {"head": "#D9E6F2", "med": "#EDF3F8", "tail": "#FFFFFF"}
 TITLES = {"head": "head", "med": "medium", "tail": "tail"}
 
 
-def draw_counts(title: str, counts: Mapping[str, np.ndarray], reference: np.ndarray, at: str = "") -> Figure:
+def draw_counts(sheet: Sheet, counts: Mapping[str, np.ndarray], reference: np.ndarray) -> Figure:
     """Draw training images of each class, int64 (C,), a line for each data set. Call it, and save it, inside ``style()``.
 
-    ``reference`` (C,): the counts that say which classes are head, medium and tail; ``at``: of what, in words.
+    ``reference`` (C,): the counts that say which classes are head, medium and tail.
     """
     named = len(counts) > 1
     handles = [plt.Line2D([], [], linewidth=1.2, **_look(number)) for number in range(len(counts))]
-    thresholds = f"Head: more than {HEAD_ABOVE} training images a class{at}; tail: fewer than {TAIL_BELOW}."
-    images = ", ".join(f"{name}: {int(each.sum()):,} images" for name, each in counts.items())
-    legend = list(zip(handles, counts, strict=True)) if named else []
-    figure = frame(COLUMN, 2.1, title, [thresholds, images], ("", ""), legend)
+    figure = frame(sheet, 2.1, list(zip(handles, counts, strict=True)) if named else [])
     axes = figure.subplots()
     classes, groups = len(reference), shot_groups(reference)
     sizes = {group: groups.count(group) for group in TITLES if groups.count(group)}
@@ -70,6 +68,10 @@ def apart(sizes: Mapping[str, int], classes: int, width: float) -> list[float]:
 def save_counts(
     title: str, counts: Mapping[str, np.ndarray], reference: np.ndarray, folder: str | Path, name: str, at: str = ""
 ) -> None:
-    """Draw the curve into ``folder`` as pdf, svg and png (see `draw_counts`)."""
+    """Draw the curve into ``folder`` as pdf, svg and png, its caption beside them as txt (see `draw_counts`); ``at``: at what
+    the classes are head, medium and tail, in words."""
+    thresholds = f"Head: more than {HEAD_ABOVE} training images a class{at}; tail: fewer than {TAIL_BELOW}."
+    images = f"{', '.join(f'{each}: {int(found.sum()):,} images' for each, found in counts.items())}."
+    sheet = Sheet(title, [thresholds, images])
     with style():
-        save(draw_counts(title, counts, reference, at), folder, name)
+        save(draw_counts(sheet, counts, reference), folder, name, sheet.lines())

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pel_core.common.errors import PelError
 from pel_core.data.datasets import split_name
-from pel_core.reporting.figure_bars import axis_label
-from pel_core.reporting.figure_rows import WIDTH, WIDTHS, at_most, data_names, say_why, seeds_of
-from pel_core.reporting.figure_style import frame, save, style
+from pel_core.reporting.figure_rows import WIDTH, at_most, axis_label, data_names, seeds_of, sheet_of
+from pel_core.reporting.figure_sheet import Sheet, drawing, frame, saves
 from pel_core.reporting.figure_text import line_height, text_width, wrapped
 from pel_core.reporting.runs import read_runs
 from pel_core.reporting.statistics.values import better, is_metric
@@ -45,15 +43,11 @@ class Ranks:
 
 @dataclass(frozen=True)
 class CriticalFigure:
-    """Ranks before they are drawn, None where there are none: ``why``."""
+    """Ranks before they are drawn, None where there are none: the sheet says why."""
 
-    title: str
+    sheet: Sheet
     labels: list[str]
     ranks: Ranks | None
-    width: float
-    notes: list[str]
-    banner: tuple[str, str]
-    why: str = ""
 
 
 def ranks_of(values: np.ndarray) -> Ranks:
@@ -100,31 +94,27 @@ def critical_figure(study: Study, name: str) -> CriticalFigure:
         values[cell.column, cell.row] = round(found.mean, 9) * (1 if better(metric) == "higher" else -1)
     ranks = None if why else ranks_of(values)
     count = f"{seeds_of(artefact.seeds, 'Ranks of means')}; {len(values)} data sets ({data_names(runs)}); {axis_label(artefact)}."
-    notes = [count, *runs.notes(), entry.get("note", "")]
-    width = WIDTHS[artefact.knobs["width"]]
-    return CriticalFigure(artefact.title, labels, ranks, width, notes, artefact.banner, why)
+    sheet = sheet_of(artefact, runs, [_told(ranks) if ranks else "", count], True)
+    return CriticalFigure(replace(sheet, why=why), labels, ranks)
 
 
+@drawing
 def draw_critical(made: CriticalFigure) -> Figure:
     """An axis of ranks, each method's label led to its place, bars joining those that are not told apart. Call it, and save the
     figure, inside ``style()``."""
-    if made.ranks is None:
-        figure = frame(made.width, 1.2, made.title, made.notes, made.banner)
-        say_why(figure.subplots(), made.why, made.width - 0.4)
-        return figure
-    side = 0.31 * made.width  # of the labels at each side, in inches
+    assert made.ranks is not None
+    width = made.sheet.width
+    side = 0.31 * width  # of the labels at each side, in inches
     order = np.argsort(made.ranks.means, kind="stable")
     half = -(-len(order) // 2)
     labels = [wrapped(f"{made.labels[i]} ({made.ranks.means[i]:.2f})", side - 0.08, 6.2) for i in order]
     joined = cliques(made.ranks)
     pitch, bars = max(map(len, labels)) * line_height(6.2) + 0.04, 0.09 * len(joined) + 0.08
     body = 0.55 + bars + half * pitch
-    figure = frame(made.width, body, made.title, [_told(made.ranks), *made.notes], made.banner)
+    figure = frame(made.sheet, body)
     axes, height = figure.subplots(), body - 0.05
     axes.set_axis_off()
-    axes.set(
-        xticks=[], yticks=[], xlim=(0, made.width), ylim=(height, 0)
-    )  # both axes in inches, as far as the layout leaves them
+    axes.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))  # in inches, as far as the layout leaves them
     _axis(axes, made, side)
     for level, (first, last) in enumerate(joined):
         y = 0.56 + 0.09 * level
@@ -133,7 +123,7 @@ def draw_critical(made: CriticalFigure) -> Figure:
     for place, (i, lines) in enumerate(zip(order, labels, strict=True)):
         left = place < half
         y = 0.5 + bars + pitch * (0.5 + (place if left else len(order) - 1 - place))
-        x, end = float(_place(made, side, made.ranks.means[i])), side + 0.02 if left else made.width - side - 0.02
+        x, end = float(_place(made, side, made.ranks.means[i])), side + 0.02 if left else width - side - 0.02
         axes.plot([x, x, end], [0.44, y, y], color="#555555", linewidth=0.6)
         axes.text(end + (-0.04 if left else 0.04), y, "\n".join(lines), ha="right" if left else "left", va="center", fontsize=6.2)
     return figure
@@ -147,16 +137,16 @@ def _axis(axes: Axes, made: CriticalFigure, side: float) -> None:
     for rank in range(1, count + 1):
         x = float(_place(made, side, rank))
         axes.plot([x, x], [0.40, 0.44], color="#222222", linewidth=0.8)
-        if count * text_width("00", 6) < made.width - 2 * side or rank in (1, count):
+        if count * text_width("00", 6) < made.sheet.width - 2 * side or rank in (1, count):
             axes.text(x, 0.38, str(rank), ha="center", va="bottom", fontsize=6)
     start, end = _place(made, side, np.array([1.0, 1.0 + made.ranks.critical]))
-    if end < made.width - 0.9:
+    if end < made.sheet.width - 0.9:
         axes.plot([start, start, start, end, end, end], [0.08, 0.14, 0.11, 0.11, 0.08, 0.14], color="#222222", linewidth=0.8)
         axes.text(end + 0.05, 0.11, f"CD = {made.ranks.critical:.2f}", va="center", fontsize=6)
 
 
 def _place(made: CriticalFigure, side: float, ranks: float | np.ndarray) -> np.ndarray:
-    return side + 0.1 + (np.asarray(ranks, float) - 1) / (len(made.labels) - 1) * (made.width - 2 * side - 0.2)
+    return side + 0.1 + (np.asarray(ranks, float) - 1) / (len(made.labels) - 1) * (made.sheet.width - 2 * side - 0.2)
 
 
 def _told(ranks: Ranks) -> str:
@@ -202,20 +192,17 @@ def check_ranks(declaration: Declaration) -> None:
         raise PelError(f"value: {value} is no metric of which one end is better, so that there are no ranks")
 
 
-def save_critical(study: Study, name: str, folder: str | Path) -> None:
-    """Draw a declared critical-difference diagram into ``folder`` as pdf, svg and png.
-
-    Raises:
-        PelError: as `critical_figure`.
-    """
-    made = critical_figure(study, name)
-    with style():
-        save(draw_critical(made), folder, name)
-
-
 FIGURES.register(
     "critical-difference",
-    ArtefactKind(FIGURE, save_critical, rows="methods", columns="datasets", value="overall", check=check_ranks),
+    ArtefactKind(
+        FIGURE,
+        saves(critical_figure, draw_critical),
+        rows="methods",
+        columns="datasets",
+        value="overall",
+        check=check_ranks,
+        version=2,
+    ),
     about="mean ranks over six data sets or more, and which methods they do not tell apart",
     knobs=(AXIS, WIDTH),
 )

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from pel_core.common.errors import PelError
 from pel_core.common.lazy import plt
 from pel_core.common.registry import Knob
-from pel_core.reporting.figure_bars import axis_label
-from pel_core.reporting.figure_style import COLOURS, COLUMN, MARGIN, PAGE, frame, save, style
+from pel_core.reporting.figure_rows import axis_label, data_names, legend_of, look, sheet_of
+from pel_core.reporting.figure_sheet import MARGIN, Legend, Sheet, drawing, frame, grid, room_for, saves
+from pel_core.reporting.figure_style import COLOURS, COLUMN, PAGE
 from pel_core.reporting.figure_text import line_height, text_width, thin_ticks, wrapped
 from pel_core.reporting.runs import Runs, read_runs
 from pel_core.reporting.tables import Statistic, statistic
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LINE_MARKERS = "oDs^vPX*"
 ACROSS, PANEL, LEFT = 5, 0.75, 0.3  # panels beside each other; inches: the height of one, the room for its values
 
 
@@ -41,13 +40,11 @@ class Line:
 class CurveFigure:
     """A curve figure before it is drawn."""
 
-    title: str
+    sheet: Sheet
     x: str
     axis: str
     log: bool
     lines: list[Line]
-    notes: list[str]
-    banner: tuple[str, str]
 
 
 def curve_figure(study: Study, name: str) -> CurveFigure:
@@ -64,39 +61,53 @@ def curve_figure(study: Study, name: str) -> CurveFigure:
         known = sorted(((at, stat) for at, stat in found if stat.mean is not None), key=lambda pair: pair[0])
         blanks = [(float(at), stat.blank) for at, stat in found if stat.blank]
         lines.append(Line(str(series["label"]), [float(at) for at, _ in known], [stat for _, stat in known], blanks))
-    notes = [_notes(artefact.seeds, runs), *runs.notes(), entry.get("note", "")]
-    x, log = artefact.knobs["x"], artefact.knobs["log"]
-    return CurveFigure(artefact.title, x, axis_label(artefact), log, lines, notes, artefact.banner)
+    shown, none = any(line.at or line.blanks for line in lines), next((s.reason for _, s in found if s.reason), "")
+    sheet = sheet_of(artefact, runs, [_about(artefact.seeds, runs), *_crosses(lines)], shown, f"No value: {none}.")
+    return CurveFigure(sheet, artefact.knobs["x"], axis_label(artefact), artefact.knobs["log"], lines)
 
 
-def _notes(seeds: Sequence[int], runs: Runs) -> str:
-    data = ", ".join(sorted({record["data"]["name"] for record in runs.described()}))
-    count = f"{data}, one seed ({seeds[0]}): no spread is known."
+def _about(seeds: Sequence[int], runs: Runs) -> str:
+    count = f"{data_names(runs)}, one seed ({seeds[0]}): no spread is known."
     if len(seeds) > 1:
-        count = f"Mean and standard deviation of {data}, n = {len(seeds)}."
+        count = f"Mean and standard deviation of {data_names(runs)}, n = {len(seeds)}."
     return f"{count} The vertical axis does not start at zero."
 
 
+def _crosses(lines: Sequence[Line]) -> list[str]:
+    """What the crosses on the axis mean, once for each reason."""
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        for at, word in line.blanks:
+            found.setdefault(word, []).append(f"{line.label} {at:g}".strip())
+    return [f"Cross on the axis, no mean: {word} at {', '.join(at)}." for word, at in found.items()]
+
+
+@drawing
 def draw_curve(made: CurveFigure) -> Figure:
     """Lines with a marker at each value; bars are one standard deviation. As many lines as there are colours stand in one panel,
     more in a panel each. Call it, and save the figure, inside ``style()``."""
     if len(made.lines) > len(COLOURS):
         return _draw_panels(made)
-    handles = [plt.Line2D([], [], linewidth=1.1, markersize=3.4, **_look(number)) for number in range(len(made.lines))]
-    legend = [(handle, line.label) for handle, line in zip(handles, made.lines, strict=True)]
+    legend = [*legend_of([line.label for line in made.lines])] if any(line.label for line in made.lines) else []
     x_title = wrapped(made.x, COLUMN - 0.8, 7)
     body = 2.0 + len(x_title) * line_height(7)
-    named = any(line.label for line in made.lines)
-    figure = frame(COLUMN, body, made.title, made.notes, made.banner, legend if named else ())
+    figure = frame(made.sheet, body, [*legend, *_cross(made)])
     axes = figure.subplots()
     for number, line in enumerate(made.lines):
-        _draw_line(axes, line, _look(number))
+        _draw_line(axes, line, look(number))
     axes.set_xlabel("\n".join(x_title))
     axes.set_ylabel("\n".join(wrapped(made.axis, body - 0.7, 7)))
     _scales(axes, made)
     places = _places(made)
     thin_ticks(figure, axes.xaxis, places, [f"{at:g}" for at in places])
     return figure
+
+
+def _cross(made: CurveFigure) -> Legend:
+    """The legend of the crosses: what the runs there did."""
+    words = dict.fromkeys(word.split(" (")[0] for line in made.lines for _, each in line.blanks for word in each.split(", "))
+    handle = plt.Line2D([], [], color="#222222", marker="x", linestyle="", markersize=4)
+    return [(handle, f"no mean: {' or '.join(words)}")] if words else []
 
 
 def _draw_panels(made: CurveFigure) -> Figure:
@@ -106,7 +117,7 @@ def _draw_panels(made: CurveFigure) -> Figure:
     x_title, y_title = wrapped(made.x, PAGE - 1, 7), wrapped(made.axis, PAGE - 1, 7)
     top, under = 0.1 + max(map(len, titles)) * line_height(5.5, 1.1), 0.2 + len(x_title) * line_height(7)
     body = down * (top + PANEL) + under + len(y_title) * line_height(7)
-    figure = frame(PAGE, body, made.title, made.notes, made.banner)
+    figure = frame(replace(made.sheet, width=PAGE), body, _cross(made))
     height, end = figure.get_figheight(), sum(figure.get_layout_engine().get()["rect"][1::2])
     figure.set_layout_engine("none")  # a panel's place is known
     figure.text(MARGIN / PAGE, end, "\n".join(y_title), va="top", fontsize=7)
@@ -119,7 +130,7 @@ def _draw_panels(made: CurveFigure) -> Figure:
     for i, line in enumerate(made.lines):
         low = end - (i // ACROSS + 1) * (top + PANEL) / height
         axes = figure.add_axes(((i % ACROSS * width + LEFT) / PAGE, low, (width - LEFT - right) / PAGE, PANEL / height))
-        _draw_line(axes, line, _look(0))
+        _draw_line(axes, line, look(0))
         axes.set_title("\n".join(titles[i]), loc="left", fontsize=5.5, pad=2, linespacing=1.1)
         axes.tick_params(labelsize=5.5)
         axes.yaxis.set_major_locator(plt.MaxNLocator(3))
@@ -132,16 +143,12 @@ def _draw_panels(made: CurveFigure) -> Figure:
     return figure
 
 
-def _draw_line(axes: Axes, line: Line, look: Mapping[str, str]) -> None:
-    for at, _ in line.blanks:  # a cross on the axis where a run diverged, say: the small print tells which
-        axes.plot([at], [0], "x", color=look["color"], markersize=5, clip_on=False, transform=axes.get_xaxis_transform())
+def _draw_line(axes: Axes, line: Line, how: Mapping[str, Any]) -> None:
+    for at, _ in line.blanks:  # a cross on the axis where a run diverged, say: the legend and the caption tell which
+        axes.plot([at], [0], "x", color=how["color"], markersize=5, clip_on=False, transform=axes.get_xaxis_transform())
     means = [stat.mean for stat in line.values]
     spread = [stat.std or 0.0 for stat in line.values] if any(stat.std is not None for stat in line.values) else None
-    axes.errorbar(line.at, means, spread, markersize=3.4, linewidth=1.1, elinewidth=0.8, capsize=2, capthick=0.8, **look)
-
-
-def _look(number: int) -> dict[str, str]:
-    return {"color": COLOURS[number], "marker": LINE_MARKERS[number]}
+    axes.errorbar(line.at, means, spread, markersize=3.4, linewidth=1.1, elinewidth=0.8, capsize=2, capthick=0.8, **how)
 
 
 def _places(made: CurveFigure) -> list[float]:
@@ -157,24 +164,10 @@ def _scales(axes: Axes, made: CurveFigure) -> None:
     if len(places) > 1:
         axes.update_datalim([(places[0], 0), (places[-1], 0)], updatey=False)
         axes.autoscale_view(scaley=False)
-    axes.grid(axis="y", color="#DDDDDD", linewidth=0.5)
-    axes.set_axisbelow(True)
+    grid(axes)
     known = [(stat.mean, stat.std or 0.0) for line in made.lines for stat in line.values if stat.mean is not None]
     if known:
-        low, high = min(mean - std for mean, std in known), max(mean + std for mean, std in known)
-        extra = max(0.08 * (high - low), (1.0 - (high - low)) / 2)
-        axes.set_ylim(low - extra, high + extra)
-
-
-def save_curve(study: Study, name: str, folder: str | Path) -> None:
-    """Draw a declared curve figure into ``folder`` as pdf, svg and png.
-
-    Raises:
-        PelError: a run is missing or cannot be used.
-    """
-    made = curve_figure(study, name)
-    with style():
-        save(draw_curve(made), folder, name)
+        axes.set_ylim(*room_for((end for mean, std in known for end in (mean - std, mean + std)), 0.08))
 
 
 def check_places(declaration: Declaration) -> None:
@@ -190,7 +183,15 @@ def check_places(declaration: Declaration) -> None:
 
 FIGURES.register(
     "curve",
-    ArtefactKind(FIGURE, save_curve, rows="points", columns="series", places=True, check=check_places),
+    ArtefactKind(
+        FIGURE,
+        saves(curve_figure, draw_curve),
+        rows="points",
+        columns="series",
+        places=True,
+        check=check_places,
+        version=2,
+    ),
     about="a value against a number that is swept, a line for each series",
     knobs=(
         Knob("x", REQUIRED, "the title of the x axis", kind=str),

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pel_core.common.errors import PelError
-from pel_core.common.lazy import plt
-from pel_core.reporting.figure_bars import axis_label
-from pel_core.reporting.figure_rows import WIDTH, WIDTHS, data_names, look, no_result, say_why, seeds_of
-from pel_core.reporting.figure_style import frame, save, style
+from pel_core.reporting.figure_rows import (
+    WIDTH,
+    Ends,
+    axis_label,
+    data_names,
+    ends_of,
+    legend_of,
+    look,
+    seeds_of,
+    sheet_of,
+    whiskers,
+)
+from pel_core.reporting.figure_sheet import Sheet, drawing, frame, grid, room_for, saves
 from pel_core.reporting.figure_text import fits, line_height, wrapped
 from pel_core.reporting.runs import read_runs
 from pel_core.reporting.statistics.effects import contrast, value_of
@@ -34,26 +42,22 @@ class Level:
     level: int
     series: int
     mean: float
-    ends: tuple[float, float] | None
+    ends: Ends
 
 
 @dataclass(frozen=True)
 class InteractionFigure:
     """Cells before they are drawn."""
 
-    title: str
+    sheet: Sheet
     axis: str
     levels: list[str]
     series: list[str]
     cells: list[Level]
-    width: float
-    notes: list[str]
-    banner: tuple[str, str]
-    why: str = ""
 
 
 def interaction_figure(study: Study, name: str) -> InteractionFigure:
-    """Fill a declared interaction plot from stored predictions; of two by two cells the interaction itself is in the notes.
+    """Fill a declared interaction plot from stored predictions; of two by two cells the caption says the interaction itself.
 
     Raises:
         PelError: a run is missing or cannot be used.
@@ -71,15 +75,13 @@ def interaction_figure(study: Study, name: str) -> InteractionFigure:
             none.append(f"No value at {label}: {found.reason}.")
             continue
         rows[cell.row, cell.column] = row
-        low, high = found.general.low, found.general.high
-        cells.append(Level(cell.row, cell.column, found.mean, None if low is None or high is None else (low, high)))
+        cells.append(Level(cell.row, cell.column, found.mean, ends_of(found)[1]))
     over = "training runs and test images" if len(artefact.seeds) > 1 else "test images alone"
-    notes = [f"{seeds_of(artefact.seeds)}, {data_names(runs)}. Bars: 95 % interval over {over}. Parallel lines: no interaction."]
-    notes += [_interaction(artefact, rows), *none, *runs.notes(), entry.get("note", "")]
-    why = "" if cells else no_result(runs) if runs.blanks else none[0]
+    about = f"{seeds_of(artefact.seeds)}, {data_names(runs)}. Bars: 95 % interval over {over}. Parallel lines: no interaction. "
+    about += "The axis does not start at zero."
+    sheet = sheet_of(artefact, runs, [about, _interaction(artefact, rows), *none], cells, "".join(none[:1]))
     words = [[str(item["label"]) for item in entry[key]] for key in ("levels", "series")]
-    width = WIDTHS[artefact.knobs["width"]]
-    return InteractionFigure(artefact.title, axis_label(artefact), *words, cells, width, notes, artefact.banner, why)
+    return InteractionFigure(sheet, axis_label(artefact), *words, cells)
 
 
 def _interaction(artefact: Artefact, rows: dict[tuple[int, int], Row]) -> str:
@@ -100,50 +102,32 @@ def _interaction(artefact: Artefact, rows: dict[tuple[int, int], Row]) -> str:
     return f"Interaction: from the first level to the second, {b} changes by {found.mean:+.1f} more than {a}{ends}{wary}."
 
 
+@drawing
 def draw_interaction(made: InteractionFigure) -> Figure:
     """A line for each series over the levels. Call it, and save the figure, inside ``style()``."""
-    handles = [plt.Line2D([], [], linewidth=1.1, markersize=3.6, **look(i)) for i in range(len(made.series))]
-    slot = (made.width - 0.75) / len(made.levels)
+    slot = (made.sheet.width - 0.75) / len(made.levels)
     size = next((size for size in (6.5, 5.5, 4.5) if all(fits(level, 0.92 * slot, size) for level in made.levels)), 4.5)
     labels = ["\n".join(wrapped(level, 0.92 * slot, size)) for level in made.levels]
     y_title = wrapped(made.axis, 1.6, 7)
     body = 2.0 + max(label.count("\n") + 1 for label in labels) * line_height(size)
-    figure = frame(made.width, body, made.title, made.notes, made.banner, list(zip(handles, made.series, strict=True)))
+    figure = frame(made.sheet, body, legend_of(made.series, markersize=3.6))
     axes = figure.subplots()
-    if made.why:
-        say_why(axes, made.why, made.width - 0.4)
-        return figure
     several = len(made.series)
     for i in range(several):
         found = [cell for cell in made.cells if cell.series == i]
         at = {cell.level: cell.level + 0.05 * (i - (several - 1) / 2) for cell in found}  # apart, so that no bar hides another
         for cell in found:
-            if cell.ends:
-                axes.plot([at[cell.level]] * 2, cell.ends, color=look(i)["color"], linewidth=0.9)
+            whiskers(axes, at[cell.level], None, cell.ends, look(i)["color"])
         means = {cell.level: cell.mean for cell in found}
         every = range(len(made.levels))  # a line stops where a cell has no value
         xs, ys = ([each.get(level, float("nan")) for level in every] for each in (at, means))
         axes.plot(xs, ys, linewidth=1.1, markersize=3.6, **look(i))
-    ends = [end for cell in made.cells for end in (cell.mean, *(cell.ends or ()))]
-    extra = max(0.06 * (max(ends) - min(ends)), (1 - max(ends) + min(ends)) / 2, 0)
-    axes.set_ylim(min(ends) - extra, max(ends) + extra)
+    axes.set_ylim(*room_for(end for cell in made.cells for end in (cell.mean, *(cell.ends or ()))))
     axes.set_xlim(-0.5, len(labels) - 0.5)
     axes.set_xticks(range(len(labels)), labels, fontsize=size)
-    axes.grid(axis="y", color="#DDDDDD", linewidth=0.5)
-    axes.set_axisbelow(True)
+    grid(axes)
     axes.set_ylabel("\n".join(y_title))
     return figure
-
-
-def save_interaction(study: Study, name: str, folder: str | Path) -> None:
-    """Draw a declared interaction plot into ``folder`` as pdf, svg and png.
-
-    Raises:
-        PelError: a run is missing or cannot be used.
-    """
-    made = interaction_figure(study, name)
-    with style():
-        save(draw_interaction(made), folder, name)
 
 
 def check_factors(declaration: Declaration) -> None:
@@ -163,7 +147,15 @@ def check_factors(declaration: Declaration) -> None:
 
 FIGURES.register(
     "interaction",
-    ArtefactKind(FIGURE, save_interaction, rows="levels", columns="series", value="overall", check=check_factors),
+    ArtefactKind(
+        FIGURE,
+        saves(interaction_figure, draw_interaction),
+        rows="levels",
+        columns="series",
+        value="overall",
+        check=check_factors,
+        version=2,
+    ),
     about="a metric at each level of one factor, a line for each level of another",
     knobs=(AXIS, WIDTH),
 )

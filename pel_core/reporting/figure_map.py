@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,8 @@ from pel_core.common.files import read_json
 from pel_core.common.lazy import plt
 from pel_core.data.datasets import split_name
 from pel_core.models.methods import METHODS
-from pel_core.reporting.figure_style import COLOURS, PAGE, frame, save, style
+from pel_core.reporting.figure_sheet import Sheet, frame, saves
+from pel_core.reporting.figure_style import COLOURS, PAGE
 from pel_core.reporting.figure_text import line_height, text_width, wrapped
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.kinds import FIGURE, FIGURES, ArtefactKind
@@ -65,6 +66,7 @@ def census(label: str, spec: RunSpec, results: str | Path) -> list[CensusRow]:
 
     folder = Path(results)
     classes = len(read_json(folder / "data" / split_name(spec.dataset)[0] / "data.json")["class_names"])
+    classes = classes if spec.factors.classes == "all" else int(spec.factors.classes)
     vit, text, _ = load_vit(folder / "backbones" / spec.backbone, spec.resolution)
     # The head is not drawn, so that class-text features need not be there.
     with torch.no_grad():
@@ -76,10 +78,36 @@ def census(label: str, spec: RunSpec, results: str | Path) -> list[CensusRow]:
     return [CensusRow(label, block, site, kind, count) for (block, site, kind), count in found.items()]
 
 
-def draw_map(
-    rows: Sequence[CensusRow], methods: Sequence[str], layers: int, title: str, notes: Iterable[str], banner: tuple[str, str]
-) -> Figure:
-    """Draw a census, one panel per method of ``methods``, blocks across and sites up. Call it inside ``style()``."""
+@dataclass(frozen=True)
+class MapFigure:
+    """A census before it is drawn: a panel for each of ``methods``, of ``layers`` blocks."""
+
+    sheet: Sheet
+    rows: Sequence[CensusRow]
+    methods: Sequence[str]
+    layers: int
+
+
+def map_figure(study: Study, name: str) -> MapFigure:
+    """Fill a declared method map from the prepared models.
+
+    Raises:
+        PelError: a backbone or data set is not prepared.
+    """
+    artefact = study.artefact(name)
+    labels = [str(entry["label"]) for entry in artefact.declaration["methods"]]
+    specs = [cell.specs[0] for cell in artefact.cells]
+    rows = [row for label, spec in zip(labels, specs, strict=True) for row in census(label, spec, study.results)]
+    named = ", ".join(dict.fromkeys(f"{spec.vit.label}, {spec.dataset}" for spec in specs))
+    about = f"Numbers: parameters that train, counted in the built model ({named}); the classification head is left out."
+    caption = [about, artefact.declaration.get("note", ""), artefact.banner[1]]
+    sheet = Sheet(artefact.title, caption, artefact.banner[0], PAGE)
+    return MapFigure(sheet, rows, labels, max(spec.vit.layers for spec in specs))
+
+
+def draw_map(made: MapFigure) -> Figure:
+    """Draw a census, one panel for each method, blocks across and sites up. Call it inside ``style()``."""
+    rows, methods, layers = made.rows, made.methods, made.layers
     sites = sorted({row.site for row in rows}, key=lambda site: (SITES.index(site) if site in SITES else len(SITES), site))
     kinds = [name for name in METHODS if any(row.kind == name for row in rows)]
     kinds += sorted({row.kind for row in rows} - set(kinds))
@@ -91,7 +119,7 @@ def draw_map(
     squares = [plt.Rectangle((0, 0), 1, 1, facecolor=COLOURS[i % len(COLOURS)]) for i in range(len(kinds))]
     squares.append(plt.Rectangle((0, 0), 1, 1, facecolor=FROZEN, edgecolor=EDGE))
     body = down * (top + cells) + UNDER
-    figure = frame(PAGE, body, title, list(notes), banner, list(zip(squares, [*kinds, "frozen"], strict=True)))
+    figure = frame(made.sheet, body, list(zip(squares, [*kinds, "frozen"], strict=True)))
     height, end = figure.get_figheight(), sum(figure.get_layout_engine().get()["rect"][1::2])
     figure.set_layout_engine("none")  # a panel's place is known, and a hundred of them would take minutes to lay out
     width = PAGE / across - gutter - 0.06
@@ -165,28 +193,8 @@ def short(count: int) -> str:
     return str(count)
 
 
-def save_map(study: Study, name: str, folder: str | Path) -> None:
-    """Draw a declared method map into ``folder`` as pdf, svg and png.
-
-    Raises:
-        PelError: a backbone or data set is not prepared.
-    """
-    artefact = study.artefact(name)
-    labels = [str(entry["label"]) for entry in artefact.declaration["methods"]]
-    specs = [cell.specs[0] for cell in artefact.cells]
-    rows = [row for label, spec in zip(labels, specs, strict=True) for row in census(label, spec, study.results)]
-    named = ", ".join(dict.fromkeys(f"{spec.vit.label}, {spec.dataset}" for spec in specs))
-    notes = [
-        f"Numbers: parameters that train, counted in the built model ({named}); the classification head is left out.",
-        artefact.declaration.get("note", ""),
-    ]
-    layers = max(spec.vit.layers for spec in specs)
-    with style():
-        save(draw_map(rows, labels, layers, artefact.title, notes, artefact.banner), folder, name)
-
-
 FIGURES.register(
     "map",
-    ArtefactKind(FIGURE, save_map, rows="methods", from_models=True),
+    ArtefactKind(FIGURE, saves(map_figure, draw_map), rows="methods", from_models=True, version=2),
     about="which sites of which block carry what, counted in the built models",
 )

@@ -4,31 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pel_core.common.lazy import plt
 from pel_core.common.registry import Knob, between
 from pel_core.reporting.figure_rows import (
     WIDTH,
-    WIDTHS,
     at_most,
     class_accuracy,
     class_counts,
     class_order,
     class_ticks,
+    classes_without,
     data_names,
+    legend_of,
     look,
-    no_result,
     no_value,
     read_methods,
-    say_why,
     seeds_of,
     shade_groups,
+    sheet_of,
 )
-from pel_core.reporting.figure_style import frame, save, style
+from pel_core.reporting.figure_sheet import Sheet, drawing, frame, saves
 from pel_core.reporting.figure_text import thin_ticks
 from pel_core.studies.kinds import FIGURE, FIGURES, ArtefactKind
 from pel_core.studies.study import Study
@@ -42,18 +40,14 @@ MOST = 8
 
 @dataclass(frozen=True)
 class ClassFigure:
-    """Accuracies before they are drawn: training images (C,) and group (C,) of each class, and of each method its label and its
-    accuracies in percent, float (C,), NaN for a class without test images. ``why``: why there is nothing to draw."""
+    """Accuracies before they are drawn: training images (C,) and group (C,) of each class, of each method its label and its
+    accuracies in percent, float (C,), NaN for a class without test images; and over how many classes they are smoothed."""
 
-    title: str
+    sheet: Sheet
     counts: np.ndarray
     groups: Sequence[str]
     lines: list[tuple[str, np.ndarray]]
-    smooth: float
-    width: float
-    notes: list[str]
-    banner: tuple[str, str]
-    why: str = ""
+    window: int
 
 
 def class_figure(study: Study, name: str) -> ClassFigure:
@@ -62,17 +56,15 @@ def class_figure(study: Study, name: str) -> ClassFigure:
     Raises:
         PelError: a run is missing or cannot be used, or rows are of different data.
     """
-    artefact = study.artefact(name)
-    methods, runs = read_methods(study, artefact)
+    artefact, methods, runs = read_methods(study, name)
     known = [(method.label, class_accuracy(method.row)) for method in methods if method.row]
     counts, groups = class_counts(methods) if known else (np.zeros(0, int), ())
-    smooth = artefact.knobs["smooth"]
-    notes = [f"{seeds_of(artefact.seeds)}, {data_names(runs)}."]
-    notes += [*runs.notes(), artefact.declaration.get("note", "")]
-    why = "" if known else no_result(runs)
-    return ClassFigure(
-        artefact.title, counts, groups, known, smooth, WIDTHS[artefact.knobs["width"]], notes, artefact.banner, why
-    )
+    window = window_of(artefact.knobs["smooth"], len(counts))
+    said = [f"{seeds_of(artefact.seeds)}, {data_names(runs)}."]
+    said += [f"Line: mean over {window} neighbouring classes."] if window > 1 else []
+    said += ["Points: single classes." if len(known) <= POINTS else "Single classes are not shown."]
+    said += [classes_without(known[0][1]) if known else ""]
+    return ClassFigure(sheet_of(artefact, runs, [" ".join(filter(None, said))], known), counts, groups, known, window)
 
 
 def smoothed(values: np.ndarray, window: int) -> np.ndarray:
@@ -90,37 +82,24 @@ def window_of(smooth: float, classes: int) -> int:
     return min(2 * (max(3, round(smooth * classes)) // 2) + 1, 2 * ((classes - 1) // 2) + 1) if smooth else 1
 
 
+@drawing
 def draw_classes(made: ClassFigure) -> Figure:
     """A line for each method over the classes in order. Call it, and save the figure, inside ``style()``."""
-    order, classes = class_order(made.counts, made.groups), len(made.counts)
-    window, pointed = window_of(made.smooth, classes), len(made.lines) <= POINTS
-    none = int(np.isnan(made.lines[0][1]).sum()) if made.lines else 0
-    said = [f"Line: mean over {window} neighbouring classes." if window > 1 else ""]
-    said += ["Points: single classes." if pointed else "Single classes are not shown."]
-    said += [f"{none:,} of {classes:,} classes have no test image and no value." if none else ""]
-    handles = [
-        plt.Line2D([], [], linewidth=1.3, **{**look(i), **({"markersize": 2.5} if pointed else {"marker": ""})})
-        for i in range(len(made.lines))
-    ]
-    legend = list(zip(handles, [label for label, _ in made.lines], strict=True))
-    figure = frame(
-        made.width, 2.2, made.title, [" ".join(filter(None, [made.notes[0], *said])), *made.notes[1:]], made.banner, legend
-    )
+    order, classes, pointed = class_order(made.counts, made.groups), len(made.counts), len(made.lines) <= POINTS
+    shape = {"markersize": 2.5} if pointed else {"marker": ""}
+    figure = frame(made.sheet, 2.2, legend_of([label for label, _ in made.lines], linewidth=1.3, **shape))
     axes = figure.subplots()
-    if made.why:
-        say_why(axes, made.why, made.width - 0.4)
-        return figure
-    shade_groups(axes, [made.groups[i] for i in order], made.width - 0.7)
+    shade_groups(axes, [made.groups[i] for i in order], made.sheet.width - 0.7)
     at = np.arange(classes) + 0.5
     for number, (_, values) in enumerate(made.lines):
-        style_ = look(number)
+        style = look(number)
         if pointed:
             size = 2.2 if classes < 200 else 1.2 if classes < 2000 else 0.6
             axes.plot(
-                at, values[order], style_["marker"], color=style_["color"], markersize=size, alpha=0.45, markeredgewidth=0,
+                at, values[order], style["marker"], color=style["color"], markersize=size, alpha=0.45, markeredgewidth=0,
                 rasterized=classes > 500,
             )  # fmt: skip
-        axes.plot(at, smoothed(values[order], window), color=style_["color"], linestyle=style_["linestyle"], linewidth=1.3)
+        axes.plot(at, smoothed(values[order], made.window), color=style["color"], linestyle=style["linestyle"], linewidth=1.3)
     axes.set_ylim(-2, 102)
     axes.set_yticks(range(0, 101, 20))
     axes.set_ylabel("accuracy of the class (%)")
@@ -129,20 +108,16 @@ def draw_classes(made: ClassFigure) -> Figure:
     return figure
 
 
-def save_classes(study: Study, name: str, folder: str | Path) -> None:
-    """Draw a declared per-class figure into ``folder`` as pdf, svg and png.
-
-    Raises:
-        PelError: a run is missing or cannot be used.
-    """
-    made = class_figure(study, name)
-    with style():
-        save(draw_classes(made), folder, name)
-
-
 FIGURES.register(
     "per-class",
-    ArtefactKind(FIGURE, save_classes, rows="methods", value="overall", check=no_value(at_most("methods", MOST), "methods")),
+    ArtefactKind(
+        FIGURE,
+        saves(class_figure, draw_classes),
+        rows="methods",
+        value="overall",
+        check=no_value(at_most("methods", MOST), "methods"),
+        version=2,
+    ),
     about="the accuracy of each class, sorted by training images and smoothed",
     knobs=(Knob("smooth", 0.1, "the share of the classes that a smoothed value is the mean of; 0: none", between(0, 1)), WIDTH),
 )

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pel_core.common.lazy import plt
 from pel_core.data.sampling import GROUPS
 from pel_core.evaluation.metrics import CALIBRATION_BINS
 from pel_core.reporting.figure_counts import TITLES
-from pel_core.reporting.figure_rows import WIDE, WIDTHS, at_most, data_names, look, no_result, no_value, read_methods, say_why
-from pel_core.reporting.figure_style import frame, save, style
+from pel_core.reporting.figure_rows import WIDE, at_most, data_names, legend_of, look, no_value, read_methods, sheet_of
+from pel_core.reporting.figure_sheet import Sheet, drawing, frame, saves
 from pel_core.reporting.statistics.runs import Row
 from pel_core.studies.kinds import FIGURE, FIGURES, ArtefactKind
 from pel_core.studies.study import Study
@@ -46,12 +44,8 @@ class Bins:
 class ReliabilityFigure:
     """Bins before they are drawn: of each method by shot group, for groups that have test images."""
 
-    title: str
+    sheet: Sheet
     methods: list[tuple[str, dict[str, Bins]]]
-    width: float
-    notes: list[str]
-    banner: tuple[str, str]
-    why: str = ""
 
 
 def bins_of(row: Row) -> dict[str, Bins]:
@@ -77,30 +71,23 @@ def reliability_figure(study: Study, name: str) -> ReliabilityFigure:
     Raises:
         PelError: a run is missing or cannot be used.
     """
-    artefact = study.artefact(name)
-    methods, runs = read_methods(study, artefact)
+    artefact, methods, runs = read_methods(study, name)
     made = [(method.label, bins_of(method.row)) for method in methods if method.row]
     seeds = f"{len(artefact.seeds)} seeds together" if len(artefact.seeds) > 1 else f"one seed ({artefact.seeds[0]})"
     about = f"{data_names(runs)}, {seeds}; {CALIBRATION_BINS} equal bins of confidence. "
     about += "On the dashed line confidence is accuracy; below it the model is too sure. "
     about += f"Small, off the lines: fewer than {FEW} images. Below: the share of a group's images in each bin. "
     about += "In the legend: expected calibration error of head / medium / tail in percent."
-    notes = [about, *runs.notes(), artefact.declaration.get("note", "")]
-    width = WIDTHS[artefact.knobs["width"]]
-    return ReliabilityFigure(artefact.title, made, width, notes, artefact.banner, "" if made else no_result(runs))
+    return ReliabilityFigure(sheet_of(artefact, runs, [about], made), made)
 
 
+@drawing
 def draw_reliability(made: ReliabilityFigure) -> Figure:
     """A panel for each shot group, shares of images below it. Call it, and save the figure, inside ``style()``."""
-    handles = [plt.Line2D([], [], linewidth=1.1, markersize=3.4, **look(i)) for i in range(len(made.methods))]
-    labels = [f"{label} ({_errors(bins)})" for label, bins in made.methods]
+    labels, width = [f"{label} ({_errors(bins)})" for label, bins in made.methods], made.sheet.width
     groups = [group for group in TITLES if any(group in bins for _, bins in made.methods)]
-    tall = made.width / max(1, len(groups)) if len(groups) > 1 else min(made.width, 2.6)
-    body = min(3.0, max(1.9, tall + 0.5))
-    figure = frame(made.width, body, made.title, made.notes, made.banner, list(zip(handles, labels, strict=True)))
-    if made.why:
-        say_why(figure.subplots(), made.why, made.width - 0.4)
-        return figure
+    tall = width / max(1, len(groups)) if len(groups) > 1 else min(width, 2.6)
+    figure = frame(made.sheet, min(3.0, max(1.9, tall + 0.5)), legend_of(labels))
     panels = figure.subplots(2, len(groups), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1))
     for group, top, below in zip(groups, *panels, strict=True):
         for number, (_, bins) in enumerate(made.methods):
@@ -136,20 +123,16 @@ def _errors(bins: dict[str, Bins]) -> str:
     return " / ".join(f"{bins[group].error:.1f}" if group in bins else "–" for group in TITLES)
 
 
-def save_reliability(study: Study, name: str, folder: str | Path) -> None:
-    """Draw a declared reliability diagram into ``folder`` as pdf, svg and png.
-
-    Raises:
-        PelError: a run is missing or cannot be used.
-    """
-    made = reliability_figure(study, name)
-    with style():
-        save(draw_reliability(made), folder, name)
-
-
 FIGURES.register(
     "reliability",
-    ArtefactKind(FIGURE, save_reliability, rows="methods", value="overall", check=no_value(at_most("methods", MOST), "methods")),
+    ArtefactKind(
+        FIGURE,
+        saves(reliability_figure, draw_reliability),
+        rows="methods",
+        value="overall",
+        check=no_value(at_most("methods", MOST), "methods"),
+        version=2,
+    ),
     about="how often images of a confidence are right, in each shot group",
     knobs=(WIDE,),
 )

@@ -1,22 +1,26 @@
-"""What several kinds of figure share: methods with their stored predictions, how each looks, shot-group bands, stated reasons."""
+"""What several kinds of figure share: their sheet, methods with their stored predictions, how each looks, intervals, bands."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pel_core.common.errors import PelError
+from pel_core.common.lazy import plt
 from pel_core.common.registry import Knob, one_of
 from pel_core.data.sampling import GROUPS
 from pel_core.reporting.figure_counts import SHADES, TITLES, apart
+from pel_core.reporting.figure_sheet import Legend, Sheet, grid
 from pel_core.reporting.figure_style import COLOURS, COLUMN, PAGE
-from pel_core.reporting.figure_text import wrapped
+from pel_core.reporting.figure_text import text_width
 from pel_core.reporting.runs import Record, Runs, read_runs
+from pel_core.reporting.statistics.effects import LEAST_SEEDS, Effect
 from pel_core.reporting.statistics.reading import Reader
 from pel_core.reporting.statistics.runs import Row, require_same_images
+from pel_core.spec.choices import METRICS
 from pel_core.studies.cells import Artefact
 from pel_core.studies.kinds import Declaration
 from pel_core.studies.study import Study
@@ -31,6 +35,43 @@ WIDTH = Knob("width", "column", "how wide: a column of a paper or its page", one
 WIDE = Knob("width", "page", WIDTH.meaning, WIDTH.check)
 
 
+Ends = tuple[float, float] | None
+# What a caption says of whiskers, by the number of seeds (at most the last). Student's t of two seeds is 12.7: no thick line.
+WHISKERS = (
+    "Thin: 95 % interval over test images.",
+    "Thin: 95 % interval over training runs and test images, which from two seeds misses in up to 13 % of cases. A thick line, "
+    "over training runs alone, takes three seeds.",
+    "Thick: 95 % interval over training runs (another run, this test set); thin: over training runs and test images.",
+)
+
+
+def sheet_of(artefact: Artefact, runs: Runs, about: Iterable[str], anything: object, reason: str = "") -> Sheet:
+    """A figure's sheet: title, width, and a caption of what the kind says, blanks, the declared note and the notice.
+
+    Args:
+        about: what the kind says of the figure.
+        anything: whether there is something to draw; empty lists are nothing.
+        reason: why there is not, where it is not for want of results.
+    """
+    none = reason if reason and not runs.blanks else no_result(runs)
+    return Sheet(
+        artefact.title,
+        [*about, *runs.notes(), artefact.declaration.get("note", ""), artefact.banner[1]],
+        artefact.banner[0],
+        WIDTHS[artefact.knobs.get("width", "column")],
+        "" if anything else none,
+    )
+
+
+def axis_label(artefact: Artefact) -> str:
+    """What the values are called: as declared, else the metric's name; "Accuracy (%)" where several are drawn."""
+    paths = list(dict.fromkeys(cell.value for cell in artefact.cells))
+    labels = [METRICS[path.removeprefix("metrics.")].label for path in paths if path.removeprefix("metrics.") in METRICS]
+    if len(paths) > 1 and all(label.endswith("accuracy (%)") for label in labels) and len(labels) == len(paths):
+        labels = ["Accuracy (%)"]
+    return artefact.knobs["axis"] or (labels[0] if labels else paths[0])
+
+
 @dataclass(frozen=True)
 class Method:
     """A row of a figure: its label, its runs' predictions (None where a run has no result) and what is known of its runs."""
@@ -40,18 +81,39 @@ class Method:
     records: list[Record]
 
 
-def read_methods(study: Study, artefact: Artefact) -> tuple[list[Method], Runs]:
-    """The rows of a figure without columns, and all results.
+def read_methods(study: Study, name: str) -> tuple[Artefact, list[Method], Runs]:
+    """A figure without columns, its rows, and all results.
 
     Raises:
         PelError: a run is missing or cannot be used, or its predictions are damaged.
     """
+    artefact = study.artefact(name)
     runs, reader, made = read_runs(study, artefact), Reader(study.results), []
     for cell in artefact.cells:
         label = str(artefact.declaration[artefact.how.rows][cell.row]["label"])
         row = None if runs.without(cell.slugs) else reader.row(label, cell.specs)
         made.append(Method(label, row, runs.described(cell.slugs)))
-    return made, runs
+    return artefact, made, runs
+
+
+def about_whiskers(seeds: Sequence[int]) -> str:
+    """What a caption says of intervals over so many seeds."""
+    return WHISKERS[min(len(seeds), len(WHISKERS)) - 1]
+
+
+def ends_of(found: Effect) -> tuple[Ends, Ends]:
+    """The ends of the training and of the general interval, None of one that has no width; below three seeds of the former."""
+    pairs = [(each.low, each.high) for each in (found.training, found.general)]
+    first, second = (None if low is None or high is None else (low, high) for low, high in pairs)
+    return first if len(found.seeds) >= LEAST_SEEDS else None, second
+
+
+def whiskers(axes: Axes, at: float, training: Ends, general: Ends, colour: str, upright: bool = True) -> None:
+    """Both intervals of a value at a place: the general one thin, the training one thick over it."""
+    for ends, width in ((general, 0.8), (training, 2.2)):
+        if ends:
+            xy = ([at, at], ends) if upright else (ends, [at, at])
+            axes.plot(*xy, color=colour, linewidth=width, solid_capstyle="butt", zorder=2)
 
 
 def class_counts(methods: Sequence[Method]) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -87,6 +149,12 @@ def class_order(counts: np.ndarray, groups: Sequence[str]) -> np.ndarray:
     return np.lexsort((-counts, [GROUPS.index(group) for group in groups]))
 
 
+def classes_without(values: np.ndarray) -> str:
+    """What a caption says of classes without a test image, whose values (C,) are NaN; empty where there are none."""
+    none = int(np.isnan(values).sum())
+    return f"{none:,} of {len(values):,} classes have no test image and no value." if none else ""
+
+
 def shade_groups(axes: Axes, groups: Sequence[str], width: float, named: bool = True) -> None:
     """Bands of the shot groups behind classes that stand in order at 0.5, 1.5, ...; ``width`` of the axes in inches."""
     sizes = {group: groups.count(group) for group in TITLES if group in groups}
@@ -111,25 +179,41 @@ def class_ticks(counts: np.ndarray, order: np.ndarray, most: int = 7) -> tuple[l
 
 
 def look(number: int) -> dict[str, Any]:
-    """Colour, line and marker of one of eight rows: told apart in grey by line or marker."""
-    return {"color": COLOURS[number % 8], "linestyle": LINES[number % 8], "marker": SHAPES[number % 8]}
+    """Colour, line and marker of a row: of eight each of the three is its own, of 64 the pair of colour and marker."""
+    return {"color": COLOURS[number % 8], "linestyle": LINES[number % 8], "marker": SHAPES[(number + number // 8) % 8]}
 
 
-def say_why(axes: Axes, reason: str, width: float) -> None:
-    """A reason in place of a picture."""
-    axes.set_axis_off()
-    axes.set(xticks=[], yticks=[])
-    text = axes.text(0.5, 0.5, "\n".join(wrapped(reason, width, 7)), ha="center", va="center", transform=axes.transAxes)
-    text.set_in_layout(False)  # it is in the middle, not beside the axes
+def legend_of(labels: Sequence[str], **other: Any) -> Legend:
+    """A legend of rows as they `look`, but for what is given."""
+    shape = {"linewidth": 1.1, "markersize": 3.4}
+    return [(plt.Line2D([], [], **{**shape, **look(i), **other}), label) for i, label in enumerate(labels)]
+
+
+def name_rows(axes: Axes, labels: Sequence[str], size: float) -> None:
+    """Lying rows at 0, 1, ... from the top, their labels at the left, and a grid behind them."""
+    axes.set_yticks(range(len(labels)), labels, fontsize=size, linespacing=1.0)
+    axes.set_ylim(len(labels) - 0.45, -0.55)
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_locator(plt.MaxNLocator(5))
+    if len(labels) > 30:  # the axis is far from the first rows
+        axes.tick_params(axis="x", top=True, labeltop=True)
+    grid(axes, "both")
+
+
+def say_blank(axes: Axes, y: float, reason: str, room: float) -> None:
+    """In a lying row without a value a dash, and why there is none if that fits into ``room`` inches; the caption has it too."""
+    text = f"– {reason}"
+    place = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 5.6, "color": "#444444"}
+    axes.text(0.01, y, text if text_width(text, 5.6) < room else "–", **place)
 
 
 def no_result(runs: Runs) -> str:
     """Why nothing is drawn."""
-    return "Nothing to draw: no run that it needs has a result" + ("; the small print names them." if runs.blanks else ".")
+    return "Nothing to draw: no run that it needs has a result" + ("; the caption names them." if runs.blanks else ".")
 
 
 def seeds_of(seeds: Sequence[int], what: str = "Mean") -> str:
-    """What small print says of the seeds."""
+    """What a caption says of the seeds."""
     return f"{what} over n = {len(seeds)} seeds" if len(seeds) > 1 else f"One seed ({seeds[0]})"
 
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pel_core.common.lazy import plt
-from pel_core.reporting.figure_bars import axis_label
-from pel_core.reporting.figure_rows import SHAPES, WIDTH, WIDTHS, at_most, data_names, no_result, say_why
-from pel_core.reporting.figure_style import COLOURS, frame, save, style
+from pel_core.reporting.figure_rows import (
+    WIDTH,
+    at_most,
+    axis_label,
+    data_names,
+    legend_of,
+    look,
+    name_rows,
+    say_blank,
+    sheet_of,
+)
+from pel_core.reporting.figure_sheet import Sheet, drawing, frame, room_for, saves
 from pel_core.reporting.figure_text import line_height, text_width, wrapped
 from pel_core.reporting.runs import read_runs
 from pel_core.spec.records import number, why_none
@@ -36,18 +43,14 @@ class Strip:
 class SeedsFigure:
     """Strips before they are drawn."""
 
-    title: str
+    sheet: Sheet
     axis: str
     seeds: tuple[int, ...]
     strips: list[Strip]
-    width: float
-    notes: list[str]
-    banner: tuple[str, str]
-    why: str = ""
 
 
 def seeds_figure(study: Study, name: str) -> SeedsFigure:
-    """Fill a declared figure of seeds from results. A method keeps the seeds that have a result; the small print names others.
+    """Fill a declared figure of seeds from results. A method keeps the seeds that have a result; the caption names others.
 
     Raises:
         PelError: a run is missing or cannot be used.
@@ -59,7 +62,7 @@ def seeds_figure(study: Study, name: str) -> SeedsFigure:
         records = {spec.seed: runs[spec.slug] for spec in cell.specs if spec.slug in runs}
         found = {seed: number(record, cell.value) for seed, record in records.items()}
         values = {seed: value for seed, value in found.items() if value is not None}
-        fixed = not cell.specs[0].trains
+        fixed = not cell.specs[0].seeded
         blank = "" if values else runs.without(cell.slugs) or why_none(next(iter(records.values())), cell.value)
         strips.append(Strip(label, dict(list(values.items())[:1]) if fixed else values, fixed, blank))
     lines = "Thin lines join runs of one seed. " if len(artefact.seeds) > 1 else ""
@@ -67,36 +70,29 @@ def seeds_figure(study: Study, name: str) -> SeedsFigure:
     if len(artefact.seeds) == 1:
         count = f"one seed ({artefact.seeds[0]}): no spread is known"
     mean = "Black line: mean of a method whose every seed has a value."
-    about = f"Points: single runs of {data_names(runs)}, {count}. {lines}{mean}"
-    notes = [about, *runs.notes(), artefact.declaration.get("note", "")]
-    why = "" if any(strip.values for strip in strips) else no_result(runs) if runs.blanks else strips[0].blank
-    width = WIDTHS[artefact.knobs["width"]]
-    return SeedsFigure(artefact.title, axis_label(artefact), artefact.seeds, strips, width, notes, artefact.banner, why)
+    about = f"Points: single runs of {data_names(runs)}, {count}. {lines}{mean} The axis does not start at zero."
+    sheet = sheet_of(artefact, runs, [about], any(strip.values for strip in strips), strips[0].blank)
+    return SeedsFigure(sheet, axis_label(artefact), artefact.seeds, strips)
 
 
+@drawing
 def draw_seeds(made: SeedsFigure) -> Figure:
     """A lying strip for each method. Call it, and save the figure, inside ``style()``."""
-    most = 0.36 * made.width
+    width = made.sheet.width
+    most = 0.36 * width
     widest = max(text_width(strip.label, 6.2) for strip in made.strips)
     labels = [wrapped(strip.label, min(most, widest + 0.01), 6.2) for strip in made.strips]
     pitch = max(0.24, max(map(len, labels)) * line_height(6.2, 1.15))
-    x_title = wrapped(made.axis, made.width - most - 0.3, 7)
-    look = {"linestyle": "", "markersize": 4}
-    legend = [
-        (plt.Line2D([], [], color=COLOURS[i % 8], marker=SHAPES[i % 8], **look), f"seed {seed}")
-        for i, seed in enumerate(made.seeds)
-    ]
+    x_title = wrapped(made.axis, width - most - 0.3, 7)
     body = len(labels) * pitch + 0.3 + len(x_title) * line_height(7)
-    figure = frame(made.width, body, made.title, made.notes, made.banner, legend if len(made.seeds) <= 8 else ())
+    legend = legend_of([f"seed {seed}" for seed in made.seeds], linestyle="", markersize=4)
+    figure = frame(made.sheet, body, legend if len(made.seeds) <= 8 else ())
     axes = figure.subplots()
-    if made.why:
-        say_why(axes, made.why, made.width - 0.4)
-        return figure
     for i, seed in enumerate(made.seeds):
-        look_ = {"color": COLOURS[i % 8], "marker": SHAPES[i % 8]}
         at = [(strip.values.get(seed), y) for y, strip in enumerate(made.strips) if not strip.fixed]
         xs = [float("nan") if x is None else x for x, _ in at]  # a line stops where a run has no value
-        axes.plot(xs, [y for _, y in at], linewidth=0.6, markersize=3.6, markeredgecolor="white", markeredgewidth=0.3, **look_)
+        how = {**look(i), "linestyle": "-", "linewidth": 0.6, "markersize": 3.6}
+        axes.plot(xs, [y for _, y in at], markeredgecolor="white", markeredgewidth=0.3, **how)
     for y, strip in enumerate(made.strips):
         if strip.fixed:
             at = list(strip.values.values())
@@ -105,35 +101,18 @@ def draw_seeds(made: SeedsFigure) -> Figure:
             mean = sum(strip.values.values()) / len(strip.values)
             axes.plot([mean, mean], [y - 0.3, y + 0.3], color="#222222", linewidth=1.4, zorder=1.5)
         if not strip.values:
-            place = {"transform": axes.get_yaxis_transform(), "va": "center"}
-            axes.text(0.01, y, f"– {strip.blank}", fontsize=5.6, color="#444444", **place)
-    axes.set_yticks(range(len(labels)), ["\n".join(lines) for lines in labels], fontsize=6.2, linespacing=1.0)
-    axes.set_ylim(len(labels) - 0.45, -0.55)
-    found = [value for strip in made.strips for value in strip.values.values()]
-    extra = max(0.06 * (max(found) - min(found)), (1 - max(found) + min(found)) / 2, 0)
-    axes.set_xlim(min(found) - extra, max(found) + extra)
-    axes.xaxis.set_major_locator(plt.MaxNLocator(5))
-    axes.grid(axis="both", color="#E4E4E4", linewidth=0.5)
-    axes.set_axisbelow(True)
-    axes.tick_params(axis="y", length=0)
+            say_blank(axes, y, strip.blank, width - most - 0.3)
+    name_rows(axes, ["\n".join(lines) for lines in labels], 6.2)
+    axes.set_xlim(*room_for(value for strip in made.strips for value in strip.values.values()))
     axes.set_xlabel("\n".join(x_title))
     return figure
 
 
-def save_seeds(study: Study, name: str, folder: str | Path) -> None:
-    """Draw a declared figure of seeds into ``folder`` as pdf, svg and png.
-
-    Raises:
-        PelError: a run is missing or cannot be used.
-    """
-    made = seeds_figure(study, name)
-    with style():
-        save(draw_seeds(made), folder, name)
-
-
 FIGURES.register(
     "seeds",
-    ArtefactKind(FIGURE, save_seeds, rows="methods", value="overall", check=at_most("methods", MOST)),
+    ArtefactKind(
+        FIGURE, saves(seeds_figure, draw_seeds), rows="methods", value="overall", check=at_most("methods", MOST), version=2
+    ),
     about="a value of each run, the runs of one seed joined from method to method",
     knobs=(AXIS, WIDTH),
 )

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pel_core.common.lazy import plt
 from pel_core.common.registry import Knob, one_of
-from pel_core.reporting.figure_rows import WIDTH, WIDTHS, at_most, data_names, look, no_result, no_value, say_why
-from pel_core.reporting.figure_style import frame, save, style
+from pel_core.reporting.figure_rows import WIDTH, at_most, data_names, legend_of, look, no_value, sheet_of
+from pel_core.reporting.figure_sheet import Sheet, drawing, frame, grid, saves
 from pel_core.reporting.runs import read_runs
 from pel_core.studies.kinds import FIGURE, FIGURES, ArtefactKind
 from pel_core.studies.study import Study
@@ -36,13 +35,9 @@ class Trace:
 class TrainingFigure:
     """Curves before they are drawn."""
 
-    title: str
+    sheet: Sheet
     axis: str
     traces: list[Trace]
-    width: float
-    notes: list[str]
-    banner: tuple[str, str]
-    why: str = ""
 
 
 def training_figure(study: Study, name: str) -> TrainingFigure:
@@ -66,21 +61,15 @@ def training_figure(study: Study, name: str) -> TrainingFigure:
     seeds = f"mean of n = {len(artefact.seeds)} seeds; band: from the lowest to the highest" if len(artefact.seeds) > 1 else ""
     seeds = seeds or f"one seed ({artefact.seeds[0]}): no spread is known"
     about = f"{data_names(runs)}, {seeds}. Training images as they are augmented, during the epoch."
-    notes = [about, f"Nothing trains in {', '.join(none)}." if none else "", *runs.notes(), artefact.declaration.get("note", "")]
-    why = "" if traces else no_result(runs) if runs.blanks else notes[1]
-    width = WIDTHS[artefact.knobs["width"]]
-    return TrainingFigure(artefact.title, TITLES[what], traces, width, notes, artefact.banner, why)
+    nothing = f"Nothing trains in {', '.join(none)}." if none else ""
+    return TrainingFigure(sheet_of(artefact, runs, [about, nothing], traces, nothing), TITLES[what], traces)
 
 
+@drawing
 def draw_training(made: TrainingFigure) -> Figure:
     """A line with a band for each method. Call it, and save the figure, inside ``style()``."""
-    handles = [plt.Line2D([], [], linewidth=1.1, markersize=3, **look(i)) for i in range(len(made.traces))]
-    legend = list(zip(handles, [trace.label for trace in made.traces], strict=True))
-    figure = frame(made.width, 2.1, made.title, made.notes, made.banner, legend)
+    figure = frame(made.sheet, 2.1, legend_of([trace.label for trace in made.traces], markersize=3))
     axes = figure.subplots()
-    if made.why:
-        say_why(axes, made.why, made.width - 0.4)
-        return figure
     for number, trace in enumerate(made.traces):
         every = max(1, len(trace.epochs) // 8)
         axes.plot(trace.epochs, trace.values.mean(0), linewidth=1.1, markersize=3, markevery=every, **look(number))
@@ -88,26 +77,21 @@ def draw_training(made: TrainingFigure) -> Figure:
             ends = trace.values.min(0), trace.values.max(0)
             axes.fill_between(trace.epochs, *ends, color=look(number)["color"], alpha=0.2, linewidth=0)
     axes.xaxis.set_major_locator(plt.MaxNLocator(6, integer=True))
-    axes.grid(axis="y", color="#DDDDDD", linewidth=0.5)
-    axes.set_axisbelow(True)
+    grid(axes)
     axes.set(xlabel="epoch", ylabel=made.axis)
     return figure
 
 
-def save_training(study: Study, name: str, folder: str | Path) -> None:
-    """Draw declared training curves into ``folder`` as pdf, svg and png.
-
-    Raises:
-        PelError: a run is missing or cannot be used.
-    """
-    made = training_figure(study, name)
-    with style():
-        save(draw_training(made), folder, name)
-
-
 FIGURES.register(
     "training",
-    ArtefactKind(FIGURE, save_training, rows="methods", value="overall", check=no_value(at_most("methods", MOST), "methods")),
+    ArtefactKind(
+        FIGURE,
+        saves(training_figure, draw_training),
+        rows="methods",
+        value="overall",
+        check=no_value(at_most("methods", MOST), "methods"),
+        version=2,
+    ),
     about="training curves, the mean over seeds with the band that they span",
     knobs=(Knob("shown", "accuracy", "what of each epoch", one_of(*TITLES)), WIDTH),
 )

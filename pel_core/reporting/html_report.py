@@ -13,9 +13,10 @@ from pel_core import __version__
 from pel_core.common.errors import PelError
 from pel_core.common.files import write_text
 from pel_core.reporting.html_text import address, markdown_html, picture
-from pel_core.reporting.recipe_text import recipe_parts
+from pel_core.reporting.recipe_text import study_recipe
 from pel_core.reporting.runs import Record, Runs, find_runs
 from pel_core.reporting.runs_table import SHORT, run_row
+from pel_core.reporting.screen import Screen
 from pel_core.reporting.standing import Standing
 from pel_core.reporting.tuning_page import tuning_cost, tunings_on_page
 from pel_core.spec.results import require_same_inputs, run_folder
@@ -79,7 +80,7 @@ def _content(study: Study, out: Path) -> dict[str, Any]:
         **{part: [each for each in shown if each["part"] == part] for part in ("tables", "figures", "claims", "compared")},
         "tunings": tunings_on_page(study, out),
         "tuning_cost": tuning_cost(study),
-        "recipe": _recipe(study, runs),
+        "recipe": study_recipe(study.artefacts, runs),
         "datasets": {record["data"]["name"]: record["data"] for record in described},
         "backbones": {record["backbone"]["name"]: record["backbone"].get("sha256") for record in described},
         "notes": study.data_notes(),
@@ -111,7 +112,6 @@ def _artefact(standing: Standing, artefact: Artefact, out: Path) -> dict[str, An
     figure = artefact.how.form == FIGURE
     files = {suffix: Path(file) for suffix, file in zip(artefact.how.form, study.files(name)) if Path(file).is_file()}
     text = files["md"].read_text(encoding="utf-8") if "md" in files else ""
-    caption = study.folder(name) / f"{name}.txt"
     verdicts = artefact.kind == "claims" and text and artefact.how.on_screen
     return {
         "name": name,
@@ -120,9 +120,9 @@ def _artefact(standing: Standing, artefact: Artefact, out: Path) -> dict[str, An
         "told": _told(standing, name),
         "html": _markup(markdown_html(_body(text, artefact.banner[1]))),
         "picture": picture(files["svg"]) if "svg" in files else "",
-        "caption": caption.read_text(encoding="utf-8") if caption.is_file() else artefact.declaration.get("note", "") * figure,
+        "caption": _caption(files["txt"].read_text(encoding="utf-8"), artefact.banner[1]) if "txt" in files else "",
         "files": [(suffix, address(file, out)) for suffix, file in files.items()],
-        "verdicts": verdicts(artefact.title, text) if verdicts else [],
+        "verdicts": verdicts(artefact.title, text, Screen()) if verdicts else [],
     }
 
 
@@ -140,6 +140,11 @@ def _body(markdown: str, notice: str) -> str:
     return "\n".join(lines)
 
 
+def _caption(text: str, notice: str) -> str:
+    """A figure's caption without what the page says itself: its first line, the title, and the notice."""
+    return " ".join(line for line in text.splitlines()[1:] if line != notice)
+
+
 def _told(standing: Standing, name: str) -> list[str]:
     """What an artefact lacks, and whether it was drawn before something changed; empty where all is well."""
     if not standing.made(name):
@@ -149,16 +154,6 @@ def _told(standing: Standing, name: str) -> list[str]:
     if changed := standing.redrawn(name):
         told.append(f"{changed[0].upper()}{changed[1:]}; python -m pel_core partial, or make study, draws it anew.")
     return told
-
-
-def _recipe(study: Study, runs: Runs) -> dict[str, Any]:
-    """What all runs have in common, and of what is their own the artefacts: part -> their names."""
-    parts = {name: recipe_parts(records) for name in study.artefacts if (records := runs.described(study.artefacts[name].specs))}
-    shared = [part for part in next(iter(parts.values()), []) if all(part in own for own in parts.values())]
-    own: dict[str, list[str]] = {}
-    for name, found in parts.items():
-        own.setdefault("; ".join(part for part in found if part not in shared), []).append(name)
-    return {"shared": shared, "own": {part: names for part, names in own.items() if part}}
 
 
 def _environments(rows: Mapping[str, Mapping[str, Any]]) -> dict[tuple[Any, ...], list[str]]:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from pel_core.common.errors import PelError
 from pel_core.reporting.runs import Runs
-from pel_core.reporting.statistics.effects import Effect, contrast
+from pel_core.reporting.statistics.effects import Effect, contrast, value_of
 from pel_core.reporting.statistics.intervals import Interval, Variances, general, training
-from pel_core.reporting.statistics.reading import Reader
+from pel_core.reporting.statistics.reading import Disagreement, Reader
 from pel_core.reporting.statistics.runs import Row, require_same_images
 from pel_core.reporting.statistics.values import is_metric
 from pel_core.spec.records import number, why_none
@@ -33,12 +33,14 @@ class Rows:
         """A cell's runs, or why their predictions cannot be read.
 
         Raises:
-            PelError: they are of different test images.
+            PelError: they are of different test images, or those of a run do not give its recorded accuracy.
         """
-        specs = cell.specs if cell.specs[0].trains else cell.specs[:1]
+        specs = cell.specs if cell.specs[0].seeded else cell.specs[:1]
         try:
             for spec in specs:
                 self.reader.run(spec)
+        except Disagreement:
+            raise
         except PelError as error:
             return str(error)
         return self.reader.row(f"{cell.method} on {cell.dataset}", cell.specs)
@@ -66,6 +68,26 @@ def contrast_effect(part: Contrast, runs: Runs, rows: Rows) -> Effect:
         return contrast(pairs, part.pairs[0][0].value, minus)  # type: ignore[arg-type]
     except PelError as error:  # of metrics that read confidences as well
         return _of_results(part, runs, str(error))
+
+
+def value_effect(cell: Cell, runs: Runs, rows: Rows) -> Effect:
+    """A cell's value with both intervals, or the reason why it has none; without the general one where no prediction is read."""
+    if blank := runs.without(cell.slugs):
+        return nothing(cell.value, blank)
+    unread = ""
+    if is_metric(cell.value):
+        row = rows.row(cell)
+        try:
+            if isinstance(row, Row):
+                return value_of(row, cell.value)
+            unread = row
+        except PelError as error:  # a metric that reads confidences as well
+            unread = str(error)
+    found = [(spec.seed, number(runs[spec.slug], cell.value)) for spec in cell.specs]
+    known = [(seed, value) for seed, value in found if value is not None]
+    if not known:
+        return nothing(cell.value, why_none(runs[cell.slugs[0]], cell.value))
+    return _by_seed(cell.value, [value for _, value in known], tuple(seed for seed, _ in known), unread)
 
 
 def nothing(metric: str, reason: str) -> Effect:

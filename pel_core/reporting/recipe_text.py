@@ -1,16 +1,38 @@
-"""The recipe of a set of runs in words, taken from their stored specs: what a table prints under itself."""
+"""The recipe of a set of runs in words, taken from their stored specs.
+
+A page that shows several tables says it once: what all of them share, and what each has besides (`Recipe`). A table's own file
+says what of its recipe is not the default: a function of its runs alone, so that no other table's runs change it.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pel_core.common.registry import spell
 from pel_core.common.versions import STAGES, made_by
 from pel_core.models.backbones import BACKBONES
-from pel_core.models.methods import METHODS
-from pel_core.spec.choices import REGISTRIES
-from pel_core.spec.run_spec import DEFAULTS
+from pel_core.reporting.runs import Runs
+from pel_core.spec.choices import REGISTRIES, entry_of
+from pel_core.spec.run_spec import DEFAULTS, RunSpec
+from pel_core.studies.cells import Artefact
 
 Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Of a page: parts that every artefact on it shares, and what is the artefacts' own: parts -> their names."""
+
+    shared: list[str]
+    own: dict[str, list[str]]
+
+    def lines(self) -> list[str]:
+        """In words, a line each; none where nothing is known."""
+        lines = [f"Recipe of all: {'; '.join(self.shared)}."] if self.shared else []
+        besides = " besides" if self.shared else ""
+        return lines + [f"Recipe of {', '.join(names)}{besides}: {part}." for part, names in self.own.items()]
+
+
 # How entries are called in a sentence; others by their names.
 LOSSES = {"la": "logit adjustment", "ce": "cross-entropy", "focal": "focal", "ldam": "LDAM", "cb": "class-balanced",
           "grw": "generalised re-weighting", "bs": "balanced softmax", "lade": "LADE"}  # fmt: skip
@@ -107,6 +129,48 @@ def recipe_parts(records: Sequence[Record]) -> list[str]:
     return parts
 
 
+def recipe_note(records: Sequence[Record]) -> str:
+    """What of the recipe is not the default, in a line: short, and yet a table says what it is of wherever it is put."""
+    departs = departing_parts(records)
+    return f"Recipe: PEL-Lab's defaults{', but ' if departs else ''}{'; '.join(departs)}."
+
+
+def departing_parts(records: Sequence[Record]) -> list[str]:
+    """The parts of the recipe that would be others if every option had its default (`RunSpec`, docs/options.md)."""
+    default = recipe_parts([_default_record(record) for record in records])
+    return [part for part in recipe_parts(records) if part not in default]
+
+
+def _default_record(record: Record) -> Record:
+    """A run's record as it were with every option at its default."""
+    stored = {**DEFAULTS, **record["spec"]}
+    chosen = {} if stored["adapter_dim"] == DEFAULTS["adapter_dim"] else {"adapter_dim": None}
+    spec = {name: value for name, value in stored.items() if "." not in name} | DEFAULTS
+    made = {stage: STAGES[stage] for stage in made_by(record)}
+    return {**record, "spec": spec, "parameters": {**record["parameters"], **chosen}, "versions": made}
+
+
+def study_recipe(artefacts: Mapping[str, Artefact], runs: Runs) -> Recipe:
+    """The recipe of the artefacts of a page, by the runs that have a result."""
+    found = {name: runs.described(artefact.specs) for name, artefact in artefacts.items()}
+    return common_recipe({name: recipe_parts(records) for name, records in found.items() if records})
+
+
+def planned_parts(specs: Iterable[RunSpec]) -> list[str]:
+    """The parts of a recipe before any run of it has a result: without versions, a bottleneck as it was asked for."""
+    parts = recipe_parts([{"spec": spec.to_json(), "parameters": {}} for spec in specs])
+    return [part for part in parts if not part.startswith("versions ")]
+
+
+def common_recipe(parts: Mapping[str, Sequence[str]]) -> Recipe:
+    """What the recipes of several artefacts have in common, and what each has besides."""
+    shared = [part for part in next(iter(parts.values()), []) if all(part in own for own in parts.values())]
+    own: dict[str, list[str]] = {}
+    for name, found in parts.items():
+        own.setdefault("; ".join(part for part in found if part not in shared), []).append(name)
+    return Recipe(shared, {part: names for part, names in own.items() if part})
+
+
 def _knobs(specs: Sequence[Mapping[str, Any]]) -> list[str]:
     """``loss.gamma 3``: the knobs that depart in a run; where others leave them at their defaults, these too."""
     values: dict[str, list[tuple[str, bool]]] = {}
@@ -121,8 +185,8 @@ def _knobs(specs: Sequence[Mapping[str, Any]]) -> list[str]:
 def _default(spec: Mapping[str, Any], name: str) -> str | None:
     """The default of a knob of the entry that a stored spec chose; None where there is no such entry here."""
     scope, _, short = name.partition(".")
-    registry, chosen = (REGISTRIES[scope], spec[scope]) if scope in REGISTRIES else (METHODS, scope)
-    knob = registry.entry(chosen).knob(short) if chosen in registry else None
+    entry = entry_of(scope, spec.get(scope, ""))
+    knob = entry.knob(short) if entry else None
     return spell(knob.default) if knob else None
 
 
@@ -140,13 +204,6 @@ def data_line(records: Sequence[Record]) -> str:
         for data in (record["data"] for record in records)
     ]
     return f"Data: {'; '.join(dict.fromkeys(shown))}."
-
-
-def seeds_line(seeds: Sequence[int]) -> str:
-    """What the numbers are over."""
-    if len(seeds) == 1:
-        return f"One seed ({seeds[0]}): no spread is known."
-    return f"Mean ± standard deviation (of a sample) over seeds {', '.join(map(str, seeds))}: n = {len(seeds)}."
 
 
 def _pixels(record: Record) -> str:

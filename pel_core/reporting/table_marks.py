@@ -17,6 +17,7 @@ from pel_core.reporting.statistics.values import is_metric
 from pel_core.studies.cells import Cell
 
 NO_MARKS = "a value that no test image makes"
+BEST, LIKE_BEST = "Bold: the best of a column.", "Underlined: not separable from it."
 QUIET = (NO_MARKS, "there is nothing to compare", "neither end of this value is better")  # go without saying
 
 
@@ -98,7 +99,7 @@ def mark_notes(columns: Sequence[Column | str], labels: Sequence[str], baseline:
 
 def _claims(marked: Sequence[Column], baseline: str) -> str:
     best, base = (max(found.family[i] for found in marked) for i in (0, 1))
-    text = "Bold: the best of a column. Underlined: not separable from it."
+    text = f"{BEST} {LIKE_BEST}"
     family = f"{best} comparison{'s' * (best != 1)} with the best"
     if baseline and base:
         text += f" Arrows: separably above or below {baseline}, as a number."

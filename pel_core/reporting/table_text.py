@@ -103,7 +103,8 @@ def _plain(value: float | None) -> str:
 
 
 def table_md(grid: Grid) -> str:
-    """For people: a banner, what all rows share, the table with its marks, and below it what they claim and the recipe."""
+    """For people: a banner, what all rows share, the table with its marks, and below it what of the recipe is not the
+    default, and what the marks claim."""
     header = [grid.corner, *(grid.info_labels[k] for k in grid.shown), *grid.value_labels]
     rules = ["---"] * (1 + len(grid.shown)) + ["---:"] * len(grid.value_labels)
     body = []
@@ -115,7 +116,14 @@ def table_md(grid: Grid) -> str:
     if grid.banner[1]:
         parts += [f"> **{grid.banner[1]}**", ""]
     parts += [grid.shared, ""] if grid.shared else []
-    parts += [md_row(header), "|" + "|".join(rules) + "|", *map(md_row, body), "", grid.recipe, ""]
+    parts += [
+        md_row(header),
+        "|" + "|".join(rules) + "|",
+        *map(md_row, body),
+        "",
+        f"{grid.departs} All of it: `{grid.name}.csv`.",
+        "",
+    ]
     return "\n".join([*parts, *(f"{note}\n" for note in grid.notes)]).rstrip() + "\n"
 
 
@@ -172,15 +180,16 @@ def _tabular(grid: Grid) -> tuple[list[str], list[str], list[str]]:
 
 
 def _small(grid: Grid) -> list[str]:
-    return [*([grid.banner[1]] if grid.banner[1] else []), grid.recipe, *grid.notes]
+    return [*([grid.banner[1]] if grid.banner[1] else []), grid.departs, *grid.notes]
 
 
 def table_tex(grid: Grid) -> str:
     r"""For a paper: a complete ``table`` with caption and label (``\usepackage{booktabs}``), marks as macros that a preamble may
-    define otherwise, the recipe in small print under it."""
+    define otherwise, in small print what of the recipe is not the default; all of it is a comment, to be said once in a paper."""
     comments, checks, tabular = _tabular(grid)
     caption = " ".join(f"{text.rstrip('.')}." for text in (grid.title, grid.shared) if text)
-    lines = [f"% {' '.join(grid.title.split())}", *comments, *MACROS, r"\begin{table}[tb]", r"\centering"]
+    head = [f"% {' '.join(line.split())}" for line in (grid.title, grid.recipe)]
+    lines = [*head, *comments, *MACROS, r"\begin{table}[tb]", r"\centering"]
     lines += [rf"\caption{{{tex_text(caption)}}}", rf"\label{{tab:{grid.name}}}"]
     lines += [r"\begingroup\footnotesize\setlength{\tabcolsep}{4pt}%", *checks, *tabular]
     lines += [r"\par\smallskip\footnotesize\raggedright", *(rf"{tex_text(line)}\par" for line in _small(grid)), r"\endgroup"]
@@ -191,7 +200,8 @@ def table_tabular(grid: Grid) -> str:
     r"""For a paper with a ``table`` of its own: the ``tabular`` alone, for ``\input``."""
     comments, checks, tabular = _tabular(grid)
     banner = f" [{grid.banner[0]}] {grid.banner[1]}" if grid.banner[1] else ""
-    return "\n".join([f"% {' '.join(f'{grid.title}{banner}'.split())}", *comments, *MACROS, *checks, *tabular]) + "\n"
+    head = [f"% {' '.join(line.split())}" for line in (f"{grid.title}{banner}", grid.recipe)]
+    return "\n".join([*head, *comments, *MACROS, *checks, *tabular]) + "\n"
 
 
 def table_texts(grid: Grid) -> Mapping[str, str]:

@@ -2,7 +2,6 @@
 spells as CSV, Markdown and LaTeX. A pure function: same inputs, same bytes."""
 
 import math
-import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from pel_core.common.files import write_text
 from pel_core.ingest.notes import data_notes, notes_footnote
 from pel_core.models.backbones import BACKBONES
 from pel_core.reporting.paired import Rows
-from pel_core.reporting.recipe_text import data_line, recipe_line
+from pel_core.reporting.recipe_text import data_line, recipe_line, recipe_note
 from pel_core.reporting.runs import Record, Runs, read_runs
+from pel_core.reporting.screen import Screen, table_lines
 from pel_core.reporting.statistics.marks import Column
 from pel_core.reporting.table_marks import mark_columns, mark_notes
 from pel_core.reporting.table_text import SPREADS, table_texts
@@ -61,6 +61,7 @@ class Grid:
         info, values, places: one list per row; a place is the cell's data set, method and value.
         columns: marks of each column, or why there are none.
         spread, intervals: what is printed beside a mean.
+        recipe, departs: the whole of it, and what of it is not the default, in a line each.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Grid:
     spread: str
     intervals: bool
     recipe: str
+    departs: str
     notes: list[str]
     parameters: list[str]
 
@@ -93,8 +95,7 @@ def statistic(cell: Cell, runs: Runs) -> Statistic:
     values = [value for value in found if value is not None]
     if not values:
         return Statistic(None, None, 0, why_none(records[0], cell.value))
-    fixed = not cell.specs[0].trains and len(set(values)) == 1
-    std = statistics.stdev(values) if len(values) > 1 and not fixed else None
+    std = statistics.stdev(values) if len(values) > 1 and cell.specs[0].seeded else None
     return Statistic(statistics.fmean(values), std, len(values))
 
 
@@ -142,6 +143,7 @@ def table_grid(study: Study, name: str) -> Grid:
         spread=entry.get("spread", "sd"),
         intervals=entry.get("intervals", False),
         recipe=recipe_line(flat),
+        departs=recipe_note(flat),
         notes=[
             *([entry["note"]] if "note" in entry else []),
             seeds_words(artefact.seeds, entry.get("spread", "sd"), entry.get("intervals", False)),
@@ -235,30 +237,15 @@ def save_table(study: Study, name: str, folder: str | Path) -> None:
     write_texts(table_files(study, name), name, folder)
 
 
-def on_screen(title: str, markdown: str) -> list[str]:
-    """A table's Markdown with its columns padded, so that it reads in a terminal; the lines on data and recipe are left out."""
-    left_out = ("Data: ", "Recipe: ", "Notes on the data, ")
-    lines = [line for line in markdown.splitlines() if line and not line.startswith(left_out)]
-    plain = [re.sub(r"\*\*|</?u>", "", line) for line in lines if line.startswith("|")]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in plain]
-    widths = [max(len(row[i]) for row in rows if not row[i].startswith("---")) for i in range(len(rows[0]))]
-    left = iter(rows)
-    text = []
-    for line in lines:
-        if line.startswith("|"):
-            row = next(left)
-            rule = row[0].startswith("---")
-            cells = ["-" * width if rule else cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-            text.append("  ".join(cells).rstrip())
-        else:
-            text.append(line.removeprefix("## ").removeprefix("> ").replace("**", ""))
-    return text
+def on_screen(title: str, markdown: str, screen: Screen) -> list[str]:
+    """A table in a terminal, whose Markdown has its title."""
+    return table_lines(markdown, screen)
 
 
 TABLES.register(
     "table",
     ArtefactKind(
-        TABLE, save_table, rows="rows", columns="columns", check=check_table, compared=True, version=2, on_screen=on_screen
+        TABLE, save_table, rows="rows", columns="columns", check=check_table, compared=True, version=3, on_screen=on_screen
     ),
     about="a value for each row and column, the best of each column in bold, rows not separable from it underlined",
 )

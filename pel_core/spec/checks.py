@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.registry import spell
 from pel_core.data.datasets import held_as_files
+from pel_core.data.factors import SCOPE
 from pel_core.models.methods import METHODS
 from pel_core.spec.choices import CHOICES, INITS, REGISTRIES, readers, scoped_knobs
 
@@ -56,7 +57,8 @@ def check(spec: "RunSpec") -> None:
     _require(spec, "train_head", spec.train_head or not heads_only or not spec.trains, "true, since nothing else trains")
     for name, knob in scoped_knobs(spec.entries).items():
         if limit := knob.limit(spec):
-            raise PelError(f"{name}={spell(spec.knob(name))} is not possible for {spec.method} here; it must be {limit}")
+            what = spec.dataset if name.startswith(f"{SCOPE}.") else spec.method
+            raise PelError(f"{name}={spell(spec.knob(name))} is not possible for {what} here; it must be {limit}")
     for name, need in idle_options(spec).items():
         raise PelError(f"{name}={getattr(spec, name)} has no effect on {spec.method} here: it needs {need}")
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pel_core.common.registry import Entry, Knob, Registry
 from pel_core.data.augmentations import AUGMENTATIONS
 from pel_core.data.ensembling import TTE
+from pel_core.data.factors import FACTORS, SCOPE
 from pel_core.models.heads import HEADS
 from pel_core.models.inits import INITS
 from pel_core.models.methods import METHODS
@@ -80,7 +81,8 @@ def metric(name: str, label: str, better: Literal["higher", "lower", "neither"] 
     return add
 
 
-# Field of RunSpec -> its registry. A knob of a chosen entry is called FIELD.KNOB, one of a method METHOD.KNOB.
+# Field of RunSpec -> its registry. A knob of a chosen entry is called FIELD.KNOB, one of a method METHOD.KNOB, one that every
+# data set has (FACTORS) data.KNOB.
 REGISTRIES: dict[str, Registry[Any]] = {
     "head": HEADS,
     "loss": LOSSES,
@@ -118,6 +120,15 @@ class _Choices(Mapping[str, tuple[str, ...]]):
 CHOICES: Mapping[str, tuple[str, ...]] = _Choices()
 
 
+def entry_of(scope: str, chosen: str) -> Entry[Any] | None:
+    """The entry that a stored run chose for a scope: of a field, a method, or what every data set has; None if unknown here."""
+    if scope == SCOPE:
+        return FACTORS
+    registry = REGISTRIES.get(scope, METHODS)
+    name = chosen if scope in REGISTRIES else scope
+    return registry.entry(name) if name in registry else None
+
+
 def scoped_knobs(entries: Mapping[str, Entry[Any]]) -> dict[str, Knob]:
     """The knobs of some entries by their full names: ``loss.gamma``. ``entries``: scope (a field or a method) -> entry."""
     return {f"{scope}.{knob.name}": knob for scope, entry in entries.items() for knob in entry.knobs}
@@ -130,6 +141,7 @@ def knob_owners() -> dict[str, list[str]]:
         for entry in registry.entries():
             for knob in entry.knobs:
                 owners.setdefault(f"{scope}.{knob.name}", []).append(f"{scope}={entry.name}")
+    owners |= {f"{SCOPE}.{knob.name}": [FACTORS.name] for knob in FACTORS.knobs}
     for entry in METHODS.entries():
         for knob in entry.knobs:
             owners.setdefault(f"{entry.name}.{knob.name}", []).append(f"the method {entry.name}")

@@ -2,14 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.registry import read_bool, read_number
 from pel_core.common.registry import spell as spell
 from pel_core.data.datasets import DATASETS, split_name
+from pel_core.data.factors import FACTORS, GROUPING, SCOPE
 from pel_core.demo.stand_ins import STAND_INS
 from pel_core.models.methods import METHODS
+
+if TYPE_CHECKING:
+    from pel_core.spec.run_spec import RunSpec
 
 # Fields that are a number or one of these words.
 WORDS: dict[str, tuple[tuple[Any, ...], type]] = {
@@ -22,6 +26,20 @@ WORDS: dict[str, tuple[tuple[Any, ...], type]] = {
     "mask_seed": (("run",), int),
 }
 EVALUATION = ("tte", "expand", "crops", "split", "eval_precision")  # fields that training does not read; so are TTE's knobs
+
+GROUPING_KNOBS = tuple(f"{SCOPE}.{name}" for name in GROUPING)
+
+
+def is_evaluation(name: str) -> bool:
+    """Whether a field or knob is read by evaluation alone."""
+    return name in EVALUATION or name.startswith("tte.") or name in GROUPING_KNOBS
+
+
+def evaluation_options(spec: "RunSpec") -> dict[str, Any]:
+    """What an evaluation does with an image: its options by name, those that have an effect here."""
+    read = spec.entries["tte"].reads
+    fields = {name: getattr(spec, name) for name in EVALUATION if name in ("tte", "eval_precision", *read)}
+    return fields | {f"tte.{name}": value for name, value in spec.knobs_of("tte").items()}
 
 
 @dataclass(frozen=True)
@@ -67,6 +85,34 @@ def fixed_by(dataset: str, method: str, name: str | None) -> set[str]:
     if name is not None:
         fields |= {"recipe", *RECIPES[name].values, *RECIPES[name].datasets.get(split_name(dataset)[0], {})}
     return fields
+
+
+RATIO = f"{SCOPE}.ratio"
+
+
+def name_ratio(
+    dataset: str, shared: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """A data set with its imbalance ratio in the one place where a run names it: in its name where it is drawn from a balanced
+    pool (``cifar100`` with ``data.ratio`` 50 is ``cifar100-ir50``), else in ``data.ratio``. Returns also the options without it.
+
+    Raises:
+        PelError: the name has another ratio than is asked for, or the ratio is none.
+    """
+    given = {**shared, **overrides}.get(RATIO)
+    if given is None:
+        return dataset, dict(shared), dict(overrides)
+    base, named = split_name(dataset)
+    pool = base in DATASETS and DATASETS[base].ratios == "any"
+    if not (pool or named):
+        return dataset, dict(shared), dict(overrides)
+    ratio = FACTORS.knob("ratio").convert(RATIO, given)  # type: ignore[union-attr]
+    if named and RATIO in overrides and ratio not in ("own", named):
+        raise PelError(
+            f"{RATIO}={spell(ratio)}: the name '{dataset}' has a ratio; ask for '{base}' with {RATIO}, or for the name"
+        )
+    name = dataset if named or ratio == "own" else f"{base}-ir{spell(ratio)}"
+    return name, *({key: value for key, value in values.items() if key != RATIO} for values in (shared, overrides))
 
 
 def convert(name: str, value: Any, default: Any) -> Any:

@@ -17,10 +17,12 @@ from pel_core.common.files import read_json
 from pel_core.common.plugins import used
 from pel_core.common.versions import SCORE, STAGES, made_by, stale
 from pel_core.data.datasets import content_hash, split_name
+from pel_core.data.factors import AS_IS, Factors
 from pel_core.spec.choices import METRICS, knob_owners
+from pel_core.spec.options import is_evaluation
 from pel_core.spec.plugins import other_plugins
 from pel_core.spec.records import damage
-from pel_core.spec.run_spec import DEFAULTS, OVERRIDE, SLUG, RunSpec, differences, is_evaluation
+from pel_core.spec.run_spec import DEFAULTS, OVERRIDE, SLUG, RunSpec, differences
 
 # What scoring writes beside metrics.json for others to build on (docs/outputs.md).
 OUTPUTS = ("predictions.parquet", "confusion.csv", "classes.csv")
@@ -253,8 +255,8 @@ def inputs_of(record: Mapping[str, Any]) -> dict[str, str]:
 def _differing(stored: Mapping[str, Any], spec: RunSpec, results: Path) -> str:
     base = split_name(spec.dataset)[0]
     now = {
-        "data": _prepared_hash(results / "data" / base / "data.json", spec.dataset),
-        "backbone": _prepared_hash(results / "backbones" / spec.backbone / "backbone.json", ""),
+        "data": _prepared_hash(results / "data" / base / "data.json", spec.dataset, spec.factors),
+        "backbone": _prepared_hash(results / "backbones" / spec.backbone / "backbone.json"),
     }
     for part, word in (("data", f"data set {base}"), ("backbone", f"weights of {spec.backbone}")):
         if now[part] and stored[part] != now[part]:
@@ -262,20 +264,20 @@ def _differing(stored: Mapping[str, Any], spec: RunSpec, results: Path) -> str:
     return ""
 
 
-def _prepared_hash(path: Path, dataset: str) -> str | None:
+def _prepared_hash(path: Path, dataset: str = "", factors: Factors = AS_IS) -> str | None:
     """The hash of what lies prepared, None where nothing does."""
     try:
         status = os.stat(path)
     except OSError:
         return None
-    return _read_hash(path, dataset, status.st_mtime_ns)
+    return _read_hash(path, dataset, factors, status.st_mtime_ns)
 
 
 @cache
-def _read_hash(path: Path, dataset: str, changed: int) -> str | None:
+def _read_hash(path: Path, dataset: str, factors: Factors, changed: int) -> str | None:
     about = read_json(path)
     try:
-        return content_hash(about, dataset) if dataset else about["sha256"]
+        return content_hash(about, dataset, factors) if dataset else about["sha256"]
     except (KeyError, TypeError):
         return None  # of another program: whoever opens it says so
 
@@ -290,7 +292,7 @@ def require_same_inputs(records: Iterable[Mapping[str, Any]]) -> None:
     for record in records:
         for part in ("data", "backbone"):
             about = record.get(part, {})
-            other = first.setdefault((part, about.get("name", "")), record)
+            other = first.setdefault((part, f"{about.get('name', '')} {about.get('factors', '')}"), record)
             if (here := about.get("sha256")) != (there := other[part].get("sha256")):
                 raise PelError(
                     f"{other['slug']} and {record['slug']} were made from different {'data' if part == 'data' else 'weights'} "

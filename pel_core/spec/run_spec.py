@@ -13,11 +13,13 @@ from typing import Any
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.registry import Entry, spell
+from pel_core.data.datasets import DATASETS, LongTailed, drawn_ratio, split_name
+from pel_core.data.factors import FACTORS, SCOPE, Factors
 from pel_core.models.backbones import BACKBONES, Backbone, find_backbone
 from pel_core.models.methods import METHODS, MethodPart, format_method, parse_method
 from pel_core.spec import checks
 from pel_core.spec.choices import REGISTRIES, TTE, knob_owners, scoped_knobs
-from pel_core.spec.options import EVALUATION, convert, fixed_by, recipe
+from pel_core.spec.options import EVALUATION, convert, fixed_by, is_evaluation, name_ratio, recipe
 
 SLUG = re.compile(
     r"(?P<dataset>[a-z][a-z0-9_-]*(?:(?<=\d)\.\d+)?)\.(?P<backbone>[a-z][a-z0-9_-]*)\.(?P<method>[a-z0-9@:+-]+)"
@@ -108,6 +110,7 @@ class RunSpec:
         for name in (*shared, *overrides):
             if name not in DEFAULTS and name not in owners:
                 raise unknown("option", name, owners or knob_owners() if "." in name else DEFAULTS)
+        dataset, shared, overrides = name_ratio(dataset, shared, overrides)
         base = recipe(dataset, method, {**shared, **overrides}.get("recipe", DEFAULTS["recipe"]))
         stronger = fixed_by(dataset, method, overrides.get("recipe"))
         shared = {name: value for name, value in shared.items() if name not in stronger}
@@ -163,22 +166,39 @@ class RunSpec:
 
     @cached_property
     def entries(self) -> dict[str, Entry[Any]]:
-        """The chosen entries by scope: the field that names one, or the name of a stacked method. Of what trains nothing, few."""
+        """The chosen entries by scope: the field that names one, a stacked method's name, ``data`` for what every data set has.
+        Of what trains nothing, few."""
         scopes = REGISTRIES if self.trains else {"tte": TTE}
         chosen = {scope: registry.entry(getattr(self, scope)) for scope, registry in scopes.items()}
-        return chosen | {part.name: METHODS.entry(part.name) for part in self.parts}
+        return chosen | {part.name: METHODS.entry(part.name) for part in self.parts} | {SCOPE: FACTORS}
 
     def knob(self, name: str) -> Any:
         """The value of a knob of a chosen entry by its full name."""
-        known = scoped_knobs(self.entries)
-        if name not in known:
-            raise unknown("knob of this run:", name, known)
-        return dict(self.knobs).get(name, known[name].default)
+        scope, _, short = name.rpartition(".")
+        knob = self.entries[scope].knob(short) if scope in self.entries else None
+        if knob is None:
+            raise unknown("knob of this run:", name, scoped_knobs(self.entries))
+        return dict(self.knobs).get(name, knob.default)
 
     def knobs_of(self, scope: str) -> dict[str, Any]:
         """The values of all knobs of the entry chosen for a scope (``"loss"``, a method's name), by their short names."""
         entry, given = self.entries[scope], dict(self.knobs)
         return {knob.name: given.get(f"{scope}.{knob.name}", knob.default) for knob in entry.knobs}
+
+    @cached_property
+    def factors(self) -> Factors:
+        """What the run asks of its data set beside its name."""
+        return Factors(**self.knobs_of(SCOPE))
+
+    @property
+    def longtailed(self) -> LongTailed | None:
+        """The data set's entry; None of a user's own, which is in no registry."""
+        return DATASETS.get(split_name(self.dataset)[0])
+
+    @property
+    def drawn_ratio(self) -> float | None:
+        """The imbalance ratio that is drawn when the data set is opened; None where images are as they are found or prepared."""
+        return drawn_ratio(self.dataset, self.factors)
 
     def _with_knobs(self, given: Mapping[str, Any], mild: set[str]) -> "RunSpec":
         """The spec with these knobs. Those in ``mild``, which a configuration shares, stay away where they are idle.
@@ -199,7 +219,8 @@ class RunSpec:
         spec = replace(self, knobs=tuple(sorted(departing.items())))
         idle = {name: need for name in departing if (need := known[name].needs(spec))}
         for name in idle.keys() - mild:
-            raise PelError(f"{name}={spell(departing[name])} has no effect on {self.method} here: it needs {idle[name]}")
+            what = self.dataset if name.startswith(f"{SCOPE}.") else self.method
+            raise PelError(f"{name}={spell(departing[name])} has no effect on {what} here: it needs {idle[name]}")
         return replace(spec, knobs=tuple(pair for pair in spec.knobs if pair[0] not in idle))
 
     @cached_property
@@ -211,6 +232,11 @@ class RunSpec:
     def trains(self) -> bool:
         """False for zero-shot, which has no training run."""
         return any(METHODS[part.name].trains_head for part in self.parts)
+
+    @property
+    def seeded(self) -> bool:
+        """Whether anything in its numbers depends on the seed: a training, or random crops of the test images."""
+        return self.trains or not TTE[self.tte].views
 
     @property
     def needs_text(self) -> bool:
@@ -260,18 +286,6 @@ class RunSpec:
 FIELDS = tuple(field.name for field in fields(RunSpec) if field.name != "knobs")
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(RunSpec) if field.default is not MISSING}
 del DEFAULTS["knobs"]
-
-
-def is_evaluation(name: str) -> bool:
-    """Whether a field or knob is read by evaluation alone."""
-    return name in EVALUATION or name.startswith("tte.")
-
-
-def evaluation_options(spec: RunSpec) -> dict[str, Any]:
-    """What an evaluation does with an image: its options by name, those that have an effect here."""
-    read = spec.entries["tte"].reads
-    fields = {name: getattr(spec, name) for name in EVALUATION if name in ("tte", "eval_precision", *read)}
-    return fields | {f"tte.{name}": value for name, value in spec.knobs_of("tte").items()}
 
 
 def differences(stored: Mapping[str, Any], spec: RunSpec) -> list[str]:

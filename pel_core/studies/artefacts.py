@@ -13,7 +13,10 @@ from pel_core.models.backbones import BACKBONES
 from pel_core.spec.results import value_path
 from pel_core.studies.cells import Artefact, Bindings, Claim, Selection, UnboundRole, check_method, expand, grid, make_contrast
 from pel_core.studies.config import shown
+from pel_core.studies.factorial import design_artefacts, factor_contrast
 from pel_core.studies.kinds import FIGURES, TABLES
+
+DESIGN = "factorial"  # the section of a study
 
 
 def make_bindings(content: Mapping[str, Any], values: Mapping[str, Any], path: Path) -> Bindings:
@@ -62,7 +65,13 @@ def make_artefacts(
             if surplus:
                 left_out[name] = "the config takes the first data set alone (each: first)"
                 continue
-            made[name] = replace(_artefact(name, entry, bindings), banner=banner)
+            for artefact in design_artefacts(name, entry, bindings) if section == DESIGN else [_artefact(name, entry, bindings)]:
+                if isinstance(artefact, tuple):
+                    left_out.update([artefact])
+                elif artefact.name in made:
+                    raise PelError(f"there are two artefacts of the name {artefact.name}")
+                else:
+                    made[artefact.name] = replace(artefact, banner=banner)
         except UnboundRole as reason:
             left_out[name] = str(reason)
         except PelError as error:
@@ -99,12 +108,12 @@ def _verdicts(name: str, content: Mapping[str, Any], values: Mapping[str, Any], 
 
 
 def _declared(content: Mapping[str, Any], bindings: Bindings, each: str) -> Iterator[tuple[str, str, Mapping[str, Any], bool]]:
-    """Section, name and declaration of every table and figure, and whether it is one too many.
+    """Section, name and declaration of every table, figure and design, and whether it is one too many.
 
     An entry's ``each`` gives one for each of its data sets; where the configuration says ``first``, all after the first that
     it binds are too many.
     """
-    for section in ("tables", "figures"):
+    for section in ("tables", "figures", DESIGN):
         for name, entry in content.get(section, {}).items():
             rest, bound = {key: value for key, value in entry.items() if key != "each"}, 0
             for text in entry.get("each", []):
@@ -161,11 +170,14 @@ def _require_places(rows: Iterable[Selection]) -> None:
 
 
 def _claims(content: Mapping[str, Any], bindings: Bindings, path: Path) -> tuple[Claim, ...]:
-    claims = []
+    claims, designs = [], {name: made for section, name, made, _ in _declared(content, bindings, "all") if section == DESIGN}
     for name, entry in content.get("claims", {}).items():
         seeds = tuple(entry.get("seeds", bindings.seeds))
         try:
-            contrasts = tuple(make_contrast(bindings, seeds, part) for part in entry["parts"])
+            contrasts = tuple(
+                factor_contrast(bindings, seeds, part, designs) if DESIGN in part else make_contrast(bindings, seeds, part)
+                for part in entry["parts"]
+            )
         except PelError as error:
             raise PelError(f"{shown(path)}: claims.{name}: {error}") from None
         claims.append(Claim(name, entry["statement"], entry.get("source", ""), contrasts))

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.registry import Entry
-from pel_core.data.datasets import LongTailed, find_dataset, split_name
+from pel_core.data.datasets import LongTailed, find_dataset, require_factors, split_name
 from pel_core.models.methods import METHODS, PART
 from pel_core.spec.options import spell
 from pel_core.spec.results import value_path
@@ -213,6 +213,8 @@ def make_cell(bindings: Bindings, seeds: Iterable[int], selections: Iterable[Sel
     base = Base(bindings.dataset(text), backbone, method, bindings.recipe, fields)
     seeds = tuple(seeds)
     specs = tuple(base.spec(seed) for seed in (seeds[:1] if tune else seeds))  # of a tuned row to see that it is possible
+    for spec in specs[:1]:
+        require_factors(spec.dataset, spec.factors, bindings.datasets)
     tuned = make_tuned(base, seeds, tune, bindings.datasets, bindings.tunings) if tune else None
     return Cell(*at, dataset=text, method=method, value=value_path(value), specs=() if tuned else specs, tuned=tuned)
 

@@ -15,12 +15,10 @@ from pel_core.common.files import read_json
 from pel_core.data.datasets import split_name
 from pel_core.data.ensembling import TTE
 from pel_core.data.image_cache import cache_folder
-from pel_core.data.sampling import long_tail_counts
 from pel_core.evaluation.predictions import stored_bytes
-from pel_core.ingest.sources import Size, open_source
-from pel_core.ingest.user_outline import Outline
 from pel_core.spec.results import read_record, result_files
 from pel_core.spec.run_spec import RunSpec
+from pel_core.studies.data_sizes import classes, data_size
 from pel_core.studies.gflop import forward_gflop, training_gflop
 from pel_core.studies.study import Study
 
@@ -62,43 +60,6 @@ class Speed:
         return (train_gflop / self.train + evaluate_gflop / self.evaluate) / 3600
 
 
-def data_size(study: Study, name: str) -> tuple[int, int] | None:
-    """Training and test images of a data set: as prepared, else as declared or found; None where neither is known."""
-    base, ratio = split_name(name)
-    path = study.results / "data" / base / "data.json"
-    if path.is_file():
-        about = read_json(path)
-        counts = about["train_counts"]
-        if about["ratios"] != "any":
-            return sum(counts.get(f"{ratio:g}" if ratio else "", [])), about["test_images"]
-        return _pool(len(counts[""]), counts[""][0], ratio), about["test_images"]
-    size = _declared(study, name)
-    return (size.train, size.test) if size else None
-
-
-def classes(study: Study, name: str) -> int:
-    """Classes of a data set; 0 where they are not known yet."""
-    base = split_name(name)[0]
-    path = study.results / "data" / base / "data.json"
-    if path.is_file():
-        return len(next(iter(read_json(path)["train_counts"].values())))
-    size = _declared(study, name)
-    return size.classes if size else 0
-
-
-def _declared(study: Study, name: str) -> Size | None:
-    if name not in study.sizes:  # lists and folders are looked at once
-        base, ratio = split_name(name)
-        own = base in study.config.get("datasets", {}) and isinstance(study.outlines.get(base), Outline)
-        source = study.outlines[base] if own else open_source(base, study.bindings.datasets[base], study.config)
-        study.sizes[name] = source.size(ratio)
-    return study.sizes[name]
-
-
-def _pool(number: int, largest: int, ratio: float | None) -> int:
-    return int(long_tail_counts(number, largest, ratio or 1).sum())
-
-
 def views(spec: Mapping[str, Any]) -> int:
     """Crops of an evaluation."""
     return TTE[spec["tte"]].views or int(spec.get("crops", 1))
@@ -106,11 +67,11 @@ def views(spec: Mapping[str, Any]) -> int:
 
 def work(study: Study, spec: RunSpec) -> Work | None:
     """What a run costs; None where the size of its data is not known yet."""
-    size = data_size(study, spec.dataset)
+    size = data_size(study, spec.dataset, spec.factors)
     if size is None:
         return None
     train, test = spec.epochs * size[0] * spec.trains, views(spec.to_json()) * size[1]
-    number = classes(study, spec.dataset)
+    number = classes(study, spec.dataset, spec.factors)
     # Logits; head and deltas (about twice the head in the reference's adapters); predictions.
     logits = stored_bytes(size[1], number, study.config.get("logits", "compact"))
     disk = logits + 12 * number * spec.vit.width * spec.trains + 150 * size[1]

@@ -1,7 +1,8 @@
-"""FIGURES and TABLES: the kinds of artefact that are drawn from results. A kind is one file of `reporting`, which declares it.
+"""FIGURES, TABLES, DESIGNS: the kinds of artefact drawn from results. A kind is a file of `reporting`, which declares it.
 
 FIGURES are what a study's ``figures`` may hold, by the key ``kind``; TABLES are a declared table, the comparison with reported
-values, and claims. Planning reads the declarations, so a kind's file imports matplotlib, torch and the like where it draws.
+values, and claims; DESIGNS what a factorial design makes besides its table. Planning reads the declarations, so a kind's file
+imports matplotlib, torch and the like where it draws.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ Declaration = Mapping[str, Any]
 # The files of an artefact by their suffixes: a figure lies in the figures folder, the others in `tables` of the results.
 # report.smk has a rule for each of the three.
 Form = tuple[str, ...]
-FIGURE: Form = ("pdf", "svg", "png")
+FIGURE: Form = ("pdf", "svg", "png", "txt")
 TABLE: Form = ("csv", "md", "tex", "tabular.tex", "long.csv")
 SUMMARY: Form = ("csv", "md")
 
@@ -37,7 +38,7 @@ class ArtefactKind:
         compared: whether its cells stand beside reported values in ``compare``.
         reads_reported: whether it shows reported values itself.
         version: of what is drawn; artefacts that another version drew are drawn anew.
-        on_screen: title and Markdown -> the lines that a terminal shows; None where it shows nothing.
+        on_screen: title, Markdown and `reporting.screen.Screen` -> the lines that a terminal shows; None where it shows nothing.
     """
 
     form: Form
@@ -51,13 +52,14 @@ class ArtefactKind:
     compared: bool = False
     reads_reported: bool = False
     version: int = 1
-    on_screen: Callable[[str, str], list[str]] | None = None
+    on_screen: Callable[[str, str, Any], list[str]] | None = None
 
 
 # A figure's knobs are its own keys in a study, beside title, each, where, seeds, note and its lists (`schema.study_file`
 # makes its model of them). REQUIRED stands for the default of a key that has to be given.
 FIGURES: Registry[ArtefactKind] = Registry("kind of figure", ("pel_core.reporting",))
 TABLES: Registry[ArtefactKind] = Registry("kind of table", ("pel_core.reporting",))
+DESIGNS: Registry[ArtefactKind] = Registry("kind of artefact of a design", ("pel_core.reporting",))
 REQUIRED: Any = ...
 
 AXIS = Knob("axis", "", "the title of the y axis, in place of the metric's name")

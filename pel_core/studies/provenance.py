@@ -11,8 +11,9 @@ from typing import Any
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.fingerprints import canonical, departing_fields, fingerprint, later_preparation
 from pel_core.models.backbones import BACKBONES, local_weights
+from pel_core.spec.options import is_evaluation
 from pel_core.spec.plugins import with_plugins
-from pel_core.spec.run_spec import DEFAULTS, RunSpec, is_evaluation
+from pel_core.spec.run_spec import DEFAULTS, RunSpec
 
 # These texts were there before stages had versions of their own and scoring was one: what they say at version 1 stays letter for
 # letter, so that results from then are neither trained nor predicted again. TRAIN is spelled `engine`; a prediction's text holds

@@ -20,6 +20,7 @@ from pel_core.spec.results import OUTPUTS, run_folder
 from pel_core.studies import provenance
 from pel_core.studies.artefacts import make_artefacts, make_bindings
 from pel_core.studies.config import carried, find, read_config, read_study, shown
+from pel_core.studies.data_sizes import check_factors
 from pel_core.studies.selection import selection_folder
 from pel_core.studies.settings import apply_settings, check_settings, listed
 from pel_core.studies.study_state import StudyState
@@ -111,6 +112,7 @@ class Study(StudyState):
             if source.root is not None:
                 roots[base] = source.locate().root
         check_splits(self)
+        check_factors(self)
         tell_roots(roots)
 
 
@@ -146,7 +148,7 @@ def load(study: str | Path = "report", config: str | Path = "demo", **settings: 
     _check_accepted(made)
     check_tunings(made, content)
     for slug, spec in made.planned.items():  # refuses a split or a prompt's file that there is not, before anything is planned
-        require_split(spec.dataset, spec.split, bindings.datasets)
+        require_split(spec.dataset, spec.split, bindings.datasets, spec.factors.val)
         made._sentences(slug)
     return made
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.paths import user_path
-from pel_core.data.datasets import find_dataset, split_name
+from pel_core.data.datasets import require_factors, split_name
 from pel_core.data.image_cache import cache_folder
 from pel_core.spec.results import run_folder, scoring
 from pel_core.spec.run_spec import RunSpec
@@ -99,7 +99,7 @@ class StudyFiles:
         if slug in self.planned:
             return self.planned[slug]
         spec = RunSpec.parse(slug)
-        find_dataset(spec.dataset, self.bindings.datasets)
+        require_factors(spec.dataset, spec.factors, self.bindings.datasets)
         return spec
 
     def folder(self, name: str) -> Path:

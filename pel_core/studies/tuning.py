@@ -17,13 +17,14 @@ from pel_core.common.fingerprints import canonical
 from pel_core.common.registry import spell
 from pel_core.common.seeds import generator
 from pel_core.data.datasets import LongTailed
-from pel_core.ingest.sources import require_split
+from pel_core.ingest.sources import require_split, validation_options
 from pel_core.spec.choices import METRICS
 from pel_core.spec.run_spec import RunSpec, is_evaluation
 from pel_core.studies.selection_rules import SELECTION_RULES
 
 DEFAULTS = {
     "kind": "grid", "split": "val", "by": "mean_class", "epochs": "same", "select": "best_mean", "draws": None, "draw_seed": 0,
+    "hold_out": None,
 }  # fmt: skip
 DIGITS = 3  # significant digits of a value drawn from a range
 NOT_TUNED = ("dataset", "backbone", "method", "value", "seed", "split", "tune")
@@ -139,11 +140,23 @@ def make_tuned(
         _check(base, seeds, declaration)
         key = canonical([base.dataset, base.backbone, base.method, base.training().fields, declaration])
         if key not in known:
-            known[key] = _lay_out(base.training(), declaration)
-            require_split(base.dataset, declaration["split"], datasets)
+            held = _held_out(base, declaration, datasets)
+            known[key] = _lay_out(base.training(), declaration, {"split": declaration["split"], **held})
         return TunedRow(known[key], base, seeds)
     except PelError as error:
         raise PelError(f"tune: {error}") from None
+
+
+def _held_out(base: Base, tune: Mapping[str, Any], datasets: Mapping[str, LongTailed]) -> dict[str, Any]:
+    """What candidates alone have so that there are validation images: the row trains on these, once its settings are chosen."""
+    val = base.spec(0).factors.val
+    if val or not tune["hold_out"]:
+        try:
+            require_split(base.dataset, tune["split"], datasets, val)
+        except PelError as error:
+            raise PelError(f"{error}; tune: {{hold_out: 0.1}} holds them out for the candidates alone") from None
+        return {}
+    return validation_options(base.dataset, datasets, tune["hold_out"])
 
 
 def _check(base: Base, seeds: tuple[int, ...], tune: Mapping[str, Any]) -> None:
@@ -165,7 +178,7 @@ def _check(base: Base, seeds: tuple[int, ...], tune: Mapping[str, Any]) -> None:
 
 def _check_grid(base: Base, tune: Mapping[str, Any]) -> None:
     for name in tune["grid"]:
-        if name in NOT_TUNED:
+        if name in NOT_TUNED or name.startswith("data."):
             raise PelError(f"grid: {name} is no setting of a training to be chosen; give it rows of its own")
         if name in base.fields:
             raise PelError(
@@ -189,12 +202,12 @@ def _check_range(name: str, ends: Mapping[str, Any]) -> None:
         raise PelError(f"grid: {name}: found {found}, expected low below high, and on a log scale (the default) above 0")
 
 
-def _lay_out(base: Base, tune: Mapping[str, Any]) -> Tuning:
-    """A tuning of a row that has no evaluation of its own."""
+def _lay_out(base: Base, tune: Mapping[str, Any], fixed: Mapping[str, Any]) -> Tuning:
+    """A tuning of a row that has no evaluation of its own. ``fixed``: what every candidate has."""
     settings = POINTS[tune["kind"]](tune)
     if len(settings) < 2:
         raise PelError("the grid is of one candidate, which is no choice; give a field two values or more, or leave `tune` out")
-    fixed = {"split": tune["split"]} | ({} if tune["epochs"] == "same" else {"epochs": tune["epochs"]})
+    fixed = {**fixed, **({} if tune["epochs"] == "same" else {"epochs": tune["epochs"]})}
     values = base.spec(0).to_json()
     candidates: dict[tuple[str, ...], Candidate] = {}
     for point in settings:

@@ -39,17 +39,19 @@ def check_splits(study: "Study") -> None:
         PelError: they have none; the message says what to do.
     """
     for spec in study.planned.values():
-        base = split_name(spec.dataset)[0]
-        if spec.split != "val" or base not in study.config.get("datasets", {}):
+        base, val = split_name(spec.dataset)[0], spec.factors.val
+        if not (val or spec.split == "val") or base not in study.config.get("datasets", {}):
             continue
         notes, splits = "", _prepared_splits(study, base)
         if isinstance(here := study.outlines.get(base), Outline):
             notes, splits = "".join(f" ({note})" for note in here.notes if "validation split" in note), list(here.splits)
-        if splits and "val" not in splits:
+        if val and "val" in splits:
+            raise PelError(f"data.val={val:g}: data set '{base}' has validation images of its own; leave it out (split=val)")
+        if splits and "val" not in splits and not val:
             raise PelError(
                 f"split=val: data set '{base}' has no validation split, only {', '.join(splits)}{notes}; hold one out of its "
-                f"training images (val_fraction: 0.1 of 'datasets: {base}' in the configuration), give it one (a folder "
-                "val/CLASS, or val in the column 'split'), or evaluate on the test split"
+                f"training images (data.val: 0.1 for some runs, val_fraction: 0.1 of 'datasets: {base}' in the configuration for "
+                "all), give it one (a folder val/CLASS, or val in the column 'split'), or evaluate on the test split"
             )
 
 

@@ -18,8 +18,9 @@ from pel_core.common.versions import made_by, versions
 from pel_core.data.datasets import DATASETS, split_name
 from pel_core.models.backbones import REPOSITORIES
 from pel_core.models.methods import METHODS
+from pel_core.spec.options import evaluation_options, is_evaluation
 from pel_core.spec.results import METRICS
-from pel_core.spec.run_spec import RunSpec, evaluation_options, is_evaluation
+from pel_core.spec.run_spec import RunSpec
 
 CARD = "README.md"
 

@@ -17,8 +17,9 @@ from pel_core.common.files import read_json, sha256
 from pel_core.common.tensors import read_tensors
 from pel_core.common.versions import check_versions, made_by, stale, versions
 from pel_core.data.batches import EvalBatches
-from pel_core.data.datasets import DATASETS, Prepared, Split, open_prepared, split_name, train_split
+from pel_core.data.datasets import DATASETS, Prepared, open_prepared, split_name
 from pel_core.data.image_cache import cache_folder, open_cache
+from pel_core.data.split import Split
 from pel_core.data.transforms import downscaled
 from pel_core.hardware.devices import loader_workers
 from pel_core.models.inits import INITS, images_for
@@ -49,7 +50,7 @@ def load(
         )
     # What is read from files has to be what was prepared; decoded images are those that they were decoded from.
     compare = () if spec.image_cache else ("train",) if fresh else (spec.split,)
-    data = at_native(open_prepared(results / "data" / base, spec.dataset, compare), spec.native)
+    data = at_native(open_prepared(results / "data" / base, spec.dataset, compare, spec.factors), spec.native)
     data = decoded(data, results, spec.image_cache)
     vit, text, info = load_vit(results / "backbones" / spec.backbone, spec.resolution)
     if spec.needs_text:
@@ -87,13 +88,15 @@ def decoded(data: Prepared, results: Path, size: int | None) -> Prepared:
     if data.train.images is not None:
         raise PelError(f"image_cache={size}: the images of '{data.name}' are not files but held as pixels; leave it out")
     base = split_name(data.name)[0]
-    about = read_json(results / "data" / base / "data.json", ("digests", "ratios"))
+    digests = read_json(results / "data" / base / "data.json", ("digests",))["digests"]
 
-    def cached(split: Split | None, file: str) -> Split | None:
-        return split and replace(split, cache=open_cache(cache_folder(results, base, size), file, about["digests"][file]))
+    def cached(split: Split | None) -> Split | None:
+        if split is None:
+            return None
+        images = open_cache(cache_folder(results, base, size), split.file, digests[split.file])
+        return replace(split, cache=images if split.rows is None else images.take(split.rows))
 
-    train = cached(data.train, train_split(about, data.name))
-    return replace(data, train=train, test=cached(data.test, "test"), val=cached(data.val, "val"))
+    return replace(data, train=cached(data.train), test=cached(data.test), val=cached(data.val))
 
 
 def image_rows(
@@ -107,12 +110,7 @@ def image_rows(
         PelError: a class without an image.
     """
     chosen = images_for(spec.init, data.train.labels, spec.seed)
-    split = data.train
-    if len(chosen) < len(split):
-        images, paths = split.images, split.paths
-        images, paths = None if images is None else images[chosen], paths and [paths[i] for i in chosen]
-        taken = split.cache and split.cache.take(chosen)
-        split = replace(split, labels=split.labels[chosen], images=images, paths=paths, cache=taken)
+    split = data.train.take(chosen) if len(chosen) < len(data.train) else data.train
     workers = loader_workers(data.train.images is None, device)
     batches = EvalBatches(
         split, "plain", 0, spec.pixels, spec.vit.mean, spec.vit.std, device, workers=workers, interpolation=spec.interpolation
@@ -137,7 +135,11 @@ def load_text(path: Path, data: Prepared, info: dict[str, Any]) -> tuple[dict[st
     """
     features, metadata = read_tensors(path)
     check_versions(path, metadata)
-    if json.loads(metadata["class_names"]) != list(data.class_names):
+    names = json.loads(metadata["class_names"])
+    if data.classes is not None and len(names) > max(data.classes):  # the file has all of the data set's
+        names = [names[label] for label in data.classes]
+        features = {name: rows[torch.as_tensor(data.classes)] for name, rows in features.items()}
+    if names != list(data.class_names):
         raise PelError(f"{path} was made for other class names than {data.name} has now; delete it and run again")
     if metadata["backbone_sha256"] != info["sha256"]:
         raise PelError(f"{path} was made with other weights than {info['name']} has now; delete it and run again")
@@ -189,10 +191,12 @@ def is_trained(spec: RunSpec, results: Path, record: dict[str, Any]) -> bool:
         return False
 
 
-def test_images(spec: RunSpec, results: Path, info: dict[str, Any]) -> dict[str, Any]:
-    """What identifies a run's backbone and the images it is evaluated on, for the prefix cache: not the imbalance ratio."""
+def test_images(spec: RunSpec, results: Path, info: dict[str, Any], split: Split) -> dict[str, Any]:
+    """What identifies a run's backbone and the images it is evaluated on, ``split``, for the prefix cache: not the imbalance
+    ratio."""
     digests = read_json(results / "data" / split_name(spec.dataset)[0] / "data.json", ("digests",))["digests"]
-    return {"backbone": info["sha256"], "images": digests[spec.split], "native": spec.reduction}
+    some = {} if split.rows is None else {"positions": _digest(split.rows)}
+    return {"backbone": info["sha256"], "images": digests[split.file], "native": spec.reduction, **some}
 
 
 def describe(spec: RunSpec, data: Prepared, info: dict[str, Any], classifier: Classifier) -> dict[str, Any]:
@@ -207,6 +211,7 @@ def describe(spec: RunSpec, data: Prepared, info: dict[str, Any], classifier: Cl
         "groups": {group: list(data.groups).count(group) for group in ("head", "med", "tail")},
         "sha256": data.sha256,
     }
+    dataset |= {"factors": asked} if (asked := spec.factors.content()) else {}
     backbone = {
         "name": spec.backbone,
         "arch": spec.vit.arch,

@@ -96,6 +96,24 @@ def test_a_page_is_filled_between_its_marks_alone(toy, tmp_path):
     assert main(words) == 0 and page.read_text() == text
 
 
+def test_a_page_with_a_place_for_the_recipe_says_it_once(toy, tmp_path):
+    page = page_of(
+        tmp_path, "losses seeds=0 losses-imagenet-lt", "tte seeds=0 tte-imagenet-lt", "epochs seeds=0 epochs-imagenet-lt"
+    )
+    page.write_text("<!-- recipe -->\nof before\n<!-- end of recipe -->\n" + page.read_text())
+    results = tmp_path / "results"
+    for study in ("losses", "tte", "epochs"):
+        write_results(results, load(study, toy, seeds="0", results=results).specs)
+    words = ["--page", str(page), "--config", toy, "--results", str(results), "--draw"]
+    assert main(words) == 0
+    text, (losses, tte, epochs) = page.read_text(), read_blocks(page)
+    assert text.startswith("<!-- recipe -->\nThe recipe, where a block says nothing else: ") and "of before" not in text
+    assert [text.count(word) for word in ("momentum 0.9; ", "loss logit adjustment (tau 1)", "batch 32")] == [1, 1, 1]
+    assert "Other than the recipe above: loss cross-entropy / focal / " in losses.body and "ten crops" in tte.body
+    assert "epochs 1 / " in epochs.body and "loss " not in tte.body.split("Other than")[1]
+    assert main(words) == 0 and page.read_text() == text
+
+
 def test_only_what_is_asked_for_changes(toy, tmp_path):
     page = page_of(tmp_path, "tour seeds=0 tour-depth", "budget seeds=0 budget-cifar")
     results = tmp_path / "results"

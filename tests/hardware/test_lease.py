@@ -164,7 +164,8 @@ def test_a_run_trained_meanwhile_is_not_trained_again(toy_results, tmp_path, qui
     assert main(["train", SLUG, "--results", str(world)]) == 0
     checkpoint_path(world, SLUG).unlink()
     foreign(world / "checkpoints" / f"{SLUG}.lease", slug=SLUG)
-    threading.Timer(0.2, (world / "checkpoints" / f"{SLUG}.lease").unlink).start()
+    held = world / "checkpoints" / f"{SLUG}.lease"
+    monkeypatch.setattr(lease.time, "sleep", lambda _: held.unlink(missing_ok=True))  # it waits: the other one is done
     monkeypatch.setattr(Step, "__call__", lambda *_: pytest.fail("it trained again"))
     assert main(["train", SLUG, "--results", str(world)]) == 0
     assert "trained by the process that was waited for" in capsys.readouterr().err

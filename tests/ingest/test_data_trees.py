@@ -117,7 +117,7 @@ def test_describe_draws_without_images(tmp_path, capsys, monkeypatch):
     assert "places-lt: 45 training images, 4 classes, 24 to 3 each; head 0, medium 1, tail 3" in out
     assert "places-lt test: 8 images" in out and "places-lt val: 8 images" in out
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
-        f"places-lt-classes.{suffix}" for suffix in ("pdf", "svg", "png")
+        f"places-lt-classes.{suffix}" for suffix in ("pdf", "svg", "png", "txt")
     }
     with Image.open(tmp_path / "figures/places-lt-classes.png") as image:
         assert np.asarray(image.convert("L")).std() > 5

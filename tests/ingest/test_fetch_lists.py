@@ -121,7 +121,7 @@ def test_places_lists_are_those_that_are_known(shared, server, tmp_path, capsys)
         assert status == 1 and missing in error  # which the shared folder lacks
     status, out, _ = run(capsys, "describe", "places-lt", "--root", tmp_path / "places", "--out", tmp_path / "figures")
     assert status == 0 and "head 131, medium 163, tail 71" in out
-    assert {file.suffix for file in (tmp_path / "figures").iterdir()} == {".pdf", ".svg", ".png"}
+    assert {file.suffix for file in (tmp_path / "figures").iterdir()} == {".pdf", ".svg", ".png", ".txt"}
 
 
 def test_nothing_to_fetch(capsys):

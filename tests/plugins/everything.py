@@ -193,7 +193,7 @@ def draw_dots(study, name: str, folder: Path) -> None:
         axes.plot(range(len(means)), means, "o", markersize=artefact.knobs["size"])
         axes.set_xticks(range(len(means)), [labels[cell.row] for cell in artefact.cells])
         axes.set_title(artefact.title)
-        save(figure, folder, name)
+        save(figure, folder, name, [artefact.title, "A dot: the mean over seeds."])
 
 
 FIGURES.register(

@@ -46,6 +46,7 @@ def test_the_study_ends_in_its_table(lab):
     text = (lab / "results" / "tables" / "everything.md").read_text()
     assert "Their knobs" in text and "my-loss" in text and "loss.power" in text and "Median class" in text
     assert all((lab / "figures" / f"dots.{suffix}").stat().st_size > 1000 for suffix in ("pdf", "svg", "png"))
+    assert (lab / "figures" / "dots.txt").read_text().endswith("\nA dot: the mean over seeds.\n")
     uses = {path.parent.name: read_json(path).get("plugins", {}) for path in (lab / "results" / "runs").glob("*/train.json")}
     assert len(uses) == 3 and all(bool(used) == ("my-" in slug) for slug, used in uses.items())
 

@@ -1,15 +1,22 @@
-"""Figures: same inputs, same bytes; what a reader must be able to see is on them; the map counts what the models train."""
+"""Figures: same inputs, same bytes; what a reader must be able to see is on them, or in the caption beside them; the map counts
+what the models train."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from fake_results import write_results
 
 from pel_core.common.errors import PelError
 from pel_core.reporting.figure_bars import bar_figure, draw_bars, save_bars
-from pel_core.reporting.figure_map import CensusRow, census, draw_map, save_map, short
-from pel_core.reporting.figure_style import plt, save, style
+from pel_core.reporting.figure_map import CensusRow, MapFigure, census, draw_map, short
+from pel_core.reporting.figure_sheet import Sheet
+from pel_core.reporting.figure_style import PAGE, plt, save, style
+from pel_core.reporting.paired import Rows
+from pel_core.reporting.statistics.effects import value_of
+from pel_core.spec.results import run_folder
 from pel_core.spec.run_spec import RunSpec
+from pel_core.studies.kinds import FIGURE
 from pel_core.studies.study import load
 
 
@@ -30,28 +37,57 @@ def words(figure) -> str:
 def test_a_bar_figure_has_the_same_bytes_each_time(demo, tmp_path):
     for folder in ("a", "b"):
         save_bars(demo, "figure3", tmp_path / folder)
-    for suffix in ("pdf", "svg", "png"):
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {f"figure3.{suffix}" for suffix in FIGURE}
+    for suffix in FIGURE:
         first, second = ((tmp_path / folder / f"figure3.{suffix}").read_bytes() for folder in ("a", "b"))
         assert first == second
-        assert len(first) > 5000
+        assert len(first) > 5000 or suffix == "txt"
         assert not re.search(rb"CreationDate|<dc:date>", first)
 
 
-def test_a_bar_figure_shows_what_a_reader_must_see(demo):
-    made = bar_figure(demo, "figure3")
-    counts = [f"{bar.parameters:,}" for bar in made.bars]
-    said = ["attn", "ln", "mlp", "n = 3", "our reading", "DEMO", "not comparable", "Overall accuracy", *counts]
-    assert len(set(counts)) == 3
+def lines_of(axes, wide: float) -> list[tuple[float, float]]:
+    """The ends of the whiskers of a width."""
+    return [tuple(line.get_xdata()) for line in axes.lines if line.get_linewidth() == wide]
+
+
+def test_points_show_the_mean_and_both_intervals_on_an_axis_that_holds_them(demo):
+    made, rows = bar_figure(demo, "figure3"), Rows(demo.results)
     with style():
         figure = draw_bars(made)
-        text = words(figure).replace("\n", " ")
-        whole, close = figure.axes
-        assert [word for word in said if word not in text] == []
-        assert whole.get_ylim()[0] == 0
-        assert "not from zero" in close.get_title(loc="left")
-        assert close.get_ylim()[0] > 0
-        assert len(whole.patches) == 3
-        assert len([line for line in whole.collections if len(line.get_segments())]) == 3  # an error bar on each
+        axes, text = figure.axes[0], words(figure)
+    cells = demo.artefact("figure3").cells
+    effects = [value_of(rows.row(cell), "overall") for cell in cells]
+    assert lines_of(axes, 2.2) == [(effect.training.low, effect.training.high) for effect in effects]
+    assert lines_of(axes, 0.8) == [(effect.general.low, effect.general.high) for effect in effects]
+    points = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"]
+    assert points == pytest.approx([effect.mean for effect in effects])
+    low, high = axes.get_xlim()
+    ends = [end for bar in made.bars for end in bar.ends]
+    assert 0 < low < min(ends) and max(ends) < high and not axes.patches
+    counts = [f"{bar.parameters:,} parameters" for bar in made.bars]
+    said = ["attn", "ln", "mlp", "DEMO", "Overall accuracy", *counts, *(f"{effect.mean:.1f}" for effect in effects)]
+    assert len(set(counts)) == 3 and [word for word in said if word not in text] == []
+
+
+def test_a_caption_stands_beside_the_picture_and_not_in_it(demo, tmp_path):
+    save_bars(demo, "figure3", tmp_path)
+    caption = (tmp_path / "figure3.txt").read_text(encoding="utf-8")
+    assert caption.startswith("[DEMO] CIFAR100-LT stand-in, imbalance ratio 100\n")
+    with style():
+        figure = draw_bars(bar_figure(demo, "figure3"))
+        text = words(figure)
+        low, high = (f"{end:.1f}" for end in figure.axes[0].get_xlim())
+    said = [f"runs from {low} to {high}", "does not start at zero", "n = 3 seeds", "our reading", "not comparable", "the head"]
+    assert [word for word in said if word not in caption or word in text] == []
+
+
+def test_bars_from_zero_by_option(demo):
+    made = replace(bar_figure(demo, "figure3"), form="bars")
+    with style():
+        axes = draw_bars(made).axes[0]
+        assert axes.get_ylim()[0] == 0 and [patch.get_height() for patch in axes.patches] == [bar.value.mean for bar in made.bars]
+        whiskers = [tuple(line.get_ydata()) for line in axes.lines]
+        assert whiskers == [ends for bar in made.bars for ends in (bar.general, bar.training)]
 
 
 def test_words_stay_inside_the_figure(demo, tmp_path):
@@ -71,16 +107,37 @@ def test_words_stay_inside_the_figure(demo, tmp_path):
                     assert inside, text.get_text()
 
 
-def test_a_full_size_figure_with_one_seed_has_no_error_bars_and_says_so(tmp_path):
+@pytest.mark.parametrize("form", ["points", "bars"])
+def test_a_full_size_figure_with_one_seed_has_no_intervals_and_says_so(form, tmp_path):
     study = load("report", "paper", seeds="0", results=tmp_path)
     write_results(tmp_path, study.specs)
+    made = replace(bar_figure(study, "figure5"), form=form)
+    assert "no spread is known" in made.sheet.caption[0] and "Thick" not in made.sheet.caption[0]
     with style():
-        figure = draw_bars(bar_figure(study, "figure5"))
+        figure = draw_bars(made)
         text = words(figure)
-        assert "no spread is known" in text.replace("\n", " ")
         assert "DEMO" not in text
         assert "73,728" in text and "36,864" in text and "92,160" in text
-        assert not any(len(line.get_segments()) for line in figure.axes[0].collections)
+        assert not [line for line in figure.axes[0].lines if len(line.get_xdata()) > 1]
+
+
+def test_a_point_without_whiskers_does_not_depend_on_the_seed_or_was_not_read(demo, tmp_path):
+    study = load("tour", "demo", seeds="0,1,2", results=tmp_path)
+    write_results(tmp_path, study.specs)
+    made = bar_figure(study, "tour-bars")
+    alone = {bar.series for bar in made.bars if bar.training is bar.general is None and bar.value.mean is not None}
+    assert [made.series[i] for i in alone] == ["zero-shot"]
+    assert "A point without lines: nothing in it depends on the seed." in made.sheet.caption
+    slug = next(slug for slug in study.artefact("tour-bars").specs if ".adaptformer.s1" in slug)
+    (run_folder(tmp_path, slug) / "predictions.parquet").unlink()
+    made = bar_figure(study, "tour-bars")
+    unread = [bar for bar in made.bars if made.series[bar.series] == "all blocks"]
+    assert [bar.general for bar in unread] == [None] * 4 and unread[0].training
+    assert "No thick line: the value is the same at every seed, which says nothing of its spread." in made.sheet.caption  # med
+    assert any(
+        line.startswith("No thin line: ") and "predictions.parquet does not exist; make it again" in line
+        for line in made.sheet.caption
+    )
 
 
 def test_a_missing_run_is_an_error_and_leaves_no_file(demo, tmp_path):
@@ -101,6 +158,7 @@ figures:
     title: Losses
     axis: Accuracy
     where: {dataset: small-ir20, method: adaptformer}
+    form: bars
     bars: [{label: LA, loss: la}, {label: CE, loss: ce}]
     series: [{label: head, value: head}, {label: tail, value: tail}]
 """
@@ -112,7 +170,6 @@ figures:
         figure = draw_bars(bar_figure(study, "f"))
         assert [text.get_text() for text in figure.legends[0].get_texts()] == ["head (1,428)", "tail (1,428)"]
         assert len(figure.axes[0].patches) == 4
-        save(figure, tmp_path, "f")
 
 
 ROWS = [
@@ -124,9 +181,7 @@ ROWS = [
 
 
 def a_map():
-    return draw_map(
-        ROWS, ["All", "Half", "LN"], 12, "Which sites of which block carry what", ["A note."], ("DEMO", "DEMO: words.")
-    )
+    return draw_map(MapFigure(Sheet("Which sites of which block carry what", [], "DEMO", PAGE), ROWS, ["All", "Half", "LN"], 12))
 
 
 def test_the_map_prints_counts_per_site_and_in_all():
@@ -149,8 +204,8 @@ def test_the_map_prints_counts_per_site_and_in_all():
 def test_a_map_has_the_same_bytes_each_time(tmp_path):
     for folder in ("a", "b"):
         with style():
-            save(a_map(), tmp_path / folder, "m")
-    for suffix in ("pdf", "svg", "png"):
+            save(a_map(), tmp_path / folder, "m", ["M"])
+    for suffix in FIGURE:
         assert (tmp_path / "a" / f"m.{suffix}").read_bytes() == (tmp_path / "b" / f"m.{suffix}").read_bytes()
 
 
@@ -188,5 +243,6 @@ figures:
     (tmp_path / "config.yaml").write_text("{title: T, backbone: toy, seeds: [0], data: {small: toy}}")
     study = load(tmp_path / "study.yaml", tmp_path / "config.yaml", results=toy_results)
     assert study.inputs("m") == [f"{toy_results}/backbones/toy/backbone.json", f"{toy_results}/data/toy/data.json"]
-    save_map(study, "m", tmp_path)
+    study.artefact("m").how.draw(study, "m", tmp_path)
     assert (tmp_path / "m.pdf").stat().st_size > 5000
+    assert "counted in the built model" in (tmp_path / "m.txt").read_text()

@@ -15,12 +15,12 @@ from pel_core.common.files import write_bytes
 from pel_core.common.registry import ANYTHING, Knob, Plugin
 from pel_core.reporting.runs import read_runs
 from pel_core.reporting.tables import statistic
-from pel_core.studies.kinds import AXIS, FIGURE, FIGURES, REQUIRED, SUMMARY, TABLE, TABLES, ArtefactKind
+from pel_core.studies.kinds import AXIS, DESIGNS, FIGURE, FIGURES, REQUIRED, SUMMARY, TABLE, TABLES, ArtefactKind
 from pel_core.studies.study import load
 
 ROLES = {name: name for name in ("imagenet-lt", "places-lt", "inat2018", "demo-imagenet", "demo-places", "demo-inat")}
 HOSTILE = 'A|B <b>&amp;</b> 5 % of $ #1 \\_x "quoted" ~^ äß→'
-KINDS = {**FIGURES, **TABLES}
+KINDS = {**FIGURES, **TABLES, **DESIGNS}
 SAMPLES = {bool: True, int: 1, float: 0.5, str: HOSTILE, tuple: [1.0]}
 
 
@@ -61,8 +61,8 @@ def test_a_figure_of_every_kind_is_drawn_whatever_its_words(kind, tmp_path, toy_
     artefact = study.artefact("f")
     assert artefact.how is FIGURES[kind] and artefact.kind == kind and {*artefact.knobs} <= {*artefact.declaration}
     artefact.how.draw(study, "f", study.folder("f"))
-    assert study.files("f") == [f"{tmp_path}/figures/f.{suffix}" for suffix in ("pdf", "svg", "png")]
-    for file, begins in zip(study.files("f"), (b"%PDF", b"<?xml", b"\x89PNG"), strict=True):
+    assert study.files("f") == [f"{tmp_path}/figures/f.{suffix}" for suffix in FIGURE]
+    for file, begins in zip(study.files("f"), (b"%PDF", b"<?xml", b"\x89PNG", b"[DEMO] A"), strict=True):
         with open(file, "rb") as handle:
             assert handle.read(8).startswith(begins)
     assert bool(study.specs) != FIGURES[kind].from_models
@@ -86,7 +86,7 @@ def test_a_knob_of_a_figure_is_checked(tmp_path):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_kind_says_what_it_is_and_has_a_rule(name):
-    registry = FIGURES if name in FIGURES else TABLES
+    registry = next(registry for registry in (FIGURES, TABLES, DESIGNS) if name in registry)
     assert registry.entry(name).about and registry[name].form in (FIGURE, TABLE, SUMMARY)
     assert not (registry[name].on_screen and "md" not in registry[name].form)
     assert all(knob.meaning for knob in registry.entry(name).knobs)
@@ -107,7 +107,7 @@ def test_a_kind_of_figure_of_a_plugin_takes_one_file(tmp_path):
         study = study_of(tmp_path, tmp_path, f={**declare("heat"), "shape": "round"})
         write_results(study.results, study.specs)
         study.artefact("f").how.draw(study, "f", study.folder("f"))
-        assert [Path(file).read_text() for file in study.files("f")] == ["round 4"] * 3
+        assert [Path(file).read_text() for file in study.files("f")] == ["round 4"] * len(FIGURE)
         assert study.inputs("f") and '"kind":"heat"' in study.draw_params("f").replace(": ", ":")
     finally:
         FIGURES.remove(plugin)
@@ -117,12 +117,12 @@ def test_a_kind_of_figure_of_a_plugin_takes_one_file(tmp_path):
 
 # What decides whether a figure is drawn again: a digest of its parameters with seeds 0 and 1.
 DRAWN = {
-    ("report", "demo", "table1"): "fc12a1d6efd6c435",
-    ("report", "paper", "table1"): "cfcb71ad782be053",
-    ("report", "paper", "figure3"): "907232eb3b4fc27c",
+    ("report", "demo", "table1"): "470303babfd98338",
+    ("report", "paper", "table1"): "a0f898b06d5d3fbb",
+    ("report", "paper", "figure3"): "d20783612df2b09c",
     ("report", "paper", "compare"): "21dfff9bf279078a",
     ("report", "paper", "claims"): "b45ade8d901deef6",
-    ("epochs", "demo", "epochs-imagenet-lt"): "4a796082374c8a1f",
+    ("epochs", "demo", "epochs-imagenet-lt"): "1b29c5ede7e58dd1",
 }
 
 

@@ -1,120 +1,66 @@
-"""Figures with 1 to 100 entries and labels of 60 characters: no two texts overlap, and none is cut off by the canvas."""
+"""Figures of every kind with 1 to 100 entries and labels of 60 characters: no two texts overlap, and none is cut off by the
+canvas; each is as wide as a column or a page of a paper, and is legible in grey."""
 
-import warnings
 from itertools import pairwise
 
-import numpy as np
 import pytest
+from drawn_figures import (
+    DRAW,
+    LEAST,
+    LONG,
+    UNNAMED,
+    bars,
+    budget,
+    check,
+    critical,
+    curve,
+    differences,
+    drawn,
+    interaction,
+    label,
+    method_map,
+    per_class,
+    reliability,
+    sheet,
+    strips,
+    texts,
+    training,
+    words,
+)
 
-from pel_core.reporting.figure_bar_layouts import draw_bars
-from pel_core.reporting.figure_bars import Bar, BarFigure
-from pel_core.reporting.figure_counts import draw_counts
-from pel_core.reporting.figure_curve import CurveFigure, Line, draw_curve
-from pel_core.reporting.figure_map import CensusRow, draw_map
-from pel_core.reporting.figure_style import PAGE, plt, style
+from pel_core.reporting.figure_bar_layouts import HATCHES
+from pel_core.reporting.figure_rows import look
+from pel_core.reporting.figure_style import COLUMN, PAGE, style
 from pel_core.reporting.figure_text import text_width, wrapped
-from pel_core.reporting.tables import Statistic
 
-LONG = "A label of just sixty characters, as methods have, no. {:03d} $"
-BANNER = ("DEMO", "DEMO: made up, and not comparable with anything.")
-NOTES = ["Mean, standard deviation and single seeds of places-lt, n = 3.", "Our reading of what the report says."]
 ENTRIES = [1, 3, 12, 30, pytest.param(100, marks=pytest.mark.slow)]
-
-
-def label(number: int, long: bool) -> str:
-    return LONG.format(number) if long else f"M{number}"
-
-
-def bars(groups: int, long: bool, series: int = 0, title: str = "Overall accuracy of methods on several data sets"):
-    made = []
-    for group in range(groups):
-        for each in range(max(1, series)):
-            mean = 70 + (group * 7 + each * 3) % 11
-            value = Statistic(float(mean), 0.4, 3) if (group, each) != (1, 1) else Statistic(None, None, 0, "no tail class")
-            made.append(
-                Bar(group, each, label(group, long), value, [mean - 0.4, mean, mean + 0.4], 36_864 * (group % 5 + 1) + each)
-            )
-    names = [label(each, long) for each in range(series)]
-    return draw_bars(BarFigure(title, label(1, True) if long else "Accuracy (%)", made, names, NOTES, BANNER, 1))
-
-
-def curve(entries: int, long: bool):
-    places = [0.001 * 1.37**i if long else float(i + 1) for i in range(entries)]
-    lines = [
-        Line(label(i, long), places, [Statistic(70 + 5 * np.sin(i + 3 * j / entries), 0.4, 3) for j in range(entries)])
-        for i in range(entries)
-    ]
-    axes = ("blocks", "Overall accuracy (%)") if not long else (LONG.format(1), LONG.format(2))
-    return draw_curve(CurveFigure("Accuracy against blocks", *axes, long, lines, NOTES, BANNER))
-
-
-def method_map(entries: int, long: bool, layers: int = 12):
-    parts = (("ffn", "adaptformer"), ("attn.norm", "ln"), ("", "vpt-shallow"))
-    rows = [CensusRow(label(i, long), b, *part, 7_087_872) for i in range(entries) for b in range(layers) for part in parts]
-    return draw_map(
-        rows, [label(i, long) for i in range(entries)], layers, "Which sites of which block carry what", NOTES, BANNER
-    )
-
-
-def counts(entries: int, long: bool):
-    reference = np.concatenate([np.linspace(2000, 110, 98), [30, 3]]).astype(int)
-    return draw_counts("cifar100", {label(i, long): reference // (i % 7 + 1) + 1 for i in range(entries)}, reference)
-
-
-DRAW = {"bars": bars, "curve": curve, "map": method_map, "counts": counts}
-
-
-def texts(figure) -> list[plt.Text]:
-    """Every text that is drawn, but for the word across the figure."""
-    figure.draw_without_rendering()
-    found = [*figure.texts, *(text for legend in figure.legends for text in legend.get_texts())]
-    for axes in figure.findobj(lambda artist: hasattr(artist, "get_xaxis")):
-        found += [*axes.texts, axes.title, axes._left_title, axes._right_title, axes.xaxis.label, axes.yaxis.label]
-        ticks = [tick for axis in (axes.xaxis, axes.yaxis) for tick in axis._update_ticks()]  # those in view
-        found += [label for tick in ticks for label in (tick.label1, tick.label2)]
-    return [text for text in found if text.get_visible() and text.get_text().strip() and text.get_rotation() != 20]
-
-
-def check(figure) -> None:
-    """No text leaves the canvas or touches another."""
-    found = texts(figure)
-    boxes = np.array([text.get_window_extent().extents for text in found])
-    low, high = boxes[:, :2], boxes[:, 2:]
-    outside = (low < -0.5).any(1) | (high > np.array([figure.bbox.x1, figure.bbox.y1]) + 0.5).any(1)
-    assert not outside.any(), [found[i].get_text() for i in np.flatnonzero(outside)][:5]
-    over = ((low[:, None] < high[None] - 0.5) & (low[None] < high[:, None] - 0.5)).all(-1)
-    pairs = np.argwhere(np.triu(over, 1))
-    assert not len(pairs), [(found[i].get_text(), found[j].get_text()) for i, j in pairs[:5]]
-
-
-def drawn(make, *arguments, **settings):
-    """A figure, drawn with warnings as errors: a layout that is given up is one."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figure = make(*arguments, **settings)
-        figure.draw_without_rendering()
-    return figure
+SIZES = [3, 24, 365, 8142]
 
 
 @pytest.mark.parametrize("long", [False, True], ids=["short", "long"])
 @pytest.mark.parametrize("entries", ENTRIES)
 @pytest.mark.parametrize("kind", DRAW)
 def test_no_two_texts_overlap_and_none_is_cut_off(kind, entries, long):
+    draw, most = DRAW[kind]
+    entries = max(LEAST.get(kind, 1), min(entries, most))
     with style():
-        figure = drawn(DRAW[kind], entries, long)
+        figure = drawn(draw, entries, long)
         check(figure)
+        assert figure.get_figwidth() in (COLUMN, PAGE) and "A caption." not in words(figure) and "DEMO" in words(figure)
         said = "".join(text.get_text() for text in texts(figure)).replace("\n", "").replace(" ", "")
-        if kind != "counts" or entries > 1:  # every label is there, whole
+        if entries > UNNAMED.get(kind, 0):  # every label is there, whole
             assert [i for i in range(entries) if label(i, long).replace(" ", "") not in said] == []
 
 
+@pytest.mark.parametrize("form", ["points", "bars"])
 @pytest.mark.parametrize("long", [False, True], ids=["short", "long"])
 @pytest.mark.parametrize(("groups", "series"), [(1, 2), (3, 2), (4, 3), (2, 6), (7, 2), (10, 3), (3, 12)])
-def test_bars_in_series(groups, series, long):
+def test_bars_in_series(groups, series, long, form):
     with style():
-        figure = drawn(bars, groups, long, series)
+        figure = drawn(bars, groups, long, series, form)
         check(figure)
-        assert "No value (no tail class): " in "\n".join(text.get_text() for text in texts(figure)) or groups == 1
+        said = [text.get_text() for text in texts(figure)]
+        assert [word for word in said if word.startswith("–")] or groups == 1
 
 
 @pytest.mark.parametrize("layers", [4, 24, 40])
@@ -123,24 +69,91 @@ def test_a_map_of_any_depth(layers):
         check(drawn(method_map, 3, False, layers))
 
 
-def test_bars_stand_lie_and_become_dots():
+def test_bars_stand_or_lie_and_start_at_zero():
     with style():
-        for entries, panels, upright in ((3, 2, True), (6, 2, True), (8, 2, False), (14, 2, False), (15, 1, False)):
-            figure = bars(entries, False)
-            assert len(figure.axes) == panels, entries
-            sizes = [(patch.get_width(), patch.get_height()) for patch in figure.axes[0].patches]
-            assert len(sizes) == (entries if panels == 2 else 0)
-            assert all((wide < high) == upright for wide, high in sizes), (entries, sizes)
-            if panels == 2:
-                low = figure.axes[0].get_ylim() if upright else figure.axes[0].get_xlim()
-                assert low[0] == 0
+        for entries, upright in ((3, True), (6, True), (8, False), (100, False)):
+            axes = bars(entries, False, form="bars").axes[0]
+            sizes = [(patch.get_width(), patch.get_height()) for patch in axes.patches]
+            assert len(sizes) == entries and all((wide < high) == upright for wide, high in sizes), entries
+            assert (axes.get_ylim() if upright else axes.get_xlim())[0] == 0
+
+
+def test_points_stand_in_rows_on_an_axis_of_their_range():
+    with style():
+        for entries in (1, 3, 100):
+            axes = bars(entries, False).axes[0]
+            low, high = axes.get_xlim()
+            assert not axes.patches and low > 50 and 1 <= high - low <= 20  # intervals of 68 to 82
+        assert (curve(3, False).axes[0].get_ylim()[0]) > 50
 
 
 def test_a_long_title_is_wrapped_and_dollars_are_dollars():
     with style():
-        figure = drawn(bars, 3, False, title=f"{LONG.format(1)} {LONG.format(2)} $x$ \\bad{{")
+        check(drawn(bars, 3, False, sheet=sheet(f"{LONG.format(1)} {LONG.format(2)} $x$ \\bad{{")))
+
+
+def test_why_there_is_nothing_stands_in_place_of_the_picture():
+    with style():
+        figure = drawn(bars, 3, False, sheet=sheet(why=f"Nothing to draw: {LONG.format(1)}"))
         check(figure)
-        assert figure.get_figwidth() <= PAGE
+        assert "Nothing to draw: A label" in words(figure) and "M1" not in words(figure)
+
+
+def test_rows_are_told_apart_in_grey():
+    rows = [look(i) for i in range(64)]
+    assert all(len({str(row[part]) for row in rows[:8]}) == 8 for part in ("color", "linestyle", "marker"))
+    assert len({(row["color"], row["marker"]) for row in rows}) == 64 and len(set(HATCHES)) == len(HATCHES)
+    with style():
+        patches = bars(2, False, 3, "bars").axes[0].patches
+        assert len({patch.get_hatch() for patch in patches}) == 3
+
+
+@pytest.mark.parametrize("classes", SIZES)
+@pytest.mark.parametrize(("entries", "long", "width"), [(1, False, COLUMN), (3, True, PAGE), (6, True, COLUMN)])
+def test_classes_of_any_number(classes, entries, long, width):
+    with style():
+        check(drawn(per_class, entries, long, classes, width))
+        check(drawn(differences, entries, long, classes, width))
+
+
+@pytest.mark.parametrize("long", [False, True])
+@pytest.mark.parametrize("entries", [1, 2, 9, 40])
+def test_a_budget_without_zero(entries, long):
+    with style():
+        check(drawn(budget, entries, long, False))
+
+
+@pytest.mark.parametrize("long", [False, True])
+@pytest.mark.parametrize(("entries", "seeds"), [(1, 1), (30, 5), (4, 12)])
+def test_strips_of_any_number_of_seeds(entries, seeds, long):
+    with style():
+        check(drawn(strips, entries, long, seeds))
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 200])
+@pytest.mark.parametrize(("entries", "long", "seeds"), [(1, False, 1), (3, True, 3), (8, True, 3)])
+def test_training_of_any_number_of_epochs(epochs, entries, long, seeds):
+    with style():
+        check(drawn(training, entries, long, epochs, seeds))
+
+
+@pytest.mark.parametrize(("entries", "long"), [(1, False), (3, True), (6, True)])
+def test_a_reliability_diagram_of_a_column(entries, long):
+    with style():
+        check(drawn(reliability, entries, long, COLUMN))
+
+
+@pytest.mark.parametrize(("levels", "series", "long", "width"), [(6, 4, False, COLUMN), (3, 4, True, PAGE)])
+def test_an_interaction_of_several_lines(levels, series, long, width):
+    with style():
+        check(drawn(interaction, levels, long, series, width))
+
+
+@pytest.mark.parametrize(("methods", "datasets", "long", "width"), [
+    (3, 6, True, COLUMN), (9, 12, False, COLUMN), (20, 8, True, PAGE), (4, 6, False, PAGE)])  # fmt: skip
+def test_a_critical_difference_diagram_of_any_size(methods, datasets, long, width):
+    with style():
+        check(drawn(critical, methods, long, datasets, width))
 
 
 def test_wrapped_text_fits_and_loses_nothing():

@@ -16,7 +16,8 @@ from pel_core.common.files import read_json, write_json
 from pel_core.data.datasets import content_hash
 from pel_core.reporting.claims import claim_files
 from pel_core.reporting.figure_bars import bar_figure
-from pel_core.reporting.figure_curve import curve_figure
+from pel_core.reporting.figure_curve import curve_figure, draw_curve
+from pel_core.reporting.figure_style import style
 from pel_core.reporting.partial import draw_partly
 from pel_core.reporting.runs import read_runs
 from pel_core.reporting.tables import table_files, table_grid
@@ -111,10 +112,14 @@ def test_figures_mark_it(study):
     assert bars["High"].parameters == bars["Low"].parameters
     made = curve_figure(study, "rates")
     assert made.lines[0].at == [0.01] and made.lines[0].blanks == [(1e30, "diverged (1 of 3)")]
-    assert any(WORDS in note for note in made.notes)
+    assert any(WORDS in line for line in made.sheet.caption)
     for name in ("bars", "rates"):
         study.artefact(name).how.draw(study, name, study.figures)
-        assert (study.figures / f"{name}.pdf").stat().st_size
+        assert (study.figures / f"{name}.pdf").stat().st_size and WORDS in (study.figures / f"{name}.txt").read_text()
+    with style():
+        axes = (figure := draw_curve(made)).axes[0]
+        assert [line.get_xdata() for line in axes.lines if line.get_marker() == "x"] == [[1e30]]
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == ["no mean: diverged"]
 
 
 def test_a_claim_that_needs_it_is_undecided_and_says_why(study):

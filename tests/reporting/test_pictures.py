@@ -3,27 +3,26 @@
 import numpy as np
 import pytest
 import yaml
+from drawn_figures import check, drawn, words
 from fake_results import write_predicted, write_results
-from test_layouts import BANNER, NOTES, check, drawn, label, texts
 
 from pel_core.common.errors import PelError
-from pel_core.reporting.figure_budget import BudgetFigure, Point, budget_figure, draw_budget, front, places, side_by_side
-from pel_core.reporting.figure_class_difference import DifferenceFigure, Differences, difference_figure, draw_differences
-from pel_core.reporting.figure_confusion import ConfusionFigure, Flow, confusion_figure, draw_confusion, shares_of
-from pel_core.reporting.figure_critical_difference import CriticalFigure, Ranks, cliques, draw_critical, ranks_of
-from pel_core.reporting.figure_interaction import InteractionFigure, Level, draw_interaction, interaction_figure
-from pel_core.reporting.figure_per_class import ClassFigure, class_figure, draw_classes, smoothed, window_of
-from pel_core.reporting.figure_reliability import Bins, ReliabilityFigure, bins_of, draw_reliability, reliability_figure
-from pel_core.reporting.figure_seeds import SeedsFigure, Strip, draw_seeds, seeds_figure
-from pel_core.reporting.figure_style import COLUMN, PAGE, style
-from pel_core.reporting.figure_training import Trace, TrainingFigure, draw_training, training_figure
+from pel_core.reporting.figure_budget import Point, budget_figure, draw_budget, front, places, side_by_side
+from pel_core.reporting.figure_class_difference import difference_figure, draw_differences
+from pel_core.reporting.figure_confusion import confusion_figure, draw_confusion, shares_of
+from pel_core.reporting.figure_critical_difference import Ranks, cliques, ranks_of
+from pel_core.reporting.figure_interaction import interaction_figure
+from pel_core.reporting.figure_per_class import class_figure, draw_classes, smoothed, window_of
+from pel_core.reporting.figure_reliability import bins_of, draw_reliability, reliability_figure
+from pel_core.reporting.figure_seeds import draw_seeds, seeds_figure
+from pel_core.reporting.figure_style import style
+from pel_core.reporting.figure_training import draw_training, training_figure
 from pel_core.reporting.statistics.reading import Reader
 from pel_core.reporting.statistics.runs import Row, Run
 from pel_core.spec.results import metrics_file
 from pel_core.studies.study import load
 
 METHODS = [{"label": "A", "method": "ln"}, {"label": "B", "method": "bias"}, {"label": "Z", "method": "zero-shot"}]
-SIZES = [3, 24, 365, 8142]
 
 
 @pytest.fixture
@@ -43,32 +42,6 @@ def study(tmp_path):
         return made
 
     return make
-
-
-def words(figure) -> str:
-    return " ".join(text.get_text() for text in texts(figure)).replace("\n", " ")
-
-
-def long_tail(classes):
-    counts = np.maximum(1, (1000 * 0.002 ** (np.arange(classes) / max(1, classes - 1))).astype(int))
-    return counts, tuple("head" if count > 100 else "tail" if count < 20 else "med" for count in counts)
-
-
-def per_class(classes, lines=3, long=False, width=COLUMN):
-    rng, (counts, groups) = np.random.default_rng(0), long_tail(classes)
-    made = [(label(i, long), np.clip(rng.normal(80 - 5 * i, 12, classes), 0, 100)) for i in range(lines)]
-    for _, values in made:
-        values[::17] = np.nan  # classes without a test image
-    return draw_classes(ClassFigure("Accuracy per class", counts, groups, made, 0.1, width, NOTES, BANNER))
-
-
-@pytest.mark.parametrize("classes", SIZES)
-@pytest.mark.parametrize(("lines", "long", "width"), [(1, False, COLUMN), (3, True, PAGE), (8, True, COLUMN)])
-def test_per_class_is_legible(classes, lines, long, width):
-    with style():
-        figure = drawn(per_class, classes, lines, long, width)
-        check(figure)
-        assert "have no test image" in words(figure)
 
 
 def test_smoothing_is_a_mean_of_neighbours_and_skips_what_is_not_known():
@@ -101,9 +74,10 @@ def test_a_run_without_a_result_is_named_and_the_others_are_drawn(kind, study):
     make, made = MAKE[kind], study(kind=kind, partial=True)
     gone = [slug for slug in made.specs if ".ln." in slug]
     metrics_file(made.results, gone[0]).unlink()
+    filled = make[0](made, "f")
+    assert f"Run {gone[0]} is missing" in "\n".join(filled.sheet.lines())
     with style():
-        said = words(drawn(lambda: make[1](make[0](made, "f"))))
-    assert gone[0] in said.replace(" ", "") or "is missing" in said
+        check(drawn(make[1], filled))
     for slug in made.specs:
         metrics_file(made.results, slug).unlink(missing_ok=True)
     with style():
@@ -122,24 +96,6 @@ def test_rows_of_other_data_are_refused(study):
     assert class_figure(made, "f").lines  # the same test images and class sizes in these made-up results
 
 
-def budget(entries, long, zero=True):
-    points = [
-        Point(label(i, long), 0 if zero and not i else 1000 * 2**i if i < 20 else 10**6 + i, 60.0 + i % 7, None, (58.0, 72.0))
-        for i in range(entries)
-    ]
-    return draw_budget(
-        BudgetFigure("Accuracy against parameters", "Overall accuracy (%)", points, "higher", COLUMN, NOTES, BANNER)
-    )
-
-
-@pytest.mark.parametrize("long", [False, True])
-@pytest.mark.parametrize("entries", [1, 2, 9, 40])
-def test_a_budget_is_legible(entries, long):
-    with style():
-        check(drawn(budget, entries, long))
-        check(drawn(budget, entries, long, False))
-
-
 def test_the_front_is_what_nothing_dominates():
     points = [Point(name, count, mean, None, None) for name, count, mean in
               (("a", 0, 50.0), ("b", 10, 60.0), ("c", 10, 55.0), ("d", 100, 60.0), ("e", 1000, 61.0))]  # fmt: skip
@@ -154,24 +110,7 @@ def test_the_front_is_what_nothing_dominates():
 def test_a_budget_shows_what_the_results_say(study):
     made = budget_figure(study(kind="budget", seeds="0"), "f")
     assert [point.label for point in made.points] == ["A", "B", "Z"] and made.points[0].training is None
-    assert "One seed (0)" in made.notes[0] and made.points[0].general[0] < made.points[0].mean < made.points[0].general[1]
-
-
-def differences(classes, panels, long, width=COLUMN):
-    rng, (counts, groups) = np.random.default_rng(1), long_tail(classes)
-    made = []
-    for i in range(panels):
-        values = rng.normal(2, 9, classes).round()
-        values[::17] = np.nan
-        made.append(Differences(label(i, long), values, dict.fromkeys(set(groups), (2.0 + i, -1.0, 5.0))))
-    return draw_differences(DifferenceFigure("Difference per class", label(9, long), counts, groups, made, width, NOTES, BANNER))
-
-
-@pytest.mark.parametrize("classes", SIZES)
-@pytest.mark.parametrize(("panels", "long", "width"), [(1, False, COLUMN), (2, True, PAGE), (6, True, COLUMN)])
-def test_differences_per_class_are_legible(classes, panels, long, width):
-    with style():
-        check(drawn(differences, classes, panels, long, width))
+    assert "One seed (0)" in made.sheet.caption[0] and made.points[0].general[0] < made.points[0].mean < made.points[0].general[1]
 
 
 def test_a_difference_is_that_of_the_stored_accuracies(study):
@@ -185,40 +124,14 @@ def test_a_difference_is_that_of_the_stored_accuracies(study):
             assert panel.groups[group][0] == pytest.approx(panel.values[places_].mean())
 
 
-def strips(entries, long, seeds=3):
-    made = [Strip(label(i, long), {s: 60.0 + i % 7 + 0.3 * s for s in range(seeds) if (i, s) != (2, 1)}) for i in range(entries)]
-    made[-1:] = [Strip(label(entries - 1, long), {0: 50.0}, True)] if entries > 3 else made[-1:]
-    axis = "Overall accuracy (%)"
-    return draw_seeds(SeedsFigure("Seeds", axis, tuple(range(seeds)), made, COLUMN, NOTES, BANNER))
-
-
-@pytest.mark.parametrize("long", [False, True])
-@pytest.mark.parametrize(("entries", "seeds"), [(1, 1), (3, 3), (30, 5), (4, 12)])
-def test_strips_are_legible(entries, seeds, long):
-    with style():
-        check(drawn(strips, entries, long, seeds))
-
-
 def test_strips_show_every_run_and_name_what_is_gone(study):
     made = study(kind="seeds", partial=True)
     gone = next(slug for slug in made.specs if ".bias.s1" in slug)
     metrics_file(made.results, gone).unlink()
     shown = seeds_figure(made, "f")
     assert [sorted(strip.values) for strip in shown.strips] == [[0, 1, 2], [0, 2], [0]] and shown.strips[2].fixed
-    with style():
-        said = words(drawn(draw_seeds, shown))
-    assert "is missing" in said and "n = 3 seeds" in said
-
-
-@pytest.mark.parametrize("width", [COLUMN, PAGE])
-@pytest.mark.parametrize(("entries", "long"), [(1, False), (3, True), (6, True)])
-def test_a_reliability_diagram_is_legible(entries, long, width):
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 40, 15)
-    bins = Bins(images, np.where(images, (np.arange(15) + 0.5) / 15, np.nan), np.where(images, rng.random(15), np.nan))
-    made = [(label(i, long), {"head": bins, "tail": bins} | ({"med": bins} if i else {})) for i in range(entries)]
-    with style():
-        check(drawn(draw_reliability, ReliabilityFigure("Reliability", made, width, NOTES, BANNER)))
+    said = "\n".join(shown.sheet.lines())
+    assert f"Run {gone} is missing" in said and "n = 3 seeds" in said
 
 
 def test_bins_are_those_of_the_calibration_error(study):
@@ -232,28 +145,12 @@ def test_bins_are_those_of_the_calibration_error(study):
     assert all(0 <= bins.error <= 100 for bins in found.values())
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 10, 200])
-@pytest.mark.parametrize(("entries", "long", "seeds"), [(1, False, 1), (3, True, 3), (8, True, 3)])
-def test_training_curves_are_legible(epochs, entries, long, seeds):
-    values = 90 - 60 / np.arange(2, epochs + 2) + np.arange(seeds)[:, None]
-    traces = [Trace(label(i, long), np.arange(1, epochs + 1), values + i) for i in range(entries)]
-    with style():
-        check(drawn(draw_training, TrainingFigure("Training", "training loss", traces, COLUMN, NOTES, BANNER)))
-
-
 def test_training_curves_are_those_of_the_results(study):
     made = training_figure(study(kind="training", shown="loss"), "f")
-    assert [trace.label for trace in made.traces] == ["A", "B"] and "Nothing trains in Z." in made.notes
+    assert [trace.label for trace in made.traces] == ["A", "B"] and "Nothing trains in Z." in made.sheet.caption
     assert made.traces[0].values.shape[0] == 3 and made.traces[0].values[0].tolist() == [1 / e for e in made.traces[0].epochs]
     only = training_figure(study(kind="training", methods=METHODS[2:]), "f")
-    assert not only.traces and only.why == "Nothing trains in Z."
-
-
-@pytest.mark.parametrize(("entries", "long"), [(1, False), (3, True), (12, True)])
-def test_confusion_is_legible(entries, long):
-    shares = {"head": np.array([90.0, 4, 3, 3]), "med": np.array([0.0, 100, 0, 0]), "tail": np.array([25.0, 25, 25, 25])}
-    with style():
-        check(drawn(draw_confusion, ConfusionFigure("Flow", [Flow(label(i, long), shares) for i in range(entries)], COLUMN, NOTES, BANNER)))  # fmt: skip # noqa: E501
+    assert not only.traces and only.sheet.why == "Nothing trains in Z."
 
 
 def test_confusion_counts_every_image_once():
@@ -264,17 +161,6 @@ def test_confusion_counts_every_image_once():
     assert {group: shares.tolist() for group, shares in found.items()} == {
         "head": [50, 0, 50, 0], "med": [50, 0, 0, 50], "tail": [25, 25, 25, 25]}  # fmt: skip
     assert set(shares_of(Row.of("a", [Run.of(labels[:2], predicted[:2], groups=("head", "med"))]))) == {"head"}
-
-
-@pytest.mark.parametrize(("levels", "series", "long"), [(2, 2, False), (2, 2, True), (6, 4, False), (3, 4, True)])
-def test_an_interaction_is_legible(levels, series, long):
-    cells = [
-        Level(i, j, 60.0 + i * j, None if i else (55.0, 63.0)) for i in range(levels) for j in range(series) if (i, j) != (1, 1)
-    ]
-    names = [[label(i, long) for i in range(count)] for count in (levels, series)]
-    width = COLUMN if not long else PAGE
-    with style():
-        check(drawn(draw_interaction, InteractionFigure("Interaction", "Tail (%)", *names, cells, width, NOTES, BANNER)))
 
 
 FACTORS = {
@@ -288,9 +174,9 @@ def test_an_interaction_says_the_difference_of_differences(study):
     shown = interaction_figure(made, "f")
     at = {(cell.level, cell.series): cell.mean for cell in shown.cells}
     expected = (at[1, 1] - at[0, 1]) - (at[1, 0] - at[0, 0])
-    assert f"B changes by {expected:+.1f} more than A" in shown.notes[1]
+    assert f"B changes by {expected:+.1f} more than A" in shown.sheet.caption[1]
     two = interaction_figure(study(kind="interaction", methods=None, seeds="0, 1", **FACTORS), "f")
-    assert "no verdict from two seeds; at least three" in two.notes[1]
+    assert "no verdict from two seeds; at least three" in two.sheet.caption[1]
     with pytest.raises(PelError, match="series has 1 entries; an interaction is seen from 2 on"):
         study(kind="interaction", methods=None, **{**FACTORS, "series": FACTORS["series"][:1]})
     with pytest.raises(PelError, match=r"value: parameters\.head is no metric"):
@@ -312,18 +198,6 @@ def test_ranks_and_the_critical_difference_are_those_of_demsars_paper():
     assert cliques(Ranks(np.array([1.0, 2, 3, 4]), 1.5, 0.001)) == [(1, 2), (2, 3), (3, 4)]
     assert cliques(Ranks(np.array([1.0, 2, 3, 4]), 0.5, 0.001)) == [] and cliques(Ranks(np.array([1.0, 4]), 0.5, 0.2)) == [(1, 4)]
     assert ranks_of(np.ones((6, 3))).p == 1.0
-
-
-@pytest.mark.parametrize(("methods", "datasets", "long", "width"), [
-    (3, 6, True, COLUMN), (9, 12, False, COLUMN), (20, 8, True, PAGE), (4, 6, False, PAGE)])  # fmt: skip
-def test_a_critical_difference_diagram_is_legible(methods, datasets, long, width):
-    made = ranks_of(np.random.default_rng(0).normal(size=(datasets, methods)) - np.arange(methods))
-    names = [label(i, long) for i in range(methods)]
-    with style():
-        check(drawn(draw_critical, CriticalFigure("Mean ranks", names, made, width, NOTES, BANNER)))
-        check(
-            drawn(draw_critical, CriticalFigure("Mean ranks", names, None, width, NOTES, BANNER, "No ranks: a run is missing."))
-        )
 
 
 def test_fewer_than_six_data_sets_are_refused_with_the_reason(study):

@@ -1,12 +1,17 @@
 """The recipe line says what was chosen: optimizer, schedule and every knob that departs, derived from the entries."""
 
-from pel_core.reporting.recipe_text import recipe_line
+from pel_core.common.versions import STAGES
+from pel_core.reporting.recipe_text import common_recipe, departing_parts, recipe_line, recipe_note
 from pel_core.spec.run_spec import RunSpec
 
 
+def records(*options, dataset="toy-ir20"):
+    specs = [RunSpec.make(dataset, "toy", "adaptformer", 0, **each) for each in options]
+    return [{"spec": spec.to_json(), "engine": 1, "metrics": {}, "parameters": {"adapter_dim": 4}} for spec in specs]
+
+
 def line(*options):
-    specs = [RunSpec.make("toy-ir20", "toy", "adaptformer", 0, **each) for each in options]
-    return recipe_line([{"spec": spec.to_json(), "engine": 1, "metrics": {}, "parameters": {}} for spec in specs])
+    return recipe_line(records(*options))
 
 
 def test_defaults_are_told_as_ever():
@@ -30,3 +35,32 @@ def test_an_entry_that_is_not_known_here_is_told_by_its_name():
     record = {"spec": RunSpec.make("toy-ir20", "toy", "lora", 0).to_json() | {"loss": "theirs", "loss.power": 0.2}}
     text = recipe_line([record | {"engine": 1, "metrics": {}, "parameters": {}}])
     assert "loss theirs;" in text and "loss.power 0.2" in text
+
+
+def departs(*options):
+    return departing_parts(records(*options, dataset="cifar100-ir100"))
+
+
+def test_of_the_defaults_nothing_departs():
+    assert (
+        departs({}) == departs({}, {}) == []
+        and recipe_note(records({}, dataset="cifar100-ir100")) == "Recipe: PEL-Lab's defaults."
+    )
+
+
+def test_what_departs_is_told_with_the_values_beside_it():
+    assert departs({"tau": 2}, {}) == ["loss logit adjustment (tau 2) / logit adjustment (tau 1)"]
+    assert departs({"loss": "focal", "loss.gamma": 3}) == ["loss focal", "loss.gamma 3"]
+    assert departs({"adapter_dim": 4}) == ["adapter dimension 4"]  # the same number as the automatic one, but asked for
+    assert departs({"batch_size": 64, "adapter_scale": 0.1}) == ["batch 64", "adapter_scale 0.1"]
+
+
+def test_another_version_of_a_stage_departs():
+    record = records({}, dataset="cifar100-ir100")[0] | {"versions": {**STAGES, "train": STAGES["train"] + 1}}
+    assert [part.split()[0] for part in departing_parts([record])] == ["versions"]
+
+
+def test_a_page_says_once_what_is_shared_and_then_what_each_has_besides():
+    found = common_recipe({"a": ["x 1", "y 2"], "b": ["x 1", "y 3"], "c": ["y 2", "x 1"]})
+    assert found.lines() == ["Recipe of all: x 1.", "Recipe of a, c besides: y 2.", "Recipe of b besides: y 3."]
+    assert common_recipe({}).lines() == [] and common_recipe({"a": ["x"], "b": ["y"]}).lines()[0] == "Recipe of a: x."

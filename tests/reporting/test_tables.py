@@ -1,11 +1,12 @@
 """Tables: golden text from a made-up sweep, the formats' promises, and the comparison with the report."""
 
 import io
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from fake_results import write_predictions, write_results
+from fake_results import record_overall, write_predictions, write_results
 
 from pel_core.cli.study_commands import show_text
 from pel_core.common.errors import PelError
@@ -106,19 +107,20 @@ def test_a_missing_cell_names_its_run(sweep, tmp_path):
 
 
 def test_an_empty_group_is_a_dash_with_its_reason(tmp_path):
-    study = load("report", "cifar", seeds="0", results=tmp_path)
-    write_results(tmp_path, study.specs)
+    study = toy(tmp_path)
     for slug in study.specs:
-        path = metrics_file(tmp_path, slug)
+        path = metrics_file(study.results, slug)
         record = read_json(path)
-        record["metrics"] |= {"overall": None, "null_reasons": {"overall": "no class has fewer than 20 images"}}
+        record["metrics"] |= {"tail": None, "null_reasons": {"tail": "no class has fewer than 20 images"}}
         write_json(path, record)
-    texts = table_files(study, "table1")
-    assert "| – |" in texts["md"]
-    assert "none, no class has fewer than 20 images" in texts["md"]
+        classes = path.parent / "classes.csv"
+        classes.write_text(classes.read_text().replace("tail", "med"))
+    texts = table_files(study, "t")
+    assert "| – |" in texts["md"] and "**" in texts["md"]  # the other column keeps its marks
+    assert "tail: none, no class has fewer than 20 images" in texts["md"]
     assert "--" in texts["tex"]
-    assert pd.read_csv(io.StringIO(texts["csv"]))["100"].isna().all()
-    assert "NaN" not in texts["csv"] and "None" not in texts["csv"]
+    assert pd.read_csv(io.StringIO(texts["csv"]))["tail"].isna().all()
+    assert "nan" not in texts["csv"].lower() and "None" not in texts["csv"] and "nan" not in texts["long.csv"].lower()
 
 
 @pytest.mark.parametrize(
@@ -209,6 +211,34 @@ def test_without_predictions_nothing_is_marked_and_the_command_is_named(tmp_path
     (run_folder(study.results, slug) / "predictions.parquet").unlink()
     text = table_files(study, "t")["md"]
     assert "Nothing is marked: " in text and f"python -m pel_core score '{slug}'" in text and "**" not in text
+
+
+def test_predictions_that_do_not_give_the_recorded_accuracy_are_refused_by_name(tmp_path):
+    study = toy(tmp_path)
+    say(study, adaptformer=70, ssf_ln=69, zero_shot=20)
+    slug = "toy-ir20.toy.ssf-ln.s1"
+    record_overall(study.results, slug, 70.2)  # by an image and more
+    told = rf"{re.escape(slug)}: its predictions\.parquet gives .* 70\.00 % \(800 images\), but .* 70\.20 %: .* score '{slug}'"
+    with pytest.raises(PelError, match=told):
+        table_files(study, "t")
+    record_overall(study.results, slug, 70.05)  # rounding, as an earlier version may have written it
+    assert "**" in table_files(study, "t")["md"]
+
+
+def test_zero_shot_with_crops_of_the_seed_is_a_row_of_several_runs(tmp_path):
+    labels = "rows: [{label: a, method: adaptformer}, {label: z, method: zero-shot}, {label: r, method: zero-shot, tte: randaug}]"
+    (tmp_path / "s.yaml").write_text(
+        "title: T\nroles: {toy: Toy}\ntables:\n  t: {title: T, where: {dataset: toy-ir20}, "
+        f"{labels}, columns: [{{label: overall, value: overall}}]}}\n"
+    )
+    (tmp_path / "c.yaml").write_text("{title: T, backbone: toy, seeds: [0, 1, 2], data: {toy: toy}}")
+    study = load(tmp_path / "s.yaml", tmp_path / "c.yaml", results=tmp_path / "results")
+    write_results(study.results, study.specs)
+    for seed, spec in enumerate(spec for spec in study.specs.values() if spec.tte == "randaug"):
+        write_predictions(study.results, spec, dict.fromkeys(("head", "med", "tail"), 20 + seed))
+    numbers, text = long(study), table_files(study, "t")["md"]
+    assert "| 21.0 ± 1.0 |" in text and float(numbers.loc["r", "overall"]["training_low"]) < 20
+    assert (numbers.loc["z", "overall"]["sd"], numbers.loc["z", "overall"]["training_low"]) == ("", "")
 
 
 @pytest.mark.parametrize(("spread", "shown"), [("sd", "1.0"), ("se", "0.6"), ("ci", "2.5")])
@@ -302,8 +332,20 @@ def test_the_screen_shows_tables_and_what_is_missing(sweep, tmp_path):
     for suffix, text in table_files(sweep, "table1").items():
         (sweep.results / f"tables/table1.{suffix}").write_text(text)
     text = show_text(sweep)
-    assert "Original PEL    0.10M  " in text and "<u>" not in text and "**" not in text
+    assert "Original PEL    0.10M             *79.0* ± 0.1  *81.7* ± 0.1" in text and "<u>" not in text and "**" not in text
     assert "Not made yet: table2" in text
+    assert text.count("Recipe") == 1 and "Recipe of all: loss logit adjustment (tau 1); classifier cosine" in text
+
+
+def test_a_table_says_what_of_its_recipe_is_not_the_default(sweep, tmp_path):
+    texts = table_files(sweep, "table1")
+    assert "\nRecipe: PEL-Lab's defaults. All of it: `table1.csv`.\n" in texts["md"]
+    whole = pd.read_csv(io.StringIO(texts["csv"]))["recipe"][0]
+    for suffix in ("tex", "tabular.tex"):  # for a paper to say once
+        assert f"% {whole}\n" in texts[suffix] and texts[suffix].count("logit adjustment (tau 1)") == 1
+    assert "\nRecipe: PEL-Lab's defaults.\\par\n" in texts["tex"]
+    text = table_files(toy(tmp_path), "t")["md"]
+    assert "\nRecipe: PEL-Lab's defaults, but " in text and "; batch 32; " in text and "momentum 0.9" not in text
 
 
 if __name__ == "__main__":

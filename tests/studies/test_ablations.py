@@ -9,7 +9,7 @@ from fake_results import write_predicted, write_predictions, write_results
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, write_json
 from pel_core.reporting.claims import claim_files, claim_rows
-from pel_core.reporting.figure_curve import curve_figure, draw_curve, save_curve
+from pel_core.reporting.figure_curve import curve_figure, draw_curve
 from pel_core.reporting.figure_style import plt, style
 from pel_core.spec.records import lookup
 from pel_core.spec.results import metrics_file
@@ -33,9 +33,10 @@ STUDIES = {
     "parameters": (14, 14, 2, 6),
     "blocks": (15, 15, 2, 6),
     "backbones": (2, 2, 1, 3),
-    "resolution": (12, 12, 4, 7),
+    "resolution": (12, 12, 7, 13),
     "budget": (18, 18, 5, 5),
-    "tour": (27, 17, 14, 15),
+    "place": (9, 9, 7, 13),
+    "tour": (36, 19, 21, 22),
 }
 TOY = "{title: T, backbone: toy, seeds: [0, 1, 2], data: {toy: toy}}"
 CURVE = """
@@ -111,7 +112,7 @@ def test_a_study_draws_all_it_declares(name, tmp_path):
             assert "DEMO" in text and "–" not in text
 
 
-@pytest.mark.parametrize("name", sorted({*STUDIES} - {"blocks", "resolution"}))
+@pytest.mark.parametrize("name", sorted({*STUDIES} - {"blocks", "resolution", "place"}))
 def test_a_study_shares_its_usual_run_with_the_report(name):
     assert load(name, "demo", seeds="0").specs.keys() & load("report", "demo", seeds="0").specs.keys()
 
@@ -123,6 +124,15 @@ def test_equal_budgets_are_equal():
     cells = study.artefact("equal-budget-imagenet").cells
     counts = {sum(per_block[part.name] * len(part.blocks) for part in cell.specs[0].parts) for cell in cells}
     assert len(cells) == 6 and counts == {40}
+
+
+def test_places_have_equal_budgets_too():
+    per_block = {"ssf-attn": 8, "ssf-ln": 4, "ssf-mlp": 10}
+    cells = load("place", "paper").artefact("place-imagenet-lt").cells
+    parts = [part for cell in cells for part in cell.specs[0].parts]
+    assert {per_block[part.name] * len(part.blocks) for part in parts} == {40} and len({cell.method for cell in cells}) == 9
+    for part in parts:  # in the middle: as many blocks before it as behind it, up to one
+        assert part.start in (0, (12 - len(part.blocks)) // 2, 12 - len(part.blocks), (13 - len(part.blocks)) // 2)
 
 
 def test_a_value_may_depend_on_the_size():
@@ -206,8 +216,9 @@ def test_a_curve_shows_what_a_reader_must_see(toy):
         assert axes.get_xscale() == "log"
         assert [label.get_text() for label in axes.get_xticklabels()] == ["0.001", "0.01", "0.1", "1"]
         assert len(axes.collections) == 2  # an error bar each
-        said = ["Toy, imbalance ratio 20: rates", "n = 3", "does not start at zero", "DEMO", "not real", "Tail acc", "loss ce"]
-        assert [word for word in said if word not in text] == []
+        assert [word for word in ("Toy, imbalance ratio 20: rates", "DEMO", "Tail acc", "loss ce") if word not in text] == []
+        caption = "\n".join(made.sheet.lines())
+        assert [word for word in ("n = 3", "does not start at zero", "not real") if word not in caption or word in text] == []
         box = figure.bbox
         for item in figure.findobj(plt.Text):
             if item.get_text().strip() and item.get_visible() and item.get_rotation() == 0:
@@ -219,8 +230,8 @@ def test_a_curve_has_the_same_bytes_each_time(toy, tmp_path):
     study = toy()
     write_results(study.results, study.specs)
     for folder in ("a", "b"):
-        save_curve(study, "curve-toy-ir20", tmp_path / folder)
-    for suffix in ("pdf", "svg", "png"):
+        study.artefact("curve-toy-ir20").how.draw(study, "curve-toy-ir20", tmp_path / folder)
+    for suffix in FIGURE:
         first, second = ((tmp_path / folder / f"curve-toy-ir20.{suffix}").read_bytes() for folder in ("a", "b"))
         assert first == second
 
@@ -234,6 +245,14 @@ def test_an_empty_group_is_a_gap_in_the_curve(toy):
         record["metrics"] |= {"tail": None, "null_reasons": {"tail": "no class has fewer than 20 images"}}
         write_json(path, record)
     assert curve_figure(study, "curve-toy-ir20").lines[0].at == [0.001, 0.01, 1]
+    for path in study.results.glob("runs/*/metrics.json"):
+        record = read_json(path)
+        record["metrics"] |= {"tail": None, "null_reasons": {"tail": "no class has fewer than 20 images"}}
+        write_json(path, record)
+    made = curve_figure(study, "curve-toy-ir20")
+    assert made.sheet.why == "No value: no class has fewer than 20 images."
+    with style():
+        draw_curve(made).draw_without_rendering()
 
 
 def test_a_contrast_may_be_taken_off_another(toy):

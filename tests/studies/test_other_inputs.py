@@ -16,9 +16,10 @@ from pel_core.cli.main import main
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, write_json
 from pel_core.data import manifest
-from pel_core.data.datasets import content_hash, image_list, open_prepared
+from pel_core.data.datasets import content_hash, open_prepared
 from pel_core.data.lists import check_files, digest
 from pel_core.data.manifest import read_manifest
+from pel_core.data.prepared_files import image_list
 from pel_core.ingest.prepare import prepare
 from pel_core.studies.plan import plan
 from pel_core.studies.study import Study, load, load_settings

@@ -48,7 +48,8 @@ def refused(content, model, **options) -> str:
         ({"figures": {"f": 5}}, "figures.f: found 5, expected a mapping"),
         (
             {"figures": {"f": {"kind": "bars", "title": "x", "bars": [], "points": []}}},
-            "figures.f: unknown key 'points'; known: axis, bars, digits, each, kind, note, seeds, series, title, tune, where. "
+            "figures.f: unknown key 'points'; known: axis, bars, digits, each, form, kind, note, "
+            "seeds, series, title, tune, where, width. "
             "'points' is a key of kind: curve.",
         ),
         ({"figures": {"f": {**CURVE, "points": [{"at": "x"}]}}}, 'figures.f.points[0].at: found "x", expected a number'),
@@ -76,7 +77,10 @@ def refused(content, model, **options) -> str:
         (table(note=None), "tables.t.note: found null, expected a text that is not empty"),
         ({"tables": {7: {}}}, "tables: '7' is not a possible name here; expected a text (put it into quotes)"),
         ({"reported": None}, "reported: found null, expected a mapping"),
-        ({"designs": {}}, "(top level): unknown key 'designs'; known: claims, figures, max_runs, reported, roles, seal, "),
+        (
+            {"designs": {}},
+            "(top level): unknown key 'designs'; known: claims, factorial, figures, max_runs, reported, roles, seal, ",
+        ),
         (
             {"claims": {"c": {"statement": "x", "parts": [{**PART, "expect": "hihger"}]}}},
             "claims.c.parts[0].expect = 'hihger'; known: ",

@@ -23,7 +23,9 @@ TOUR = (WORKFLOW / "config" / "tour.yaml").read_text(encoding="utf-8")
 REPORT = (WORKFLOW / "config" / "report.yaml").read_text(encoding="utf-8")
 QUOTES = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 # Files of their own: test_studies.py loads the first.
-WHOLE = [quote for quote in QUOTES if quote.startswith("title: ") and re.search("^(tables|claims):", quote, re.MULTILINE)]
+WHOLE = [
+    quote for quote in QUOTES if quote.startswith("title: ") and re.search("^(tables|claims|factorial):", quote, re.MULTILINE)
+]
 
 
 def stands_in(quote: str, text: str) -> bool:
@@ -66,10 +68,13 @@ def test_the_tour_uses_every_key_kind_and_word():
     schema = json.loads(json_schemas()["study.schema.json"])
     used = set(used_keys(yaml.safe_load(TOUR)))
     left = keys_of(schema) - used
-    # report.yaml; a backbone is the configuration's to name; of a critical-difference diagram; the demo has no validation split
-    tuned = {*used_keys(yaml.safe_load(WHOLE[2]))}
-    assert left <= {"reported", "file", "methods", "backbone", "datasets"} | tuned, left
+    tuned = {*used_keys(yaml.safe_load(next(quote for quote in WHOLE if "\ntune:" in quote)))}
     assert {*Tune.model_fields} <= tuned
+    # report.yaml; a backbone is the configuration's to name; of a critical-difference diagram; place.yaml; beside a fraction; the
+    # demo has no validation split of its own
+    assert left <= {"reported", "file", "methods", "backbone", "datasets", "cells", "levels", "exclude"} | tuned, left
+    place = yaml.safe_load((WORKFLOW / "config" / "place.yaml").read_text(encoding="utf-8"))
+    assert {"cells", "levels"} <= set(used_keys(place)) and all(f"`{key}:" in PAGE for key in ("cells", "exclude"))
     assert {"reported", "file", "methods"} <= set(used_keys(yaml.safe_load(REPORT)))
     content = read_study(WORKFLOW / "config" / "tour.yaml", "small")
     kinds = {entry.name for entry in FIGURES.entries() if not entry.plugin}
@@ -85,7 +90,7 @@ def test_the_tour_uses_every_key_kind_and_word():
 
 @pytest.mark.parametrize("config", ["demo", "paper"])
 def test_the_study_of_claims_that_the_page_gives_is_one(config, tmp_path):
-    text = WHOLE[1]
+    (text,) = (quote for quote in WHOLE if quote.startswith("title: My claims"))
     (tmp_path / "mine.yaml").write_text(text)
     study = load(tmp_path / "mine.yaml", config)
     (claims,) = study.artefacts.values()
@@ -94,7 +99,7 @@ def test_the_study_of_claims_that_the_page_gives_is_one(config, tmp_path):
 
 
 def test_the_tuned_study_that_the_page_gives_is_one(tmp_path):
-    text = WHOLE[2]
+    (text,) = (quote for quote in WHOLE if "\ntune:" in quote)
     assert len(text.splitlines()) < 30
     (tmp_path / "mine.yaml").write_text(text)
     study = load(tmp_path / "mine.yaml", "paper", seeds="0,1,2")
@@ -102,3 +107,12 @@ def test_the_tuned_study_that_the_page_gives_is_one(tmp_path):
     assert [len(first.candidates), len(second.candidates)] == [6, 8]
     assert {spec.epochs for spec in second.specs.values()} == {5}
     assert len(study.planned) == 2 * (6 + 8) + 3 * 3
+
+
+@pytest.mark.parametrize("config", ["demo", "paper"])
+def test_the_factorial_that_the_page_gives_is_one(config, tmp_path):
+    (text,) = (quote for quote in WHOLE if "\nfactorial:" in quote)
+    assert len(text.splitlines()) < 30
+    (tmp_path / "mine.yaml").write_text(text)
+    study = load(tmp_path / "mine.yaml", config, seeds="0")
+    assert len(study.specs) == 8 and "loss-ratio-anova" in study.artefacts and "mine-claims" in study.artefacts

@@ -103,6 +103,7 @@ rule figure:
         pdf=f"{FIGURES}/{{figure}}.pdf",
         svg=f"{FIGURES}/{{figure}}.svg",
         png=f"{FIGURES}/{{figure}}.png",
+        caption=f"{FIGURES}/{{figure}}.txt",
     params:
         key=lambda wc: STUDY.draw_params(wc.figure),
     log:

@@ -209,14 +209,28 @@ def open_source(base: str, entry: LongTailed, config: Mapping[str, Any] | None =
     return SOURCES[entry.kind](base, entry, config or {})
 
 
-def require_split(name: str, split: str, datasets: Mapping[str, LongTailed]) -> None:
+def require_split(name: str, split: str, datasets: Mapping[str, LongTailed], val: float = 0.0) -> None:
     """See that a data set has the split that is evaluated on. Of images as they are found it shows when they are read.
 
+    ``val``: the fraction of training images that the run holds out for validation (``data.val``), 0 for none.
+
     Raises:
-        PelError: it has none of this name.
+        PelError: it has none of this name; the message says which data sets do, and how one is held out.
     """
     base = split_name(name)[0]
-    if split != "val" or open_source(base, datasets[base]).may_have_val:
+    if split != "val" or val or open_source(base, datasets[base]).may_have_val:
         return
     have = [other for other in sorted(datasets) if open_source(other, datasets[other]).may_have_val]
-    raise PelError(f"split=val: data set '{name}' has no validation split" + (f"; {', '.join(have)} has" if have else ""))
+    known = f"; {', '.join(have)} has" if have else ""
+    raise PelError(
+        f"split=val: data set '{name}' has no validation split{known}. data.val=0.1 holds a tenth of its training images out, "
+        "of which the run does not train (docs/data.md)"
+    )
+
+
+def validation_options(name: str, datasets: Mapping[str, LongTailed], fraction: float) -> dict[str, Any]:
+    """The options of a run that is evaluated on validation images: ``split: val``, and where a data set has none of its own,
+    ``data.val`` so that this fraction is held out. Of images as they are found a split that is there shows when they are read."""
+    source = open_source(split_name(name)[0], datasets[split_name(name)[0]])
+    has = getattr(source.options, "val_fraction", 0) if source.is_users else source.may_have_val
+    return {"split": "val"} | ({} if has else {"data.val": fraction})

@@ -15,8 +15,8 @@ from pydantic import Field
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import sha256, write_text
 from pel_core.common.logs import logger
-from pel_core.data.datasets import MARK
 from pel_core.data.image_files import SUFFIXES
+from pel_core.data.prepared_files import MARK
 from pel_core.ingest.catalogue import SPLITS, Catalogue, Placed, class_order
 from pel_core.ingest.huggingface_columns import describe_column, image_column_of, label_column_of
 from pel_core.ingest.labels import read_labels, taken_notes

@@ -98,10 +98,20 @@ def contrast(pairs: Sequence[tuple[Row, Row]], metric: str, minus: Sequence[tupl
             require_same_images(a.runs[0], b.runs[0])
             share = Fraction(sign, len(group))
             terms += [(a, share), (b, -share)]
+    return _effect(name, _by_test_set(terms))
+
+
+def combination(terms: Sequence[Term], metric: str) -> Effect:
+    """The sum of weight x row, of whatever test sets; rows of weight 0 take no part. ``parts`` are in the order in which the test
+    sets come."""
+    return _effect(metric_name(metric), _by_test_set([term for term in terms if term[1]]))
+
+
+def _by_test_set(terms: Sequence[Term]) -> list[list[Term]]:
     blocks: dict[str, list[Term]] = {}
     for term in terms:
         blocks.setdefault(term[0].images.digest, []).append(term)
-    return _effect(name, list(blocks.values()))
+    return list(blocks.values())
 
 
 def _effect(metric: str, blocks: Sequence[Sequence[Term]]) -> Effect:

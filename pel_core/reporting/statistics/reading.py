@@ -13,10 +13,15 @@ from pel_core.data.datasets import split_name
 from pel_core.evaluation.outputs import CLASSES, PREDICTIONS
 from pel_core.evaluation.predictions import Predictions, read_predictions
 from pel_core.reporting.statistics.runs import Images, Row, Run, make_images, ordered, small
-from pel_core.spec.results import run_folder
+from pel_core.spec.records import number
+from pel_core.spec.results import metrics_file, read_record, run_folder
 from pel_core.spec.run_spec import RunSpec
 
-COLUMNS = ("path", "label", "prediction")
+COLUMNS = ("index", "path", "label", "prediction")
+
+
+class Disagreement(PelError):
+    """Predictions and recorded metrics of a run are not of one evaluation, so that marks would be of other numbers than shown."""
 
 
 class Reader:
@@ -26,7 +31,7 @@ class Reader:
         self.results = Path(results)
         self._runs: dict[str, Run] = {}
         self._images: dict[tuple[str, str, bytes], tuple[Images, np.ndarray]] = {}  # by stored order
-        self._groups: dict[str, tuple[str, ...]] = {}  # by hash of the data
+        self._groups: dict[Any, tuple[str, ...]] = {}  # by hash of the data, and how classes are grouped
 
     def row(self, name: str, specs: Sequence[RunSpec]) -> Row:
         """The runs of a cell (one spec per seed).
@@ -34,7 +39,7 @@ class Reader:
         Raises:
             PelError: as `run` and `Row.of`.
         """
-        fixed = not specs[0].trains if specs else False
+        fixed = not specs[0].seeded if specs else False
         return Row.of(name, [self.run(spec) for spec in (specs[:1] if fixed else specs)], fixed)
 
     def run(self, spec: RunSpec) -> Run:
@@ -42,6 +47,7 @@ class Reader:
 
         Raises:
             PelError: they are missing or damaged; naming the file and the command that makes it again.
+            Disagreement: they do not give the accuracy that the run's result records.
         """
         if spec.slug not in self._runs:
             self._runs[spec.slug] = self._read(spec)
@@ -51,18 +57,22 @@ class Reader:
         folder = run_folder(self.results, spec.slug)
         again = f"make it again with: python -m pel_core score '{spec.slug}' --results '{self.results}'"
         table, data = _parquet(folder / PREDICTIONS, again)
-        names, labels, predicted = (table.column(name).combine_chunks() for name in COLUMNS)
-        labels = labels.to_numpy()
+        index, names, labels, predicted = (table.column(name).combine_chunks() for name in COLUMNS)
+        labels, places = labels.to_numpy(), index.to_numpy()
         base = split_name(spec.dataset)[0]
         stored = hashlib.sha256(labels.tobytes())
         for buffer in names.buffers() if names.null_count == 0 else ():
             stored.update(buffer or b"")
+        some = names.null_count and not np.array_equal(places, np.arange(len(places)))  # of an array, known by their places there
+        stored.update(places.tobytes() if some else b"")
         key = base, spec.split, stored.digest()
         if key not in self._images:
             texts = None if names.null_count else names.to_numpy(zero_copy_only=False)
+            texts = np.array([f"{place:08d}" for place in places.tolist()], object) if some else texts
             self._images[key] = self._share(*make_images(base, spec.split, labels, texts))
         images, order = self._images[key]
-        groups = self._class_groups(folder / CLASSES, data, again)
+        groups = self._class_groups(folder / CLASSES, (data, spec.factors.groups, spec.factors.groups_from), again)
+        _require_recorded(metrics_file(self.results, spec.slug), spec.slug, labels, predicted.to_numpy(), again)
 
         def load() -> Predictions:
             path = folder / "logits.safetensors"
@@ -81,7 +91,7 @@ class Reader:
         same = (other for other, _ in self._images.values() if other.digest == images.digest)
         return next(same, images), order
 
-    def _class_groups(self, path: Path, data: str, again: str) -> tuple[str, ...]:
+    def _class_groups(self, path: Path, data: Any, again: str) -> tuple[str, ...]:
         """Of every class, those without a test image among them; read once per data."""
         if data not in self._groups:
             try:
@@ -90,6 +100,24 @@ class Reader:
             except (OSError, KeyError, UnicodeDecodeError) as error:
                 raise PelError(f"{path} is missing or damaged ({error!r}); {again}") from None
         return self._groups[data]
+
+
+def _require_recorded(path: Path, slug: str, labels: np.ndarray, predicted: np.ndarray, again: str) -> None:
+    """Refuse predictions whose overall accuracy differs by an image or more from the one in metrics.json, if that is there.
+
+    Raises:
+        Disagreement: naming both numbers.
+    """
+    if not path.is_file() or not len(labels):
+        return
+    recorded = number(read_record(path), "metrics.overall")
+    found = 100.0 * float(np.mean(labels == predicted))
+    if recorded is None or abs(found - recorded) > 50.0 / len(labels):
+        said = "no overall accuracy" if recorded is None else f"{recorded:.2f} %"
+        raise Disagreement(
+            f"{slug}: its {PREDICTIONS} gives an overall accuracy of {found:.2f} % ({len(labels):,} images), but its {path.name} "
+            f"records {said}: they are not of one evaluation; {again}"
+        )
 
 
 def _parquet(path: Path, again: str) -> tuple[Any, str]:

@@ -9,16 +9,18 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
+from pel_core.data.factors import FACTORS, SCOPE
 from pel_core.ingest.entries import entry_type
 from pel_core.spec.choices import CHOICES, METHODS, REGISTRIES
 from pel_core.spec.run_spec import DEFAULTS
 from pel_core.studies.schema.configuration import Configuration
+from pel_core.studies.schema.factorial import DesignCell
 from pel_core.studies.schema.selections import Fields, Point, Row, Selection, Sweep
 from pel_core.studies.schema.study_file import study_model
 from pel_core.studies.schema.types import KNOB
 
 FILES: dict[str, Callable[[], type[BaseModel]]] = {"study": study_model, "config": lambda: Configuration}
-SELECTIONS = (Selection, Row, Point, Sweep)
+SELECTIONS = (Selection, Row, Point, Sweep, DesignCell)
 EMPTY = [("default", ""), ("default", []), ("default", {}), ("default", None)]
 SIZED = {
     "type": "object",
@@ -81,7 +83,7 @@ def _about(field: str) -> str:
 def _knobs() -> dict[str, str]:
     """Every knob there is by its full name, and what it means."""
     owners = [(scope, entry) for scope, registry in REGISTRIES.items() for entry in registry.entries()]
-    owners += [(entry.name, entry) for entry in METHODS.entries()]
+    owners += [(entry.name, entry) for entry in METHODS.entries()] + [(SCOPE, FACTORS)]
     return {f"{scope}.{knob.name}": f"Of {entry.name}: {knob.meaning}" for scope, entry in owners for knob in entry.knobs}
 
 

@@ -8,12 +8,24 @@ from pydantic_core import PydanticCustomError
 
 from pel_core.common.registry import ANYTHING, Entry, Knob
 from pel_core.studies.kinds import FIGURES, REQUIRED, ArtefactKind
+from pel_core.studies.schema.factorial import FactorContrast, Factorial
 from pel_core.studies.schema.selections import Points, Rows, Selection, Selections
 from pel_core.studies.schema.tune import AnyTune, Count, tune_field
-from pel_core.studies.schema.types import Declaration, Digits, Expected, Name, Number, Role, Seeds, Switch, Text, no_repeats
+from pel_core.studies.schema.types import (
+    Declaration,
+    Digits,
+    Expected,
+    Margin,
+    Name,
+    Number,
+    Role,
+    Seeds,
+    Switch,
+    Text,
+    no_repeats,
+)
 
 DATA_SETS = no_repeats("a list of data sets: one artefact each", Annotated[str, Expected("a text")], 1)
-Margin = Annotated[float, Field(gt=0), Expected("a number above 0, in the value's unit")]
 
 
 class Artefact(Declaration):
@@ -113,13 +125,19 @@ class Contrast(Declaration):
     ] = Field(default=[], description="Selections at which the same contrast is measured and taken off.")
 
 
+AnyContrast = Annotated[
+    Annotated[Contrast, Tag("options")] | Annotated[FactorContrast, Tag("levels")],
+    Discriminator(lambda entry: "levels" if isinstance(entry, dict) and "factorial" in entry else "options"),
+]
+
+
 class Claim(Declaration):
     """A conclusion, and the contrasts that test it."""
 
     statement: Text = Field(description="The conclusion, in words.")
     source: Text = Field(default="", description="Who says so, and where.")
     seeds: Seeds = Field(default=[], description=SEEDS)
-    parts: Annotated[list[Contrast], Field(min_length=1), Expected("a list with at least one entry")] = Field(
+    parts: Annotated[list[AnyContrast], Field(min_length=1), Expected("a list with at least one entry")] = Field(
         description="The contrasts; the claim holds if all of them do."
     )
 
@@ -148,6 +166,7 @@ class StudyFile(Declaration):
     shared: Any = Field(default=None, description="Anything; a place for YAML anchors.")
     tables: dict[Name, Table] = Field(default={}, description="The tables by name.")
     figures: dict[Name, Artefact] = Field(default={}, description="The figures by name.")
+    factorial: dict[Name, Factorial] = Field(default={}, description="The factorial designs by name.")
     claims: dict[Name, Claim] = Field(default={}, description="The claims by name.")
 
 

@@ -42,6 +42,11 @@ class Tune(Declaration):
     draws: Count = Field(default=None, description="How many different settings `kind: random` draws.")
     draw_seed: Natural = Field(default=0, description="The seed that `kind: random` draws by.")
     split: Word = Field(default="val", description="The split that candidates are scored on: val.")
+    hold_out: Annotated[float, Field(gt=0, lt=1), Expected("a fraction above 0 and below 1")] = Field(
+        default=None,
+        description="The fraction of training images on which candidates are scored, and not trained, of a data set without a "
+        "validation split; the row trains on all.",
+    )
     by: Text = Field(default="mean_class", description="The metric that is compared.")
     seeds: Seeds = Field(description="The candidates' seeds; none of the row's own.")
     epochs: Epochs = Field(default="same", description="Epochs of a candidate: the row's own (same), or fewer.")

@@ -65,3 +65,4 @@ Digits = Annotated[int, Field(ge=0, le=6), Expected("a whole number from 0 to 6"
 Number = scalar(int, float, words="a number", schema=["number"])
 Label = scalar(str, int, float, words="a text or a number", schema=["string", "number"])
 Switch = Annotated[bool, Expected("true or false")]
+Margin = Annotated[float, Field(gt=0), Expected("a number above 0, in the value's unit")]

@@ -1,0 +1,84 @@
+"""How many images and classes a study's data sets have, as its runs' factors have them; planning asks. Torch-free."""
+
+from typing import TYPE_CHECKING
+
+from pel_core.common.errors import PelError
+from pel_core.common.files import read_json
+from pel_core.data.datasets import drawn_ratio, split_name
+from pel_core.data.factors import AS_IS, Factors
+from pel_core.data.subsets import chosen_classes, sizes
+from pel_core.ingest.sources import Size, open_source
+from pel_core.ingest.user_outline import Outline
+
+if TYPE_CHECKING:
+    from pel_core.studies.study import Study
+
+
+def data_size(study: "Study", name: str, factors: Factors = AS_IS) -> tuple[int, int] | None:
+    """Training and test images of a data set as a run's factors have it: as prepared, else as declared or found; None where
+    neither is known. Where validation images are held out, these stand for test images."""
+    pool, test = _pool(study, name)
+    if pool is None:
+        size = _declared(study, name)
+        return (size.train, size.test) if size and not _draws(factors) else None
+    counts, spare, taken = sizes(pool, drawn_ratio(name, factors), factors)
+    held_out = int((spare + taken).sum())
+    if test is None and not held_out:
+        return None
+    return int((counts - taken).sum()), held_out or round((test or 0) * len(counts) / len(pool))
+
+
+def classes(study: "Study", name: str, factors: Factors = AS_IS) -> int:
+    """Classes of a data set that a run uses; 0 where they are not known yet."""
+    if factors.classes != "all":
+        return int(factors.classes)
+    path = study.results / "data" / split_name(name)[0] / "data.json"
+    if path.is_file():
+        return len(next(iter(read_json(path)["train_counts"].values())))
+    size = _declared(study, name)
+    return size.classes if size else 0
+
+
+def _draws(factors: Factors) -> bool:
+    """Whether factors change how many images there are."""
+    return bool(factors.content().keys() - {"noise", "noise_seed"})
+
+
+def _pool(study: "Study", name: str) -> tuple[list[int] | None, int | None]:
+    """Training images of each class of which a run's subset is drawn, and test images, of a data set that is prepared or has a
+    declared pool; None where they are not known."""
+    base, ratio = split_name(name)
+    path = study.results / "data" / base / "data.json"
+    if path.is_file():
+        about = read_json(path)
+        key = "" if about["ratios"] == "any" or not ratio else f"{ratio:g}"
+        return about["train_counts"].get(key), about["test_images"]
+    pool, size = study.bindings.datasets[base].pool, _declared(study, name)
+    return [pool[1]] * pool[0] if pool else None, size.test if size else None
+
+
+def _declared(study: "Study", name: str) -> Size | None:
+    if name not in study.sizes:  # lists and folders are looked at once
+        base, ratio = split_name(name)
+        own = base in study.config.get("datasets", {}) and isinstance(study.outlines.get(base), Outline)
+        source = study.outlines[base] if own else open_source(base, study.bindings.datasets[base], study.config)
+        study.sizes[name] = source.size(ratio)
+    return study.sizes[name]
+
+
+def check_factors(study: "Study") -> None:
+    """See that data sets allow what runs ask of them, as far as their sizes are known before they are prepared.
+
+    Raises:
+        PelError: naming the first run that asks for more classes than there are, or for a ratio that leaves one without an image.
+    """
+    asked = {(spec.dataset, spec.factors): spec for spec in study.planned.values() if spec.factors.content()}
+    for (name, factors), spec in asked.items():
+        pool, _ = _pool(study, name)
+        try:
+            if pool is not None:
+                sizes(pool, spec.drawn_ratio, factors)
+            elif number := classes(study, name):
+                chosen_classes(number, factors)
+        except PelError as error:
+            raise PelError(f"{spec.slug}: {error}") from None
