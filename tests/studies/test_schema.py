@@ -79,7 +79,7 @@ def refused(content, model, **options) -> str:
         ({"reported": None}, "reported: found null, expected a mapping"),
         (
             {"designs": {}},
-            "(top level): unknown key 'designs'; known: claims, factorial, figures, max_runs, reported, roles, seal, ",
+            "(top level): unknown key 'designs'; known: claims, factorial, figures, max_runs, reported, roles, ",
         ),
         (
             {"claims": {"c": {"statement": "x", "parts": [{**PART, "expect": "hihger"}]}}},

@@ -98,14 +98,15 @@ def test_the_study_of_claims_that_the_page_gives_is_one(config, tmp_path):
     assert {spec.seed for spec in study.specs.values()} == {0, 1, 2, 3, 4}
 
 
-def test_the_tuned_study_that_the_page_gives_is_one(tmp_path):
+@pytest.mark.parametrize("config", ["demo", "cifar", "paper"])
+def test_the_tuned_study_that_the_page_gives_is_one(config, tmp_path):
     (text,) = (quote for quote in WHOLE if "\ntune:" in quote)
     assert len(text.splitlines()) < 30
     (tmp_path / "mine.yaml").write_text(text)
-    study = load(tmp_path / "mine.yaml", "paper", seeds="0,1,2")
+    study = load(tmp_path / "mine.yaml", config, seeds="0,1,2")
     first, second = study.tunings.values()
     assert [len(first.candidates), len(second.candidates)] == [6, 8]
-    assert {spec.epochs for spec in second.specs.values()} == {5}
+    assert {spec.epochs for spec in second.specs.values()} == {1 if config == "demo" else 5}
     assert len(study.planned) == 2 * (6 + 8) + 3 * 3
 
 

@@ -194,7 +194,7 @@ def test_rows_and_studies_share_candidates(make):
 def test_a_curve_of_the_candidates_costs_no_run(make):
     points = [{"sweep": "lr", "values": [0.001, 0.01, 0.1]}]
     where = {"dataset": "a", "split": "val", "method": "adaptformer", "value": "mean_class"}
-    curve = {"kind": "curve", "title": "Curve", "where": where, "seeds": [10, 11], "tune": False, "points": points}
+    curve = {"kind": "curve", "title": "Curve", "x": "Rate", "where": where, "seeds": [10, 11], "tune": False, "points": points}
     assert {*make(figures={"curve": curve}, seal="test").planned} == {*make().planned}
 
 
@@ -334,8 +334,20 @@ def test_a_row_that_the_grid_does_not_fit_is_refused(make, row, words):
 
 
 def test_a_set_without_validation_is_refused_by_name(make):
-    with pytest.raises(PelError, match=r"tables\.one: PEL x All: tune: split=val: data set 'inat2018' has no validation split"):
+    with pytest.raises(PelError, match=r"tables\.one: PEL x All: tune: split=val: data set 'inat2018' has no .*hold_out: 0\.1"):
         make(config={"data": {"a": "inat2018"}})
+
+
+def test_validation_images_are_held_out_from_candidates_alone(make):
+    held, cifar = tune(hold_out=0.1), {"data": {"a": "cifar100", "b": "places-lt"}}
+    study = make(tune=held, config=cifar)
+    assert {spec.factors.val for spec in study.candidates.values()} == {0.1}
+    assert {spec.factors.val for cell in study.artefact("one").cells for spec in cell.expected} == {0.0}
+    assert {spec.factors.val for spec in make(tune=held).candidates.values()} == {0.0}  # ImageNet-LT has a list
+    own = {"one": {**STUDY["tables"]["one"], "where": {"dataset": "a", "data.val": 0.2}}}
+    for keys in ({"tune": held}, {}):
+        study = make(tables=own, config=cifar, **keys)
+        assert {spec.factors.val for spec in study.planned.values()} == {0.2}
 
 
 def test_a_map_is_not_tuned(make):
