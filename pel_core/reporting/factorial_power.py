@@ -42,15 +42,15 @@ def _line(study: Study, artefact: Artefact) -> str:
     design, seeds = design_of(artefact), max(len(artefact.seeds), LEAST_SEEDS)
     cells = [cell for cell in artefact.cells if cell.column == 0]
     pairs, how = {}, []
-    for name in dict.fromkeys(cell.specs[0].dataset for cell in cells):
-        found, source = _pair(study, [cell for cell in cells if cell.specs[0].dataset == name], seeds)
+    for name in dict.fromkeys(cell.expected[0].dataset for cell in cells):
+        found, source = _pair(study, [cell for cell in cells if cell.expected[0].dataset == name], seeds)
         if found is None:
             return f"Factorial {name_of(artefact)}: {_size(artefact, design)}; {name} is not known before it is prepared."
         pairs[name] = found
         how.append(source)
     told = []
     for name in design.modelled:
-        least = _least(design, name, [cell.specs[0].dataset for cell in cells], pairs, seeds)
+        least = _least(design, name, [cell.expected[0].dataset for cell in cells], pairs, seeds)
         aliased = " (aliased)" * bool(design.aliases(name))
         told.append(f"{design.name(name)} {f'{least:.2g}' if least else 'not said: its images are not paired'}{aliased}")
     lost = [f"{design.name(name)} not at all: {why}" for name, why in design.model.items() if why]
@@ -68,7 +68,7 @@ def name_of(artefact: Artefact) -> str:
 
 def _size(artefact: Artefact, design: Design) -> str:
     factors = " x ".join(f"{factor.name} ({len(factor)})" for factor in design.factors)
-    return f"{factors}, {len(design.cells)} cells, {len(artefact.specs)} runs"
+    return f"{factors}, {len(design.cells)} cells, {len({spec.slug for cell in artefact.cells for spec in cell.expected})} runs"
 
 
 def _least(design: Design, name: Name, data: Sequence[str], pairs: dict[str, Variances], seeds: int) -> float | None:
@@ -103,7 +103,7 @@ def _pair(study: Study, cells: Sequence[Cell], seeds: int) -> tuple[Variances | 
         effect = difference(*finished, "overall")
         if len(effect.seeds) > 1 and detectable(effect.parts, seeds):
             return effect.parts[0], MEASURED
-    size = data_size(study, cells[0].specs[0].dataset)
+    size = data_size(study, cells[0].expected[0].dataset)
     if not size or not size[1]:
         return None, ""
     return assumed(size[1], SEED_SD, DISAGREE), ASSUMED

@@ -217,12 +217,12 @@ def design_artefacts(name: str, entry: Mapping[str, Any], bindings: Bindings) ->
 def _check_same(design: Design, rows: Sequence[Cell]) -> None:
     seen: dict[str, Levels] = {}
     for levels, row in zip(design.cells, rows, strict=True):
-        other = seen.setdefault(row.slugs[0], levels)
+        other = seen.setdefault(row.expected[0].slug, levels)
         if other != levels:
             differ = [f for f, a, b in zip(design.factors, other, levels, strict=True) if a != b]
             raise PelError(
-                f"the cells ({design.label(other)}) and ({design.label(levels)}) are the same run {row.slugs[0]}: there the "
-                f"levels of {', '.join(factor.name for factor in differ)} have no effect; give levels options that differ, or "
+                f"the cells ({design.label(other)}) and ({design.label(levels)}) are the same run {row.expected[0].slug}: there "
+                f"the levels of {', '.join(factor.name for factor in differ)} have no effect; give levels options that differ, or "
                 "exclude one"
             )
 

@@ -80,12 +80,14 @@ def row_labels(artefact: Artefact) -> dict[str, str]:
     def label(cell: Cell) -> str:
         return str(rows[cell.row].get("label") or rows[cell.row].get("at")) if cell.row < len(rows) else cell.method
 
-    ways = (label, lambda cell: f"{label(cell)} on {cell.dataset}", lambda cell: _with_column(label(cell), cell, columns))
-    for way in ways:
-        made = {name: way(cell) for name, cell in first.items()}
-        if len({*made.values()}) == len(made):
-            return made
-    return made
+    ways = (
+        label,
+        lambda cell: f"{label(cell)} on {cell.dataset}",
+        lambda cell: _with_column(label(cell), cell, columns),
+        lambda cell: cell.tuned.tuning.name,
+    )
+    made = ({name: way(cell) for name, cell in first.items()} for way in ways)
+    return next(names for names in made if len({*names.values()}) == len(names))
 
 
 def _with_column(label: str, cell: Cell, columns: Iterable[Mapping[str, object]]) -> str:

@@ -198,6 +198,20 @@ def test_a_curve_of_the_candidates_costs_no_run(make):
     assert {*make(figures={"curve": curve}, seal="test").planned} == {*make().planned}
 
 
+def test_a_design_of_tuned_cells_waits_and_is_analysed(make):
+    methods = [{"label": "adapter", "method": "adaptformer"}, {"label": "ssf", "method": "ssf-ln"}]
+    factors = {"method": methods, "data": [{"label": name, "dataset": name} for name in "ab"]}
+    design = {"title": "Design", "factors": factors, "values": ["overall"]}
+    study = make(factorial={"grid": design}, tables={}, config={"seeds": [0, 1, 2]})
+    assert len(study.tunings) == 4 and study.artefact("grid-anova").pending
+    assert "up to 12 runs to follow" in plan(study)
+    write_candidates(study)
+    study.decide()
+    write_results(study.results, {slug: spec for slug, spec in study.specs.items() if slug not in study.candidates})
+    text = table_files(study, "grid")["md"]
+    assert "Chosen on the split val" in text and "Tuning took 48 runs" in text
+
+
 def test_where_rows_and_study_say_it_the_nearest_wins(make):
     own = tune(grid={"lr": [0.03, 0.3]})
     rows = [
