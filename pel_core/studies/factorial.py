@@ -220,10 +220,10 @@ def _check_same(design: Design, rows: Sequence[Cell]) -> None:
         other = seen.setdefault(row.expected[0].slug, levels)
         if other != levels:
             differ = [f for f, a, b in zip(design.factors, other, levels, strict=True) if a != b]
+            names, run = ", ".join(factor.name for factor in differ), row.expected[0].slug
             raise PelError(
-                f"the cells ({design.label(other)}) and ({design.label(levels)}) are the same run {row.expected[0].slug}: there "
-                f"the levels of {', '.join(factor.name for factor in differ)} have no effect; give levels options that differ, or "
-                "exclude one"
+                f"the cells ({design.label(other)}) and ({design.label(levels)}) are the same run {run}: there the levels of "
+                f"{names} have no effect; give levels options that differ, or exclude one"
             )
 
 

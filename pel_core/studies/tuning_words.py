@@ -52,8 +52,10 @@ def how(tuning: Tuning) -> str:
     about = tuning.declaration
     epochs = "" if about["epochs"] == "same" else f" of {about['epochs']} epochs"
     seeds = ", ".join(map(str, about["seeds"]))
+    fraction = tuning.candidates[0].specs[0].factors.val
+    held = f" ({fraction:g} of the training images, held out)" if fraction else ""
     return (
-        f"Chosen on the split {about['split']} by {about['by']} ({about['select']}) among {len(tuning.candidates)} "
+        f"Chosen on the split {about['split']}{held} by {about['by']} ({about['select']}) among {len(tuning.candidates)} "
         f"{'random ' if about['kind'] == 'random' else ''}settings{epochs}, seeds {seeds}"
     )
 

@@ -29,7 +29,7 @@ from pel_core.studies.selection_rules import SELECTION_RULES, Scored
 from pel_core.studies.status import status
 from pel_core.studies.study import load
 from pel_core.studies.tuning import POINTS
-from pel_core.studies.tuning_words import goes_on, tuning_lines
+from pel_core.studies.tuning_words import goes_on, how, tuning_lines
 
 TUNE = {"grid": {"lr": [0.001, 0.01, 0.1], "weight_decay": [0, 5e-4]}, "seeds": [10, 11]}
 STUDY = {
@@ -356,6 +356,8 @@ def test_validation_images_are_held_out_from_candidates_alone(make):
     held, cifar = tune(hold_out=0.1), {"data": {"a": "cifar100", "b": "places-lt"}}
     study = make(tune=held, config=cifar)
     assert {spec.factors.val for spec in study.candidates.values()} == {0.1}
+    told = how(next(iter(study.tunings.values())))
+    assert told.startswith("Chosen on the split val (0.1 of the training images, held out) by mean_class")
     assert {spec.factors.val for cell in study.artefact("one").cells for spec in cell.expected} == {0.0}
     assert {spec.factors.val for spec in make(tune=held).candidates.values()} == {0.0}  # ImageNet-LT has a list
     own = {"one": {**STUDY["tables"]["one"], "where": {"dataset": "a", "data.val": 0.2}}}
