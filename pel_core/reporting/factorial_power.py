@@ -43,7 +43,7 @@ def designs_will_show(study: Study) -> str:
 def _line(study: Study, artefact: Artefact) -> str:
     design, seeds = design_of(artefact), max(len(artefact.seeds), LEAST_SEEDS)
     cells = [cell for cell in artefact.cells if cell.column == 0]
-    sets, how = {images_of(cell): cell.specs[0].dataset for cell in reversed(cells)}, []
+    sets, how = {images_of(cell): cell.expected[0].dataset for cell in reversed(cells)}, []
     pairs: dict[Hashable, Variances] = {}
     for images, name in sets.items():
         found, source = _pair(study, [cell for cell in cells if images_of(cell) == images], seeds)
@@ -71,7 +71,7 @@ def name_of(artefact: Artefact) -> str:
 
 def _size(artefact: Artefact, design: Design) -> str:
     factors = " x ".join(f"{factor.name} ({len(factor)})" for factor in design.factors)
-    return f"{factors}, {len(design.cells)} cells, {len(artefact.specs)} runs"
+    return f"{factors}, {len(design.cells)} cells, {len({spec.slug for cell in artefact.cells for spec in cell.expected})} runs"
 
 
 def _least(design: Design, name: Name, sets: Sequence[Hashable], pairs: dict[Hashable, Variances], seeds: int) -> float | None:
@@ -109,7 +109,7 @@ def _pair(study: Study, cells: Sequence[Cell], seeds: int) -> tuple[Variances | 
         effect = difference(*finished, "overall")
         if len(effect.seeds) > 1 and detectable(effect.parts, seeds):
             return effect.parts[0], MEASURED
-    size = data_size(study, cells[0].specs[0].dataset, cells[0].specs[0].factors)
+    size = data_size(study, cells[0].expected[0].dataset, cells[0].expected[0].factors)
     if not size or not size[1]:
         return None, ""
     return assumed(size[1], SEED_SD, DISAGREE), ASSUMED

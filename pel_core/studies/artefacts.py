@@ -45,7 +45,8 @@ def make_bindings(content: Mapping[str, Any], values: Mapping[str, Any], path: P
         raise PelError(f"{where}: {error}") from None
     titles = {role: entries.get(role, {}).get("title", title) for role, title in content["roles"].items()}
     data = {role: entry["dataset"] for role, entry in entries.items()}
-    return Bindings(titles, data, datasets, values["backbone"], tuple(values["seeds"]), values.get("recipe", {}))
+    tune = content.get("tune") or None
+    return Bindings(titles, data, datasets, values["backbone"], tuple(values["seeds"]), values.get("recipe", {}), tune)
 
 
 def make_artefacts(
@@ -147,7 +148,12 @@ def _artefact(name: str, declaration: Mapping[str, Any], bindings: Bindings) -> 
         _require_places(rows)
     kind.check(declaration)
     seeds = tuple(declaration.get("seeds", bindings.seeds))
+    if "tune" in declaration:
+        where = {"tune": declaration["tune"], **where}
     if kind.from_models:  # of one seed, and no value of theirs is shown
+        bindings = replace(bindings, tune=None)
+        if any(selection.get("tune") for selection in (where, *rows, *columns)):
+            raise PelError(f"tune: a figure of kind {declaration['kind']} is drawn from models, and shows no result to choose by")
         cells = grid(bindings, seeds[:1], {"value": "overall", **where}, rows, columns)
     else:
         cells = grid(bindings, seeds, {**({"value": kind.value} if kind.value else {}), **where}, rows, columns)

@@ -177,7 +177,7 @@ def _told(levels: Mapping[str, Any]) -> str:
 
 def images_of(cell: Cell) -> tuple[object, ...]:
     """What decides which test images a cell has: cells that agree in it are paired image by image."""
-    spec = cell.specs[0]
+    spec = cell.expected[0]
     taken = spec.factors.classes, spec.factors.class_seed
     held_out = (spec.dataset, spec.factors) if spec.split == "val" else ()
     return split_name(spec.dataset)[0], spec.split, *taken, *held_out
@@ -227,13 +227,13 @@ def design_artefacts(name: str, entry: Mapping[str, Any], bindings: Bindings) ->
 def _check_same(design: Design, rows: Sequence[Cell]) -> None:
     seen: dict[str, Levels] = {}
     for levels, row in zip(design.cells, rows, strict=True):
-        other = seen.setdefault(row.slugs[0], levels)
+        other = seen.setdefault(row.expected[0].slug, levels)
         if other != levels:
             differ = [f for f, a, b in zip(design.factors, other, levels, strict=True) if a != b]
+            names, run = ", ".join(factor.name for factor in differ), row.expected[0].slug
             raise PelError(
-                f"the cells ({design.label(other)}) and ({design.label(levels)}) are the same run {row.slugs[0]}: there the "
-                f"levels of {', '.join(factor.name for factor in differ)} have no effect; give levels options that differ, or "
-                "exclude one"
+                f"the cells ({design.label(other)}) and ({design.label(levels)}) are the same run {run}: there the levels of "
+                f"{names} have no effect; give levels options that differ, or exclude one"
             )
 
 

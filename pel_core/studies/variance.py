@@ -33,10 +33,12 @@ def variance_artefact(name: str, entry: Mapping[str, Any], bindings: Bindings) -
             except PelError as error:
                 raise PelError(f"subset {row['label']}: {error}") from None
             cells.append(cell)
-        other = seen.setdefault(cell.slugs[0], row["label"])
+        other = seen.setdefault(cell.expected[0].slug, row["label"])
         if other != row["label"]:
-            raise PelError(f"the subsets {other} and {row['label']} are the same run {cell.slugs[0]}; give them data that differ")
-    if not cells[0].specs[0].trains:
+            raise PelError(
+                f"the subsets {other} and {row['label']} are the same run {cell.expected[0].slug}; give them data that differ"
+            )
+    if not cells[0].expected[0].trains:
         raise PelError(f"{cells[0].method} trains nothing, so that no subset and no seed changes it")
     declaration = {"values": values, "subsets": [str(row["label"]) for row in rows]} | {
         key: entry[key] for key in ("note",) if key in entry
