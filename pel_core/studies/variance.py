@@ -1,6 +1,7 @@
 """``variance:`` of a study: one method on several training subsets, each with every seed -> one table of variance components."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pel_core.common.errors import PelError
@@ -18,11 +19,15 @@ def variance_artefact(name: str, entry: Mapping[str, Any], bindings: Bindings) -
         UnboundRole, PelError: as `make_cell`; fewer than two subsets, two that are the same runs, a value that is no accuracy, a
             method that trains nothing.
     """
+    # What is best for one draw of the training images would be part of the spread: nothing here is tuned.
+    bindings = replace(bindings, tune=None)
     rows, values = expand(entry["subsets"]), list(entry.get("values", VALUES[:1]))
     seeds = tuple(entry.get("seeds", bindings.seeds))
     for value in values:
         if value not in VALUES:
             raise PelError(f"values: {value} is not an accuracy over test images; choose of {', '.join(VALUES)}")
+    if any(selection.get("tune") for selection in (entry.get("where", {}), *rows)):
+        raise PelError("tune: the settings of a study of variance are given, or their choice would be a part of the spread")
     if len(rows) < 2:
         raise PelError(f"subsets: variance between subsets needs two of them or more; there is {len(rows)}")
     cells, seen = [], {}

@@ -294,7 +294,7 @@ def test_the_plan_says_what_effects_a_design_could_decide(tmp_path):
     assert "by the variance of two finished cells" in text
     told = dict(part.rsplit(" ", 1) for part in text.split("differences): ")[1].split(" (")[0].split("; "))
     assert float(told["loss"]) < float(told["part"]) < float(told["part x loss"])  # three cells at a level, two, one
-    assert not designs_will_show(replace(whole, artefacts={}))
+    assert not designs_will_show(replace(whole, declared={}))
     data = [{"label": "toy", "dataset": "toy-ir20"}, {"label": "other", "dataset": "other"}]
     mixed = designs_will_show(study(tmp_path, where={}, factors={"data": data, "part": PARTS}))
     assert "data not said: its images are not paired" in mixed or "not known before it is prepared" in mixed

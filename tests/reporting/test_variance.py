@@ -84,6 +84,8 @@ def test_a_group_of_unequal_classes_has_a_reason(tmp_path):
     [
         ({"subsets": [{"label": "a"}]}, "needs two of them or more; there is 1"),
         ({"subsets": [{"label": "a"}, {"label": "b"}]}, "the subsets a and b are the same run"),
+        ({"subsets": [{"label": "a"}, {"label": "b", "data.seed": 1, "tune": {"grid": {"lr": [0.1, 0.2]}, "seeds": [9]}}]},
+         "tune: the settings of a study of variance are given"),
         ({"values": ["ece"]}, "ece is not an accuracy over test images; choose of overall, head, med, tail"),
         ({"where": {"dataset": "cifar100-ir100", "method": "zero-shot"},
           "subsets": [{"label": "a"}, {"label": "b", "tte": "none"}]}, "zero-shot trains nothing"),
