@@ -48,15 +48,15 @@ def anova_files(study: Study, name: str) -> dict[str, str]:
     found, records = analyse(artefact, runs, Rows(study.results)), runs.described()
     noted = notes_footnote(data_notes(study.results, (record["data"]["name"] for record in records)))
     notes = [*_notes(artefact, found), artefact.declaration.get("note", ""), *runs.notes(), data_line(records), *noted]
-    notes, whole = [recipe_note(records), *filter(None, notes)], recipe_line(records)
+    notes, recipe = [recipe_note(records), *filter(None, notes)], recipe_line(records)
     several = len(found) > 1
     rows = [[each.value] * several + line for each in found for line in _wide(each)]
     header = ["value"] * several + [*WIDE]
     return {
         "csv": write_csv([LONG, *(line for each in found for line in _long(artefact, each) if line[1] == "effect")]),
         "md": _markdown(artefact, found, [f"{notes[0]} All of it: `{name}.tex`.", *notes[1:]]),
-        "tex": f"% {whole}\n{_tex(artefact, header, rows, notes, whole=True)}",
-        "tabular.tex": f"% {whole}\n{_tex(artefact, header, rows, notes, whole=False)}",
+        "tex": _tex(artefact, header, rows, notes, recipe, whole=True),
+        "tabular.tex": _tex(artefact, header, rows, notes, recipe, whole=False),
         "long.csv": write_csv([LONG, *(line for each in found for line in _long(artefact, each))]),
     }
 
@@ -203,8 +203,10 @@ def _contrast(line: ContrastLine) -> list[str]:
     return [line.name, line.contrast, f"{effect.mean:+.2f}", *spans, _p(effect.p), _p(line.p_holm)]
 
 
-def _tex(artefact: Artefact, header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str], whole: bool) -> str:
-    """A complete ``table``, or the ``tabular`` alone for ``\\input``; empty columns are left out."""
+def _tex(
+    artefact: Artefact, header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str], recipe: str, whole: bool
+) -> str:
+    """A complete ``table``, or the ``tabular`` alone for ``\\input``; empty columns are left out. ``recipe`` is a comment."""
     shown = [i for i in range(len(header)) if any(row[i] for row in rows)]
     table = [[each[i] for i in shown] for each in (header, *rows)]
     small = [*([artefact.banner[1]] if artefact.banner[1] else []), EXPLAINED, *notes]
@@ -216,7 +218,7 @@ def _tex(artefact: Artefact, header: Sequence[str], rows: Sequence[Sequence[str]
         tabular += [rf"\multicolumn{{{len(shown)}}}{{c}}{{{said}}} \\", r"\midrule"]
     tabular += [tex_row(map(tex_text, table[0])), r"\midrule", *(tex_row(map(tex_text, row)) for row in table[1:])]
     tabular += [r"\bottomrule", r"\end{tabular}%"]
-    lines = [f"% {' '.join(artefact.title.split())}", *comments]
+    lines = [f"% {' '.join(artefact.title.split())}", *comments, f"% {recipe}"]
     if not whole:
         return "\n".join([*lines, *checks, *tabular]) + "\n"
     lines += [r"\begin{table}[tb]", r"\centering", rf"\caption{{{tex_text(artefact.title)}.}}", rf"\label{{tab:{artefact.name}}}"]
