@@ -14,21 +14,21 @@ def md_table(header: Sequence[str], rows: Lines) -> list[str]:
     return [md_row(header), "|" + "---|" * len(header), *map(md_row, rows), ""]
 
 
-def analysis_tex(artefact: Artefact, header: Sequence[str], rows: Lines, notes: Sequence[str]) -> str:
-    """A complete ``table``, its notes in small print; empty columns are left out."""
+def analysis_tex(artefact: Artefact, header: Sequence[str], rows: Lines, notes: Sequence[str], recipe: str) -> str:
+    """A complete ``table``, its notes in small print, ``recipe`` as a comment; empty columns are left out."""
     small = [*([artefact.banner[1]] if artefact.banner[1] else []), *notes]
     tabular, comments, checks = _tabular(artefact, header, rows, small)
-    lines = [f"% {' '.join(artefact.title.split())}", *comments]
+    lines = [f"% {' '.join(artefact.title.split())}", *comments, f"% {recipe}"]
     lines += [r"\begin{table}[tb]", r"\centering", rf"\caption{{{tex_text(artefact.title)}.}}", rf"\label{{tab:{artefact.name}}}"]
     lines += [r"\begingroup\footnotesize\setlength{\tabcolsep}{4pt}%", *checks, *tabular]
     lines += [r"\par\smallskip\footnotesize\raggedright", *(rf"{tex_text(line)}\par" for line in small), r"\endgroup"]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
-def analysis_tabular(artefact: Artefact, header: Sequence[str], rows: Lines) -> str:
-    """The ``tabular`` alone, for ``\\input``."""
+def analysis_tabular(artefact: Artefact, header: Sequence[str], rows: Lines, recipe: str) -> str:
+    """The ``tabular`` alone, for ``\\input``; ``recipe`` as a comment."""
     tabular, comments, checks = _tabular(artefact, header, rows, ())
-    return "\n".join([f"% {' '.join(artefact.title.split())}", *comments, *checks, *tabular]) + "\n"
+    return "\n".join([f"% {' '.join(artefact.title.split())}", *comments, f"% {recipe}", *checks, *tabular]) + "\n"
 
 
 def _tabular(

@@ -49,15 +49,15 @@ def anova_files(study: Study, name: str) -> dict[str, str]:
     found, records = analyse(artefact, runs, Rows(study.results)), runs.described()
     noted = notes_footnote(data_notes(study.results, (record["data"]["name"] for record in records)))
     notes = [*_notes(artefact, found), artefact.declaration.get("note", ""), *runs.notes(), data_line(records), *noted]
-    notes, whole = [recipe_note(records), *filter(None, notes)], recipe_line(records)
+    notes, recipe = [recipe_note(records), *filter(None, notes)], recipe_line(records)
     several = len(found) > 1
     rows = [[each.value] * several + line for each in found for line in _wide(each)]
     header = ["value"] * several + [*WIDE]
     return {
         "csv": write_csv([LONG, *(line for each in found for line in _long(artefact, each) if line[1] == "effect")]),
         "md": _markdown(artefact, found, [f"{notes[0]} All of it: `{name}.tex`.", *notes[1:]]),
-        "tex": f"% {whole}\n{analysis_tex(artefact, header, rows, [EXPLAINED, *notes])}",
-        "tabular.tex": f"% {whole}\n{analysis_tabular(artefact, header, rows)}",
+        "tex": analysis_tex(artefact, header, rows, [EXPLAINED, *notes], recipe),
+        "tabular.tex": analysis_tabular(artefact, header, rows, recipe),
         "long.csv": write_csv([LONG, *(line for each in found for line in _long(artefact, each))]),
     }
 

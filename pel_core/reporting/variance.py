@@ -94,13 +94,13 @@ def variance_files(study: Study, name: str) -> dict[str, str]:
     about = [_design(artefact, found), *(f"{each.value}: {each.reason}." for each in found if each.reason)]
     declared = artefact.declaration.get("note", "")
     notes = list(filter(None, [*about, declared, *runs.notes(), data_line(records), *noted]))
-    recipe, whole = recipe_note(records), recipe_line(records)
+    departs, recipe = recipe_note(records), recipe_line(records)
     rows = [line for each in found for line in _wide(each)]
     return {
         "csv": write_csv([WIDE, *rows]),
-        "md": _markdown(artefact, rows, [EXPLAINED, f"{recipe} All of it: `{name}.tex`.", *notes]),
-        "tex": f"% {whole}\n{analysis_tex(artefact, WIDE, rows, [EXPLAINED, recipe, *notes])}",
-        "tabular.tex": f"% {whole}\n{analysis_tabular(artefact, WIDE, rows)}",
+        "md": _markdown(artefact, rows, [EXPLAINED, f"{departs} All of it: `{name}.tex`.", *notes]),
+        "tex": analysis_tex(artefact, WIDE, rows, [EXPLAINED, departs, *notes], recipe),
+        "tabular.tex": analysis_tabular(artefact, WIDE, rows, recipe),
         "long.csv": write_csv([LONG, *(line for each in found for line in _long(artefact, each))]),
     }
 

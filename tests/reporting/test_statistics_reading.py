@@ -132,3 +132,7 @@ def test_a_classes_file_that_was_cut_off_is_named_with_the_command(results, left
     path.write_text(left)
     with pytest.raises(PelError, match=rf"{path} .*make it again with: python -m pel_core score 'toy-ir20\.toy\.ln\.s0'"):
         Reader(results).row("ln", specs("ln"))
+    reader = Reader(results)
+    with pytest.raises(PelError):
+        reader.run(spec("ln"))
+    assert reader.run(spec("bias")).groups == tuple(GROUPS)  # of the same data, whose file is whole

@@ -72,9 +72,8 @@ class Reader:
             texts = np.array([f"{place:08d}" for place in places.tolist()], object) if some else texts
             self._images[key] = self._share(*make_images(base, spec.split, labels, texts))
         images, order = self._images[key]
-        groups = self._class_groups(folder / CLASSES, (data, spec.factors.groups, spec.factors.groups_from), again)
-        if (most := max(labels.max(initial=0), predicted.to_numpy().max(initial=0))) >= len(groups):
-            raise PelError(f"{folder / CLASSES} has {len(groups):,} classes, and {PREDICTIONS} beside it class {most:,}; {again}")
+        most = int(max(labels.max(initial=0), predicted.to_numpy().max(initial=0)))
+        groups = self._class_groups(folder / CLASSES, (data, spec.factors.groups, spec.factors.groups_from), most, again)
         _require_recorded(metrics_file(self.results, spec.slug), spec.slug, labels, predicted.to_numpy(), again)
 
         def load() -> Predictions:
@@ -94,18 +93,20 @@ class Reader:
         same = (other for other, _ in self._images.values() if other.digest == images.digest)
         return next(same, images), order
 
-    def _class_groups(self, path: Path, data: Any, again: str) -> tuple[str, ...]:
-        """Of every class, those without a test image among them; read once per data."""
-        if data not in self._groups:
+    def _class_groups(self, path: Path, data: Any, most: int, again: str) -> tuple[str, ...]:
+        """Of every class, those without a test image among them; read once per data. ``most`` is the largest class there is."""
+        if (found := self._groups.get(data)) is None:
             try:
                 with open(path, encoding="utf-8", newline="") as handle:
                     found = tuple(row["group"] for row in csv.DictReader(handle))
             except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
                 raise PelError(f"{path} is missing or damaged ({error!r}); {again}") from None
-            if other := next((group for group in found if group not in GROUPS), ""):
-                raise PelError(f"{path} is damaged: found the group {other!r}, expected {', '.join(GROUPS)}; {again}")
-            self._groups[data] = found
-        return self._groups[data]
+        if other := [group for group in found if group not in GROUPS]:
+            raise PelError(f"{path} is damaged: found the group {other[0]!r}, expected {', '.join(GROUPS)}; {again}")
+        if most >= len(found):
+            told = f"it has {len(found):,} classes, and {PREDICTIONS} beside it class {most:,}"
+            raise PelError(f"{path} is damaged: {told}; {again}")
+        return self._groups.setdefault(data, found)
 
 
 def _require_recorded(path: Path, slug: str, labels: np.ndarray, predicted: np.ndarray, again: str) -> None:
