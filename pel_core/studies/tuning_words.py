@@ -51,12 +51,12 @@ def how(tuning: Tuning) -> str:
     """How the settings of a tuning are chosen, in words."""
     about = tuning.declaration
     epochs = "" if about["epochs"] == "same" else f" of {about['epochs']} epochs"
-    seeds = ", ".join(map(str, about["seeds"]))
+    seeds = f"seed{'s' * (len(about['seeds']) > 1)} {', '.join(map(str, about['seeds']))}"
     fraction = tuning.candidates[0].specs[0].factors.val
     held = f" ({fraction:g} of the training images, held out)" if fraction else ""
     return (
         f"Chosen on the split {about['split']}{held} by {about['by']} ({about['select']}) among {len(tuning.candidates)} "
-        f"{'random ' if about['kind'] == 'random' else ''}settings{epochs}, seeds {seeds}"
+        f"{'random ' if about['kind'] == 'random' else ''}settings{epochs}, {seeds}"
     )
 
 

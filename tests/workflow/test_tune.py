@@ -182,7 +182,7 @@ def test_a_real_study_killed_between_candidates_and_finals_goes_on(tmp_path):
     assert candidates == {path: path.stat().st_mtime_ns for path in candidates}
     assert "Nothing to be done" in (done := subprocess.run(command("-n"), **run)).stdout + done.stderr
     table = (tmp_path / "results/tables/one.md").read_text()
-    assert "Chosen on the split val by mean_class (best_mean) among 3 settings, seeds 10: PEL: lr=0.0" in table
+    assert "Chosen on the split val by mean_class (best_mean) among 3 settings, seed 10: PEL: lr=0.0" in table
     assert "no choice: lr=1e+30 diverged: the loss became nan" in table and "Tuning took 3 runs" in table
     assert subprocess.run(goes_on, **run).returncode == 1
     sealed = next(iter(candidates)).parents[1].name
