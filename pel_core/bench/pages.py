@@ -1,4 +1,4 @@
-"""What studies make, in the pages that tell of them: tables, figures and verdicts in docs/ablations.md and docs/studies.md.
+"""What studies make, in the pages that tell of them (`PAGES`): tables, figures and verdicts.
 
     python -m pel_core.bench.pages                  # run every study that the pages show, and renew the pages
     python -m pel_core.bench.pages losses tour      # these alone; what is shown of others stays
@@ -30,7 +30,7 @@ from pel_core.spec.results import read_result
 from pel_core.studies.kinds import FIGURE
 from pel_core.studies.study import Study, load
 
-PAGES = (ROOT / "docs" / "ablations.md", ROOT / "docs" / "studies.md")
+PAGES = tuple(ROOT / "docs" / f"{name}.md" for name in ("ablations", "studies", "statistics"))
 BEGIN, END = "<!-- made: ", "<!-- end of made -->\n"
 MARK = re.compile(
     rf"{BEGIN}(?P<study>[\w-]+) seeds=(?P<seeds>\d+(?:,\d+)*)(?P<artefacts>(?: [\w-]+)+) -->\n(?P<body>.*?){END}", re.DOTALL
@@ -206,7 +206,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Renew the pages."""
     parser = argparse.ArgumentParser(prog="python -m pel_core.bench.pages", description=__doc__.splitlines()[0])
     parser.add_argument("study", nargs="*", help="of those that the pages show (all of them)")
-    parser.add_argument("--page", action="append", type=Path, help="a page with marks (docs/ablations.md and docs/studies.md)")
+    parser.add_argument("--page", action="append", type=Path, help="a page with marks (those of docs that have any)")
     parser.add_argument("--config", default="demo", help="the configuration of the runs (demo)")
     parser.add_argument("--results", default=Path("results/pages"), type=Path, help="the results folder (results/pages)")
     parser.add_argument("--cores", type=int, default=usable_cpus(), help="cores to use (all)")

@@ -188,8 +188,8 @@ def table_tex(grid: Grid) -> str:
     define otherwise, in small print what of the recipe is not the default; all of it is a comment, to be said once in a paper."""
     comments, checks, tabular = _tabular(grid)
     caption = " ".join(f"{text.rstrip('.')}." for text in (grid.title, grid.shared) if text)
-    head = [f"% {' '.join(line.split())}" for line in (grid.title, grid.recipe)]
-    lines = [*head, *comments, *MACROS, r"\begin{table}[tb]", r"\centering"]
+    title, recipe = (f"% {' '.join(line.split())}" for line in (grid.title, grid.recipe))
+    lines = [title, *comments, recipe, *MACROS, r"\begin{table}[tb]", r"\centering"]
     lines += [rf"\caption{{{tex_text(caption)}}}", rf"\label{{tab:{grid.name}}}"]
     lines += [r"\begingroup\footnotesize\setlength{\tabcolsep}{4pt}%", *checks, *tabular]
     lines += [r"\par\smallskip\footnotesize\raggedright", *(rf"{tex_text(line)}\par" for line in _small(grid)), r"\endgroup"]
@@ -200,8 +200,8 @@ def table_tabular(grid: Grid) -> str:
     r"""For a paper with a ``table`` of its own: the ``tabular`` alone, for ``\input``."""
     comments, checks, tabular = _tabular(grid)
     banner = f" [{grid.banner[0]}] {grid.banner[1]}" if grid.banner[1] else ""
-    head = [f"% {' '.join(line.split())}" for line in (f"{grid.title}{banner}", grid.recipe)]
-    return "\n".join([*head, *comments, *MACROS, *checks, *tabular]) + "\n"
+    title, recipe = (f"% {' '.join(line.split())}" for line in (f"{grid.title}{banner}", grid.recipe))
+    return "\n".join([title, *comments, recipe, *MACROS, *checks, *tabular]) + "\n"
 
 
 def table_texts(grid: Grid) -> Mapping[str, str]:

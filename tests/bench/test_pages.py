@@ -75,6 +75,13 @@ def test_what_a_page_shows_is_what_the_study_declares_now(page, block, tmp_path)
             assert all(claim.statement in block.body for claim in artefact.claims), again
 
 
+def test_numbers_that_a_page_reads_out_of_its_example_stand_there():
+    page = PAGES[0].parent / "statistics.md"
+    reading = page.read_text("utf-8").split("Read it so.")[1].split(BEGIN)[0]
+    quoted = re.findall(r"\d+\.\d", reading)
+    assert len(quoted) >= 8 and not [number for number in quoted if number not in read_blocks(page)[0].body]
+
+
 def test_pictures_that_no_page_shows_are_gone():
     text = "".join(path.read_text("utf-8") for path in [*PAGES[0].parent.glob("*.md"), *PAGES[0].parent.parent.glob("*.md")])
     assert not [path.name for path in (PAGES[0].parent / "images").glob("*") if f"images/{path.name}" not in text]

@@ -1,10 +1,16 @@
 """Figures of stored predictions: what they show is what the results say; blanks, empty classes and one seed give a picture."""
 
+from math import exp, pi, sqrt
+
 import numpy as np
 import pytest
 import yaml
 from drawn_figures import check, drawn, words
 from fake_results import write_predicted, write_results
+from scipy.integrate import quad
+from scipy.optimize import brentq
+from scipy.special import ndtr
+from scipy.stats import chi2, friedmanchisquare, rankdata
 
 from pel_core.common.errors import PelError
 from pel_core.reporting.figure_budget import Point, budget_figure, draw_budget, front, places, side_by_side
@@ -183,16 +189,34 @@ def test_an_interaction_says_the_difference_of_differences(study):
         study(kind="interaction", methods=None, where={"dataset": "toy-ir20", "value": "parameters.head"}, **FACTORS)
 
 
+def nemenyi(k, n):
+    """Demšar (2006), section 3.2.2: q sqrt(k (k + 1) / (6 n)); q is the 95 % quantile of the range of k normals, over sqrt(2)."""
+
+    def within(most):  # the probability that the range is at most this, by the place z of the largest
+        return quad(lambda z: k * exp(-z * z / 2) / sqrt(2 * pi) * (ndtr(z) - ndtr(z - most)) ** (k - 1), -9, 9)[0]
+
+    return brentq(lambda most: within(most) - 0.95, 0.1, 20) / np.sqrt(2) * np.sqrt(k * (k + 1) / (6 * n))
+
+
 def test_ranks_and_the_critical_difference_are_those_of_demsars_paper():
-    # Table 6 of Demšar (2006), AUC of C4.5 and three variants on 14 data sets: ranks 3.143, 2.000, 2.893, 1.964; CD 1.25 (5 %).
+    # Table 6 of Demšar (2006), AUC of C4.5 and three variants on 14 data sets: ranks 3.143, 2.000, 2.893, 1.964.
     # Of `voting` it prints .975 twice, and ranks the first 2 and the second 3: .9751 stands for that.
     auc = """.763 .768 .771 .798  .599 .591 .590 .569  .954 .971 .968 .967  .628 .661 .654 .657  .882 .888 .886 .898
         .936 .931 .916 .931  .661 .668 .609 .685  .583 .583 .563 .625  .775 .838 .866 .875  1 1 1 1
         .940 .962 .965 .962  .619 .666 .614 .669  .972 .981 .9751 .975  .957 .978 .946 .970"""
-    made = ranks_of(np.array(auc.split(), float).reshape(14, 4))
-    assert made.means == pytest.approx([3.143, 2.000, 2.893, 1.964], abs=0.0006) and made.critical == pytest.approx(
-        1.25, abs=0.005
-    )
+    values = np.array(auc.split(), float).reshape(14, 4)
+    made = ranks_of(values)
+    ranks = np.stack([rankdata(-row) for row in values]).mean(0)
+    assert made.means == pytest.approx(ranks) and made.means == pytest.approx([3.143, 2.000, 2.893, 1.964], abs=0.0006)
+    assert made.critical == pytest.approx(nemenyi(4, 14), abs=1e-4) and made.critical == pytest.approx(1.25, abs=0.005)
+    assert made.p == pytest.approx(friedmanchisquare(*values.T).pvalue)
+    for k, n in ((3, 10), (10, 6), (20, 40)):
+        values = np.random.default_rng(k).normal(size=(n, k))
+        made_of = ranks_of(values)
+        statistic = 12 * n / (k * (k + 1)) * (np.sum(made_of.means**2) - k * (k + 1) ** 2 / 4)  # Friedman, without ties
+        assert made_of.critical == pytest.approx(nemenyi(k, n), abs=1e-4) and made_of.p == pytest.approx(
+            chi2.sf(statistic, k - 1)
+        )
     assert made.p < 0.05
     assert cliques(made) == [(pytest.approx(1.964, abs=0.001), pytest.approx(3.143, abs=0.001))]
     assert cliques(Ranks(np.array([1.0, 2, 3, 4]), 1.5, 0.001)) == [(1, 2), (2, 3), (3, 4)]

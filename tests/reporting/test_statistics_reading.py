@@ -124,3 +124,15 @@ def test_a_missing_file_is_named_with_the_command(results):
         (folder / name).unlink()
         with pytest.raises(PelError, match=rf"{name} .*make it again with: python -m pel_core score 'toy-ir20\.toy\.ln\.s0'"):
             Reader(results).run(spec("ln"))
+
+
+@pytest.mark.parametrize("left", ["label,group\n0,head\n", "label,group\n0,head\n1,he", "label,gr", "", "label,group\n0\n"])
+def test_a_classes_file_that_was_cut_off_is_named_with_the_command(results, left):
+    path = run_folder(results, spec("ln").slug) / "classes.csv"
+    path.write_text(left)
+    with pytest.raises(PelError, match=rf"{path} .*make it again with: python -m pel_core score 'toy-ir20\.toy\.ln\.s0'"):
+        Reader(results).row("ln", specs("ln"))
+    reader = Reader(results)
+    with pytest.raises(PelError):
+        reader.run(spec("ln"))
+    assert reader.run(spec("bias")).groups == tuple(GROUPS)  # of the same data, whose file is whole

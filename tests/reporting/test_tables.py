@@ -4,6 +4,7 @@ import io
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from fake_results import record_overall, write_predictions, write_results
@@ -11,6 +12,7 @@ from fake_results import record_overall, write_predictions, write_results
 from pel_core.cli.study_commands import show_text
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, write_json
+from pel_core.evaluation.outputs import write_parquet
 from pel_core.reporting.compare import compare_files, compare_rows, read_reported
 from pel_core.reporting.table_text import LONG
 from pel_core.reporting.tables import millions, table_files, table_grid
@@ -223,6 +225,19 @@ def test_predictions_that_do_not_give_the_recorded_accuracy_are_refused_by_name(
         table_files(study, "t")
     record_overall(study.results, slug, 70.05)  # rounding, as an earlier version may have written it
     assert "**" in table_files(study, "t")["md"]
+
+
+def test_one_test_image_marks_nothing_and_says_why(tmp_path):
+    """Once the rows beside the best were plain, as if they had been told from it."""
+    study = toy(tmp_path, columns="overall, error_rate")
+    for slug, spec in study.specs.items():
+        path, said = run_folder(study.results, slug) / "predictions.parquet", np.array([2 if spec.trains else 1], np.int32)
+        table = {"index": np.zeros(1, np.int32), "path": None, "label": np.array([2], np.int32), "prediction": said}
+        write_parquet(path, table, {"data_sha256": "one"})
+        record_overall(study.results, slug, 100.0 * (said[0] == 2))
+    texts = table_files(study, "t")
+    assert "Nothing is marked: one test image says nothing of other images." in texts["md"] and "**" not in texts["md"]
+    assert "nan" not in "".join(texts.values()).lower() and set(long(study)["mark"]) == {""}
 
 
 def test_zero_shot_with_crops_of_the_seed_is_a_row_of_several_runs(tmp_path):

@@ -139,7 +139,9 @@ def column(rows: Sequence[Row | None], metric: str, baseline: int | None = None)
     compared = [each.effect for each in (*to_best.values(), *to_baseline.values())]
     sizes = [size for effect in compared if (size := detectable(effect.parts)) is not None]
     few = next((effect.undecidable for effect in compared if "at least three" in effect.undecidable), "")
-    reason = few or ("neither end of this value is better" if goal == "neither" else "")
+    # A row without a p-value would be plain, which claims that it was told from the best.
+    blind = next((each.effect.undecidable for each in to_best.values() if each.p is None), "")
+    reason = few or blind or ("neither end of this value is better" if goal == "neither" else "")
     marked = []
     for i, value in enumerate(values):
         best, base = to_best.get(i), to_baseline.get(i)

@@ -10,6 +10,7 @@ import numpy as np
 
 from pel_core.common.errors import PelError
 from pel_core.data.datasets import split_name
+from pel_core.data.sampling import GROUPS
 from pel_core.evaluation.outputs import CLASSES, PREDICTIONS
 from pel_core.evaluation.predictions import Predictions, read_predictions
 from pel_core.reporting.statistics.runs import Images, Row, Run, make_images, ordered, small
@@ -57,8 +58,8 @@ class Reader:
         folder = run_folder(self.results, spec.slug)
         again = f"make it again with: python -m pel_core score '{spec.slug}' --results '{self.results}'"
         table, data = _parquet(folder / PREDICTIONS, again)
-        index, names, labels, predicted = (table.column(name).combine_chunks() for name in COLUMNS)
-        labels, places = labels.to_numpy(), index.to_numpy()
+        places, names, labels, predicted = (table.column(name).combine_chunks() for name in COLUMNS)
+        places, labels = places.to_numpy(), labels.to_numpy()
         base = split_name(spec.dataset)[0]
         stored = hashlib.sha256(labels.tobytes())
         for buffer in names.buffers() if names.null_count == 0 else ():
@@ -71,7 +72,8 @@ class Reader:
             texts = np.array([f"{place:08d}" for place in places.tolist()], object) if some else texts
             self._images[key] = self._share(*make_images(base, spec.split, labels, texts))
         images, order = self._images[key]
-        groups = self._class_groups(folder / CLASSES, (data, spec.factors.groups, spec.factors.groups_from), again)
+        most = int(max(labels.max(initial=0), predicted.to_numpy().max(initial=0)))
+        groups = self._class_groups(folder / CLASSES, (data, spec.factors.groups, spec.factors.groups_from), most, again)
         _require_recorded(metrics_file(self.results, spec.slug), spec.slug, labels, predicted.to_numpy(), again)
 
         def load() -> Predictions:
@@ -91,15 +93,20 @@ class Reader:
         same = (other for other, _ in self._images.values() if other.digest == images.digest)
         return next(same, images), order
 
-    def _class_groups(self, path: Path, data: Any, again: str) -> tuple[str, ...]:
-        """Of every class, those without a test image among them; read once per data."""
-        if data not in self._groups:
+    def _class_groups(self, path: Path, data: Any, most: int, again: str) -> tuple[str, ...]:
+        """Of every class, those without a test image among them; read once per data. ``most`` is the largest class there is."""
+        if (found := self._groups.get(data)) is None:
             try:
                 with open(path, encoding="utf-8", newline="") as handle:
-                    self._groups[data] = tuple(row["group"] for row in csv.DictReader(handle))
-            except (OSError, KeyError, UnicodeDecodeError) as error:
+                    found = tuple(row["group"] for row in csv.DictReader(handle))
+            except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
                 raise PelError(f"{path} is missing or damaged ({error!r}); {again}") from None
-        return self._groups[data]
+        if other := [group for group in found if group not in GROUPS]:
+            raise PelError(f"{path} is damaged: found the group {other[0]!r}, expected {', '.join(GROUPS)}; {again}")
+        if most >= len(found):
+            told = f"it has {len(found):,} classes, and {PREDICTIONS} beside it class {most:,}"
+            raise PelError(f"{path} is damaged: {told}; {again}")
+        return self._groups.setdefault(data, found)
 
 
 def _require_recorded(path: Path, slug: str, labels: np.ndarray, predicted: np.ndarray, again: str) -> None:
