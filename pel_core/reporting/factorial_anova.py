@@ -206,7 +206,7 @@ def _contrast(line: ContrastLine) -> list[str]:
 def _tex(
     artefact: Artefact, header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str], recipe: str, whole: bool
 ) -> str:
-    """A complete ``table``, or the ``tabular`` alone for ``\\input``; empty columns are left out. ``recipe`` is a comment."""
+    """A complete ``table`` with the recipe as a comment, or the ``tabular`` alone for ``\\input``; empty columns are left out."""
     shown = [i for i in range(len(header)) if any(row[i] for row in rows)]
     table = [[each[i] for i in shown] for each in (header, *rows)]
     small = [*([artefact.banner[1]] if artefact.banner[1] else []), EXPLAINED, *notes]
@@ -218,10 +218,16 @@ def _tex(
         tabular += [rf"\multicolumn{{{len(shown)}}}{{c}}{{{said}}} \\", r"\midrule"]
     tabular += [tex_row(map(tex_text, table[0])), r"\midrule", *(tex_row(map(tex_text, row)) for row in table[1:])]
     tabular += [r"\bottomrule", r"\end{tabular}%"]
-    lines = [f"% {' '.join(artefact.title.split())}", *comments, f"% {recipe}"]
+    lines = [f"% {' '.join(artefact.title.split())}", *comments]
     if not whole:
         return "\n".join([*lines, *checks, *tabular]) + "\n"
-    lines += [r"\begin{table}[tb]", r"\centering", rf"\caption{{{tex_text(artefact.title)}.}}", rf"\label{{tab:{artefact.name}}}"]
+    lines += [
+        f"% {recipe}",
+        r"\begin{table}[tb]",
+        r"\centering",
+        rf"\caption{{{tex_text(artefact.title)}.}}",
+        rf"\label{{tab:{artefact.name}}}",
+    ]
     lines += [r"\begingroup\footnotesize\setlength{\tabcolsep}{4pt}%", *checks, *tabular]
     lines += [r"\par\smallskip\footnotesize\raggedright", *(rf"{tex_text(line)}\par" for line in small), r"\endgroup"]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
