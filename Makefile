@@ -27,12 +27,15 @@ endif
 SNAKEMAKE := $(BIN)/python -m pel_core.cli.snakemake
 JOBS      := --cores "$$CORES" --resources "gpu=$${GPUS:-$$($(BIN)/python -m pel_core slots "$$CORES" $(ARGS))}"
 QUIET     := --quiet rules reason host
+# A candidate of `tune` that diverges ends Snakemake's call, but is an outcome: the next call chooses among the others.
+CALL       = $(SNAKEMAKE) $(1) $(JOBS) $(QUIET) --config $(CHOICE)
+RUN        = { $(CALL) || { $(BIN)/python -m pel_core goes-on $(ARGS) && $(CALL); }; }
 
 .PHONY: study plan status unlock report show setup test test-fast test-cluster bench pages lint clean
 
 study: setup  ## train and evaluate what is missing, then build every table and figure
 	$(BIN)/python -m pel_core plan $(ARGS)
-	$(SNAKEMAKE) $(JOBS) $(QUIET) --config $(CHOICE)
+	$(call RUN)
 	$(BIN)/python -m pel_core show $(ARGS)
 
 plan: setup  ## what would run, and what it would cost on this machine, whose speed is measured in seconds where no run has shown it
@@ -46,7 +49,7 @@ unlock: setup  ## after Snakemake itself was killed ("Directory cannot be locked
 	$(SNAKEMAKE) --unlock --config $(CHOICE)
 
 report: setup  ## report.html: tables, figures, claims, runs on one page; runs what is missing, and names what failed
-	status=0; $(SNAKEMAKE) provenance $(JOBS) $(QUIET) --config $(CHOICE) || status=$$?; \
+	status=0; $(call RUN,provenance) || status=$$?; \
 	    $(BIN)/python -m pel_core report $(ARGS) --out="$$REPORT" || exit; exit $$status
 
 show: setup  ## the finished tables on screen

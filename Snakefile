@@ -29,6 +29,8 @@ from pel_core.studies.migrate import migrate
 from pel_core.studies.registered import register_claims
 from pel_core.studies.settings import typed_settings
 from pel_core.studies.study import load_settings
+from pel_core.studies.tuning_checks import seal
+from pel_core.studies.tuning_words import tuning_lines
 
 try:
     SETTINGS = typed_settings(config, workflow.config_settings.config_args or [], sys.argv)
@@ -48,7 +50,7 @@ if workflow.is_main_process:
     STUDY.check_scores()
     os.environ["PEL_COMPARED"] = "yes"
     STALE = STUDY.stale()
-    for line in told(STALE):
+    for line in [*told(STALE), *(tuning_lines(STUDY) if STUDY.pending else [])]:
         print(line, file=sys.stderr)
 
 
@@ -66,6 +68,20 @@ def uncompared(value):
     return lambda wc, threads: value(wc[0])
 
 
+def chosen(names):
+    """Wait until settings are chosen, by the checkpoint `select`: what runs they lead to is not known before. STUDY knows then."""
+    for name in names:
+        checkpoints.select.get(selection=name)
+    if names:
+        STUDY.decide()
+
+
+def all_chosen(wc):
+    """What the study makes, once all settings are chosen."""
+    chosen(STUDY.pending)
+    return STUDY.targets()
+
+
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/predict.smk"
@@ -75,6 +91,7 @@ include: "workflow/rules/report.smk"
 onstart:
     if workflow.is_main_process:
         make_results(RESULTS)
+        seal(STUDY)
         for name in register_claims(STUDY):  # before the first run that they use
             print(f"Claim registered: {name}", file=sys.stderr)
     # Small jobs on this machine's CPU share what they import; a cluster's nodes cannot.
@@ -99,4 +116,5 @@ onerror:
 rule all:
     default_target: True
     input:
-        STUDY.targets(),
+        lambda wc: STUDY.targets(),
+        all_chosen,

@@ -48,7 +48,7 @@ COLUMNS = ("one", "five", *GROUPS, "first")
 
 # The targets, as (at least, at most) of `values`, and the slack of the slow test, which has one seed, not five. Where
 # the measured margin is many times the noise of seeds there is none. What must be gained stays a gain with slack, too: on draw 3
-# every single seed of five passes on every stand-in, and none does with CE, a random head or no adapter in place of PEL.
+# every single seed of five passes on demo-cifar, and none does with CE, a random head or no adapter in place of PEL.
 CLAIMS: dict[str, tuple[float | None, float | None, float]] = {
     "zero-shot over chance": (8, None, 0.5),
     "zero-shot": (None, 50, 1),

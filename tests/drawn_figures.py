@@ -24,6 +24,7 @@ from pel_core.reporting.figure_counts import draw_counts
 from pel_core.reporting.figure_critical_difference import CriticalFigure, draw_critical, ranks_of
 from pel_core.reporting.figure_curve import CurveFigure, Line, draw_curve
 from pel_core.reporting.figure_interaction import InteractionFigure, Level, draw_interaction
+from pel_core.reporting.figure_main_effects import ROOMY, MainFigure, draw_main
 from pel_core.reporting.figure_map import CensusRow, MapFigure, draw_map
 from pel_core.reporting.figure_per_class import ClassFigure, draw_classes, window_of
 from pel_core.reporting.figure_reliability import Bins, ReliabilityFigure, draw_reliability
@@ -31,6 +32,8 @@ from pel_core.reporting.figure_seeds import SeedsFigure, Strip, draw_seeds
 from pel_core.reporting.figure_sheet import Sheet
 from pel_core.reporting.figure_style import COLUMN, PAGE, plt
 from pel_core.reporting.figure_training import Trace, TrainingFigure, draw_training
+from pel_core.reporting.statistics.effects import Effect
+from pel_core.reporting.statistics.intervals import Interval
 from pel_core.reporting.tables import Statistic
 
 LONG = "A label of just sixty characters, as methods have, no. {:03d} $"
@@ -153,6 +156,15 @@ def critical(methods: int, long: bool, datasets: int = 8, width: float = COLUMN)
     return draw_critical(CriticalFigure(sheet("Mean ranks", width), [label(i, long) for i in range(methods)], made))
 
 
+def main_effects(levels: int, long: bool, factors: int = 2):
+    effects = [
+        Effect("overall", 60.0 + i, 1.0, (), (0, 1, 2), 90, False, Interval(60.0 + i, 0.5, 2), Interval(60.0 + i, 1.0, 9))
+        for i in range(levels)
+    ]
+    made = [(label(900 + f, long), tuple(label(i, long) for i in range(levels)), effects) for f in range(factors)]
+    return draw_main(MainFigure(sheet("Main effects", COLUMN if factors * levels <= ROOMY else PAGE), "Tail (%)", made))
+
+
 # Kind: what draws it, and the most entries that there is room for (its declaration refuses more).
 DRAW = {
     "bars": (bars, 100),
@@ -168,6 +180,7 @@ DRAW = {
     "training": (training, figure_training.MOST),
     "confusion": (confusion, figure_confusion.MOST),
     "interaction": (interaction, figure_interaction.MOST_LEVELS),
+    "main-effects": (main_effects, 6),
     "critical-difference": (critical, figure_critical_difference.MOST),
 }
 UNNAMED = {"counts": 1, "class-difference": 0}  # kinds that name no row where there are so few

@@ -18,6 +18,8 @@ from pel_core.evaluation.outputs import PREDICTIONS, write_csv, write_parquet
 from pel_core.spec.results import METRICS, OUTPUTS, metrics_file, result_files, run_folder, scoring, slug_of
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.kinds import FIGURE, SUMMARY, TABLE
+from pel_core.studies.selection import write_selection
+from pel_core.studies.study import load
 
 CLASSES = {"cifar100": 100, "imagenet-lt": 1000, "places-lt": 365, "inat2018": 8142}
 LEVEL = {"cifar100": 80.0, "imagenet-lt": 77.0, "places-lt": 52.0, "inat2018": 79.0}
@@ -154,11 +156,8 @@ def write_predicted(results: str | Path, specs: dict[str, RunSpec]) -> None:
         folder = run_folder(results, slug)
         logits = np.random.default_rng(list(slug.encode())).normal(size=(len(labels), 5)).astype(np.float32)
         logits[np.arange(len(labels)), labels] += 1.5
-        table = {
-            "index": np.arange(len(labels)),
-            "path": [f"{i:03}.jpg" for i in range(len(labels))],
-            "label": labels.astype(np.int32),
-        }
+        paths = [f"{i:03}.jpg" for i in range(len(labels))]
+        table = {"index": np.arange(len(labels)), "path": paths, "label": labels.astype(np.int32)}
         table |= {"prediction": Predictions.of(logits, labels).predicted}
         write_parquet(folder / "predictions.parquet", table, {"slug": slug, "split": "test", "data_sha256": "0" * 64})
         write_csv(folder / "classes.csv", ("label", "group"), enumerate(GROUPS))
@@ -180,7 +179,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("words", nargs="+")
     parser.add_argument("--accept", action="store_true")
     options = "check-images out config weights backbone-dir data-dir prompt descriptions results study figures seeds"
-    options += " stamp threads"
+    options += " stamp threads backbone"
     for option in options.split():
         parser.add_argument(f"--{option}")
     asked = parser.parse_args(words)
@@ -206,6 +205,9 @@ def main(words: list[str]) -> None:
         for path in result_files(asked.results):
             write_json(path, fake_record(RunSpec.parse(slug_of(path.parent))))
         write_json(asked.stamp, {})
+    elif command == "select":
+        study = load(asked.study, asked.config, results=asked.results, figures=asked.figures, seeds=asked.seeds)
+        write_selection(study, rest[0])
     elif command == "figure":
         for suffix in FIGURE:
             write_bytes(f"{asked.figures}/{rest[0]}.{suffix}", b"x")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pel_core.common.errors import PelError
+from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import write_text
 from pel_core.common.logs import logger
 from pel_core.studies.kinds import FIGURE, TABLE, Form
@@ -82,6 +82,27 @@ def partial(arguments: Arguments) -> None:
 
     for line in draw_partly(open_study(arguments)):
         print(line)
+
+
+def select(arguments: Arguments) -> None:
+    """Choose settings of a `tune` from its candidates' results, and write down what was tried: json, csv."""
+    from pel_core.studies.selection import write_selection
+    from pel_core.studies.tuning_words import chosen_words
+
+    study = open_study(arguments)
+    if arguments.selection not in study.tunings:
+        raise unknown("selection", arguments.selection, study.tunings)
+    print(f"{arguments.selection}: {chosen_words(write_selection(study, arguments.selection))}")
+
+
+def goes_on(arguments: Arguments) -> None:
+    """Whether another call of Snakemake goes on where candidates of a `tune` diverged in the last one: make asks it."""
+    from pel_core.studies.tuning_words import goes_on
+
+    told = goes_on(open_study(arguments))
+    if not told:
+        raise SystemExit(1)
+    print(told)
 
 
 def provenance(arguments: Arguments) -> None:
@@ -172,6 +193,8 @@ COMMANDS: tuple[tuple[Callable[[Arguments], None], tuple[str, ...]], ...] = (
     (compare, ()),
     (claims, ()),
     (partial, ()),
+    (select, ("selection",)),
+    (goes_on, ()),
     (provenance, ()),
     (report, ()),
     (plan, ()),

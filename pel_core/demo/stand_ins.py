@@ -125,7 +125,7 @@ _RECIPE = {
 
 _CIFAR = _objects("demo-cifar", 24)
 _IMAGENET = _objects("demo-imagenet", 30, without=_CIFAR)
-_INAT = _objects("demo-inat", 60, shapes=("star", "heart", "moon", "flower", "arrow"), without=_CIFAR + _IMAGENET)
+_INAT = _objects("demo-inat", 48, shapes=("star", "heart", "moon", "flower", "arrow"), without=_CIFAR + _IMAGENET)
 _WARM = {COLOURS.index(c) for c in ("red", "orange", "yellow", "pink", "brown", "purple")}
 _PLACES = _pick("demo-places", np.array([t for t in np.argwhere(HELD_OUT_SCENES) if t[2] in _WARM]), 36)
 
@@ -133,9 +133,9 @@ STAND_INS: dict[str, StandIn] = {
     s.name: s
     for s in (
         StandIn("demo-cifar", "objects", _CIFAR, 20, 200, 20, {**_SHIFT, "hue": 31.0, "downsample": 2}, _RECIPE),
-        StandIn("demo-imagenet", "objects", _IMAGENET, 36, 150, 16, {**_SHIFT, "hue": 32.0, "outline": 0.75}, _RECIPE, (2, 7)),
-        StandIn("demo-places", "scenes", _PLACES, 36, 150, 12, _SHIFT_PLACES, {**_RECIPE, "epochs": 3}, (1, 6)),
-        StandIn("demo-inat", "objects", _INAT, 36, 150, 8, _MILDER, _RECIPE, (2, 6)),
+        StandIn("demo-imagenet", "objects", _IMAGENET, 36, 180, 40, {**_SHIFT, "hue": 32.0, "outline": 0.75}, _RECIPE, (2, 15)),
+        StandIn("demo-places", "scenes", _PLACES, 36, 160, 46, _SHIFT_PLACES, _RECIPE, (1, 30)),
+        StandIn("demo-inat", "objects", _INAT, 36, 180, 20, _MILDER, _RECIPE, (2, 15)),
     )
 }
 

@@ -9,6 +9,7 @@ from pel_core.evaluation.score import score_run
 from pel_core.hardware.devices import release
 from pel_core.hardware.lease import SignOfLife
 from pel_core.spec.plugins import parse_run
+from pel_core.spec.seals import require_unsealed
 from pel_core.training.checkpoints import drop_checkpoint
 from pel_core.training.loggers import evaluated
 from pel_core.training.prefix_cache import GIGABYTES
@@ -29,9 +30,10 @@ def evaluate_run(
     Args: as `predict_run`; ``loggers`` as for `train_run`.
 
     Raises:
-        PelError: as `predict_run` and `score_run`.
+        PelError: as `predict_run` and `score_run`; or the training is a study's candidate, sealed from the split.
     """
     spec = parse_run(slug, results)
+    require_unsealed(results, spec)
     with SignOfLife(Path(results) / "checkpoints" / f"{slug}.predict.lease", slug, str(device), "evaluated") as sign:
         data = predict_run(spec, Path(results), device, accept, prefix_cache_gb, logits, sign.note)
         release()

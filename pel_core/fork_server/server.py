@@ -42,9 +42,15 @@ def serve(where: str) -> None:
 
 
 def _import() -> None:
-    """What jobs import. Nothing here may start a thread or look for a GPU: a child could not use it."""
+    """What jobs import: libraries, this package's training, evaluation and command line, and what tables are drawn with. Nothing
+    here may start a thread or look for a GPU: a child could not use it; nor read the environment, which is the asker's."""
+    import pel_core.cli.main
+    import pel_core.evaluation.evaluate
+    import pel_core.reporting.tables
+    import pel_core.training.run  # noqa: F401
 
     with contextlib.suppress(ImportError):
+        import pandas  # noqa: F401  pyarrow does, for its first column
         import pyarrow.parquet  # noqa: F401
         import torch._dynamo  # noqa: F401  the first optimizer imports it, which takes as long as torch itself
     gc.collect()

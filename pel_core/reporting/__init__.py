@@ -22,4 +22,5 @@ from pel_core.reporting import (  # noqa: F401
     figure_seeds,
     figure_training,
     tables,
+    variance,
 )

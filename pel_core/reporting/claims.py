@@ -135,6 +135,7 @@ def claim_files(study: Study) -> dict[str, str]:
     ]
     for claim in artefact.claims:
         parts += _claim_md(claim, [line for line in lines if line["claim"] == claim.name], bool(study.reported))
+    parts += [artefact.declaration["note"], ""] if "note" in artefact.declaration else []  # of settings that were chosen
     rows = [[line[word] for word in HEADER] for line in lines]
     return {"csv": write_csv([HEADER, *rows]), "md": "\n".join(parts).rstrip() + "\n"}
 

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pel_core.ingest.notes import data_notes, notes_footnote
+from pel_core.reporting.analysis_text import analysis_tabular, analysis_tex, md_table
 from pel_core.reporting.factorial_effects import Analysis, ContrastLine, EffectLine, analyse, design_of
-from pel_core.reporting.latex_text import tex_needs, tex_row, tex_text
 from pel_core.reporting.paired import Rows
 from pel_core.reporting.recipe_text import data_line, recipe_line, recipe_note
 from pel_core.reporting.runs import read_runs
 from pel_core.reporting.screen import Screen, table_lines
 from pel_core.reporting.statistics.effects import LEAST_SEEDS, Effect
-from pel_core.reporting.tables import md_row, write_csv, write_texts
+from pel_core.reporting.tables import write_csv, write_texts
 from pel_core.studies.cells import Artefact
 from pel_core.studies.design import Design
+from pel_core.studies.factorial import images_of
 from pel_core.studies.kinds import DESIGNS, TABLE, ArtefactKind
 from pel_core.studies.study import Study
 
@@ -55,8 +56,8 @@ def anova_files(study: Study, name: str) -> dict[str, str]:
     return {
         "csv": write_csv([LONG, *(line for each in found for line in _long(artefact, each) if line[1] == "effect")]),
         "md": _markdown(artefact, found, [f"{notes[0]} All of it: `{name}.tex`.", *notes[1:]]),
-        "tex": _tex(artefact, header, rows, notes, recipe, whole=True),
-        "tabular.tex": _tex(artefact, header, rows, notes, recipe, whole=False),
+        "tex": analysis_tex(artefact, header, rows, [EXPLAINED, *notes], recipe),
+        "tabular.tex": analysis_tabular(artefact, header, rows, recipe),
         "long.csv": write_csv([LONG, *(line for each in found for line in _long(artefact, each))]),
     }
 
@@ -148,7 +149,7 @@ def _notes(artefact: Artefact, found: Sequence[Analysis]) -> list[str]:
         f"{factors}: {len(design.cells)} of {total} cells, seeds {seeds}: n = {len(artefact.seeds)}. {_images(found)}".rstrip()
     ]
     notes += [f"Nothing is decided: {_wary(artefact)}."] if _wary(artefact) else []
-    if len({cell.specs[0].dataset for cell in artefact.cells}) > 1:
+    if len({(cell.specs[0].dataset, images_of(cell)) for cell in artefact.cells}) > 1:
         notes.append(
             "Data sets are levels here. They are fixed, not sampled. Cells on the same test images are paired over seeds and "
             "images; those on different ones are not paired, and their variances add: differences between data sets are less "
@@ -184,15 +185,11 @@ def _markdown(artefact: Artefact, found: Sequence[Analysis], notes: Sequence[str
     for each in found:
         parts += [f"**{each.value}**", ""] if len(found) > 1 else []
         shown = [i for i in range(len(WIDE)) if any(line[i] for line in _wide(each))]
-        parts += _table([WIDE[i] for i in shown], [[line[i] for i in shown] for line in _wide(each)])
-        parts += _table(
+        parts += md_table([WIDE[i] for i in shown], [[line[i] for i in shown] for line in _wide(each)])
+        parts += md_table(
             ["effect", "contrast", "points", "training", "general", "p", "p (Holm)"], list(map(_contrast, each.contrasts))
         )
     return "\n".join([*parts, EXPLAINED, "", CONTRASTS, "", *(f"{note}\n" for note in notes)]).rstrip() + "\n"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [md_row(header), "|" + "---|" * len(header), *map(md_row, rows), ""]
 
 
 def _contrast(line: ContrastLine) -> list[str]:
@@ -201,36 +198,6 @@ def _contrast(line: ContrastLine) -> list[str]:
         return [line.name, line.contrast, "", effect.reason, "", "", ""]
     spans = [f"{each.low:+.2f} to {each.high:+.2f}" if each.low is not None else "" for each in (effect.training, effect.general)]
     return [line.name, line.contrast, f"{effect.mean:+.2f}", *spans, _p(effect.p), _p(line.p_holm)]
-
-
-def _tex(
-    artefact: Artefact, header: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str], recipe: str, whole: bool
-) -> str:
-    """A complete ``table`` with the recipe as a comment, or the ``tabular`` alone for ``\\input``; empty columns are left out."""
-    shown = [i for i in range(len(header)) if any(row[i] for row in rows)]
-    table = [[each[i] for i in shown] for each in (header, *rows)]
-    small = [*([artefact.banner[1]] if artefact.banner[1] else []), EXPLAINED, *notes]
-    words = [artefact.title, *(cell for row in table for cell in row), *(small if whole else []), artefact.banner[0]]
-    comments, checks = tex_needs(words, ["{booktabs}"])
-    tabular = [rf"\begin{{tabular}}{{@{{}}l{'r' * (len(shown) - 1)}@{{}}}}", r"\toprule"]
-    if artefact.banner[0]:
-        said = rf"\textbf{{{tex_text(artefact.banner[0])}}}: not for comparison"
-        tabular += [rf"\multicolumn{{{len(shown)}}}{{c}}{{{said}}} \\", r"\midrule"]
-    tabular += [tex_row(map(tex_text, table[0])), r"\midrule", *(tex_row(map(tex_text, row)) for row in table[1:])]
-    tabular += [r"\bottomrule", r"\end{tabular}%"]
-    lines = [f"% {' '.join(artefact.title.split())}", *comments]
-    if not whole:
-        return "\n".join([*lines, *checks, *tabular]) + "\n"
-    lines += [
-        f"% {recipe}",
-        r"\begin{table}[tb]",
-        r"\centering",
-        rf"\caption{{{tex_text(artefact.title)}.}}",
-        rf"\label{{tab:{artefact.name}}}",
-    ]
-    lines += [r"\begingroup\footnotesize\setlength{\tabcolsep}{4pt}%", *checks, *tabular]
-    lines += [r"\par\smallskip\footnotesize\raggedright", *(rf"{tex_text(line)}\par" for line in small), r"\endgroup"]
-    return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
 def save_anova(study: Study, name: str, folder: str | Path) -> None:

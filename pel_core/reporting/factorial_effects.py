@@ -7,7 +7,6 @@ images; on several (data sets as levels) only within each: their contrasts' vari
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import combinations
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from pel_core.reporting.statistics.runs import Row, require_same_images
 from pel_core.studies.cells import Artefact, Cell
 from pel_core.studies.design import Design, Factor, Weights
 from pel_core.studies.design import Effect as Name
+from pel_core.studies.factorial import images_of
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Measured:
     """A design's cells for one metric, image by image, or why a cell has no value.
 
     Raises:
-        PelError: runs on one data set have different test images.
+        PelError: runs that should have the same test images have not.
     """
 
     def __init__(self, design: Design, cells: list[Cell], runs: Runs, rows: Rows):
@@ -88,10 +88,10 @@ class Measured:
         for cell, levels in zip(cells, design.cells, strict=True):
             blank = runs.without(cell.slugs)
             self.rows.append(f"cell ({design.label(levels)}): {blank}" if blank else rows.row(cell))
-        known = [row for row in self.rows if isinstance(row, Row)]
-        for a, b in combinations({row.images: row for row in known}.values(), 2):
-            if (a.images.dataset, a.images.split) == (b.images.dataset, b.images.split):
-                require_same_images(a.runs[0], b.runs[0])
+        first: dict[tuple[object, ...], Row] = {}
+        for cell, row in zip(cells, self.rows, strict=True):
+            if isinstance(row, Row):
+                require_same_images(first.setdefault(images_of(cell), row).runs[0], row.runs[0])
 
     @property
     def sets(self) -> list[str]:

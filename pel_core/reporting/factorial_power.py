@@ -5,7 +5,7 @@ difference of differences. With m cells at each level it is surer than a compari
 weights say.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 from pel_core.common.errors import PelError
@@ -18,9 +18,10 @@ from pel_core.reporting.statistics.power import assumed, detectable
 from pel_core.reporting.statistics.runs import Row
 from pel_core.spec.results import metrics_file
 from pel_core.studies.cells import Artefact, Cell
-from pel_core.studies.cost import data_size
+from pel_core.studies.data_sizes import data_size
 from pel_core.studies.design import Design, Weights
 from pel_core.studies.design import Effect as Name
+from pel_core.studies.factorial import images_of
 from pel_core.studies.study import Study
 
 ASSUMED = (
@@ -42,16 +43,17 @@ def designs_will_show(study: Study) -> str:
 def _line(study: Study, artefact: Artefact) -> str:
     design, seeds = design_of(artefact), max(len(artefact.seeds), LEAST_SEEDS)
     cells = [cell for cell in artefact.cells if cell.column == 0]
-    pairs, how = {}, []
-    for name in dict.fromkeys(cell.specs[0].dataset for cell in cells):
-        found, source = _pair(study, [cell for cell in cells if cell.specs[0].dataset == name], seeds)
+    sets, how = {images_of(cell): cell.expected[0].dataset for cell in reversed(cells)}, []
+    pairs: dict[Hashable, Variances] = {}
+    for images, name in sets.items():
+        found, source = _pair(study, [cell for cell in cells if images_of(cell) == images], seeds)
         if found is None:
             return f"Factorial {name_of(artefact)}: {_size(artefact, design)}; {name} is not known before it is prepared."
-        pairs[name] = found
+        pairs[images] = found
         how.append(source)
     told = []
     for name in design.modelled:
-        least = _least(design, name, [cell.specs[0].dataset for cell in cells], pairs, seeds)
+        least = _least(design, name, list(map(images_of, cells)), pairs, seeds)
         aliased = " (aliased)" * bool(design.aliases(name))
         told.append(f"{design.name(name)} {f'{least:.2g}' if least else 'not said: its images are not paired'}{aliased}")
     lost = [f"{design.name(name)} not at all: {why}" for name, why in design.model.items() if why]
@@ -69,19 +71,19 @@ def name_of(artefact: Artefact) -> str:
 
 def _size(artefact: Artefact, design: Design) -> str:
     factors = " x ".join(f"{factor.name} ({len(factor)})" for factor in design.factors)
-    return f"{factors}, {len(design.cells)} cells, {len(artefact.specs)} runs"
+    return f"{factors}, {len(design.cells)} cells, {len({spec.slug for cell in artefact.cells for spec in cell.expected})} runs"
 
 
-def _least(design: Design, name: Name, data: Sequence[str], pairs: dict[str, Variances], seeds: int) -> float | None:
+def _least(design: Design, name: Name, sets: Sequence[Hashable], pairs: dict[Hashable, Variances], seeds: int) -> float | None:
     """The largest of the smallest sizes of an effect's contrasts; None where one compares unpaired images."""
-    sizes = [_detectable(weights, data, pairs, seeds) for _, weights in design.contrasts(name)]
+    sizes = [_detectable(weights, sets, pairs, seeds) for _, weights in design.contrasts(name)]
     return None if None in sizes else max(sizes)  # type: ignore[type-var]
 
 
-def _detectable(weights: Weights, data: Sequence[str], pairs: dict[str, Variances], seeds: int) -> float | None:
+def _detectable(weights: Weights, sets: Sequence[Hashable], pairs: dict[Hashable, Variances], seeds: int) -> float | None:
     parts = []
-    for name, pair in pairs.items():
-        here = [float(weight) for weight, other in zip(weights, data, strict=True) if other == name]
+    for images, pair in pairs.items():
+        here = [float(weight) for weight, other in zip(weights, sets, strict=True) if other == images]
         if abs(sum(here)) > 1e-9:
             return None
         share = sum(weight**2 for weight in here) / 2  # a pair of cells has the weights 1 and -1
@@ -93,7 +95,7 @@ def _detectable(weights: Weights, data: Sequence[str], pairs: dict[str, Variance
 
 
 def _pair(study: Study, cells: Sequence[Cell], seeds: int) -> tuple[Variances | None, str]:
-    """The variances of a difference of two cells on a data set, and where they come from."""
+    """The variances of a difference of two cells on one test set, and where they come from."""
     finished, rows = [], Rows(study.results)
     for cell in cells:
         specs = tuple(spec for spec in cell.specs if metrics_file(study.results, spec.slug).is_file())
@@ -107,7 +109,7 @@ def _pair(study: Study, cells: Sequence[Cell], seeds: int) -> tuple[Variances | 
         effect = difference(*finished, "overall")
         if len(effect.seeds) > 1 and detectable(effect.parts, seeds):
             return effect.parts[0], MEASURED
-    size = data_size(study, cells[0].specs[0].dataset)
+    size = data_size(study, cells[0].expected[0].dataset, cells[0].expected[0].factors)
     if not size or not size[1]:
         return None, ""
     return assumed(size[1], SEED_SD, DISAGREE), ASSUMED

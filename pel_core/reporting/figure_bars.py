@@ -72,9 +72,10 @@ def bar_figure(study: Study, name: str) -> BarFigure:
         reasons += why
     names = [str(item["label"]) for item in entry.get("series", [])]
     form, digits = artefact.knobs["form"], artefact.knobs["digits"]
+    drawn = [(bar.training, bar.general) for bar in bars]
     count = f"{seeds_of(artefact.seeds)}, {data_names(runs)}"
-    alone = "They are of each value alone; whether two differ is tested in pairs (tables, claims)."
-    about = [f"{count}. {about_whiskers(artefact.seeds)} {alone}" if several else f"{count}: no spread is known."]
+    alone = "Intervals are of each value alone; whether two differ is tested in pairs (tables, claims)."
+    about = [f"{count}. {about_whiskers(artefact.seeds, drawn)} {alone}" if several else f"{count}: no spread is known."]
     about += dict.fromkeys(reasons)
     about += [_axis(bars, digits) if form == "points" else "Bars start at zero."]
     about += ["With each label: learnable parameters, the head left out.", *_gaps(bars, names)]

@@ -78,8 +78,9 @@ def budget_figure(study: Study, name: str) -> BudgetFigure:
             continue
         learnable = int(method.records[0]["parameters"]["learnable"])
         points.append(Point(method.label, learnable, found.mean, *ends_of(found)))
-    about = f"{seeds_of(artefact.seeds)}, {data_names(runs)}. {about_whiskers(artefact.seeds)} Methods with as many parameters "
-    about += "stand side by side; the head's are left out. The vertical axis does not start at zero."
+    drawn = [(point.training, point.general) for point in points]
+    about = f"{seeds_of(artefact.seeds)}, {data_names(runs)}. {about_whiskers(artefact.seeds, drawn)} "
+    about += "Methods with equal counts stand side by side; the head's are left out. The vertical axis does not start at zero."
     sheet = sheet_of(artefact, runs, [about, *none], points, " ".join(none))
     return BudgetFigure(sheet, axis_label(artefact), points, better(metric))
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pel_core.common.lazy import plt
 from pel_core.data.sampling import HEAD_ABOVE, TAIL_BELOW, shot_groups
 from pel_core.reporting.figure_sheet import Sheet, frame
-from pel_core.reporting.figure_style import COLOURS, save, style
+from pel_core.reporting.figure_style import COLOURS, LINES, save, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,8 +48,8 @@ def draw_counts(sheet: Sheet, counts: Mapping[str, np.ndarray], reference: np.nd
     return figure
 
 
-def _look(number: int) -> dict[str, str]:
-    return {"color": COLOURS[number % len(COLOURS)], "linestyle": ("-", "--", ":", "-.")[number // len(COLOURS) % 4]}
+def _look(number: int) -> dict[str, Any]:
+    return {"color": COLOURS[number % 8], "linestyle": LINES[(number + number // 8) % 8]}
 
 
 def apart(sizes: Mapping[str, int], classes: int, width: float) -> list[float]:

@@ -48,7 +48,7 @@ def main_figure(study: Study, name: str) -> MainFigure:
     for i, factor in enumerate(design.factors):
         weights = [design.marginal({i: level}) for level in range(len(factor))]
         factors.append((factor.name, factor.labels, [measured.combine(each) for each in weights if each]))
-    more = "Differences between levels are paired, and surer than these bars: the analysis has them."
+    more = "Differences between levels are paired: the analysis has their intervals."
     found = [effect for _, _, effects in factors for effect in effects]
     sheet = _sheet(artefact, runs, more, found, sum(map(len, design.factors)))
     return MainFigure(sheet, axis_label(artefact), factors)

@@ -27,7 +27,7 @@ SITES = ("", "attn.norm", "attn.qkv", "attn.proj", "attn", "ffn.norm", "ffn.fc1"
 FROZEN, EDGE = "#F0F0F0", "#CCCCCC"
 SITE, UNDER = 0.21, 0.32  # inches: the height of a site's row, and of what is under the lowest panels
 LEGIBLE = 2.8  # points: a smaller count is not put into its cell; the sum beside the row has it
-LIGHT = (1, 4, 6)  # colours of the palette on which black is easier to read than white
+LIGHT = (1, 4)  # colours of the palette on which black is easier to read than white
 SITE_NAMES = {"": "tokens", "ffn": "MLP branch", "attn": "attention branch"}
 
 

@@ -14,7 +14,7 @@ from pel_core.common.registry import Knob, one_of
 from pel_core.data.sampling import GROUPS
 from pel_core.reporting.figure_counts import SHADES, TITLES, apart
 from pel_core.reporting.figure_sheet import Legend, Sheet, grid
-from pel_core.reporting.figure_style import COLOURS, COLUMN, PAGE
+from pel_core.reporting.figure_style import COLOURS, COLUMN, LINES, PAGE, SHAPES
 from pel_core.reporting.figure_text import text_width
 from pel_core.reporting.runs import Record, Runs, read_runs
 from pel_core.reporting.statistics.effects import LEAST_SEEDS, Effect
@@ -28,8 +28,6 @@ from pel_core.studies.study import Study
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LINES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (6, 2)), (0, (3, 1, 1, 1)), (0, (1, 2)))
-SHAPES = "oDs^vPX*"
 WIDTHS = {"column": COLUMN, "page": PAGE}
 WIDTH = Knob("width", "column", "how wide: a column of a paper or its page", one_of(*WIDTHS))
 WIDE = Knob("width", "page", WIDTH.meaning, WIDTH.check)
@@ -51,9 +49,9 @@ def sheet_of(artefact: Artefact, runs: Runs, about: Iterable[str], anything: obj
     Args:
         about: what the kind says of the figure.
         anything: whether there is something to draw; empty lists are nothing.
-        reason: why there is not, where it is not for want of results.
+        reason: why there is not, where runs have results.
     """
-    none = reason if reason and not runs.blanks else no_result(runs)
+    none = reason if reason and runs else no_result(runs)
     return Sheet(
         artefact.title,
         [*about, *runs.notes(), artefact.declaration.get("note", ""), artefact.banner[1]],
@@ -96,9 +94,11 @@ def read_methods(study: Study, name: str) -> tuple[Artefact, list[Method], Runs]
     return artefact, made, runs
 
 
-def about_whiskers(seeds: Sequence[int]) -> str:
-    """What a caption says of intervals over so many seeds."""
-    return WHISKERS[min(len(seeds), len(WHISKERS)) - 1]
+def about_whiskers(seeds: Sequence[int], drawn: Iterable[tuple[Ends, Ends]]) -> str:
+    """What a caption says of intervals over so many seeds, those that are drawn among them: training and general."""
+    beyond = any(one and two and (one[0] < two[0] or one[1] > two[1]) for one, two in drawn)
+    more = f" Where the thick one is longer, {len(seeds)} seeds tell their own spread badly." if beyond else ""
+    return WHISKERS[min(len(seeds), len(WHISKERS)) - 1] + more
 
 
 def ends_of(found: Effect) -> tuple[Ends, Ends]:

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMN, PAGE = 3.3, 6.9  # inches: one and both columns of a paper
-# Okabe and Ito's palette, told apart by colour-blind readers and in grey print.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#666666")
-MARKERS = "Dos^vPX*"
+# Okabe and Ito's palette, told apart by colour-blind readers, but for its yellow, which a white page swallows. In grey print a
+# second sign tells apart: line and marker, or a hatch.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#666666")
+LINES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (6, 2)), (0, (3, 1, 1, 1)), (0, (1, 2)))
+SHAPES = "oDs^vPX<"
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # shipped with matplotlib, so that a figure has the same bytes everywhere
     "font.size": 7,

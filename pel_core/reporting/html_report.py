@@ -18,6 +18,7 @@ from pel_core.reporting.runs import Record, Runs, find_runs
 from pel_core.reporting.runs_table import SHORT, run_row
 from pel_core.reporting.screen import Screen
 from pel_core.reporting.standing import Standing
+from pel_core.reporting.tuning_page import tuning_cost, tunings_on_page
 from pel_core.spec.results import require_same_inputs, run_folder
 from pel_core.studies.cells import Artefact
 from pel_core.studies.kinds import FIGURE
@@ -77,6 +78,8 @@ def _content(study: Study, out: Path) -> dict[str, Any]:
         "undrawn": [each for each in shown if each["told"]],
         "left_out": study.left_out,
         **{part: [each for each in shown if each["part"] == part] for part in ("tables", "figures", "claims", "compared")},
+        "tunings": tunings_on_page(study, out),
+        "tuning_cost": tuning_cost(study),
         "recipe": study_recipe(study.artefacts, runs),
         "datasets": {record["data"]["name"]: record["data"] for record in described},
         "backbones": {record["backbone"]["name"]: record["backbone"].get("sha256") for record in described},

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pel_core.common.errors import PelError
 from pel_core.studies.study import Study
+from pel_core.studies.tuning_words import goes_on, waits
 
 
 def draw_partly(study: Study) -> Iterator[str]:
@@ -16,8 +17,13 @@ def draw_partly(study: Study) -> Iterator[str]:
     if study.config.get("strict"):
         return
     study = replace(study, partial=True)
+    if told := goes_on(study):
+        yield f"{told} Start it again (`make study` does)."
     lacking = set(study.missing())
     for name, artefact in study.artefacts.items():
+        if artefact.pending:
+            yield f"{name}: not drawn: it waits for settings: {waits(study, artefact.pending)}"
+            continue
         blank = [slug for slug in artefact.specs if slug in lacking]
         if len(blank) == len(artefact.specs) or not (blank or _is_older(study, name)):
             continue

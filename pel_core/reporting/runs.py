@@ -15,6 +15,7 @@ from pel_core.studies.cells import Artefact
 from pel_core.studies.config import shown
 from pel_core.studies.status import failure
 from pel_core.studies.study import Study
+from pel_core.studies.tuning_words import waits
 
 Record = Mapping[str, Any]
 LISTED = 5  # blanks that a footnote tells one by one
@@ -73,6 +74,8 @@ def read_runs(study: Study, artefact: Artefact) -> Runs:
     Raises:
         PelError: a run is missing, stale, or of another spec, data or weights than is meant, or than the others.
     """
+    if artefact.pending:
+        raise PelError(f"{artefact.name} waits for settings: {waits(study, artefact.pending)}")
     runs = find_runs(study, artefact.specs)
     require_same_inputs(runs.described())
     return runs

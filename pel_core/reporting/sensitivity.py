@@ -46,8 +46,9 @@ def will_show(study: Study) -> str:
     cells = [cell for artefact in study.artefacts.values() for cell in artefact.cells]
     by_data: dict[tuple[str, Factors], dict[tuple[str, ...], Cell]] = {}
     for cell in cells:
-        if cell.specs and (spec := cell.specs[0]).split == "test":
-            by_data.setdefault((spec.dataset, spec.factors), {})[tuple(cell.slugs)] = cell
+        specs = cell.expected  # settings that are still to be chosen move no data set
+        if specs and specs[0].split == "test":
+            by_data.setdefault((specs[0].dataset, specs[0].factors), {})[tuple(spec.slug for spec in specs)] = cell
     if not by_data:
         return ""
     rows, said = Rows(study.results), {}

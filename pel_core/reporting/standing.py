@@ -12,9 +12,11 @@ from tempfile import TemporaryDirectory
 
 from pel_core.common.errors import PelError
 from pel_core.studies.config import shown
+from pel_core.studies.job_logs import last_line
 from pel_core.studies.plan import count_of
-from pel_core.studies.status import last_line, look, unprepared
+from pel_core.studies.status import look, unprepared
 from pel_core.studies.study import Study
+from pel_core.studies.tuning_words import waits
 
 CHANGED = "drawn before the study or its results changed"
 LISTED = 3  # errors and reasons that are told; `make status` has all
@@ -43,6 +45,8 @@ class Standing:
         """What its runs lack, in words: ``3 of 12 runs failed, 1 missing``; empty where nothing does."""
         runs = self.study.artefact(name).specs
         counts = Counter(state for slug in runs if (state := self.states[slug]))
+        if waiting := self.study.artefact(name).pending:
+            return f"settings of {count_of(len(waiting), 'row')} not chosen, {waits(self.study, waiting)}"
         first, *rest = [f"{number} {{}}{state}" for state, number in counts.items()] or [""]
         return ", ".join([first.format(f"of {count_of(len(runs), 'run')} "), *(word.format("") for word in rest)])
 

@@ -51,7 +51,7 @@ class Recipe:
     datasets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-# The demo trains for 2 epochs (Places 3) in the place of 10, with a bottleneck of its own; LIFT+ halves the epochs.
+# The demo trains for 2 epochs in the place of 10, with a bottleneck of its own; LIFT+ halves the epochs.
 _DEMO = {"epochs": 1, "adapter_dim": 4}
 RECIPES: dict[str, Recipe] = {
     "lift": Recipe("PEL / LIFT (Shi et al. 2024): the code defaults"),

@@ -13,10 +13,12 @@ from pel_core.models.backbones import BACKBONES
 from pel_core.spec.results import value_path
 from pel_core.studies.cells import Artefact, Bindings, Claim, Selection, UnboundRole, check_method, expand, grid, make_contrast
 from pel_core.studies.config import shown
-from pel_core.studies.factorial import design_artefacts, factor_contrast
+from pel_core.studies.factor_claims import factor_contrast
+from pel_core.studies.factorial import design_artefacts
 from pel_core.studies.kinds import FIGURES, TABLES
+from pel_core.studies.variance import variance_artefact
 
-DESIGN = "factorial"  # the section of a study
+DESIGN, VARIANCE = "factorial", "variance"  # sections of a study
 
 
 def make_bindings(content: Mapping[str, Any], values: Mapping[str, Any], path: Path) -> Bindings:
@@ -43,7 +45,8 @@ def make_bindings(content: Mapping[str, Any], values: Mapping[str, Any], path: P
         raise PelError(f"{where}: {error}") from None
     titles = {role: entries.get(role, {}).get("title", title) for role, title in content["roles"].items()}
     data = {role: entry["dataset"] for role, entry in entries.items()}
-    return Bindings(titles, data, datasets, values["backbone"], tuple(values["seeds"]), values.get("recipe", {}))
+    tune = content.get("tune") or None
+    return Bindings(titles, data, datasets, values["backbone"], tuple(values["seeds"]), values.get("recipe", {}), tune)
 
 
 def make_artefacts(
@@ -64,7 +67,7 @@ def make_artefacts(
             if surplus:
                 left_out[name] = "the config takes the first data set alone (each: first)"
                 continue
-            for artefact in design_artefacts(name, entry, bindings) if section == DESIGN else [_artefact(name, entry, bindings)]:
+            for artefact in _made(section, name, entry, bindings):
                 if isinstance(artefact, tuple):
                     left_out.update([artefact])
                 elif artefact.name in made:
@@ -86,6 +89,13 @@ def make_artefacts(
         else:
             left_out[name] = "the configuration binds no data set to their roles"
     return made, left_out
+
+
+def _made(section: str, name: str, entry: Mapping[str, Any], bindings: Bindings) -> Iterable[Artefact | tuple[str, str]]:
+    """The artefacts of a declaration; a name and a reason in place of one that cannot be made."""
+    if section == DESIGN:
+        return design_artefacts(name, entry, bindings)
+    return [variance_artefact(name, entry, bindings) if section == VARIANCE else _artefact(name, entry, bindings)]
 
 
 def _comparison(content: Mapping[str, Any], values: Mapping[str, Any], compared: Iterable[Artefact]) -> Artefact:
@@ -112,7 +122,7 @@ def _declared(content: Mapping[str, Any], bindings: Bindings, each: str) -> Iter
     An entry's ``each`` gives one for each of its data sets; where the configuration says ``first``, all after the first that
     it binds are too many.
     """
-    for section in ("tables", "figures", DESIGN):
+    for section in ("tables", "figures", DESIGN, VARIANCE):
         for name, entry in content.get(section, {}).items():
             rest, bound = {key: value for key, value in entry.items() if key != "each"}, 0
             for text in entry.get("each", []):
@@ -138,7 +148,12 @@ def _artefact(name: str, declaration: Mapping[str, Any], bindings: Bindings) -> 
         _require_places(rows)
     kind.check(declaration)
     seeds = tuple(declaration.get("seeds", bindings.seeds))
+    if "tune" in declaration:
+        where = {"tune": declaration["tune"], **where}
     if kind.from_models:  # of one seed, and no value of theirs is shown
+        bindings = replace(bindings, tune=None)
+        if any(selection.get("tune") for selection in (where, *rows, *columns)):
+            raise PelError(f"tune: a figure of kind {declaration['kind']} is drawn from models, and shows no result to choose by")
         cells = grid(bindings, seeds[:1], {"value": "overall", **where}, rows, columns)
     else:
         cells = grid(bindings, seeds, {**({"value": kind.value} if kind.value else {}), **where}, rows, columns)

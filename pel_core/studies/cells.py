@@ -18,6 +18,7 @@ from pel_core.spec.options import spell
 from pel_core.spec.results import value_path
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.kinds import ArtefactKind, read_knobs
+from pel_core.studies.tuning import Base, TunedRow, Tuning, make_tuned
 
 Selection = Mapping[str, Any]
 BRACES = re.compile(r"(?<![\w\\^$}])\{([a-z][a-z0-9_-]*)\}")
@@ -34,7 +35,8 @@ class UnboundRole(Exception):
 class Bindings:
     """What a configuration brings to a study: data and backbone for its roles, seeds and shared values.
 
-    ``roles``: the study's role -> title; ``data``: the bound roles -> data set; ``datasets``: declared data sets.
+    ``roles``: the study's role -> title; ``data``: the bound roles -> data set; ``datasets``: declared data sets; ``tune``: what
+    every row is tuned by that says nothing else; ``tunings`` holds those that were laid out (`tuning.make_tuned`).
     """
 
     roles: Mapping[str, str]
@@ -43,6 +45,8 @@ class Bindings:
     backbone: str
     seeds: tuple[int, ...]
     recipe: Mapping[str, Any]
+    tune: Mapping[str, Any] | None = None
+    tunings: dict[str, Tuning] = field(default_factory=dict, compare=False, repr=False)
 
     def dataset(self, text: str) -> str:
         """A data set as a study writes it -> its name: ``cifar100-ir200`` -> ``demo-cifar-ir200``.
@@ -81,7 +85,10 @@ class Bindings:
 
 @dataclass(frozen=True)
 class Cell:
-    """One number over seeds. ``dataset`` and ``method`` as the study writes them, ``value`` a path in metrics.json."""
+    """One number over seeds. ``dataset`` and ``method`` as the study writes them, ``value`` a path in metrics.json.
+
+    A tuned one has no ``specs`` before its settings are chosen.
+    """
 
     row: int
     column: int
@@ -89,11 +96,17 @@ class Cell:
     method: str
     value: str
     specs: tuple[RunSpec, ...]
+    tuned: TunedRow | None = None
 
     @property
     def slugs(self) -> list[str]:
         """The runs it is made of, one per seed."""
         return [spec.slug for spec in self.specs]
+
+    @property
+    def expected(self) -> tuple[RunSpec, ...]:
+        """Its runs, or before its settings are chosen some that cost what they will."""
+        return self.tuned.expected if self.tuned and not self.specs else self.specs
 
 
 @dataclass(frozen=True)
@@ -155,6 +168,16 @@ class Artefact:
         """Its runs by slug, in reading order; none where it is drawn from models."""
         return {} if self.how.from_models else {spec.slug: spec for cell in self.cells for spec in cell.specs}
 
+    @cached_property
+    def tunings(self) -> dict[str, Tuning]:
+        """The tunings of its rows by name."""
+        return {cell.tuned.tuning.name: cell.tuned.tuning for cell in self.cells if cell.tuned}
+
+    @cached_property
+    def pending(self) -> tuple[str, ...]:
+        """The tunings that it waits for."""
+        return tuple(dict.fromkeys(cell.tuned.tuning.name for cell in self.cells if cell.tuned and not cell.specs))
+
 
 def expand(entries: Iterable[Selection]) -> list[Selection]:
     """Unroll every sweep: ``{sweep: lr, values: [0.1, 0.2], label: "lr {}"}`` becomes two selections, ``at`` 0.1 and 0.2."""
@@ -178,19 +201,22 @@ def make_cell(bindings: Bindings, seeds: Iterable[int], selections: Iterable[Sel
         UnboundRole: its role has no data set here.
         PelError: something is missing or not possible.
     """
-    fields: dict[str, Any] = {"backbone": bindings.backbone}
+    fields: dict[str, Any] = {"backbone": bindings.backbone, "tune": bindings.tune}
     for selection in selections:
         fields |= {key: value for key, value in selection.items() if key not in ("label", "at")}
     for key in ("dataset", "method", "value"):
         if key not in fields:
             raise PelError(f"no {key} is given; say it in `where`, or in the row or column")
     text, method, backbone, value = (fields.pop(key) for key in ("dataset", "method", "backbone", "value"))
+    tune = fields.pop("tune")
     check_method(method)
-    dataset = bindings.dataset(text)
-    specs = tuple(RunSpec.make(dataset, backbone, method, seed, bindings.recipe, **fields) for seed in seeds)
+    base = Base(bindings.dataset(text), backbone, method, bindings.recipe, fields)
+    seeds = tuple(seeds)
+    specs = tuple(base.spec(seed) for seed in (seeds[:1] if tune else seeds))  # of a tuned row to see that it is possible
     for spec in specs[:1]:
         require_factors(spec.dataset, spec.factors, bindings.datasets)
-    return Cell(*at, dataset=text, method=method, value=value_path(value), specs=specs)
+    tuned = make_tuned(base, seeds, tune, bindings.datasets, bindings.tunings) if tune else None
+    return Cell(*at, dataset=text, method=method, value=value_path(value), specs=() if tuned else specs, tuned=tuned)
 
 
 def check_method(method: str) -> None:
@@ -257,5 +283,5 @@ def _pairs(
 
 def _name(selection: Selection) -> str:
     """A selection in words: its method, and what else it sets."""
-    rest = [f"{key}={value}" for key, value in selection.items() if key != "method"]
+    rest = [f"{key}={value}" for key, value in selection.items() if key not in ("method", "tune")]
     return " ".join([str(selection.get("method", "")), *rest]).strip()

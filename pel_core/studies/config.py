@@ -122,7 +122,7 @@ def read_study(path: Path, size: str = "full") -> dict[str, Any]:
     content = sized(content, size)
     validate(content, study_model(), shown(path))
     lists = ["compare"] * ("reported" in content) + ["claims"] * ("claims" in content)
-    names = [*content.get("tables", {}), *content.get("figures", {}), *content.get("factorial", {}), *lists]
+    names = [name for section in ("tables", "figures", "factorial", "variance") for name in content.get(section, {})] + lists
     for name in names:
         if names.count(name) > 1:
             raise PelError(

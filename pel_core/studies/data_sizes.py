@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 def data_size(study: "Study", name: str, factors: Factors = AS_IS) -> tuple[int, int] | None:
     """Training and test images of a data set as a run's factors have it: as prepared, else as declared or found; None where
     neither is known. Where validation images are held out, these stand for test images."""
-    pool, test = _pool(study, name)
+    pool, test, prepared = _pool(study, name)
     if pool is None:
         size = _declared(study, name)
         return (size.train, size.test) if size and not _draws(factors) else None
-    counts, spare, taken = sizes(pool, drawn_ratio(name, factors), factors)
+    counts, spare, taken = sizes(pool, None if prepared else drawn_ratio(name, factors), factors)
     held_out = int((spare + taken).sum())
     if test is None and not held_out:
         return None
@@ -44,17 +44,17 @@ def _draws(factors: Factors) -> bool:
     return bool(factors.content().keys() - {"noise", "noise_seed"})
 
 
-def _pool(study: "Study", name: str) -> tuple[list[int] | None, int | None]:
+def _pool(study: "Study", name: str) -> tuple[list[int] | None, int | None, bool]:
     """Training images of each class of which a run's subset is drawn, and test images, of a data set that is prepared or has a
-    declared pool; None where they are not known."""
+    declared pool, None where they are not known; and whether these are prepared at the ratio in the name."""
     base, ratio = split_name(name)
     path = study.results / "data" / base / "data.json"
     if path.is_file():
         about = read_json(path)
-        key = "" if about["ratios"] == "any" or not ratio else f"{ratio:g}"
-        return about["train_counts"].get(key), about["test_images"]
+        prepared = about["ratios"] != "any" and ratio is not None
+        return about["train_counts"].get(f"{ratio:g}" if prepared else ""), about["test_images"], prepared
     pool, size = study.bindings.datasets[base].pool, _declared(study, name)
-    return [pool[1]] * pool[0] if pool else None, size.test if size else None
+    return [pool[1]] * pool[0] if pool else None, size.test if size else None, False
 
 
 def _declared(study: "Study", name: str) -> Size | None:
@@ -72,12 +72,12 @@ def check_factors(study: "Study") -> None:
     Raises:
         PelError: naming the first run that asks for more classes than there are, or for a ratio that leaves one without an image.
     """
-    asked = {(spec.dataset, spec.factors): spec for spec in study.specs.values() if spec.factors.content()}
+    asked = {(spec.dataset, spec.factors): spec for spec in study.planned.values() if spec.factors.content()}
     for (name, factors), spec in asked.items():
-        pool, _ = _pool(study, name)
+        pool, _, prepared = _pool(study, name)
         try:
             if pool is not None:
-                sizes(pool, spec.drawn_ratio, factors)
+                sizes(pool, None if prepared else spec.drawn_ratio, factors)
             elif number := classes(study, name):
                 chosen_classes(number, factors)
         except PelError as error:

@@ -14,7 +14,7 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.data.datasets import split_name
 from pel_core.spec.choices import METRICS
 from pel_core.spec.results import value_path
-from pel_core.studies.cells import Artefact, Bindings, Cell, Contrast, Selection, UnboundRole, expand, make_cell
+from pel_core.studies.cells import Artefact, Bindings, Cell, Selection, expand, make_cell
 from pel_core.studies.design import Design, Factor, Levels, regular_fraction
 from pel_core.studies.kinds import DESIGNS, TABLES
 
@@ -57,8 +57,10 @@ def read_factorial(entry: Mapping[str, Any]) -> Factorial:
     for factor in factors:
         _check_factor(factor)
     _check_options(factors, options, entry)
+    if (order := entry.get("interactions", 2)) > len(factors):
+        raise PelError(f"interactions: {order}, but an effect joins at most the {len(factors)} factors there are")
     cells, own = _cells(factors, entry)
-    design = Design(factors, tuple(cells), entry.get("interactions", 2))
+    design = Design(factors, tuple(cells), order)
     _check_levels(design)
     values = tuple(entry.get("values", ("overall",)))
     for value in values:
@@ -173,6 +175,14 @@ def _told(levels: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={label}" for name, label in levels.items())
 
 
+def images_of(cell: Cell) -> tuple[object, ...]:
+    """What decides which test images a cell has: cells that agree in it are paired image by image."""
+    spec = cell.expected[0]
+    taken = spec.factors.classes, spec.factors.class_seed
+    held_out = (spec.dataset, spec.factors) if spec.split == "val" else ()
+    return split_name(spec.dataset)[0], spec.split, *taken, *held_out
+
+
 def design_artefacts(name: str, entry: Mapping[str, Any], bindings: Bindings) -> Iterator[Artefact | tuple[str, str]]:
     """The artefacts of a declared design; a name and a reason in place of one that cannot be made.
 
@@ -217,13 +227,13 @@ def design_artefacts(name: str, entry: Mapping[str, Any], bindings: Bindings) ->
 def _check_same(design: Design, rows: Sequence[Cell]) -> None:
     seen: dict[str, Levels] = {}
     for levels, row in zip(design.cells, rows, strict=True):
-        other = seen.setdefault(row.slugs[0], levels)
+        other = seen.setdefault(row.expected[0].slug, levels)
         if other != levels:
             differ = [f for f, a, b in zip(design.factors, other, levels, strict=True) if a != b]
+            names, run = ", ".join(factor.name for factor in differ), row.expected[0].slug
             raise PelError(
-                f"the cells ({design.label(other)}) and ({design.label(levels)}) are the same run {row.slugs[0]}: there the "
-                f"levels of {', '.join(factor.name for factor in differ)} have no effect; give levels options that differ, or "
-                "exclude one"
+                f"the cells ({design.label(other)}) and ({design.label(levels)}) are the same run {run}: there the levels of "
+                f"{names} have no effect; give levels options that differ, or exclude one"
             )
 
 
@@ -259,70 +269,3 @@ def _table(
         "note": " ".join(filter(None, (f"Factors: {told}.", note.get("note", "")))),
     }
     return Artefact(name, TABLES.entry("table"), title, declaration, tuple(cells), seeds=seeds)
-
-
-def factor_contrast(
-    bindings: Bindings, seeds: tuple[int, ...], part: Mapping[str, Any], designs: Mapping[str, Mapping[str, Any]]
-) -> Contrast:
-    """A contrast of a claim by the levels of a design: the mean of a - b over the cells that agree in all other levels, less
-    that at ``minus``. ``designs``: declarations by name, each with its data set.
-
-    Raises:
-        PelError: an unknown design, factor or level; nothing to compare.
-    """
-    if part["factorial"] not in designs:
-        raise PelError(unknown("factorial design", part["factorial"], designs))
-    made = read_factorial(designs[part["factorial"]])
-    factors = made.design.factors
-    a, b = (find_levels(factors, part[side], side) for side in "ab")
-    if a.keys() != b.keys() or a == b or not a:
-        raise PelError("a and b name different levels of the same factors")
-    label = f"{_labels(factors, a)} - {_labels(factors, b)}"
-    places = {key: [find_levels(factors, each, key) for each in part.get(key, [])] for key in ("over", "minus")}
-    for key, each in ((key, each) for key, found in places.items() for each in found):
-        if both := each.keys() & a.keys():
-            raise PelError(f"{key}: {', '.join(factors[i].name for i in both)} is what a and b compare; name other factors")
-    if here := ", ".join(_labels(factors, each) for each in places["over"]):
-        label = f"{label} at {here}"
-    if places["minus"]:
-        label = f"({label}) - (the same at {', '.join(_labels(factors, each) for each in places['minus'])})"
-    absent = []
-    try:
-        pairs = _pairs(made, bindings, seeds, part["value"], a, b, places["over"] or [{}])
-        minus = _pairs(made, bindings, seeds, part["value"], a, b, places["minus"])
-    except UnboundRole:
-        pairs, minus, absent = [], [], [part["factorial"]]
-    margin = float(part.get("margin", 0.5 if part["expect"] == "equal" else 0))
-    return Contrast(part["expect"], margin, part["value"], label, tuple(pairs), tuple(absent), tuple(minus))
-
-
-def _labels(factors: Sequence[Factor], levels: Mapping[int, int]) -> str:
-    return ", ".join(factors[i].labels[level] for i, level in levels.items())
-
-
-def _pairs(
-    made: Factorial,
-    bindings: Bindings,
-    seeds: tuple[int, ...],
-    value: str,
-    a: Mapping[int, int],
-    b: Mapping[int, int],
-    places: Sequence[Mapping[int, int]],
-) -> list[tuple[Cell, Cell]]:
-    pairs = []
-    for place in places:
-        fixed = {**place, **a}
-        there = [cell for cell in made.design.cells if all(cell[i] == level for i, level in fixed.items())]
-        for cell in there:
-            other = tuple(b.get(i, level) for i, level in enumerate(cell))
-            if other not in made.design.cells:
-                raise PelError(
-                    f"({made.design.label(cell)}) has no partner: ({made.design.label(other)}) is no cell of this design"
-                )
-            pair = tuple(made.cell(bindings, seeds, levels, value) for levels in (cell, other))
-            if len({split_name(one.dataset)[0] for one in pair}) > 1:
-                raise PelError("a and b are on different test images; compare on each data set, and take one off by `minus`")
-            pairs.append(pair)
-        if not there:
-            raise PelError(f"no cell of this design has the levels {_labels(made.design.factors, fixed)}")
-    return pairs  # type: ignore[return-value]

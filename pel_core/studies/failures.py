@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pel_core.studies.config import shown
-from pel_core.studies.status import last_line
+from pel_core.studies.job_logs import last_line
 
 NEVER = Path("/nonexistent")  # a job that failed has no output to compare with
 LISTED = 10

@@ -20,12 +20,13 @@ from pel_core.common.files import read_json
 from pel_core.common.logs import logger
 from pel_core.spec.results import slug_of
 from pel_core.studies.config import shown
+from pel_core.studies.job_logs import log_lines
 from pel_core.studies.plan import count_of, spell
-from pel_core.studies.status import log_lines
 
 TARGETS = ("all", "provenance")  # rules that make nothing themselves
 TOLD = 8  # lines of the log of a job that failed
 # Jobs of a moment at the end of a study: without one that is finished, the time that is left is known without them.
+LATER = "(known later)"  # jobs that a checkpoint added, whatever their rules
 MOMENTS = ("score", "table", "figure", "summary", "runs", "page")
 
 
@@ -66,7 +67,7 @@ class JobLines(logging.Handler):
         super().__init__()
         self.say, self.clock, self.began = say, clock, clock()
         self.left: Counter[str] = Counter()  # jobs that are not done, by rule
-        self.total, self.failed = 0, set[int]()  # jobs; numbers of those that failed and were not started again
+        self.total, self.targets, self.failed = 0, 0, set[int]()  # jobs; numbers of those that failed and were not started again
         self.jobs: dict[int, tuple[logging.LogRecord, float]] = {}  # by number: what it is, and when it started
         self.seconds: dict[str, list[float]] = defaultdict(list)  # of finished jobs, by rule
         self.reasons: set[str] = set()  # last lines of logs that were told
@@ -78,13 +79,15 @@ class JobLines(logging.Handler):
             "job_info": self._started,
             "job_finished": self._finished,
             "job_error": self._failed,
+            "progress": self._grown,
         }.get(_event(record))
         if event:
             event(record)
 
     def _planned(self, record: Any) -> None:
         self.left = Counter({rule: count for rule, count in record.stats.items() if rule != "total"})
-        self.total = self.left.total() - self._targets()
+        self.targets = self._targets()
+        self.total = self.left.total() - self.targets
         rules = ", ".join(f"{count} {rule}" for rule, count in self.left.items() if rule not in TARGETS)
         self.say(f"{count_of(self.total, 'job')} to do: {rules}")
 
@@ -96,13 +99,21 @@ class JobLines(logging.Handler):
         if record.job_id not in self.jobs:
             return
         job, start = self.jobs.pop(record.job_id)
-        self.left[job.rule_name] -= 1
+        self.left[LATER if self.left[LATER] > 0 >= self.left[job.rule_name] else job.rule_name] -= 1
         if job.rule_name in TARGETS:
             return
         seconds = self.clock() - start
         self.seconds[job.rule_name].append(seconds)
         told = ", ".join(filter(None, [outcome(job), f"{seconds:.1f} s"]))
         self.say(f"{self._count()} {title(job)}: {told}; {self._rest()}")
+
+    def _grown(self, record: Any) -> None:
+        """More jobs than were planned: settings were chosen, and runs follow."""
+        grown = record.total - self.targets - self.total
+        if grown > 0:
+            self.total += grown
+            self.left[LATER] += grown
+            self.say(f"{count_of(grown, 'job')} more to do, now that settings are chosen")
 
     def _failed(self, record: Any) -> None:
         job, _ = self.jobs.pop(record.jobid, (record, 0.0))

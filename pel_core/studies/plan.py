@@ -4,12 +4,14 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from pel_core.common.counts import count_of
 from pel_core.common.errors import PelError
 from pel_core.ingest.sources import open_source
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.config import shown
 from pel_core.studies.cost import REACHED, SHEETS, Work, decoded_bytes, measured, on_paper, work
 from pel_core.studies.study import Study
+from pel_core.studies.tuning_words import finals_to_come, tuning_lines
 from pel_core.studies.user_images import check_splits
 
 PARALLEL = "Runs are independent: N CPU cores, or N GPUs of a cluster, take about an Nth of the time."
@@ -32,6 +34,7 @@ def plan(study: Study) -> str:
     unusable = {slug: state for slug, state in states.items() if state not in ("done", "diverged", "missing", "to score")}
     gone = sum(state == "diverged" for state in states.values())
     to_train = {spec.train.slug: spec for spec in missing if spec.trains and not _trained(study, spec, stale)}
+    later = finals_to_come(study)
     again = f", to score again {len(unscored)} (seconds)" if unscored else ""
     lines = [
         f"{study.title}: {shown(study.path)} on {shown(study.config_path)} ({study.config['title']})",
@@ -42,8 +45,10 @@ def plan(study: Study) -> str:
     ]
     lines += [f"  cannot be used: {slug}: {state}" for slug, state in list(unusable.items())[:5]]
     lines += [f"  ... and {len(unusable) - 5} more"] if len(unusable) > 5 else []
-    if missing:
-        lines += _cost(study, list(to_train.values()), missing)
+    lines += tuning_lines(study)
+    if missing or later:
+        trained_later = {spec.train.slug: spec for spec in later if spec.trains and spec.train.slug not in to_train}
+        lines += _cost(study, [*to_train.values(), *trained_later.values()], [*missing, *later])
     else:
         lines.append("Nothing is missing: tables and figures are drawn from what is there.")
     if missing:  # what is prepared could be
@@ -131,11 +136,6 @@ def spell(hours: float) -> str:
 def about(hours: float) -> str:
     """An estimated length of time in words."""
     return f"{'about ' if hours >= 1 / 60 else ''}{spell(hours)}"
-
-
-def count_of(number: int, word: str) -> str:
-    """``1 run``, ``2 runs``."""
-    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _tflop(gflop: float) -> str:

@@ -62,6 +62,8 @@ def fingerprint_of(claim: Claim) -> str:
     """A hash of what a claim says: its text, and of each contrast what is compared where, what is expected, and the threshold."""
 
     def run(cell: Cell) -> list[str]:
+        if cell.tuned:  # what will be chosen is no part of what is claimed
+            return [cell.tuned.tuning.name, replace(cell.tuned.expected[0], seed=0).slug, cell.value]
         return [replace(cell.specs[0], seed=0).slug, cell.value]
 
     contrasts: list[Any] = [

@@ -1,8 +1,6 @@
 """How far a study is: done, running, stopped, failed, missing, and how long the rest will take. Reads files only; torch-free."""
 
 import json
-import os
-import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -17,14 +15,13 @@ from pel_core.spec.results import run_folder
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.config import shown
 from pel_core.studies.cost import measured, work
+from pel_core.studies.job_logs import last_line
 from pel_core.studies.plan import PARALLEL, about, count_of, spell
 from pel_core.studies.study import Study
+from pel_core.studies.tuning_words import finals_to_come, tuning_lines
 
-TAIL = 4096  # bytes of a log that are looked at
 LISTED = 10  # runs of a kind that are listed, unless all are asked for
 STOPPED = "error: stopped by "  # a signal asked for it, and what was done is saved
-# What the last line of a log says when its job did not end well; a traceback's says anything.
-ENDS = re.compile(r"(error: |Killed|Terminated|Aborted|Segmentation fault|.*(DUE TO TIME LIMIT|oom.kill|out of memory))", re.I)
 
 
 @dataclass
@@ -113,30 +110,6 @@ def clock(seconds: float) -> str:
     """A time of day, with the date where it is not today's."""
     then, now = time.localtime(seconds), time.localtime()
     return time.strftime("%H:%M" if then[:3] == now[:3] else "%Y-%m-%d %H:%M", then)
-
-
-def last_line(log: Path, output: Path) -> str | None:
-    """The last line of a log whose job failed; None where it did not, or made its output afterwards."""
-    try:
-        if output.is_file() and output.stat().st_mtime >= log.stat().st_mtime:
-            return None
-    except OSError:
-        return None
-    lines = log_lines(log)
-    if not lines or not (ENDS.match(lines[-1]) or "Traceback (most recent call last)" in "\n".join(lines)):
-        return None
-    return lines[-1]
-
-
-def log_lines(log: Path) -> list[str]:
-    """The last lines of a log, without empty ones; none of a file that cannot be read."""
-    try:
-        with open(log, "rb") as handle:
-            handle.seek(max(0, handle.seek(0, os.SEEK_END) - TAIL))
-            text = handle.read().decode(errors="replace")
-    except OSError:
-        return []
-    return [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
 
 
 def look(study: Study, now: float) -> tuple[Found, dict[str, dict[str, Any]]]:
@@ -230,6 +203,7 @@ def status(study: Study, every: bool = False, now: float | None = None) -> str:
         f"{study.title}: {shown(study.path)} on {shown(study.config_path)} ({study.config['title']})",
         f"{len(states):,} runs: {', '.join(told)}",
         *_artefacts(study, {*found.done, *found.diverged}),
+        *tuning_lines(study),
         *_section("Diverged, which counts as an outcome", found.diverged, every),
         *_section("Running", found.running, every),
         *_section("Stopped; the next start takes them up where they were saved", found.stopped, every),
@@ -252,7 +226,9 @@ def _artefacts(study: Study, done: set[str]) -> list[str]:
     for name, artefact in study.artefacts.items():
         runs, files = artefact.specs, [Path(file) for file in study.files(name)]
         there = f"{sum(slug in done for slug in runs):,} of {count_of(len(runs), 'run')}" if runs else "needs no run"
-        before = " before the study or its results changed" if not done.issuperset(runs) else ""
+        before = " before the study or its results changed" if artefact.pending or not done.issuperset(runs) else ""
+        if artefact.pending:
+            there += f", and {count_of(len(artefact.pending), 'selection')} to wait for"
         drawn = f", drawn{before}" if all(file.is_file() for file in files) else ""
         lines.append(f"  {name:{width}}  {there}{drawn}")
     return lines
@@ -284,7 +260,7 @@ def _errors(title: str, runs: Mapping[str, tuple[str, str]], every: bool) -> lis
 
 def _rest(study: Study, unfinished: Iterable[RunSpec], live: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The estimated rest, at the measured rates of finished runs, less what running ones have behind them."""
-    unfinished = list(unfinished)
+    unfinished = [*unfinished, *finals_to_come(study)]
     if not unfinished:
         return []
     to_train = {spec.train.slug: spec for spec in unfinished if spec.trains and not Path(study.delta(spec.slug)).is_file()}

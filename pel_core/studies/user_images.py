@@ -17,7 +17,7 @@ def outlines(study: "Study") -> dict[str, Outline | PelError]:
     """What each data set of the user's own will come to, by name, or why it cannot be prepared; without those that are not
     there."""
     found: dict[str, Outline | PelError] = {}
-    for base in sorted({split_name(spec.dataset)[0] for spec in study.specs.values()}):
+    for base in sorted({split_name(spec.dataset)[0] for spec in study.planned.values()}):
         source = open_source(base, study.bindings.datasets[base], study.config)
         if not isinstance(source, UserSource):
             continue
@@ -38,7 +38,7 @@ def check_splits(study: "Study") -> None:
     Raises:
         PelError: they have none; the message says what to do.
     """
-    for spec in study.specs.values():
+    for spec in study.planned.values():
         base, val = split_name(spec.dataset)[0], spec.factors.val
         if not (val or spec.split == "val") or base not in study.config.get("datasets", {}):
             continue

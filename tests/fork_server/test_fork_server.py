@@ -189,6 +189,15 @@ def test_asking_imports_the_standard_library_alone():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
+def test_jobs_find_imported_what_they_need_and_no_thread_is_started():
+    code = (
+        "import sys, threading, pel_core.fork_server.server as server; server._import(); import torch; "
+        "needed = 'pandas', 'torch._dynamo', 'pel_core.cli.main', 'pel_core.training.run', 'pel_core.evaluation.evaluate'; "
+        "print([name for name in needed if name not in sys.modules], threading.active_count(), torch.cuda.is_initialized())"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[] 1 False"
+
+
 def test_nothing_else_depends_on_it():
     """The Snakefile offers it, ``__main__`` asks it; the room could be deleted."""
     package = Path(client.__file__).parents[1]

@@ -29,6 +29,7 @@ from pel_core.reporting.runs import read_runs
 from pel_core.reporting.tables import statistic
 from pel_core.spec.choices import LOSSES, OPTIMIZERS, SAMPLERS, SCHEDULES, metric
 from pel_core.studies.kinds import FIGURE, FIGURES, ArtefactKind
+from pel_core.studies.selection_rules import SELECTION_RULES
 from pel_core.training.losses import Prior
 from pel_core.training.schedules import WARMUP, Position
 
@@ -201,3 +202,15 @@ FIGURES.register(
     about="a dot for each run",
     knobs=(Knob("size", 4.0, "diameter of a dot in points", above(0)),),
 )
+
+
+# selection rule: how one of the settings that `tune` tries is chosen
+@SELECTION_RULES.register("my-cautious")
+class Cautious:
+    """The highest mean less its standard error."""
+
+    least_seeds = 2
+
+    def choose(self, scored):
+        """The first of the best."""
+        return max(scored, key=lambda each: each.mean - each.error)

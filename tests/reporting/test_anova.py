@@ -278,6 +278,14 @@ def test_data_sets_as_levels_are_not_paired_and_their_variances_add(tmp_path):
     assert "Data sets are levels here" in anova_files(made, "d-anova")["md"]
 
 
+def test_ratios_of_one_data_set_have_the_same_test_images_and_are_paired(tmp_path):
+    ratios = [{"label": f"ratio {ratio}", "dataset": f"toy-ir{ratio}"} for ratio in (10, 20)]
+    made = study(tmp_path, where={}, factors={"ratio": ratios, "part": PARTS[:2]})
+    (found,) = analysis(made)
+    assert all(len(line.effect.parts) == 1 for line in found.contrasts)
+    assert "not paired;" not in designs_will_show(made) and "not said" not in designs_will_show(made)
+
+
 def test_the_plan_says_what_effects_a_design_could_decide(tmp_path):
     made = study(tmp_path, write=False, factors={"part": PARTS, "loss": ENTRY["factors"]["loss"]})
     assert "Factorial d: part (3) x loss (2), 6 cells, 18 runs" in designs_will_show(made)
@@ -286,7 +294,7 @@ def test_the_plan_says_what_effects_a_design_could_decide(tmp_path):
     assert "by the variance of two finished cells" in text
     told = dict(part.rsplit(" ", 1) for part in text.split("differences): ")[1].split(" (")[0].split("; "))
     assert float(told["loss"]) < float(told["part"]) < float(told["part x loss"])  # three cells at a level, two, one
-    assert not designs_will_show(replace(whole, artefacts={}))
+    assert not designs_will_show(replace(whole, declared={}))
     data = [{"label": "toy", "dataset": "toy-ir20"}, {"label": "other", "dataset": "other"}]
     mixed = designs_will_show(study(tmp_path, where={}, factors={"data": data, "part": PARTS}))
     assert "data not said: its images are not paired" in mixed or "not known before it is prepared" in mixed

@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from drawn_figures import check
 from fake_results import write_results
 
 from pel_core.common.errors import PelError
@@ -58,6 +59,8 @@ def test_points_show_the_mean_and_both_intervals_on_an_axis_that_holds_them(demo
     cells = demo.artefact("figure3").cells
     effects = [value_of(rows.row(cell), "overall") for cell in cells]
     assert lines_of(axes, 2.2) == [(effect.training.low, effect.training.high) for effect in effects]
+    longer = any(effect.training.low < effect.general.low or effect.training.high > effect.general.high for effect in effects)
+    assert ("thick one is longer" in made.sheet.caption[0]) == longer
     assert lines_of(axes, 0.8) == [(effect.general.low, effect.general.high) for effect in effects]
     points = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"]
     assert points == pytest.approx([effect.mean for effect in effects])
@@ -90,21 +93,10 @@ def test_bars_from_zero_by_option(demo):
         assert whiskers == [ends for bar in made.bars for ends in (bar.general, bar.training)]
 
 
-def test_words_stay_inside_the_figure(demo, tmp_path):
+def test_words_stay_inside_the_figure(demo):
     with style():
         for figure in (draw_bars(bar_figure(demo, "figure4")), a_map()):
-            figure.draw_without_rendering()
-            box = figure.bbox
-            for text in figure.findobj(plt.Text):
-                if text.get_text().strip() and text.get_visible() and text.get_rotation() == 0:
-                    extent = text.get_window_extent()
-                    inside = (
-                        extent.x0 >= box.x0 - 1
-                        and extent.x1 <= box.x1 + 1
-                        and extent.y0 >= box.y0 - 1
-                        and extent.y1 <= box.y1 + 1
-                    )
-                    assert inside, text.get_text()
+            check(figure)
 
 
 @pytest.mark.parametrize("form", ["points", "bars"])

@@ -131,6 +131,7 @@ def test_the_page_holds_everything_and_needs_nobody(study):
     folders = [unquote(where) for tag, where in read.addresses if where.startswith("results/runs/")]
     assert len(folders) == len(study.specs)
     assert page.count("Recipe: ") == 0 and page.count("Made up</p>") == 1 and "[TOY] One &lt;b&gt;table&lt;/b&gt;" in page
+    assert "<figcaption>Mean over n = 2 seeds, " in page and page.count("<figcaption>") == 1
     assert re.search(r'PEL is better than zero-shot: <strong class="verdict [a-z-]+">', page)
     assert "default-src 'none'" in page and len(page) < 1_000_000
     assert page == report_html(study, Path("report.html"))

@@ -303,3 +303,15 @@ def test_how_any_data_set_is_validated(name, options):
     assert validation_options(name, datasets, 0.2) == options
     require_split(name, "val", datasets, options.get("data.val", 0))
     RunSpec.make(name, "toy", "ln", 0, **options)
+
+
+def test_factors_of_data_are_factors_of_a_design(tmp_path):
+    levels = {"classes": [3, "all"], "per_class": [20, 60], "ratio": [1, 4]}
+    factors = {name: [{"sweep": f"data.{name}", "values": values, "label": f"{name} {{}}"}] for name, values in levels.items()}
+    entry = {"title": "T", "where": {"dataset": "small", "method": "ln"}, "factors": factors}
+    content = {"title": "T", "roles": {"small": "Toy"}, "factorial": {"d": entry}}
+    (tmp_path / "design.yaml").write_text(json.dumps(content))
+    made = load(tmp_path / "design.yaml", study(tmp_path)[1])
+    asked = {(spec.dataset, spec.factors.classes, spec.factors.per_class) for spec in made.specs.values()}
+    assert asked == {(f"toy-ir{ratio}", n, cap) for ratio in (1, 4) for n in (3, "all") for cap in (20, 60)}
+    assert {spec.factors.seed for spec in made.specs.values()} == {7}, "shared by the configuration"

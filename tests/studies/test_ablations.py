@@ -36,7 +36,9 @@ STUDIES = {
     "resolution": (12, 12, 7, 13),
     "budget": (18, 18, 5, 5),
     "place": (9, 9, 7, 13),
-    "tour": (36, 19, 21, 22),
+    "sensitivity": (16, 16, 4, 8),
+    "subsets": (12, 12, 1, 1),
+    "tour": (42, 25, 22, 23),
 }
 TOY = "{title: T, backbone: toy, seeds: [0, 1, 2], data: {toy: toy}}"
 CURVE = """

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pel_core.common.errors import PelError
 from pel_core.studies.design import Design, Factor, dot, regular_fraction
+from pel_core.studies.factorial import images_of
 from pel_core.studies.study import load
 
 FACTORS = {
@@ -139,6 +140,7 @@ REFUSED = {
     ),
     "no metric": (with_(values=["parameters.head"]), ["values: parameters.head is no metric"]),
     "an unknown metric": (with_(values=["overal"]), ["overal", "overall"]),
+    "interactions of more factors than there are": (with_(interactions=4), ["interactions: 4", "at most the 3 factors"]),
     "an empty fraction": (with_(fraction={"one_in": 2, "offset": 2}), ["offset 2 leaves no cell", "0 to 1"]),
     "a fraction of unequal levels": (with_(fraction={"one_in": 3}), ["one_in 3 does not divide the 2 levels of part"]),
     "a fraction of two factors": (
@@ -209,6 +211,16 @@ def test_data_sets_are_levels_across_the_table_and_one_that_is_not_bound_leaves_
     data[1]["dataset"] = "third"
     with pytest.raises(PelError, match="no data set for the role 'third'"):
         study(tmp_path, entry)
+
+
+def test_classes_are_other_test_images_and_label_noise_is_not(tmp_path):
+    data = [{"label": "plain"}, {"label": "noisy", "data.noise": 0.2}, {"label": "few", "data.classes": 3}]
+    made = study(tmp_path, with_(factors={"data": data, "part": FACTORS["part"]}))
+    plain, noisy, few = (images_of(cell) for cell in made.artefact("d-anova").cells[::2])
+    assert plain == noisy != few
+    claims = {"c": {"statement": "S", "parts": [{**CLAIM, "a": {"data": "few"}, "b": {"data": "plain"}}]}}
+    with pytest.raises(PelError, match=r"claims\.c: a and b are on different test images"):
+        study(tmp_path, with_(factors={"data": data, "part": FACTORS["part"]}), claims)
 
 
 CLAIM = {"factorial": "d", "a": {"part": "attn"}, "b": {"part": "ln"}, "value": "overall", "expect": "higher"}

@@ -58,6 +58,18 @@ def test_what_is_left(watched):
     assert len(watched.lines) == count
 
 
+def test_jobs_that_a_selection_adds_are_counted():
+    watched = Watched()
+    watched.record("run_info", stats={"all": 1, "train": 1, "select": 1, "table": 1, "total": 4})
+    watched.job(1, "train", 60, run="toy.toy.ln.s0")
+    assert watched.record("progress", done=1, total=4) == "[1/3] train toy.toy.ln.s0: 60.0 s; 2 left"
+    watched.job(2, "select", 1, selection="toy")
+    assert watched.record("progress", done=2, total=6) == "2 jobs more to do, now that settings are chosen"
+    assert watched.job(3, "train", 60, run="toy.toy.ln.s1") == "[3/5] train toy.toy.ln.s1: 60.0 s; 2 left"
+    watched.job(4, "train", 60, run="toy.toy.ln.s2")
+    assert watched.job(5, "table", 1, table="t1") == "[5/5] table t1: 1.0 s; 0 left"
+
+
 def test_why_a_job_failed(watched, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     log = Path("a.train.log")

@@ -49,7 +49,7 @@ def refused(content, model, **options) -> str:
         (
             {"figures": {"f": {"kind": "bars", "title": "x", "bars": [], "points": []}}},
             "figures.f: unknown key 'points'; known: axis, bars, digits, each, form, kind, note, "
-            "seeds, series, title, where, width. "
+            "seeds, series, title, tune, where, width. "
             "'points' is a key of kind: curve.",
         ),
         ({"figures": {"f": {**CURVE, "points": [{"at": "x"}]}}}, 'figures.f.points[0].at: found "x", expected a number'),
@@ -79,7 +79,7 @@ def refused(content, model, **options) -> str:
         ({"reported": None}, "reported: found null, expected a mapping"),
         (
             {"designs": {}},
-            "(top level): unknown key 'designs'; known: claims, factorial, figures, reported, roles, shared, tables, title",
+            "(top level): unknown key 'designs'; known: claims, factorial, figures, max_runs, reported, roles, ",
         ),
         (
             {"claims": {"c": {"statement": "x", "parts": [{**PART, "expect": "hihger"}]}}},

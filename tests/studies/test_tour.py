@@ -15,6 +15,7 @@ from pel_core.studies.config import WORKFLOW, read_study
 from pel_core.studies.kinds import FIGURES
 from pel_core.studies.schema.generate import json_schemas
 from pel_core.studies.schema.study_file import INFO
+from pel_core.studies.schema.tune import Tune
 from pel_core.studies.study import load
 
 PAGE = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
@@ -67,8 +68,11 @@ def test_the_tour_uses_every_key_kind_and_word():
     schema = json.loads(json_schemas()["study.schema.json"])
     used = set(used_keys(yaml.safe_load(TOUR)))
     left = keys_of(schema) - used
-    # report.yaml; a backbone is the configuration's to name; of a critical-difference diagram; place.yaml; beside a fraction
-    assert left <= {"reported", "file", "methods", "backbone", "datasets", "cells", "levels", "exclude"}, left
+    tuned = {*used_keys(yaml.safe_load(next(quote for quote in WHOLE if "\ntune:" in quote)))}
+    assert {*Tune.model_fields} <= tuned
+    # report.yaml; a backbone is the configuration's to name; of a critical-difference diagram; place.yaml; beside a fraction; the
+    # demo has no validation split of its own
+    assert left <= {"reported", "file", "methods", "backbone", "datasets", "cells", "levels", "exclude"} | tuned, left
     place = yaml.safe_load((WORKFLOW / "config" / "place.yaml").read_text(encoding="utf-8"))
     assert {"cells", "levels"} <= set(used_keys(place)) and all(f"`{key}:" in PAGE for key in ("cells", "exclude"))
     assert {"reported", "file", "methods"} <= set(used_keys(yaml.safe_load(REPORT)))
@@ -92,6 +96,18 @@ def test_the_study_of_claims_that_the_page_gives_is_one(config, tmp_path):
     (claims,) = study.artefacts.values()
     assert [len(claim.contrasts[0].pairs) for claim in claims.claims] == [1, 1, 1]
     assert {spec.seed for spec in study.specs.values()} == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("config", ["demo", "cifar", "paper"])
+def test_the_tuned_study_that_the_page_gives_is_one(config, tmp_path):
+    (text,) = (quote for quote in WHOLE if "\ntune:" in quote)
+    assert len(text.splitlines()) < 30
+    (tmp_path / "mine.yaml").write_text(text)
+    study = load(tmp_path / "mine.yaml", config, seeds="0,1,2")
+    first, second = study.tunings.values()
+    assert [len(first.candidates), len(second.candidates)] == [6, 8]
+    assert {spec.epochs for spec in second.specs.values()} == {1 if config == "demo" else 5}
+    assert len(study.planned) == 2 * (6 + 8) + 3 * 3
 
 
 @pytest.mark.parametrize("config", ["demo", "paper"])

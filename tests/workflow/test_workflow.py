@@ -90,15 +90,19 @@ class Lab:
     def plan(self, *words: str, **config: str) -> list[str]:
         """The jobs of a dry run, as ``rule wildcards``; a run's wildcard is its slug."""
         done = self.snakemake("-n", *words, **config)
-        text = done.stdout + done.stderr
-        assert done.returncode == 0, text
-        jobs = []
-        for block in re.split(r"^(?=(?:local)?rule \w+:)", text, flags=re.M)[1:]:
-            rule = re.match(r"(?:local)?rule (\w+):", block)[1]
-            wildcards = re.search(r"^ +wildcards: (.*)$", block, flags=re.M)
-            values = [pair.split("=", 1)[1] for pair in wildcards[1].split(", ")] if wildcards else []
-            jobs.append(" ".join([rule, *values]))
-        return sorted(job for job in jobs if job != "all")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return planned(done.stdout + done.stderr)
+
+
+def planned(text: str) -> list[str]:
+    """The jobs that a dry run tells of."""
+    jobs = []
+    for block in re.split(r"^(?=(?:local)?(?:rule|checkpoint) \w+:)", text, flags=re.M)[1:]:
+        rule = re.match(r"(?:local)?(?:rule|checkpoint) (\w+):", block)[1]
+        wildcards = re.search(r"^ +wildcards: (.*)$", block, flags=re.M)
+        values = [pair.split("=", 1)[1] for pair in wildcards[1].split(", ")] if wildcards else []
+        jobs.append(" ".join([rule, *values]))
+    return sorted(job for job in jobs if job != "all")
 
 
 @pytest.fixture(scope="module")

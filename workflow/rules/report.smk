@@ -9,16 +9,29 @@ ASK += f" --figures={quote(str(FIGURES))} --seeds {','.join(map(str, STUDY.seeds
 
 def names(*forms):
     """A wildcard's pattern: the artefacts whose files are of these forms (pel_core/studies/kinds.py)."""
-    return "|".join(name for name, artefact in STUDY.artefacts.items() if artefact.how.form in forms) or "(?!)"
+    return "|".join(name for name, artefact in STUDY.declared.items() if artefact.how.form in forms) or "(?!)"
 
 
 def scored(name):
     """What says that the results an artefact reads are scored as they should be; a map is drawn from models."""
-    return [] if STUDY.artefact(name).kind == "map" else STUDY.score_stamp
+    return [] if STUDY.declared[name].kind == "map" else STUDY.score_stamp
+
+
+def drawn_from(name):
+    """What an artefact is drawn from, once the settings of its rows are chosen."""
+    chosen(STUDY.artefact(name).pending)
+    return STUDY.inputs(name)
+
+
+def all_results(wc):
+    """The results of every run, once all settings are chosen."""
+    chosen(STUDY.pending)
+    return [STUDY.result_file(slug) for slug in STUDY.specs]
 
 
 localrules:
     all,
+    select,
     table,
     summary,
     figure,
@@ -26,9 +39,26 @@ localrules:
     page,
 
 
+# Which of the settings that a study tries (`tune`) its rows are made with. The file is a record: planning chooses by the results
+# themselves (pel_core/studies/selection.py). A checkpoint, since the runs with the chosen settings are known only then.
+checkpoint select:
+    input:
+        lambda wc: STUDY.tried(wc.selection),
+        STUDY.score_stamp,
+    output:
+        json=f"{RESULTS}/selections/{{selection}}.json",
+        csv=f"{RESULTS}/selections/{{selection}}.csv",
+    wildcard_constraints:
+        selection=r"[^/]+",
+    log:
+        f"{RESULTS}/logs/{{selection}}.select.log",
+    shell:
+        "exec {PYTHON:q} -m pel_core select {wildcards.selection:q} {ASK} > {log:q} 2>&1"
+
+
 rule table:
     input:
-        lambda wc: STUDY.inputs(wc.table),
+        lambda wc: drawn_from(wc.table),
         lambda wc: scored(wc.table),
     output:
         csv=f"{RESULTS}/tables/{{table}}.csv",
@@ -49,7 +79,7 @@ rule table:
 rule summary:
     # compare: measured beside reported. claims: conclusions, tested.
     input:
-        lambda wc: STUDY.inputs(wc.summary),
+        lambda wc: drawn_from(wc.summary),
         lambda wc: scored(wc.summary),
     output:
         csv=f"{RESULTS}/tables/{{summary}}.csv",
@@ -67,7 +97,7 @@ rule summary:
 
 rule figure:
     input:
-        lambda wc: STUDY.inputs(wc.figure),
+        lambda wc: drawn_from(wc.figure),
         lambda wc: scored(wc.figure),
     output:
         pdf=f"{FIGURES}/{{figure}}.pdf",
@@ -87,7 +117,7 @@ rule figure:
 rule runs:
     # Not part of `all`: it is drawn anew whenever any run changes. `make report` asks for it.
     input:
-        [STUDY.result_file(slug) for slug in STUDY.specs],
+        all_results,
         STUDY.score_stamp,
     output:
         csv=f"{RESULTS}/provenance.csv",
@@ -101,7 +131,8 @@ rule runs:
 rule provenance:
     # What `make report` asks for, before it writes the page.
     input:
-        STUDY.targets(),
+        lambda wc: STUDY.targets(),
+        all_chosen,
         rules.runs.output,
 
 

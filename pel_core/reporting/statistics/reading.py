@@ -58,8 +58,8 @@ class Reader:
         folder = run_folder(self.results, spec.slug)
         again = f"make it again with: python -m pel_core score '{spec.slug}' --results '{self.results}'"
         table, data = _parquet(folder / PREDICTIONS, again)
-        index, names, labels, predicted = (table.column(name).combine_chunks() for name in COLUMNS)
-        labels, places = labels.to_numpy(), index.to_numpy()
+        places, names, labels, predicted = (table.column(name).combine_chunks() for name in COLUMNS)
+        places, labels = places.to_numpy(), labels.to_numpy()
         base = split_name(spec.dataset)[0]
         stored = hashlib.sha256(labels.tobytes())
         for buffer in names.buffers() if names.null_count == 0 else ():

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Discriminator, Field, PlainValidator, Tag, With
 from pydantic_core import PydanticCustomError
 
 from pel_core.spec.run_spec import DEFAULTS
+from pel_core.studies.schema.tune import AnyTune, tune_field
 from pel_core.studies.schema.types import KNOB, Declaration, Expected, Label, Number, Text, Word
 
 
@@ -50,6 +51,7 @@ class Selection(Fields):
         default="",
         description="What is shown: a metric or a path in metrics.json (parameters.head); docs/studies.md has a table of both.",
     )
+    tune: AnyTune = tune_field()
 
 
 class Row(Selection):

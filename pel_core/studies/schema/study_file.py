@@ -10,6 +10,7 @@ from pel_core.common.registry import ANYTHING, Entry, Knob
 from pel_core.studies.kinds import FIGURES, REQUIRED, ArtefactKind
 from pel_core.studies.schema.factorial import FactorContrast, Factorial
 from pel_core.studies.schema.selections import Points, Rows, Selection, Selections
+from pel_core.studies.schema.tune import AnyTune, Count, tune_field
 from pel_core.studies.schema.types import (
     Declaration,
     Digits,
@@ -23,6 +24,7 @@ from pel_core.studies.schema.types import (
     Text,
     no_repeats,
 )
+from pel_core.studies.schema.variance import Variance
 
 DATA_SETS = no_repeats("a list of data sets: one artefact each", Annotated[str, Expected("a text")], 1)
 
@@ -34,6 +36,7 @@ class Artefact(Declaration):
     each: DATA_SETS = Field(default=[], description="Data sets of which one artefact each is made, called NAME-DATASET.")
     where: Selection = Field(default_factory=Selection, description="What all cells share; rows and columns are laid over it.")
     note: Text = Field(default="", description="A note below it.")
+    tune: AnyTune = tune_field()
 
 
 class InfoColumn(Declaration):
@@ -156,10 +159,16 @@ class StudyFile(Declaration):
         "A configuration names the data sets."
     )
     reported: Reported = Field(default=None, description="Published values to put beside the measured ones.")
+    tune: AnyTune = tune_field()
+    seal: Literal["test"] = Field(
+        default=None, description="The split on which no candidate of `tune` may be scored, by this study or by another."
+    )
+    max_runs: Count = Field(default=None, description="The most runs that the study may come to, candidates among them.")
     shared: Any = Field(default=None, description="Anything; a place for YAML anchors.")
     tables: dict[Name, Table] = Field(default={}, description="The tables by name.")
     figures: dict[Name, Artefact] = Field(default={}, description="The figures by name.")
     factorial: dict[Name, Factorial] = Field(default={}, description="The factorial designs by name.")
+    variance: dict[Name, Variance] = Field(default={}, description="The studies of variance by name.")
     claims: dict[Name, Claim] = Field(default={}, description="The claims by name.")
 
 

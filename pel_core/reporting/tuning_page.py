@@ -1,0 +1,49 @@
+"""What the report's page says of tunings: the candidates' curve of each, what was chosen, how often the test split was scored."""
+
+from pathlib import Path
+from typing import Any
+
+from pel_core.reporting.html_text import address
+from pel_core.studies.selection import Tried, selection_folder
+from pel_core.studies.study import Study
+from pel_core.studies.tuning import Tuning
+from pel_core.studies.tuning_checks import scored_on_test
+from pel_core.studies.tuning_words import chosen_words, cost_words, how, waits
+
+
+def tunings_on_page(study: Study, out: Path) -> list[dict[str, Any]]:
+    """Each tuning of a study, for the template; links are relative to the folder of ``out``."""
+    return [_tuning(study, tuning, out) for tuning in study.tunings.values()]
+
+
+def tuning_cost(study: Study) -> str:
+    """What all tunings of a study took; empty where none is made."""
+    made = [study.selections[name] for name in study.tunings if name in study.selections]
+    return cost_words(made) if made else ""
+
+
+def _tuning(study: Study, tuning: Tuning, out: Path) -> dict[str, Any]:
+    found = study.selections.get(tuning.name)
+    cells = [cell for each in study.artefacts.values() for cell in each.cells if cell.tuned and cell.tuned.tuning is tuning]
+    finals = {spec.slug: spec for cell in cells for spec in cell.specs}
+    rows = [(*_numbers(each), each.candidate is found.chosen, each.reason) for each in found.tried] if found else []
+    file = selection_folder(study.results) / f"{tuning.name}.csv"
+    return {
+        "name": tuning.name,
+        "how": how(tuning),
+        "by": tuning.declaration["by"],
+        "fields": list(tuning.declaration["grid"]),
+        "chosen": chosen_words(found) if found else "",
+        "waits": "" if found else waits(study, [tuning.name]),
+        "rows": rows,
+        "file": address(file, out) if file.is_file() else "",
+        "test": (scored_on_test(study.results, finals), scored_on_test(study.results, tuning.specs)),
+    }
+
+
+def _numbers(tried: Tried) -> tuple[list[str], str]:
+    """A candidate's settings, and its mean over seeds with its standard error."""
+    settings = [part.partition("=")[2] for part in tried.candidate.words.split(", ")]
+    if tried.mean is None:
+        return settings, ""
+    return settings, f"{tried.mean:.2f}" + (f" ± {tried.error:.2f}" if tried.error is not None else "")

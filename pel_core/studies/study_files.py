@@ -1,0 +1,164 @@
+"""What a study is made of and where everything of it lies: artefacts, runs, prepared files, options of jobs. Torch-free."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from pel_core.common.errors import PelError, unknown
+from pel_core.common.paths import user_path
+from pel_core.data.datasets import require_factors, split_name
+from pel_core.data.image_cache import cache_folder
+from pel_core.spec.results import run_folder, scoring
+from pel_core.spec.run_spec import RunSpec
+from pel_core.studies.cells import Artefact, Bindings
+from pel_core.studies.config import carried, shown
+from pel_core.studies.kinds import FIGURE
+from pel_core.studies.selection import Selection
+from pel_core.studies.tuning import Tuning
+
+RESOURCES = {"threads": 1, "mem_mb": 4000, "runtime": 60}
+
+
+@dataclass(frozen=True)
+class StudyFiles:
+    """The declared side of a `Study`: nothing here looks at a result."""
+
+    title: str
+    path: Path
+    config_path: Path
+    config: Mapping[str, Any]
+    bindings: Bindings
+    results: Path
+    figures: Path
+    declared: Mapping[str, Artefact]  # as `artefacts`, before any setting is chosen
+    left_out: Mapping[str, str]
+    reported: Mapping[str, Any]
+    partial: bool = False  # whether artefacts are drawn from what there is, and say what is missing
+    # What `compare_inputs` found: the prepared files that are of other inputs, and why; and what each data set depends on.
+    others: dict[str, str] = field(default_factory=dict, compare=False)
+    params: dict[str, str] = field(default_factory=dict, compare=False)
+    seal: str = ""  # the split on which no candidate may be scored
+    chosen: dict[str, Selection] = field(default_factory=dict, compare=False)  # what `selections` has found so far
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds every cell is made over, unless its artefact says otherwise."""
+        return self.bindings.seeds
+
+    @cached_property
+    def tunings(self) -> dict[str, Tuning]:
+        """What is chosen on the validation split, by name."""
+        return {name: tuning for artefact in self.declared.values() for name, tuning in artefact.tunings.items()}
+
+    @cached_property
+    def candidates(self) -> dict[str, RunSpec]:
+        """The runs of all tunings by slug."""
+        return {slug: spec for tuning in self.tunings.values() for slug, spec in tuning.specs.items()}
+
+    @cached_property
+    def planned(self) -> dict[str, RunSpec]:
+        """Every run by slug, as far as it is known without a look at results: the runs of a tuned row with the settings nearest
+        to its own."""
+        cells = (cell for artefact in self.declared.values() if not artefact.how.from_models for cell in artefact.cells)
+        return {spec.slug: spec for cell in cells for spec in cell.expected} | self.candidates
+
+    @property
+    def accept(self) -> tuple[str, ...]:
+        """Runs whose results of another version are accepted by name."""
+        return tuple(self.config.get("accept", ()))
+
+    def artefact(self, name: str) -> Artefact:
+        """An artefact by name.
+
+        Raises:
+            PelError: it is not declared, or this configuration does not cover it.
+        """
+        if name in self.left_out:
+            raise PelError(f"{name} is not part of {shown(self.config_path)}: {self.left_out[name]}")
+        if name not in self.artefacts:
+            raise unknown("artefact", name, self.artefacts, f"(of {shown(self.path)})")
+        return self.artefacts[name]
+
+    def summary(self, kind: str) -> Artefact:
+        """The study's only artefact of the kind ``compare`` or ``claims``.
+
+        Raises:
+            PelError: there is none.
+        """
+        return next((artefact for artefact in self.artefacts.values() if artefact.kind == kind), None) or self.artefact(kind)
+
+    def spec(self, slug: str) -> RunSpec:
+        """The spec of a run by name, of this study or not.
+
+        Raises:
+            PelError: it is no run, or of an undeclared data set.
+        """
+        if slug in self.planned:
+            return self.planned[slug]
+        spec = RunSpec.parse(slug)
+        require_factors(spec.dataset, spec.factors, self.bindings.datasets)
+        return spec
+
+    def folder(self, name: str) -> Path:
+        """Where the files of an artefact lie."""
+        return self.figures if self.artefact(name).how.form == FIGURE else self.results / "tables"
+
+    def files(self, name: str) -> list[str]:
+        """The files of an artefact."""
+        return [f"{self.folder(name)}/{name}.{suffix}" for suffix in self.artefact(name).how.form]
+
+    @property
+    def score_stamp(self) -> str:
+        """The file that says that the results of the folder are scored as this version scores: artefacts are drawn after it."""
+        return f"{self.results}/scores/{scoring()}.json"
+
+    @property
+    def check_images(self) -> str:
+        """How many image files are decoded when a data set is prepared: none, sample or all."""
+        return self.config.get("check_images", "sample")
+
+    def weights_option(self, backbone: str) -> str:
+        """The command-line options that say where a backbone's weights come from, as far as the configuration does."""
+        values = {"weights": self.config.get("weights", {}).get(backbone), "cache-dir": self.config.get("cache_dir")}
+        return " ".join(f"--{name}={quote(value)}" for name, value in values.items() if value)
+
+    def descriptions(self, base: str, prompt: str) -> list[str]:
+        """The file of sentences that describes a data set's classes, where the prompt needs one."""
+        if prompt != "descriptions":
+            return []
+        file = self.config.get("descriptions", {}).get(base)
+        if not file:
+            hint = f"descriptions: {{{base}: FILE.json}}"
+            raise PelError(f"{shown(self.config_path)}: the prompt 'descriptions' needs sentences for the classes: {hint}")
+        return [carried("descriptions", self.config_path.parent / user_path(file))]
+
+    def _sentences(self, slug: str) -> list[str]:
+        spec = self.spec(slug)
+        return self.descriptions(split_name(spec.dataset)[0], spec.prompt)
+
+    def resource(self, name: str) -> int:
+        """A resource of a training or evaluation job: threads, mem_mb, runtime (minutes)."""
+        return {**RESOURCES, **self.config.get("resources", {})}[name]
+
+    def prepared(self, slug: str) -> dict[str, str]:
+        """The prepared files a run reads: backbone, vit, data, and text where class names start the head or decide."""
+        spec = self.spec(slug)
+        base, folder = split_name(spec.dataset)[0], f"{self.results}/backbones/{spec.backbone}"
+        files = {
+            "backbone": f"{folder}/backbone.json",
+            "vit": f"{folder}/vit.safetensors",
+            "data": f"{self.results}/data/{base}/data.json",
+        }
+        if spec.image_cache:
+            files["cache"] = f"{cache_folder(self.results, base, spec.image_cache)}/cache.json"
+        if spec.needs_text:
+            files["text"] = f"{self.results}/text/{spec.backbone}/{base}.{spec.prompt}.safetensors"
+        return files
+
+    def delta(self, slug: str) -> str:
+        """The trained parameters an evaluation reads; empty for zero-shot."""
+        spec = self.spec(slug)
+        return f"{run_folder(self.results, spec.train.slug)}/delta.safetensors" if spec.trains else ""

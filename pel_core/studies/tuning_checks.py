@@ -1,0 +1,57 @@
+"""What a study as a whole must hold to: at most ``max_runs`` runs, no candidate scored on the sealed split. Torch-free."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pel_core.common.errors import PelError
+from pel_core.spec.results import result_files, slug_of
+from pel_core.spec.run_spec import RunSpec
+from pel_core.spec.seals import set_seals
+from pel_core.studies.config import shown
+
+if TYPE_CHECKING:
+    from pel_core.studies.study import Study
+
+
+def check_tunings(study: "Study", content: Mapping[str, Any]) -> None:
+    """See that a study keeps within its ``max_runs`` and its ``seal``.
+
+    Raises:
+        PelError: it has more runs, or a run of a candidate's training is scored on the sealed split, or nothing is sealed.
+    """
+    most, where = content.get("max_runs"), shown(study.path)
+    if most is not None and len(study.planned) > most:
+        tried = len(study.candidates)
+        raise PelError(
+            f"{where}: max_runs: {most:,}, but the study comes to {len(study.planned):,} runs, {tried:,} of them candidates of "
+            "`tune`; make the grid smaller, use fewer seeds (seeds=0,1), or raise max_runs"
+        )
+    if study.seal and not study.tunings:
+        raise PelError(f"{where}: seal: {study.seal}: no row is tuned here, so there is no candidate to seal; leave it out")
+    tried = {spec.train.slug for spec in study.candidates.values()}
+    for slug, spec in study.planned.items():
+        if study.seal and spec.split == study.seal and spec.train.slug in tried:
+            raise PelError(
+                f"{where}: seal: {study.seal}: {slug} would score a candidate of `tune` on the {study.seal} split; give its row "
+                "other seeds than the candidates have, or split: val"
+            )
+
+
+def seal(study: "Study") -> None:
+    """Tell the results folder which trainings may not be scored on the sealed split, whoever asks."""
+    set_seals(study.results, study.path.stem, study.seal, {spec.train.slug for spec in study.candidates.values()})
+
+
+def scored_on_test(results: Path, specs: Mapping[str, RunSpec]) -> int:
+    """How many results of the test split lie there of some runs' trainings: each way of evaluating one counts."""
+    count = 0
+    for train in {spec.train.slug for spec in specs.values()}:
+        slugs = {slug_of(path.parent) for path in result_files(results, run=glob_escape(train))}
+        count += sum(RunSpec.parse(slug).split == "test" for slug in slugs)
+    return count
+
+
+def glob_escape(name: str) -> str:
+    """A run's name as a pattern that fits it alone."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
