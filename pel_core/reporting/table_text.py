@@ -200,8 +200,7 @@ def table_tabular(grid: Grid) -> str:
     r"""For a paper with a ``table`` of its own: the ``tabular`` alone, for ``\input``."""
     comments, checks, tabular = _tabular(grid)
     banner = f" [{grid.banner[0]}] {grid.banner[1]}" if grid.banner[1] else ""
-    title, recipe = (f"% {' '.join(line.split())}" for line in (f"{grid.title}{banner}", grid.recipe))
-    return "\n".join([title, *comments, recipe, *MACROS, *checks, *tabular]) + "\n"
+    return "\n".join([f"% {' '.join(f'{grid.title}{banner}'.split())}", *comments, *MACROS, *checks, *tabular]) + "\n"
 
 
 def table_texts(grid: Grid) -> Mapping[str, str]:

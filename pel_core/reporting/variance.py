@@ -30,7 +30,8 @@ EXPLAINED = (
     "run's seed, both together beyond their sum, the test images of each class. Standard deviations of a single run; `one run` "
     "is all of them at once. A mean over S seeds divides the seed's variance by S and leaves the others. Estimates by the "
     "analysis of variance of subsets x seeds x images (Brennan, 2001); intervals by Satterthwaite's degrees of freedom: with few "
-    "subsets or seeds they are wide. An estimate below zero is chance and counts as zero."
+    "subsets or seeds they are wide. There is none where an estimate is lost in the noise (less than one degree of freedom). An "
+    "estimate below zero is chance and counts as zero."
 )
 ALL = "one run"
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pel_core.common.errors import PelError
-from pel_core.reporting.statistics.components import SOURCES, _mean_squares, components
+from pel_core.reporting.statistics.components import SOURCES, Component, _mean_squares, components
 
 
 def test_mean_squares_are_those_of_a_direct_computation():
@@ -72,6 +72,14 @@ def test_classes_are_fixed_and_images_are_drawn_within_them():
     correct = np.broadcast_to(classes == 0, (3, 3, 100))
     assert components(correct, classes).variance == pytest.approx(0, abs=1e-9)
     assert components(correct).parts["test images"].variance == pytest.approx(1e4 * 0.25 / 99)
+
+
+def test_what_is_lost_in_the_noise_has_no_interval():
+    """Found in the tour: 0.13 to 266876348906163 points."""
+    part = Component("subset", 0.2, 0.1)
+    assert part.sd == pytest.approx(0.447, abs=1e-3) and part.interval is None
+    low, high = Component("subset", 0.2, 2.0).interval
+    assert (low / part.sd, high / part.sd) == pytest.approx((0.5207, 6.285), abs=1e-3)
 
 
 def test_nothing_varies():

@@ -46,13 +46,14 @@ class Component:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Of the standard deviation, 95 %, by the chi-squared distribution; None where the estimate is zero."""
+        """Of the standard deviation, 95 %, by the chi-squared distribution; None where the estimate is zero, or has less than one
+        degree of freedom: it is lost in the noise of the others then, and the approximation gives any number."""
         from scipy import stats
 
-        if not self.variance:
+        if not self.variance or self.df < 1:
             return None
         high, low = stats.chi2.ppf([LEVEL / 2, 1 - LEVEL / 2], self.df)
-        return math.sqrt(self.df * self.variance / low), math.sqrt(self.df * self.variance / high) if high else math.inf
+        return math.sqrt(self.df * self.variance / low), math.sqrt(self.df * self.variance / high)
 
 
 @dataclass(frozen=True)
