@@ -12,6 +12,7 @@ from typing import Any
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.data.datasets import split_name
+from pel_core.data.factors import AS_IS, GROUPING
 from pel_core.spec.choices import METRICS
 from pel_core.spec.results import value_path
 from pel_core.studies.cells import Artefact, Bindings, Cell, Selection, expand, make_cell
@@ -184,9 +185,10 @@ def images_within(cell: Cell) -> tuple[object, ...]:
     """The same within a data set."""
     spec = cell.expected[0]
     taken = spec.factors.classes, spec.factors.class_seed
-    # Of a split that is there, not held out of what the run draws, a draw changes no image; labels' noise never does.
-    held_out = (spec.dataset, replace(spec.factors, noise=0.0, noise_seed=0)) if spec.split == "val" and spec.factors.val else ()
-    return spec.split, *taken, *held_out
+    if spec.split != "val" or not spec.factors.val:  # of a split that is there, not held out of what the run draws
+        return spec.split, *taken
+    others = {name: getattr(AS_IS, name) for name in ("noise", "noise_seed", *GROUPING)}  # change no image
+    return spec.split, *taken, spec.dataset, replace(spec.factors, **others)
 
 
 def design_artefacts(name: str, entry: Mapping[str, Any], bindings: Bindings) -> Iterator[Artefact | tuple[str, str]]:

@@ -234,6 +234,10 @@ def test_classes_are_other_test_images_and_label_noise_is_not(tmp_path):
     claims = {"c": {"statement": "S", "parts": [{**CLAIM, "a": {"data": "few"}, "b": {"data": "plain"}}]}}
     with pytest.raises(PelError, match=r"claims\.c: a and b are on different test images"):
         study(tmp_path, with_(factors={"data": data, "part": FACTORS["part"]}), claims)
+    over = [{"dataset": "toy-ir20", "method": "adaptformer"}]
+    part = {"a": {"data.classes": 3}, "b": {"data.classes": 4}, "over": over, "value": "overall", "expect": "higher"}
+    with pytest.raises(PelError, match=r"claims\.c: a and b are on different test images"):
+        study(tmp_path, ENTRY, {"c": {"statement": "S", "parts": [part]}})
 
 
 CLAIM = {"factorial": "d", "a": {"part": "attn"}, "b": {"part": "ln"}, "value": "overall", "expect": "higher"}
