@@ -21,12 +21,13 @@ from pel_core.ingest.user_content import divide, drawn_counts
 @dataclass(frozen=True)
 class Outline:
     """``splits``: images by split ("train", "test", perhaps "val"). ``drawn``: training images at each ratio. ``notes``: what was
-    done to divide them."""
+    done to divide them. ``pool``: training images of each class as they are found; empty where labels are not known yet."""
 
     classes: int
     splits: Mapping[str, int]
     drawn: Mapping[float, int]
     notes: tuple[str, ...] = ()
+    pool: tuple[int, ...] = ()
 
     def size(self, ratio: float | None) -> Size | None:
         """At an imbalance ratio; None where that is known no earlier than when the images are prepared."""
@@ -51,7 +52,8 @@ def outline(source: UserSource) -> Outline:
         raise PelError(f"data set '{source.base}': {error}") from None
     images = {split: len(each.labels) for split, each in splits.items()}
     counts = {ratio: int(each.sum()) for ratio, each in drawn.items()}
-    return Outline(len(found.keys) if known else 0, images, counts, tuple(filter(None, found.notes)))
+    notes = tuple(filter(None, found.notes))
+    return Outline(len(found.keys), images, counts, notes, tuple(pool.tolist())) if known else Outline(0, images, counts, notes)
 
 
 def saved_outline(root: str) -> Catalogue:

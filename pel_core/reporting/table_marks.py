@@ -15,7 +15,9 @@ from pel_core.reporting.statistics.marks import Column, Marked
 from pel_core.reporting.statistics.runs import Row, require_same_images
 from pel_core.reporting.statistics.values import is_metric
 from pel_core.studies.cells import Cell
+from pel_core.studies.factorial import images_of
 
+OTHER_IMAGES = "the rows are on different test images"
 NO_MARKS = "a value that no test image makes"
 BEST, LIKE_BEST = "Bold: the best of a column.", "Underlined: not separable from it."
 QUIET = (NO_MARKS, "there is nothing to compare", "neither end of this value is better")  # go without saying
@@ -29,7 +31,7 @@ def mark_columns(cells: Sequence[Sequence[Cell]], runs: Runs, rows: Rows, baseli
         baseline: the row that arrows compare with.
 
     Raises:
-        PelError: two rows of one data set have different test images; naming two runs.
+        PelError: two rows that are to have the same test images have others; naming two runs.
     """
     found: list[Column | str] = []
     readable: dict[int, tuple[list[Row | None], str]] = {}
@@ -43,6 +45,8 @@ def mark_columns(cells: Sequence[Sequence[Cell]], runs: Runs, rows: Rows, baseli
             continue
         read = [None if runs.without(cell.slugs) else rows.row(cell) for cell in column]
         found.append(next((row for row in read if isinstance(row, str)), ""))
+        if not found[-1] and _on_other_images(column):
+            found[-1] = OTHER_IMAGES
         if not found[-1]:
             _refuse_other_images(read)  # type: ignore[arg-type]
             readable[j] = read, column[0].value  # type: ignore[assignment]
@@ -50,6 +54,11 @@ def mark_columns(cells: Sequence[Sequence[Cell]], runs: Runs, rows: Rows, baseli
     for j, column in zip(readable, made, strict=True):
         found[j] = column
     return found
+
+
+def _on_other_images(cells: Sequence[Cell]) -> bool:
+    """Whether rows of one data set are to have different test images: of fewer classes, or held out in another way."""
+    return len({images_of(cell) for cell in cells}) > len({images_of(cell)[0] for cell in cells})
 
 
 def _refuse_other_images(rows: Sequence[Row | None]) -> None:

@@ -26,6 +26,9 @@ def _tuning(study: Study, tuning: Tuning, out: Path) -> dict[str, Any]:
     found = study.selections.get(tuning.name)
     cells = [cell for each in study.artefacts.values() for cell in each.cells if cell.tuned and cell.tuned.tuning is tuning]
     finals = {spec.slug: spec for cell in cells for spec in cell.specs}
+    # Whoever chooses again after a look at the test set has left these: of another grid before, or a row with settings given.
+    others = {spec.slug: spec for cell in cells for each in tuning.candidates for spec in cell.tuned.finals(each)}
+    others = {slug: spec for slug, spec in others.items() if slug not in finals}
     rows = [(*_numbers(each), each.candidate is found.chosen, each.reason) for each in found.tried] if found else []
     file = selection_folder(study.results) / f"{tuning.name}.csv"
     return {
@@ -37,7 +40,7 @@ def _tuning(study: Study, tuning: Tuning, out: Path) -> dict[str, Any]:
         "waits": "" if found else waits(study, [tuning.name]),
         "rows": rows,
         "file": address(file, out) if file.is_file() else "",
-        "test": (scored_on_test(study.results, finals), scored_on_test(study.results, tuning.specs)),
+        "test": tuple(scored_on_test(study.results, each) for each in (finals, others, tuning.specs)),
     }
 
 

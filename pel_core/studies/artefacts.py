@@ -11,10 +11,21 @@ from pel_core.data.datasets import split_name
 from pel_core.ingest.entries import declared
 from pel_core.models.backbones import BACKBONES
 from pel_core.spec.results import value_path
-from pel_core.studies.cells import Artefact, Bindings, Claim, Selection, UnboundRole, check_method, expand, grid, make_contrast
+from pel_core.studies.cells import (
+    Artefact,
+    Bindings,
+    Claim,
+    Contrast,
+    Selection,
+    UnboundRole,
+    check_method,
+    expand,
+    grid,
+    make_contrast,
+)
 from pel_core.studies.config import shown
 from pel_core.studies.factor_claims import factor_contrast
-from pel_core.studies.factorial import design_artefacts
+from pel_core.studies.factorial import design_artefacts, images_of
 from pel_core.studies.kinds import FIGURES, TABLES
 from pel_core.studies.variance import variance_artefact
 
@@ -187,7 +198,16 @@ def _claims(content: Mapping[str, Any], bindings: Bindings, path: Path) -> tuple
                 factor_contrast(bindings, seeds, part, designs) if DESIGN in part else make_contrast(bindings, seeds, part)
                 for part in entry["parts"]
             )
+            _require_same_images(contrasts)
         except PelError as error:
             raise PelError(f"{shown(path)}: claims.{name}: {error}") from None
         claims.append(Claim(name, entry["statement"], entry.get("source", ""), contrasts))
     return tuple(claims)
+
+
+def _require_same_images(contrasts: Iterable[Contrast]) -> None:
+    """Refuse a pair that could not be compared image by image, before it is trained."""
+    for part in contrasts:
+        for a, b in (*part.pairs, *part.minus):
+            if value_path(part.value).startswith("metrics.") and images_of(a) != images_of(b):
+                raise PelError("a and b are on different test images; compare on each data set, and take one off by `minus`")

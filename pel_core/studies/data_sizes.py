@@ -45,14 +45,16 @@ def _draws(factors: Factors) -> bool:
 
 
 def _pool(study: "Study", name: str) -> tuple[list[int] | None, int | None, bool]:
-    """Training images of each class of which a run's subset is drawn, and test images, of a data set that is prepared or has a
-    declared pool, None where they are not known; and whether these are prepared at the ratio in the name."""
+    """Training images of each class of which a run's subset is drawn, and test images, of a data set that is prepared, has a
+    declared pool or is the user's own, None where they are not known; and whether these are prepared at the ratio in the name."""
     base, ratio = split_name(name)
     path = study.results / "data" / base / "data.json"
     if path.is_file():
         about = read_json(path)
         prepared = about["ratios"] != "any" and ratio is not None
         return about["train_counts"].get(f"{ratio:g}" if prepared else ""), about["test_images"], prepared
+    if (own := _own_outline(study, base)) and own.pool and ratio is None:
+        return list(own.pool), own.splits["test"], False
     pool, size = study.bindings.datasets[base].pool, _declared(study, name)
     return [pool[1]] * pool[0] if pool else None, size.test if size else None, False
 
@@ -60,10 +62,15 @@ def _pool(study: "Study", name: str) -> tuple[list[int] | None, int | None, bool
 def _declared(study: "Study", name: str) -> Size | None:
     if name not in study.sizes:  # lists and folders are looked at once
         base, ratio = split_name(name)
-        own = base in study.config.get("datasets", {}) and isinstance(study.outlines.get(base), Outline)
-        source = study.outlines[base] if own else open_source(base, study.bindings.datasets[base], study.config)
+        source = _own_outline(study, base) or open_source(base, study.bindings.datasets[base], study.config)
         study.sizes[name] = source.size(ratio)
     return study.sizes[name]
+
+
+def _own_outline(study: "Study", base: str) -> Outline | None:
+    """What images of the user's own come to; None of others, and where these are not there or cannot be prepared."""
+    found = study.outlines.get(base) if base in study.config.get("datasets", {}) else None
+    return found if isinstance(found, Outline) else None
 
 
 def check_factors(study: "Study") -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.data.datasets import split_name
+from pel_core.data.factors import AS_IS, GROUPING
 from pel_core.spec.choices import METRICS
 from pel_core.spec.results import value_path
 from pel_core.studies.cells import Artefact, Bindings, Cell, Selection, expand, make_cell
@@ -177,10 +178,17 @@ def _told(levels: Mapping[str, Any]) -> str:
 
 def images_of(cell: Cell) -> tuple[object, ...]:
     """What decides which test images a cell has: cells that agree in it are paired image by image."""
+    return split_name(cell.expected[0].dataset)[0], *images_within(cell)
+
+
+def images_within(cell: Cell) -> tuple[object, ...]:
+    """The same within a data set."""
     spec = cell.expected[0]
     taken = spec.factors.classes, spec.factors.class_seed
-    held_out = (spec.dataset, spec.factors) if spec.split == "val" else ()
-    return split_name(spec.dataset)[0], spec.split, *taken, *held_out
+    if spec.split != "val" or not spec.factors.val:  # of a split that is there, not held out of what the run draws
+        return spec.split, *taken
+    others = {name: getattr(AS_IS, name) for name in ("noise", "noise_seed", *GROUPING)}  # change no image
+    return spec.split, *taken, spec.dataset, replace(spec.factors, **others)
 
 
 def design_artefacts(name: str, entry: Mapping[str, Any], bindings: Bindings) -> Iterator[Artefact | tuple[str, str]]:
@@ -225,9 +233,10 @@ def design_artefacts(name: str, entry: Mapping[str, Any], bindings: Bindings) ->
 
 
 def _check_same(design: Design, rows: Sequence[Cell]) -> None:
-    seen: dict[str, Levels] = {}
+    seen: dict[tuple[str, str], Levels] = {}
     for levels, row in zip(design.cells, rows, strict=True):
-        other = seen.setdefault(row.expected[0].slug, levels)
+        tuning = row.tuned.tuning.name if row.tuned else ""  # two that are tuned in other ways may come to other runs
+        other = seen.setdefault((row.expected[0].slug, tuning), levels)
         if other != levels:
             differ = [f for f, a, b in zip(design.factors, other, levels, strict=True) if a != b]
             names, run = ", ".join(factor.name for factor in differ), row.expected[0].slug

@@ -87,11 +87,11 @@ class Tuning:
         return min(self.candidates, key=lambda candidate: candidate.change)
 
     def edges(self, chosen: Candidate) -> dict[str, str]:
-        """Of the chosen settings those at an end of their numbers in the grid: field -> ``lowest`` or ``highest``."""
+        """Of the chosen settings those at an end of the numbers that are tried, given or drawn: field -> ``lowest`` or
+        ``highest``."""
         found = {}
-        for name, values in self.declaration["grid"].items():
-            numbers = {value for value in values if _is_number(value)} if isinstance(values, list | tuple) else set()
-            value = chosen.settings[name]
+        for name, value in chosen.settings.items():
+            numbers = {other for each in self.candidates if _is_number(other := each.settings[name])}
             if len(numbers) > 1 and value in (min(numbers), max(numbers)):
                 found[name] = "lowest" if value == min(numbers) else "highest"
         return found

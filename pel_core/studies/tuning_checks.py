@@ -1,6 +1,7 @@
 """What a study as a whole must hold to: at most ``max_runs`` runs, no candidate scored on the sealed split. Torch-free."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,7 @@ from pel_core.common.errors import PelError
 from pel_core.spec.results import result_files, slug_of
 from pel_core.spec.run_spec import RunSpec
 from pel_core.spec.seals import set_seals
+from pel_core.studies.cells import Cell
 from pel_core.studies.config import shown
 
 if TYPE_CHECKING:
@@ -21,10 +23,12 @@ def check_tunings(study: "Study", content: Mapping[str, Any]) -> None:
         PelError: it has more runs, or a run of a candidate's training is scored on the sealed split, or nothing is sealed.
     """
     most, where = content.get("max_runs"), shown(study.path)
-    if most is not None and len(study.planned) > most:
+    cells = [cell for each in study.declared.values() if not each.how.from_models for cell in each.cells]
+    given = {spec.slug for cell in cells for spec in cell.specs} | {*study.candidates}
+    if most is not None and (count := len(given) + len(most_finals(cells, given))) > most:
         tried = len(study.candidates)
         raise PelError(
-            f"{where}: max_runs: {most:,}, but the study comes to {len(study.planned):,} runs, {tried:,} of them candidates of "
+            f"{where}: max_runs: {most:,}, but the study comes to {count:,} runs, {tried:,} of them candidates of "
             "`tune`; make the grid smaller, use fewer seeds (seeds=0,1), or raise max_runs"
         )
     if study.seal and not study.tunings:
@@ -36,6 +40,22 @@ def check_tunings(study: "Study", content: Mapping[str, Any]) -> None:
                 f"{where}: seal: {study.seal}: {slug} would score a candidate of `tune` on the {study.seal} split; give its row "
                 "other seeds than the candidates have, or split: val"
             )
+
+
+def most_finals(cells: Iterable[Cell], known: Collection[str]) -> list[RunSpec]:
+    """The runs of tuned cells, as many as there can be: with the settings nearest to the row's own whose runs are none of another
+    row's, nor ``known`` (a row of the default settings beside the tuned one). ``known``: the other runs' slugs."""
+    rows, found = dict[str, list[Cell]](), dict[str, RunSpec]()
+    for cell in cells:
+        if cell.tuned:
+            rows.setdefault(cell.tuned.tuning.name, []).append(cell)
+    for shared in rows.values():
+        by_change = sorted(shared[0].tuned.tuning.candidates, key=lambda candidate: candidate.change)
+        runs = ({spec.slug: spec for cell in shared for spec in cell.tuned.finals(candidate)} for candidate in by_change)
+        nearest = next(runs)
+        new = (made for made in chain([nearest], runs) if not any(slug in known or slug in found for slug in made))
+        found |= next(new, nearest)
+    return [spec for slug, spec in found.items() if slug not in known]
 
 
 def seal(study: "Study") -> None:

@@ -9,6 +9,7 @@ from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.cells import Artefact, Cell
 from pel_core.studies.selection import Selection, selection_folder
 from pel_core.studies.tuning import Tuning
+from pel_core.studies.tuning_checks import most_finals
 
 if TYPE_CHECKING:
     from pel_core.studies.study_state import StudyState
@@ -37,8 +38,9 @@ def chosen_lines(artefact: Artefact, selections: Mapping[str, Selection]) -> lis
 def chosen_words(found: Selection) -> str:
     """``lr=0.02 (highest of its grid)``, and candidates without a score."""
     edges = found.tuning.edges(found.chosen)
+    among = "those drawn" if found.tuning.declaration["kind"] == "random" else "its grid"
     parts = [
-        part + (f" ({edges[name]} of its grid)" if name in edges else "")
+        part + (f" ({edges[name]} of {among})" if name in edges else "")
         for name, part in zip(found.chosen.settings, found.chosen.words.split(", "), strict=True)
     ]
     none = [f"{each.candidate.words} {each.reason}" for each in found.tried if each.reason]
@@ -109,9 +111,8 @@ def waits(study: "StudyState", names: Iterable[str]) -> str:
 
 def finals_to_come(study: "StudyState") -> list[RunSpec]:
     """Runs that cost what those will whose settings are not chosen yet: as many, or fewer where rows share some."""
-    known = study.specs
     cells = [cell for artefact in study.artefacts.values() for cell in artefact.cells if cell.tuned and not cell.specs]
-    return [spec for slug, spec in {spec.slug: spec for cell in cells for spec in cell.expected}.items() if slug not in known]
+    return most_finals(cells, study.specs)
 
 
 def goes_on(study: "StudyState") -> str:

@@ -38,19 +38,22 @@ def check_splits(study: "Study") -> None:
     Raises:
         PelError: they have none; the message says what to do.
     """
-    for spec in study.planned.values():
+    for slug, spec in study.planned.items():
         base, val = split_name(spec.dataset)[0], spec.factors.val
         if not (val or spec.split == "val") or base not in study.config.get("datasets", {}):
             continue
         notes, splits = "", _prepared_splits(study, base)
         if isinstance(here := study.outlines.get(base), Outline):
             notes, splits = "".join(f" ({note})" for note in here.notes if "validation split" in note), list(here.splits)
+        tried = slug in study.candidates  # rows come first, so that a candidate's own is `tune`'s
         if val and "val" in splits:
-            raise PelError(f"data.val={val:g}: data set '{base}' has validation images of its own; leave it out (split=val)")
+            word, instead = ("tune: hold_out", "candidates are scored on these") if tried else ("data.val", "split=val")
+            raise PelError(f"{word}={val:g}: data set '{base}' has validation images of its own; leave it out ({instead})")
         if splits and "val" not in splits and not val:
+            some = "tune: {hold_out: 0.1} for candidates alone, " * tried + "data.val: 0.1 for some runs, "
             raise PelError(
                 f"split=val: data set '{base}' has no validation split, only {', '.join(splits)}{notes}; hold one out of its "
-                f"training images (data.val: 0.1 for some runs, val_fraction: 0.1 of 'datasets: {base}' in the configuration for "
+                f"training images ({some}val_fraction: 0.1 of 'datasets: {base}' in the configuration for "
                 "all), give it one (a folder val/CLASS, or val in the column 'split'), or evaluate on the test split"
             )
 

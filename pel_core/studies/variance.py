@@ -7,6 +7,7 @@ from typing import Any
 from pel_core.common.errors import PelError
 from pel_core.spec.results import value_path
 from pel_core.studies.cells import Artefact, Bindings, expand, make_cell
+from pel_core.studies.factorial import images_within
 from pel_core.studies.kinds import DESIGNS
 
 VALUES = ("overall", "head", "med", "tail")
@@ -30,8 +31,9 @@ def variance_artefact(name: str, entry: Mapping[str, Any], bindings: Bindings) -
         raise PelError("tune: the settings of a study of variance are given, or their choice would be a part of the spread")
     if len(rows) < 2:
         raise PelError(f"subsets: variance between subsets needs two of them or more; there is {len(rows)}")
-    cells, seen = [], {}
+    cells, seen, labels = [], {}, [str(row["label"]) for row in rows]
     for i, row in enumerate(rows):
+        _check_subset(row, labels)
         for j, value in enumerate(values):
             try:
                 cell = make_cell(bindings, seeds, (entry.get("where", {}), row, {"value": value_path(value)}), (i, j))
@@ -43,9 +45,23 @@ def variance_artefact(name: str, entry: Mapping[str, Any], bindings: Bindings) -
             raise PelError(
                 f"the subsets {other} and {row['label']} are the same run {cell.expected[0].slug}; give them data that differ"
             )
+        if images_within(cell) != images_within(cells[0]):
+            raise PelError(
+                f"the subsets {labels[0]} and {row['label']} are asked other images; a study of variance needs the same of all: "
+                "give `where` the classes, and evaluate on the test split (or images held out alike)"
+            )
     if not cells[0].expected[0].trains:
         raise PelError(f"{cells[0].method} trains nothing, so that no subset and no seed changes it")
     declaration = {"values": values, "subsets": [str(row["label"]) for row in rows]} | {
         key: entry[key] for key in ("note",) if key in entry
     }
     return Artefact(name, DESIGNS.entry("variance"), bindings.title(entry["title"]), declaration, tuple(cells), seeds=seeds)
+
+
+def _check_subset(row: Mapping[str, Any], labels: list[str]) -> None:
+    if labels.count(str(row["label"])) > 1:
+        raise PelError(f"subsets: two are labelled '{row['label']}'; give each a label of its own")
+    # Another learning rate is no draw of images: what it changes would be called the subsets' variance.
+    if other := [key for key in row if key not in ("label", "at", "dataset", "tune") and not key.startswith("data.")]:
+        hint = "say it in `where`, or make it a factor"
+        raise PelError(f"subset {row['label']}: {other[0]} is no choice of training images; {hint}")

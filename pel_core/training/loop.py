@@ -28,6 +28,7 @@ from pel_core.training.state import peak_memory_mb as peak_memory_mb
 from pel_core.training.step import PRECISIONS, OutOfMemory, Step
 
 CROPS_PER_PASS = 640  # of an evaluation on a GPU: ten crops of 64 images
+CHECKED = 8  # images that a trained network is asked, to see that its last step left it finite
 # What a reduced precision may change in an evaluation: a logit, as a part of the largest one; the images that change class.
 EVALUATION_TOLERANCE = {"bf16": (0.01, 0.02), "fp16": (0.002, 0.01)}
 
@@ -86,6 +87,7 @@ def train(
     manager.restore(state, progress)
     group.same_start(classifier.stored().values(), state.done)
     manager.agree = group.largest
+    images = None
     try:
         while state.epoch < spec.epochs:
             for images, labels, indices in batches.epoch(state.epoch, state.step):
@@ -100,7 +102,7 @@ def train(
             state.end_epoch()
             progress.epoch(state.curve[-1])
             if state.epoch == spec.epochs:
-                _whole(classifier, spec, manager, steps)
+                _whole(classifier, spec, manager, steps, images, group)
             manager.epoch(state, progress, last=state.epoch == spec.epochs)
     except DataError as error:
         if manager.requests.number:  # a scheduler signals a run's data workers too
@@ -140,17 +142,24 @@ def _advice(spec: RunSpec) -> str:
     return "Try " + " or ".join(filter(None, ["a lower lr", slower, finer]))
 
 
-def _whole(classifier: Classifier, spec: RunSpec, manager: CheckpointManager, steps: int) -> None:
-    """The last step's update, which no later loss would show.
+def _whole(
+    classifier: Classifier, spec: RunSpec, manager: CheckpointManager, steps: int, images: Tensor | None, group: ProcessGroup
+) -> None:
+    """The last step's update, which no later loss would show. ``images`` (B, 3, R, R): of the last batch, if there was one.
 
     Raises:
-        Diverged: a trained parameter is not finite.
+        Diverged: a trained parameter is not finite, or what the network says of these images.
     """
-    if bad := [name for name, value in classifier.trainable().items() if not bool(value.isfinite().all())]:
+    bad = [name for name, value in classifier.trainable().items() if not bool(value.isfinite().all())]
+    number = f"{bad[0]} is not finite after the last step ({len(bad)} such parameters)" if bad else ""
+    if not bad and images is not None:
+        logits = predict(classifier, [(images[:CHECKED, None], images)], precision=spec.precision)
+        bad = ["a logit"] if group.largest(int(not logits.isfinite().all())) else []  # each rank has images of its own
+        number = "a logit of the last batch is not finite after the last step"
+    if bad:
         rate, step = learning_rate(spec, spec.epochs - 1, steps - 1, steps), steps - 1
         raise Diverged(
-            f"{spec.slug}: {bad[0]} is not finite after the last step ({len(bad)} such parameters); no result was written "
-            f"(last good checkpoint: {manager.last}). {_advice(spec)}",
+            f"{spec.slug}: {number}; no result was written (last good checkpoint: {manager.last}). {_advice(spec)}",
             {"reason": f"{bad[0]} was not finite", "step": step, "epoch": spec.epochs - 1, "learning_rate": rate},
         )
 

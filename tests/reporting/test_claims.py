@@ -219,7 +219,7 @@ def test_planning_says_what_can_be_shown_as_assumed_or_as_finished_runs_vary(tmp
 def test_planning_counts_the_test_images_of_prepared_groups(tmp_path):
     """Of a mean over classes of unequal size fewer count: 2 classes of 1 and 3 images as 4 / (1 + 1/3) = 3 of one size."""
     study = load("report", "paper", seeds="0,1,2", results=tmp_path)
-    assert images_of(load("report", "demo", results=tmp_path), "demo-imagenet") == {"overall": 480}  # groups: once prepared
+    assert images_of(load("report", "demo", results=tmp_path), "demo-imagenet") == {"overall": 1200}  # groups: once prepared
     counts = [300, 200, 50, 5, 4, 3]
     write_json(
         tmp_path / "data/inat2018/data.json", {"train_counts": {"": counts}, "ratios": [], "groups_from": None, "test_images": 13}

@@ -362,6 +362,24 @@ def test_a_table_says_what_of_its_recipe_is_not_the_default(sweep, tmp_path):
     assert "\nRecipe: PEL-Lab's defaults, but " in text and "; batch 32; " in text and "momentum 0.9" not in text
 
 
+def test_rows_of_fewer_classes_stand_in_a_table_and_are_not_compared(tmp_path):
+    """docs/data.md's own example: it was refused once all of its runs were made."""
+    rows = "[{label: all, method: adaptformer}, {label: three, method: adaptformer, data.classes: 3}]"
+    text = f"title: T\nroles: {{a: A}}\ntables:\n  t: {{title: T, where: {{dataset: a-ir20}}, rows: {rows}, "
+    (tmp_path / "s.yaml").write_text(text + "columns: [{label: All, value: overall}]}\n")
+    (tmp_path / "c.yaml").write_text("title: C\nbackbone: toy\nseeds: [0, 1, 2]\ndata: {a: toy}\n")
+    study = load(tmp_path / "s.yaml", tmp_path / "c.yaml", results=tmp_path / "results")
+    write_results(study.results, study.specs)
+    for slug, spec in study.specs.items():
+        if spec.factors.classes == 3:
+            labels = np.arange(8, dtype=np.int32)
+            path = run_folder(study.results, slug) / "predictions.parquet"
+            about = {"slug": slug, "split": "test", "data_sha256": "fewer"}
+            write_parquet(path, {"index": labels, "path": None, "label": labels, "prediction": labels}, about)
+            record_overall(study.results, slug, 100.0)
+    assert "Nothing is marked: the rows are on different test images." in table_files(study, "t")["md"]
+
+
 if __name__ == "__main__":
     import tempfile
 

@@ -88,8 +88,14 @@ def test_a_group_of_unequal_classes_has_a_reason(tmp_path):
          "tune: the settings of a study of variance are given"),
         ({"values": ["ece"]}, "ece is not an accuracy over test images; choose of overall, head, med, tail"),
         ({"where": {"dataset": "cifar100-ir100", "method": "zero-shot"},
-          "subsets": [{"label": "a"}, {"label": "b", "tte": "none"}]}, "zero-shot trains nothing"),
+          "subsets": [{"label": "a"}, {"label": "b", "data.groups": "terciles"}]}, "zero-shot trains nothing"),
         ({"subsets": [{"label": "a"}, {"label": "b", "data.seed": -1}]}, "subset b: data.seed"),
+        ({"subsets": [{"label": "a"}, {"label": "a"}]}, "two are labelled 'a'"),
+        ({"subsets": [{"sweep": "lr", "values": [0.1, 0.2]}]}, "subset 0.1: lr is no choice of training images"),
+        ({"subsets": [{"label": "a", "data.classes": 5}, {"label": "b", "data.classes": 5, "data.class_seed": 1}]},
+         "the subsets a and b are asked other images"),
+        ({"where": {"dataset": "cifar100-ir100", "method": "adaptformer", "data.val": 0.1, "split": "val"}},
+         "the subsets draw 0 and draw 1 are asked other images"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused(tmp_path, changes, words):

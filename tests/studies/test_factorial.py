@@ -179,6 +179,16 @@ def test_what_cannot_be_meant_is_refused_when_the_study_is_read(name, tmp_path):
     assert [word for word in ["s.yaml", "factorial.d", *words] if word not in str(error.value)] == []
 
 
+def test_tuned_is_a_level_beside_settings_that_are_given(tmp_path):
+    tune = {"grid": {"lr": [0.01, 0.1]}, "seeds": [10], "hold_out": 0.1}
+    levels = [{"label": "given", "tune": False}, {"label": "tuned", "tune": tune}]
+    made = study(tmp_path, with_(factors={"part": FACTORS["part"], "how": levels}))
+    assert [bool(cell.tuned) for cell in made.artefact("d-anova").cells] == [False, True, False, True]
+    levels[1]["tune"] = False
+    with pytest.raises(PelError, match="are the same run"):
+        study(tmp_path, with_(factors={"part": FACTORS["part"], "how": levels}))
+
+
 def test_cells_may_be_listed_with_options_of_their_own(tmp_path):
     cells = [
         {"levels": {"part": part, "place": place}, "method": f"ssf-{part}@{blocks}"}
@@ -218,9 +228,16 @@ def test_classes_are_other_test_images_and_label_noise_is_not(tmp_path):
     made = study(tmp_path, with_(factors={"data": data, "part": FACTORS["part"]}))
     plain, noisy, few = (images_of(cell) for cell in made.artefact("d-anova").cells[::2])
     assert plain == noisy != few
+    held = with_(factors={"data": data, "part": FACTORS["part"]}, where={**ENTRY["where"], "split": "val", "data.val": 0.1})
+    plain, noisy, few = (images_of(cell) for cell in study(tmp_path, held).artefact("d-anova").cells[::2])
+    assert plain == noisy != few
     claims = {"c": {"statement": "S", "parts": [{**CLAIM, "a": {"data": "few"}, "b": {"data": "plain"}}]}}
     with pytest.raises(PelError, match=r"claims\.c: a and b are on different test images"):
         study(tmp_path, with_(factors={"data": data, "part": FACTORS["part"]}), claims)
+    over = [{"dataset": "toy-ir20", "method": "adaptformer"}]
+    part = {"a": {"data.classes": 3}, "b": {"data.classes": 4}, "over": over, "value": "overall", "expect": "higher"}
+    with pytest.raises(PelError, match=r"claims\.c: a and b are on different test images"):
+        study(tmp_path, ENTRY, {"c": {"statement": "S", "parts": [part]}})
 
 
 CLAIM = {"factorial": "d", "a": {"part": "attn"}, "b": {"part": "ln"}, "value": "overall", "expect": "higher"}

@@ -287,6 +287,30 @@ def test_random_settings_are_different_reproducible_and_within_their_ranges(draw
     assert [point["lr"] for point in alone] == [point["lr"] for point in points] or draws > 3  # nor does another field
 
 
+@pytest.mark.parametrize("values", [{"low": 1e-4, "high": 0.1}, [0.001, 0.003, 0.01, 0.03, 0.1, 0.3]])
+def test_the_ends_of_what_was_drawn_are_told(make, values):
+    study = make(tune=tune(kind="random", draws=4, grid={"lr": values}))
+    for tuning in study.tunings.values():
+        rates = {candidate.settings["lr"]: tuning.edges(candidate) for candidate in tuning.candidates}
+        assert [rates[rate] for rate in sorted(rates)] == [{"lr": "lowest"}, {}, {}, {"lr": "highest"}]
+    write_candidates(study, lambda record: {**record, "metrics": {**record["metrics"], "mean_class": record["spec"]["lr"]}})
+    study.decide()
+    assert f"PEL: lr={max(rates):g} (highest of those drawn)" in study.artefact("one").declaration["note"]
+
+
+def test_runs_to_follow_are_more_than_those_of_the_nearest_settings(make):
+    """Beside a row of the default settings, which are a candidate, the tuned row may still be runs of its own."""
+    table = STUDY["tables"]["one"]
+    rows = [{"label": "tuned", "method": "adaptformer"}, {"label": "default", "method": "adaptformer", "tune": False}]
+    study = make(tables={"one": {**table, "rows": rows}}, max_runs=20)
+    assert "up to 4 runs to follow" in plan(study)
+    write_candidates(study, lambda record: {**record, "metrics": {**record["metrics"], "mean_class": record["spec"]["lr"]}})
+    study.decide()
+    assert len(study.specs) == 12 + 4 + 4
+    with pytest.raises(PelError, match="max_runs: 19, but the study comes to 20 runs, 12 of them candidates"):
+        make(tables={"one": {**table, "rows": rows}}, max_runs=19)
+
+
 def changed(**keys):
     return {"tune": tune(**keys)}
 
@@ -477,10 +501,14 @@ def test_the_page_shows_the_candidates_and_how_often_the_test_split_was_scored(m
 
     study = make()
     assert "24 of 24 candidates" not in report_html(study, Path("report.html")) or study.pending
-    write_candidates(study)
+    write_candidates(study, lambda record: {**record, "metrics": {**record["metrics"], "mean_class": record["spec"]["lr"]}})
     study.decide()
     finals = {slug: spec for slug, spec in study.specs.items() if slug not in study.candidates}
     write_results(study.results, finals)
     html = report_html(study, Path("report.html"))
     assert 'id="tuning"' in html
     assert html.count("The test split was scored 4 times for the rows with these settings, 0 times for candidates.") == 2
+    write_candidates(study, lambda record: {**record, "metrics": {**record["metrics"], "mean_class": -record["spec"]["lr"]}})
+    study.decide(anew=True)  # the rows' first runs are there still, and were seen
+    told = "The test split was scored 0 times for the rows with these settings, 4 times with others of the grid, 0 times for"
+    assert report_html(study, Path("report.html")).count(told) == 2

@@ -81,6 +81,36 @@ def test_one_that_is_there_is_planned(make_study, tmp_path, entry):
     assert "Images: " in plan(make_study("val", **entry))
 
 
+def test_candidates_of_images_with_a_validation_split_hold_none_out(make_study, tmp_path, monkeypatch):
+    fill(tmp_path / "images")
+    tune = {"grid": {"lr": [0.01, 0.1]}, "seeds": [5], "hold_out": 0.1}
+    monkeypatch.setitem(STUDY, "tune", tune)
+    plan(make_study())
+    with pytest.raises(PelError, match=r"^tune: hold_out=0.1: data set 'mine' has validation images of its own; leave it out"):
+        plan(make_study(root=str(_divided(tmp_path))))
+    monkeypatch.setitem(STUDY, "tune", {key: tune[key] for key in ("grid", "seeds")})
+    with pytest.raises(PelError, match=r"no validation split.*\(tune: {hold_out: 0.1} for candidates alone, data.val"):
+        plan(make_study())
+
+
+def _divided(folder):
+    for split in ("train", "val", "test"):
+        fill(folder / "divided" / split)
+    return folder / "divided"
+
+
+def test_a_ratio_that_images_do_not_allow_is_refused_before_they_are_prepared(make_study, tmp_path, monkeypatch):
+    fill(tmp_path / "images")  # 12 to train on
+    where = STUDY["tables"]["t"]["where"]
+    monkeypatch.setitem(where, "data.ratio", 2)
+    study = make_study()
+    assert "Images: " in plan(study) and "not counted" not in plan(study)
+    monkeypatch.setitem(where, "data.ratio", 50)
+    make_study()
+    with pytest.raises(PelError, match=r"data.ratio=50: imbalance ratio 50 leaves . of 3 classes without an image"):
+        load_settings({"study": "study.yaml", "config": "config.yaml"})
+
+
 def test_the_validation_split_that_becomes_the_test_split(make_study, tmp_path):
     for split in ("train", "val"):
         fill(tmp_path / "images" / split)

@@ -24,7 +24,7 @@ from pel_core.spec.run_spec import RunSpec
 from pel_core.training import checkpoints as checkpoint
 from pel_core.training.checkpoints import CheckpointManager, read_checkpoint
 from pel_core.training.classifier import build
-from pel_core.training.loop import State, _advice, predict, train
+from pel_core.training.loop import Diverged, State, _advice, predict, train
 from pel_core.training.losses import LOSSES, Prior, decomposable
 from pel_core.training.run_inputs import load
 from pel_core.training.step import OutOfMemory, Step
@@ -178,6 +178,14 @@ def test_a_bad_loss_names_step_images_and_the_last_checkpoint(toy_results, tmp_p
 )
 def test_what_was_tried_is_not_advised(options, advice):
     assert _advice(RunSpec.make("toy", "toy", "lora", 0, **options)) == advice
+
+
+def test_a_last_step_that_no_loss_shows_is_found(toy_results):
+    """All of the parameters are finite still, and nothing that the network says is: its evaluation alone noticed."""
+    spec = RunSpec.make("toy-ir20", "toy", "lora", 0, epochs=1, batch_size=1000, lr=1e30, precision="fp32")
+    with pytest.raises(Diverged, match="a logit of the last batch is not finite after the last step; no result") as error:
+        train_once(toy_results, spec, CheckpointManager(), lambda batches: batches)
+    assert error.value.failed == {"reason": "a logit was not finite", "step": 0, "epoch": 0, "learning_rate": 1e30}
 
 
 def test_the_first_bad_step_is_found_where_losses_are_read_seldom(toy_results, monkeypatch):

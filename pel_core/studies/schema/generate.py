@@ -93,6 +93,8 @@ def _allow_sizes(schema: dict[str, Any]) -> None:
         for key, value in declared.get("properties", {}).items():
             about = {name: value[name] for name in ("description", "default") if name in value}
             form = {name: item for name, item in value.items() if name not in about}
+            if key == "grid":  # the values of one field of `tune`'s
+                form["additionalProperties"] = {"anyOf": [form["additionalProperties"], {"$ref": "#/$defs/Sized"}]}
             if form and "const" not in form and not form.get("$ref", "").startswith("#/$defs/Fields/"):
                 declared["properties"][key] = {**about, "anyOf": [form, {"$ref": "#/$defs/Sized"}]}
     schema["$defs"]["Sized"] = SIZED
