@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Fields that only training reads; precision too: evaluation has its own.
 TRAINING = (
     "lr", "momentum", "weight_decay", "batch_size", "accumulate", "accumulation", "loss", "tau", "head", "scale", "init",
-    "augment", "precision", "optimizer", "schedule", "sampler", "train_head",
+    "augment", "precision", "optimizer", "schedule", "sampler", "train_head", "average",
 )  # fmt: skip
 
 
@@ -51,6 +51,9 @@ def check(spec: "RunSpec") -> None:
     cache = spec.image_cache
     _require(spec, "image_cache", cache is None or cache >= spec.pixels, f"at least the network's {spec.pixels} pixels")
     _require(spec, "epochs", spec.trains or spec.epochs == 0, "0 for zero-shot, which trains nothing")
+    _require(spec, "wise_ft", 0 <= spec.wise_ft <= 1, "at least 0 (where the training started) and at most 1 (where it ended)")
+    start = spec.wise_ft == 1 or not spec.trains or spec.init != "random"
+    _require(spec, "wise_ft", start, "1, since a head that starts at random knows no class: init=text, or one from images")
     _check_method_options(spec)
     _check_text(spec)
     heads_only = all(METHODS[part.name].blocks == "none" for part in spec.parts)
@@ -91,7 +94,7 @@ def idle_options(spec: "RunSpec") -> dict[str, str]:
     if not held_as_files(spec.dataset) or spec.native:
         needs["image_cache"] = "a data set of image files, and no native"
     if not spec.trains:
-        needs |= dict.fromkeys(TRAINING, "a method that trains")
+        needs |= dict.fromkeys((*TRAINING, "wise_ft"), "a method that trains")
     return {name: need for name, need in needs.items() if getattr(spec, name) != base[name]}
 
 

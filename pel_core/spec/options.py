@@ -25,7 +25,8 @@ WORDS: dict[str, tuple[tuple[Any, ...], type]] = {
     "mask_ratio": (("auto",), float),
     "mask_seed": (("run",), int),
 }
-EVALUATION = ("tte", "expand", "crops", "split", "eval_precision")  # fields that training does not read; so are TTE's knobs
+# Fields that training does not read; so are TTE's knobs.
+EVALUATION = ("tte", "expand", "crops", "split", "eval_precision", "wise_ft")
 
 GROUPING_KNOBS = tuple(f"{SCOPE}.{name}" for name in GROUPING)
 
@@ -39,6 +40,7 @@ def evaluation_options(spec: "RunSpec") -> dict[str, Any]:
     """What an evaluation does with an image: its options by name, those that have an effect here."""
     read = spec.entries["tte"].reads
     fields = {name: getattr(spec, name) for name in EVALUATION if name in ("tte", "eval_precision", *read)}
+    fields |= {"wise_ft": spec.wise_ft} if spec.wise_ft != 1 else {}
     return fields | {f"tte.{name}": value for name, value in spec.knobs_of("tte").items()}
 
 

@@ -55,6 +55,17 @@ class Classifier(nn.Module):
         for name, parameter in stored.items():
             parameter.copy_(state[name])
 
+    @torch.no_grad()
+    def interpolate(self, start: Mapping[str, Tensor], alpha: float) -> None:
+        """WiSE-FT (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models"): each tensor of ``stored()`` becomes
+        (1 - alpha) start + alpha trained, the head's too. ``start``: by the same names, of before training.
+
+        These are the parameters as they train, not the matrices that they amount to; docs/averaging.md says what that is for
+        each delta.
+        """
+        for name, parameter in self.stored().items():
+            parameter.copy_(torch.lerp(start[name].to(parameter.device), parameter, alpha))
+
     def census(self) -> dict[str, Any]:
         """Parameter counts: ``learnable`` leaves the head out, as the report's columns do."""
         by_part: dict[str, int] = {}

@@ -108,6 +108,9 @@ def train(
         if manager.requests.number:  # a scheduler signals a run's data workers too
             manager.stop(state, progress)
         raise PelError(f"{error}; {_kept(manager, manager.save(state, progress))}") from None
+    if state.average:
+        state.average.write()
+        _whole(classifier, spec, manager, steps, images, group)
     state.spend()
     rest = state.seconds, state.seen / max(state.seconds, 1e-9), state.peak_memory_mb, step.micro_batch
     return Training(state.curve, *rest)

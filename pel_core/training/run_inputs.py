@@ -38,7 +38,7 @@ def load(
     """The prepared data, the untrained classifier on ``device`` and backbone.json of a run.
 
     ``fresh`` starts the head as the spec says, also where that takes a look at the training images; a run that loads a
-    checkpoint saves itself that.
+    checkpoint saves itself that, unless it is evaluated between the two (``wise_ft``).
     """
     base = split_name(spec.dataset)[0]
     prepared = [path.parent.name for path in (results / "data").glob("*/data.json")]
@@ -49,7 +49,8 @@ def load(
             f"data set '{base}' is not prepared: run `python -m pel_core data prepare {base} --out {results}/data/{base}`"
         )
     # What is read from files has to be what was prepared; decoded images are those that they were decoded from.
-    compare = () if spec.image_cache else ("train",) if fresh else (spec.split,)
+    read = {"train": fresh, spec.split: not fresh or spec.wise_ft != 1}
+    compare = () if spec.image_cache else tuple(split for split, needed in read.items() if needed)
     data = at_native(open_prepared(results / "data" / base, spec.dataset, compare, spec.factors), spec.native)
     data = decoded(data, results, spec.image_cache)
     vit, text, info = load_vit(results / "backbones" / spec.backbone, spec.resolution)

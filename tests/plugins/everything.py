@@ -27,9 +27,10 @@ from pel_core.models.methods import Attach, Method, add_method
 from pel_core.reporting.figure_style import save, style
 from pel_core.reporting.runs import read_runs
 from pel_core.reporting.tables import statistic
-from pel_core.spec.choices import LOSSES, OPTIMIZERS, SAMPLERS, SCHEDULES, metric
+from pel_core.spec.choices import AVERAGES, LOSSES, OPTIMIZERS, SAMPLERS, SCHEDULES, metric
 from pel_core.studies.kinds import FIGURE, FIGURES, ArtefactKind
 from pel_core.studies.selection_rules import SELECTION_RULES
+from pel_core.training.averages import shared
 from pel_core.training.losses import Prior
 from pel_core.training.schedules import WARMUP, Position
 
@@ -113,6 +114,13 @@ def my_balanced(generator: np.random.Generator, labels_N: np.ndarray) -> np.ndar
     """Every class as often as every other, with replacement."""
     counts = np.bincount(labels_N)
     return generator.choice(len(labels_N), len(labels_N), p=1 / (counts[labels_N] * (counts > 0).sum()))
+
+
+# average: the means of trained parameters over the training, changed in place at each new value
+@AVERAGES.register("my-middle", knobs=shared(0.0, "step"))
+def my_middle(means: list, values: list, count: int) -> None:
+    """Half of the mean so far and half of the new value."""
+    torch._foreach_lerp_(means, values, 0.5)
 
 
 # augmentation: crop boxes (n, 4) and flips (n,) from uniforms u (n, draws)

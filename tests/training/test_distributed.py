@@ -154,11 +154,11 @@ def same(a: Path, b: Path, spec: RunSpec) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [3])
-def test_several_processes_end_where_one_ends(results, tmp_path_factory, processes):
+@pytest.mark.parametrize(("processes", "options"), [(3, {}), (2, {"average": "ema", "average.decay": 0.5})])
+def test_several_processes_end_where_one_ends(results, tmp_path_factory, processes, options):
     """The last batch of each epoch has one image, so that a rank has none."""
     images = len(open_prepared(results / "data/toy", "toy-ir20").train)
-    spec = RunSpec.make("toy-ir20", "toy", "adaptformer+ln", 0, batch_size=images - 1)
+    spec = RunSpec.make("toy-ir20", "toy", "adaptformer+ln", 0, batch_size=images - 1, **options)
     other = tmp_path_factory.mktemp("several")
     for name in ("backbones", "data", "text"):
         (other / name).symlink_to(results / name)

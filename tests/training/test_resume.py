@@ -74,6 +74,12 @@ VARIANTS = [
     ),
     *({"method": "adaptformer", "optimizer": optimizer, "precision": "fp16", **GROUPS} for optimizer in CHOICES["optimizer"]),
     {"method": "ln", "train_head": False, "init": "class-mean"},
+    *(
+        {"method": "lora", "average": average, "average.every": every, "average.start": 0.3, "epochs": 4, "schedule": "constant"}
+        for average in CHOICES["average"]
+        for every in ("step", "epoch")
+        if average != "none"
+    ),
 ]
 
 
