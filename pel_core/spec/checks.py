@@ -73,6 +73,7 @@ def _check_method_options(spec: "RunSpec") -> None:
     _require(spec, "adapter_scale", isinstance(scale, str) or scale > 0, "learnable or above 0")
     _require(spec, "mask_seed", isinstance(masks, str) or masks >= 0, "run or at least 0")
     smallest = width * (width + 1)  # entries of the attention's output projection
+    _require(spec, "delta_seed", isinstance(spec.delta_seed, str) or spec.delta_seed >= 0, "run or at least 0")
     possible = isinstance(ratio, str) or (ratio <= 1 and int(ratio * smallest) >= 1)
     _require(spec, "mask_ratio", possible, f"auto or {1 / smallest:.2g}..1, so that every matrix has a weight that trains")
 

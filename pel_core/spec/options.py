@@ -24,6 +24,7 @@ WORDS: dict[str, tuple[tuple[Any, ...], type]] = {
     "adapter_scale": (("learnable",), float),
     "mask_ratio": (("auto",), float),
     "mask_seed": (("run",), int),
+    "delta_seed": (("run",), int),
 }
 # Fields that training does not read; so are TTE's knobs.
 EVALUATION = ("tte", "expand", "crops", "split", "eval_precision", "wise_ft")

@@ -37,13 +37,13 @@ class RunSpec:
     ``scale`` the cosine head's, ``resolution`` pixels or None for the backbone's own; ``native`` the pixels to which larger
     images are reduced (shorter side) before anything else, as if the data set came at that resolution; ``image_cache`` the
     same for files that are decoded and reduced once for all runs, training and evaluation alike. ``adapter_dim`` is
-    the rank of bottlenecks and LoRA, or ``"auto"`` (the reference's rule) or ``"auto-tuned"`` (LIFT+'s, which divides by
-    the tuned blocks only); ``adapter_scale`` AdaptFormer's factor, ``"learnable"`` from 1 or fixed. ``mask_ratio`` is the
-    fraction of sparse fine-tuning, ``"auto"`` the reference's rule; ``mask_seed`` draws its masks: 0 as the reference does
-    in every run, or ``"run"``, the run's own seed. ``crop_min_scale`` is the smallest area of a training crop, where an
-    ``mda`` schedule starts. ``expand`` is how many pixels test-time ensembling enlarges the image before cropping,
-    ``crops`` the number of random crops of ``tte="randaug"``; ``precision`` is training's, ``eval_precision`` evaluation's.
-    ``train_head`` false leaves the head at its start. ``average`` takes the mean of the trained parameters over the training.
+    the rank of bottlenecks and LoRA, or ``"auto"`` (the reference's rule) or ``"auto-tuned"`` (LIFT+'s, which divides by the
+    tuned blocks only); ``adapter_scale`` AdaptFormer's factor, ``"learnable"`` from 1 or fixed. ``mask_ratio`` is the fraction
+    of sparse fine-tuning, ``"auto"`` the reference's rule; ``mask_seed`` draws its masks: 0 as the reference does in every run,
+    or ``"run"``, the run's own seed; ``delta_seed`` draws what other deltas start from. ``crop_min_scale`` is the smallest area
+    of a training crop, where an ``mda`` schedule starts. ``expand`` is how many pixels test-time ensembling enlarges the image
+    before cropping, ``crops`` the number of random crops of ``tte="randaug"``; ``precision`` is training's, ``eval_precision``
+    evaluation's. ``train_head`` false leaves the head at its start. ``average`` takes the mean of the trained parameters over the training.
     ``wise_ft`` is the weight of what was trained against where it started, in an evaluation.
 
     ``knobs`` holds the options that belong to one entry, as far as they depart from its defaults: pairs of full name
@@ -76,6 +76,7 @@ class RunSpec:
     vpt_len: int = 10
     mask_ratio: float | str = "auto"
     mask_seed: int | str = 0
+    delta_seed: int | str = "run"
     augment: str = "rrc"
     crop_min_scale: float = 0.08
     interpolation: str = "bilinear"

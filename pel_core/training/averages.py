@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 def _late(spec: Any) -> str:
     """Of whole epochs it is known before training how many there are to average."""
+    if not spec.epochs:
+        return "beside epochs above 0: nothing trains"
     if spec.knob("average.every") == "step" or spec.epochs - _before(spec.knob("average.start"), spec.epochs) >= 2:
         return ""
     if spec.epochs < 2:

@@ -120,7 +120,7 @@ def method_choices(spec: RunSpec, classes: int) -> dict[str, Any]:
         "vpt_len": spec.vpt_len,
         "mask_ratio": auto_mask_ratio(classes, spec.vit.layers, spec.vit.width) if automatic else float(spec.mask_ratio),
         "mask_seed": spec.seed if spec.mask_seed == "run" else int(spec.mask_seed),
-        "seed": spec.seed,
+        "seed": spec.seed if spec.delta_seed == "run" else int(spec.delta_seed),
         "knobs": {part.name: spec.knobs_of(part.name) for part in spec.parts},
     }
 

@@ -61,6 +61,7 @@ NUMBERS = [
     ("mask", {"mask_ratio": 0.1}),
     ("mask@1:3", {"mask_seed": "run"}),
     ("mask", {"mask_seed": 7}),
+    ("adaptformer", {"delta_seed": 7}),
     ("adaptformer", {"adapter_scale": 0.1}),
     ("adaptformer@2:4", {"adapter_dim": "auto-tuned"}),
     ("adapter+lora", {"adapter_dim": 32}),
@@ -170,6 +171,15 @@ def test_masks_follow_their_seed(results):
     assert chosen(0) == chosen(1) == chosen(1, mask_seed=0)
     assert chosen(0, mask_seed="run") == chosen(0) != chosen(1, mask_seed="run")
     assert chosen(0, mask_seed=1) == chosen(1, mask_seed="run")
+
+
+@pytest.mark.parametrize("method", ["lora", "adaptformer", "vpt-deep", "ssf-attn"])
+def test_deltas_start_where_their_seed_says(results, method):
+    def start(seed, **options):
+        return torch.cat([tuned.parameter.detach().flatten() for tuned in fresh(results, method, seed, **options).tuned])
+
+    assert not torch.equal(start(0), start(1))
+    assert torch.equal(start(0, delta_seed=5), start(1, delta_seed=5)) and torch.equal(start(0, delta_seed=5), start(5))
 
 
 def test_the_mask_ratio_is_the_share_that_trains(results):

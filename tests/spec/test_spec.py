@@ -241,6 +241,8 @@ def test_differences_name_the_field_and_forgive_young_fields():
         (dict(method="mask", mask_ratio=1e-5), "has a weight that trains"),
         (dict(method="mask", mask_seed=-1), "run or at least 0"),
         (dict(method="mask", mask_seed="own"), "a whole number or run"),
+        (dict(method="lora", delta_seed=-1), "run or at least 0"),
+        (dict(method="ln", delta_seed=1), "needs the method lora or"),
         (dict(mask_ratio=0.01), "needs the method mask"),
         (dict(mask_seed="run"), "needs the method mask"),
         (dict(method="lora", adapter_scale=0.1), "needs the method adaptformer"),

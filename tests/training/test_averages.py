@@ -128,6 +128,7 @@ def test_it_holds_what_trains_once_more_and_nothing_while_it_has_not_begun():
             "below 0.5, so that the ends of at least two of 2 epochs are averaged, or beside",
         ),
         ({"average": "swa", "epochs": 1}, "beside average.every=step: no two"),
+        ({"average": "ema", "epochs": 0}, "beside epochs above 0: nothing trains"),
         ({"average.decay": 0.9}, "it needs average=ema"),
         ({"average": "ema", "average.decay": 1}, "at least 0 and below 1"),
         ({"average": "swe"}, "swa"),
