@@ -9,6 +9,7 @@ from pel_core.data.datasets import held_as_files
 from pel_core.data.factors import SCOPE
 from pel_core.models.methods import METHODS
 from pel_core.spec.choices import CHOICES, INITS, REGISTRIES, readers, scoped_knobs
+from pel_core.spec.parents import check_parents, idle_without_parents
 
 if TYPE_CHECKING:
     from pel_core.spec.run_spec import RunSpec
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 # Fields that only training reads; precision too: evaluation has its own.
 TRAINING = (
     "lr", "momentum", "weight_decay", "batch_size", "accumulate", "accumulation", "loss", "tau", "head", "scale", "init",
-    "augment", "precision", "optimizer", "schedule", "sampler", "train_head", "average",
+    "augment", "precision", "optimizer", "schedule", "sampler", "average", "train_head", "parents", "take", "train_delta",
 )  # fmt: skip
 
 
@@ -58,12 +59,15 @@ def check(spec: "RunSpec") -> None:
     _check_text(spec)
     heads_only = all(METHODS[part.name].blocks == "none" for part in spec.parts)
     _require(spec, "train_head", spec.train_head or not heads_only or not spec.trains, "true, since nothing else trains")
+    learns = spec.train_head or spec.train_delta or spec.epochs == 0
+    _require(spec, "train_delta", learns, "true, since nothing else trains; or epochs 0, for a run that trains nothing")
+    check_parents(spec)
     for name, knob in scoped_knobs(spec.entries).items():
         if limit := knob.limit(spec):
             what = spec.dataset if name.startswith(f"{SCOPE}.") else spec.method
             raise PelError(f"{name}={spell(spec.knob(name))} is not possible for {what} here; it must be {limit}")
     for name, need in idle_options(spec).items():
-        raise PelError(f"{name}={getattr(spec, name)} has no effect on {spec.method} here: it needs {need}")
+        raise PelError(f"{name}={spell(getattr(spec, name))} has no effect on {spec.method} here: it needs {need}")
 
 
 def _check_method_options(spec: "RunSpec") -> None:
@@ -90,6 +94,7 @@ def idle_options(spec: "RunSpec") -> dict[str, str]:
     base = spec.base
     read = {name for entry in spec.entries.values() for name in entry.reads} | ({"prompt"} if spec.needs_text else set())
     needs = {name: need for name, need in _partly_read(_sizes()).items() if name not in read}
+    needs |= idle_without_parents(spec)
     if spec.accumulate == 1:
         needs["accumulation"] = "accumulate above 1"
     if not held_as_files(spec.dataset) or spec.native:

@@ -101,6 +101,7 @@ WORD_FIELDS: dict[str, tuple[str, ...]] = {
     "prompt": ("default", "classname", "ensemble", "descriptions"),
     "interpolation": ("bilinear", "bicubic"),
     "precision": ("fp16", "bf16", "fp32"),
+    "take": ("all", "delta", "head"),
     "split": ("test", "val"),
     "eval_precision": ("fp32", "bf16", "fp16"),
 }

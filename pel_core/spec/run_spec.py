@@ -6,7 +6,7 @@ every value that departs from these, and the recipe unless it is the default one
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -20,12 +20,12 @@ from pel_core.models.methods import METHODS, MethodPart, format_method, parse_me
 from pel_core.spec import checks
 from pel_core.spec.choices import REGISTRIES, TTE, knob_owners, scoped_knobs
 from pel_core.spec.options import EVALUATION, convert, fixed_by, is_evaluation, name_ratio, recipe
+from pel_core.spec.parents import KEY, read_parents, spell_parents
 
 SLUG = re.compile(
     r"(?P<dataset>[a-z][a-z0-9_-]*(?:(?<=\d)\.\d+)?)\.(?P<backbone>[a-z][a-z0-9_-]*)\.(?P<method>[a-z0-9@:+-]+)"
     r"\.s(?P<seed>\d+)(?P<overrides>(?:\.[a-z][a-z0-9_.-]*=.+)?)"
 )
-KEY = r"[a-z_]+|[a-z][a-z0-9_-]*\.[a-z_][a-z0-9_]*"  # of an option: a field, or SCOPE.KNOB
 OVERRIDE = re.compile(rf"\.({KEY})=(.*?)(?=\.(?:{KEY})=|$)")
 
 
@@ -43,8 +43,11 @@ class RunSpec:
     or ``"run"``, the run's own seed; ``delta_seed`` draws what other deltas start from. ``crop_min_scale`` is the smallest area
     of a training crop, where an ``mda`` schedule starts. ``expand`` is how many pixels test-time ensembling enlarges the image
     before cropping, ``crops`` the number of random crops of ``tte="randaug"``; ``precision`` is training's, ``eval_precision``
-    evaluation's. ``train_head`` false leaves the head at its start. ``average`` takes the mean of the trained parameters over the training.
-    ``wise_ft`` is the weight of what was trained against where it started, in an evaluation.
+    evaluation's. ``train_head`` false leaves the head at its start. ``average`` takes the mean of the trained parameters over
+    the training. ``wise_ft`` is the weight of what was trained against where it started, in an evaluation.
+
+    ``parents`` names the run that this one starts from, as `spec.parents` spells it; empty where it starts from none. ``take``
+    is what it takes over from there: the delta, the head, or all; ``train_delta`` false leaves the delta as it was there.
 
     ``knobs`` holds the options that belong to one entry, as far as they depart from its defaults: pairs of full name
     (``loss.gamma``; of a method ``METHOD.KNOB``) and value, sorted. Ask for one by ``knob``, for an entry's by ``knobs_of``.
@@ -86,6 +89,9 @@ class RunSpec:
     sampler: str = "shuffle"
     average: str = "none"
     train_head: bool = True
+    parents: str = ""
+    take: str = "all"
+    train_delta: bool = True
     tte: str = "fivecrop"
     expand: int = 24
     crops: int = 10
@@ -119,6 +125,8 @@ class RunSpec:
         stronger = fixed_by(dataset, method, overrides.get("recipe"))
         shared = {name: value for name, value in shared.items() if name not in stronger}
         given = {**base, **shared, **overrides}
+        parents = _trainings(given.pop("parents", ""), dataset, backbone, seed)
+        given |= {"parents": spell_parents(parents, dataset, seed)} if parents else {}
         values = {name: convert(name, value, DEFAULTS[name]) for name, value in given.items() if name in DEFAULTS}
         spec = cls(dataset=dataset, backbone=backbone, method=method, seed=seed, **values)
         checks.require_words(spec)
@@ -126,6 +134,7 @@ class RunSpec:
         spec = spec._with_knobs(knobs, mild=shared.keys() - overrides.keys())
         idle = [name for name in checks.idle_options(spec) if name in shared and name not in overrides]
         spec = replace(spec, **{name: spec.base[name] for name in idle})
+        spec.__dict__["parent_specs"] = parents  # which need not be read from their text again
         checks.check(spec)
         return spec
 
@@ -174,6 +183,8 @@ class RunSpec:
         Of what trains nothing, few."""
         scopes = REGISTRIES if self.trains else {"tte": TTE}
         chosen = {scope: registry.entry(getattr(self, scope)) for scope, registry in scopes.items()}
+        if self.takes_head:
+            chosen.pop("init", None)
         return chosen | {part.name: METHODS.entry(part.name) for part in self.parts} | {SCOPE: FACTORS}
 
     def knob(self, name: str) -> Any:
@@ -237,6 +248,29 @@ class RunSpec:
         """False for zero-shot, which has no training run."""
         return any(METHODS[part.name].trains_head for part in self.parts)
 
+    @cached_property
+    def parent_specs(self) -> "tuple[RunSpec, ...]":
+        """The trainings that it starts from."""
+        return _read(self.parents, self.dataset, self.backbone, self.seed) if self.parents else ()
+
+    @property
+    def ancestors(self) -> "dict[str, RunSpec]":
+        """The trainings that it starts from and those that these start from, by slug, each before what starts from it."""
+        found: dict[str, RunSpec] = {}
+        for parent in self.parent_specs:
+            found |= parent.ancestors | {parent.slug: parent}
+        return found
+
+    @property
+    def takes_delta(self) -> bool:
+        """Whether its delta is that of a parent."""
+        return bool(self.parents) and self.take != "head" and any(part.blocks for part in self.parts)
+
+    @property
+    def takes_head(self) -> bool:
+        """Whether its head is that of a parent."""
+        return bool(self.parents) and self.take != "delta"
+
     @property
     def seeded(self) -> bool:
         """Whether anything in its numbers depends on the seed: a training, or random crops of the test images."""
@@ -245,7 +279,7 @@ class RunSpec:
     @property
     def needs_text(self) -> bool:
         """Whether class-text features start the head, or decide without one."""
-        return self.init == "text" or not self.trains
+        return not self.trains or (self.init == "text" and not self.takes_head)
 
     @property
     def views(self) -> int:
@@ -284,12 +318,31 @@ class RunSpec:
     def departures(self, base: Mapping[str, Any]) -> dict[str, Any]:
         """The values that depart from ``base`` (fields) and from the entries' defaults (knobs), in the order of a slug."""
         values = {name: getattr(self, name) for name in FIELDS if name in base and getattr(self, name) != base[name]}
-        return dict(sorted((values | dict(self.knobs)).items(), key=lambda item: is_evaluation(item[0])))
+        # Parents are the last that training reads, since a parent's own are read to the end of its text.
+        return dict(sorted((values | dict(self.knobs)).items(), key=lambda item: (is_evaluation(item[0]), item[0] == "parents")))
 
 
 FIELDS = tuple(field.name for field in fields(RunSpec) if field.name != "knobs")
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(RunSpec) if field.default is not MISSING}
 del DEFAULTS["knobs"]
+
+
+def _trainings(parents: "str | Iterable[RunSpec]", dataset: str, backbone: str, seed: int) -> tuple[RunSpec, ...]:
+    """Parents, as text or as specs: their trainings."""
+    if not parents:
+        return ()
+    specs = _read(parents, dataset, backbone, seed) if isinstance(parents, str) else tuple(parents)
+    for spec in specs:
+        if spec.backbone != backbone:
+            raise PelError(f"from: {spec.slug}: its backbone is {spec.backbone}, this run's {backbone}; give both the same")
+    return tuple(spec if spec.train == spec else spec.train for spec in specs)
+
+
+def _read(parents: str, dataset: str, backbone: str, seed: int) -> tuple[RunSpec, ...]:
+    def make(dataset: str, method: str, seed: int, **options: Any) -> RunSpec:
+        return RunSpec.make(dataset, backbone, method, seed, **options)
+
+    return read_parents(parents, dataset, seed, make)
 
 
 def differences(stored: Mapping[str, Any], spec: RunSpec) -> list[str]:

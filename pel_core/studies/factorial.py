@@ -18,6 +18,7 @@ from pel_core.spec.results import value_path
 from pel_core.studies.cells import Artefact, Bindings, Cell, Selection, expand, make_cell
 from pel_core.studies.design import Design, Factor, Levels, regular_fraction
 from pel_core.studies.kinds import DESIGNS, TABLES
+from pel_core.studies.origins import with_origins
 
 MOST_LINES = 8  # of an interaction plot
 
@@ -52,7 +53,7 @@ def read_factorial(entry: Mapping[str, Any]) -> Factorial:
         PelError: what cannot be meant: a factor of one level, a repeated label, two factors of one option, a fraction that is
         empty or cannot tell main effects apart, ...
     """
-    levels = {name: expand(rows) for name, rows in entry["factors"].items()}
+    levels = {name: with_origins(expand(rows)) for name, rows in entry["factors"].items()}
     factors = tuple(Factor(name, tuple(str(row["label"]) for row in rows)) for name, rows in levels.items())
     options = tuple(tuple({k: v for k, v in row.items() if k not in ("label", "at")} for row in rows) for rows in levels.values())
     for factor in factors:

@@ -105,7 +105,7 @@ class Study(StudyState):
         for name, path in self.config.get("weights", {}).items():
             if (local := local_weights(path)) and not local.exists():
                 raise PelError(f"{shown(self.config_path)}: weights of {name}: {path} does not exist")
-        entries = {base: self.bindings.datasets[base] for base in {split_name(spec.dataset)[0] for spec in self.planned.values()}}
+        entries = {base: self.bindings.datasets[base] for base in {split_name(spec.dataset)[0] for spec in self.known.values()}}
         roots = {}
         for base, entry in sorted(entries.items()):
             source = open_source(base, entry, self.config)
@@ -147,8 +147,9 @@ def load(study: str | Path = "report", config: str | Path = "demo", **settings: 
     )  # fmt: skip
     _check_accepted(made)
     check_tunings(made, content)
-    for slug, spec in made.planned.items():  # refuses a split or a prompt's file that there is not, before anything is planned
+    for spec in made.planned.values():  # refuses a split or a prompt's file that there is not, before anything is planned
         require_split(spec.dataset, spec.split, bindings.datasets, spec.factors.val)
+    for slug in made.known:
         made._sentences(slug)
     return made
 

@@ -28,25 +28,25 @@ class Classifier(nn.Module):
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Every parameter that trains, by its stored name: ``adaptformer.6.ffn.up.weight``, ``head.weight``."""
-        head = {f"head.{name}": value for name, value in self.head.named_parameters() if value.requires_grad}
-        return {tuned.name: tuned.parameter for tuned in self.tuned} | head
+        return {name: value for name, value in self.stored().items() if value.requires_grad}
 
     def stored(self) -> dict[str, nn.Parameter]:
-        """What a checkpoint holds by name: ``trainable()`` and the head, also a frozen one: it may come from images."""
-        return self.trainable() | {f"head.{name}": value for name, value in self.head.named_parameters()}
+        """What a checkpoint holds by name: delta and head, also a frozen one: it may come from images or from another run."""
+        head = {f"head.{name}": value for name, value in self.head.named_parameters()}
+        return {tuned.name: tuned.parameter for tuned in self.tuned} | head
 
     def trainable_state(self) -> dict[str, Tensor]:
         """The checkpoint: detached CPU copies of ``stored()``."""
         return {name: value.detach().cpu().clone() for name, value in self.stored().items()}
 
     @torch.no_grad()
-    def load_trainable(self, state: Mapping[str, Tensor]) -> None:
-        """Load a checkpoint; names and shapes must match exactly.
+    def load_trainable(self, state: Mapping[str, Tensor], part: str = "all") -> None:
+        """Load a checkpoint, or a part of it: its ``delta`` or its ``head``; names and shapes must match exactly.
 
         Raises:
             PelError: the checkpoint is of another method, head or class count.
         """
-        stored = self.stored()
+        stored, state = ({name: each[name] for name in each if _is_of(part, name)} for each in (self.stored(), state))
         if missing := stored.keys() ^ state.keys():
             raise PelError(f"the checkpoint is of another run: {len(missing)} names differ, e.g. '{min(missing)}'")
         for name, parameter in stored.items():
@@ -69,7 +69,7 @@ class Classifier(nn.Module):
     def census(self) -> dict[str, Any]:
         """Parameter counts: ``learnable`` leaves the head out, as the report's columns do."""
         by_part: dict[str, int] = {}
-        for tuned in self.tuned:
+        for tuned in (tuned for tuned in self.tuned if tuned.parameter.requires_grad):
             by_part[tuned.method] = by_part.get(tuned.method, 0) + tuned.parameter.numel()
         learnable = sum(by_part.values())
         head = sum(value.numel() for value in self.head.parameters() if value.requires_grad)
@@ -79,16 +79,25 @@ class Classifier(nn.Module):
         return counts | {"by_part": by_part}
 
 
+def _is_of(part: str, name: str) -> bool:
+    """Whether a stored tensor belongs to a part of the checkpoint."""
+    return part == "all" or name.startswith("head.") == (part == "head")
+
+
 def cast_frozen_weights(classifier: Classifier, dtype: torch.dtype | None) -> None:
     """Hold the frozen matrices as autocast to ``dtype`` would cast them at each use, in place: the same numbers, less memory.
 
-    What trains stays as it is, and so do norms and biases: some are added to fp32. None, for no autocast, changes nothing.
+    What a checkpoint holds stays as it is, and so do norms and biases: some are added to fp32. None, for no autocast, changes
+    nothing.
     """
     if dtype is None:
         return
+    kept = {id(tuned.parameter) for tuned in classifier.tuned}
     read = {id(wrap.module) for wrap in classifier.vit.modules() if isinstance(wrap, Inside)}  # by their deltas, in fp32
     for module in classifier.vit.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d) and not module.weight.requires_grad and id(module) not in read:
+        if not isinstance(module, nn.Linear | nn.Conv2d) or module.weight.requires_grad:
+            continue
+        if id(module.weight) not in kept and id(module) not in read:
             module.weight.data = module.weight.data.to(dtype)
 
 
@@ -144,7 +153,9 @@ def build(spec: RunSpec, vit: ViT, classes: int, text: Mapping[str, Tensor], row
         return Classifier(vit, ZeroShot(text["text.projection"], text["text.features"], float(text["text.logit_scale"])), tuned)
     head = HEADS[spec.head](vit.width, classes, spec.scale, torch_generator(spec.seed, "head"), **spec.knobs_of("head"))
     head.requires_grad_(spec.train_head)
-    if spec.init == "text":
+    for each in tuned:
+        each.parameter.requires_grad_(spec.train_delta)
+    if spec.needs_text:
         rows = text_head(text["text.features"], text["text.projection"])
     if rows is not None:
         with torch.no_grad():

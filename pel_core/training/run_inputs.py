@@ -29,6 +29,7 @@ from pel_core.spec.plugins import other_plugins, with_plugins
 from pel_core.spec.results import inputs_of, run_folder
 from pel_core.spec.run_spec import RunSpec, completed, differences
 from pel_core.training.classifier import Classifier, adapter_dim, build
+from pel_core.training.parents import read_parents, take_over
 from pel_core.training.prefix_cache import PrefixCache
 
 
@@ -37,8 +38,8 @@ def load(
 ) -> tuple[Prepared, Classifier, dict[str, Any]]:
     """The prepared data, the untrained classifier on ``device`` and backbone.json of a run.
 
-    ``fresh`` starts the head as the spec says, also where that takes a look at the training images; a run that loads a
-    checkpoint saves itself that, unless it is evaluated between the two (``wise_ft``).
+    ``fresh`` starts delta and head as the spec says, also where that takes a look at the training images or at the run that it
+    starts from; a run that loads a checkpoint saves itself that, unless it is evaluated between the two (``wise_ft``).
     """
     base = split_name(spec.dataset)[0]
     prepared = [path.parent.name for path in (results / "data").glob("*/data.json")]
@@ -59,9 +60,13 @@ def load(
         features, info["descriptions"] = load_text(path, data, info)
         text |= features
     rows = None
-    if fresh and INITS[spec.init].start == "images":
+    if fresh and not spec.takes_head and INITS[spec.init].start == "images":
         rows = image_rows(spec, vit.to(device), data, device, PrefixCache(results, prefix_cache_gb), info["sha256"])
     classifier = build(spec, vit.to(device), len(data.class_names), text, rows).to(device)
+    if fresh and spec.parents:
+        parents = read_parents(spec, results)
+        take_over(classifier, spec, parents, data)
+        info["parents"] = [parent.record for parent in parents]
     return data, classifier, info
 
 
@@ -177,7 +182,7 @@ def identity(record: dict[str, Any]) -> dict[str, Any]:
     """All that decides the numbers of a training run; a checkpoint with another identity is discarded."""
     # `engine` is what checkpoints from before call the version of TRAIN: they are gone on with.
     kept = {"slug": record["slug"], "engine": made_by(record)["train"], "spec": record["spec"]}
-    kept |= {"plugins": record["plugins"]} if "plugins" in record else {}
+    kept |= {key: record[key] for key in ("plugins", "parents") if key in record}
     return kept | {"descriptions": record.get("descriptions")} | {key: record[key]["sha256"] for key in ("data", "backbone")}
 
 
@@ -230,4 +235,5 @@ def describe(spec: RunSpec, data: Prepared, info: dict[str, Any], classifier: Cl
     record |= {"spec": spec.to_json(), **with_plugins(spec)}
     if info.get("descriptions"):
         record["descriptions"] = info["descriptions"]  # SHA-256 of the file with the sentences that the head starts from
+    record |= {"parents": info["parents"]} if "parents" in info else {}
     return record | {"data": dataset, "backbone": backbone, "parameters": parameters}
