@@ -58,7 +58,7 @@ def predict_run(
     stored = load_trained(spec, results, classifier, record, accept) if spec.trains else {"training": None}
     trained = {stage: made_by(stored)[stage] for stage in ("prepare", "train")} if spec.trains else versions("prepare")
     record |= {"versions": trained | versions("predict"), "training": stored["training"]}
-    record |= {key: stored[key] for key in ("delta_sha256", "parents") if key in stored}
+    record |= {key: stored[key] for key in ("delta_sha256", "parents", "soup") if key in stored}
     folder = run_folder(results, spec.slug)
     require_writable(folder)
     if is_predicted(folder, spec, record, logits):

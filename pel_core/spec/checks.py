@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Fields that only training reads; precision too: evaluation has its own.
 TRAINING = (
     "lr", "momentum", "weight_decay", "batch_size", "accumulate", "accumulation", "loss", "tau", "head", "scale", "init",
-    "augment", "precision", "optimizer", "schedule", "sampler", "average", "train_head", "parents", "take", "train_delta",
+    "augment", "precision", "optimizer", "schedule", "sampler", "average", "train_head", "parents", "soup", "take", "train_delta",
 )  # fmt: skip
 
 
@@ -53,8 +53,10 @@ def check(spec: "RunSpec") -> None:
     _require(spec, "image_cache", cache is None or cache >= spec.pixels, f"at least the network's {spec.pixels} pixels")
     _require(spec, "epochs", spec.trains or spec.epochs == 0, "0 for zero-shot, which trains nothing")
     _require(spec, "wise_ft", 0 <= spec.wise_ft <= 1, "at least 0 (where the training started) and at most 1 (where it ended)")
-    start = spec.wise_ft == 1 or not spec.trains or spec.init != "random"
-    _require(spec, "wise_ft", start, "1, since a head that starts at random knows no class: init=text, or one from images")
+    between = spec.wise_ft != 1 and spec.trains
+    _require(spec, "wise_ft", not (between and spec.parents), "1, since a run that starts from another has no zero-shot start")
+    random = between and spec.init == "random"
+    _require(spec, "wise_ft", not random, "1, since a head that starts at random knows no class: init=text, or one from images")
     _check_method_options(spec)
     _check_text(spec)
     heads_only = all(METHODS[part.name].blocks == "none" for part in spec.parts)

@@ -22,6 +22,7 @@ OPTIMIZERS: Registry[Any] = Registry("optimizer", ("pel_core.training.optimizers
 SCHEDULES: Registry[Any] = Registry("schedule", ("pel_core.training.schedules",))
 SAMPLERS: Registry[Any] = Registry("sampler", ("pel_core.training.samplers",))
 AVERAGES: Registry[Any] = Registry("average", ("pel_core.training.averages",))
+SOUPS: Registry[Any] = Registry("soup", ("pel_core.training.soups",))
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "schedule": SCHEDULES,
     "sampler": SAMPLERS,
     "average": AVERAGES,
+    "soup": SOUPS,
     "augment": AUGMENTATIONS,
     "tte": TTE,
 }

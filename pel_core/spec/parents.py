@@ -1,12 +1,14 @@
 """The runs that a run starts from, its *parents*: as text in its spec, and what has to hold between them and it. Torch-free.
 
 ``adaptformer,loss:ce`` is the training of that method and option on the run's own data set, backbone and seed; ``dataset:`` and
-``seed:`` name others. Several are joined by ``~``. What a parent itself starts from comes last in it (``parents:``), with one
-``~`` more between several. So a slug holds all that a run is made of, and no name of a parent has to be looked up.
+``seed:`` name others. Several are joined by ``~``, those that differ in their seed alone in one text (``seed:0+1+2``). What a
+parent itself starts from comes last in it (``parents:``), with one ``~`` more between several. So a slug holds all that a run is
+made of, and no name of a parent has to be looked up.
 """
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from pel_core.common.errors import PelError
@@ -24,12 +26,18 @@ OLDER = ",parents:"
 
 def spell_parents(parents: "Iterable[RunSpec]", dataset: str, seed: int) -> str:
     """Trainings as the text that the spec of a run of this data set and seed holds."""
-    return "~".join(re.sub("~+", r"\g<0>~", _spell(parent, dataset, seed)) for parent in parents)
+    texts = []
+    for _, alike in groupby(parents, lambda parent: _spell(parent, dataset, "", seed)):
+        parent, *others = alike
+        seeds = [str(each.seed) for each in (parent, *others)]
+        together = ["+".join(seeds)] if len({*seeds}) == len(seeds) else seeds
+        texts += [_spell(parent, dataset, each, seed) for each in together]
+    return "~".join(re.sub("~+", r"\g<0>~", text) for text in texts)
 
 
-def _spell(parent: "RunSpec", dataset: str, seed: int) -> str:
+def _spell(parent: "RunSpec", dataset: str, seeds: str, seed: int) -> str:
     options = {"dataset": parent.dataset} if parent.dataset != dataset else {}
-    options |= {"seed": parent.seed} if parent.seed != seed else {}
+    options |= {"seed": seeds} if seeds != str(seed) else {}
     options |= parent.departures(parent.base)
     return ",".join([parent.method, *(f"{name}:{spell(value)}" for name, value in options.items())])
 
@@ -40,25 +48,26 @@ def read_parents(text: str, dataset: str, seed: int, make: "Callable[..., RunSpe
     Raises:
         PelError: one of them is not possible, or the text is none.
     """
-    return tuple(_read(re.sub("~(~*)", r"\1", part), dataset, seed, make) for part in re.split("(?<!~)~(?!~)", text))
+    parts = (re.sub("~(~*)", r"\1", part) for part in re.split("(?<!~)~(?!~)", text))
+    return tuple(parent for part in parts for parent in _read(part, dataset, seed, make))
 
 
-def _read(text: str, dataset: str, seed: int, make: "Callable[..., RunSpec]") -> "RunSpec":
+def _read(text: str, dataset: str, seed: int, make: "Callable[..., RunSpec]") -> "list[RunSpec]":
     own, _, older = text.partition(OLDER)
     method, *rest = OPTION.split(own)
     options = dict(zip(rest[::2], rest[1::2], strict=True))
-    given = options.pop("seed", str(seed))
-    if not given.isdecimal():
-        raise PelError(f"parents={text}: seed:{given}: expected a whole number of 0 or more")
+    seeds, dataset = options.pop("seed", str(seed)).split("+"), options.pop("dataset", dataset)
+    if bad := [given for given in seeds if not given.isdecimal()]:
+        raise PelError(f"parents={text}: seed:{bad[0]}: expected a whole number of 0 or more")
     older_too = {"parents": older} if older else {}
-    return make(options.pop("dataset", dataset), method, int(given), **options, **older_too)
+    return [make(dataset, method, int(given), **options, **older_too) for given in seeds]
 
 
 def idle_without_parents(spec: "RunSpec") -> dict[str, str]:
     """Options about a start from another run that can have no effect here, and what they need; of those that are set."""
     needs = {}
     if not spec.parents:
-        needs["take"] = "a run to start from (from: in a study)"
+        needs |= dict.fromkeys(("take", "soup"), "a run to start from (from: in a study)")
     if not spec.takes_delta:
         needs["train_delta"] = "a run to start from whose delta is taken over (from:, with take=all or take=delta)"
     if spec.takes_head:
@@ -71,11 +80,14 @@ def check_parents(spec: "RunSpec") -> None:
 
     Raises:
         PelError: one trains nothing, has another method or head than what is taken over needs, or trains on images that this run
-            holds out; or there are several.
+            holds out; or there are several and they are not averaged (``soup``), or one and it is.
     """
-    if len(spec.parent_specs) > 1:
-        slugs = ", ".join(parent.slug for parent in spec.parent_specs)
-        raise PelError(f"from: {slugs}: a run starts from one other; expected one")
+    slugs = [parent.slug for parent in spec.parent_specs]
+    if len(slugs) > 1 and spec.soup == "none":
+        raise PelError(f"from: {', '.join(slugs)}: a run starts from one other; expected one, or soup=uniform (their mean)")
+    if spec.parents and spec.soup != "none" and len({*slugs}) < max(2, len(slugs)):
+        found = "the same run twice" if len({*slugs}) < len(slugs) else "one run"
+        raise PelError(f"soup={spec.soup} averages several different runs; from names {found}: {', '.join(slugs)}")
     for parent in spec.parent_specs:
         if reason := next(_mismatches(spec, parent), ""):
             raise PelError(f"from: {parent.slug}: {reason}")

@@ -90,6 +90,7 @@ class RunSpec:
     average: str = "none"
     train_head: bool = True
     parents: str = ""
+    soup: str = "none"
     take: str = "all"
     train_delta: bool = True
     tte: str = "fivecrop"
@@ -274,7 +275,13 @@ class RunSpec:
     @property
     def seeded(self) -> bool:
         """Whether anything in its numbers depends on the seed: a training, or random crops of the test images."""
-        return self.trains or not TTE[self.tte].views
+        return (self.trains and not self.pooled) or not TTE[self.tte].views
+
+    @property
+    def pooled(self) -> bool:
+        """Whether it is one run of several seeds: a soup of them that trains no further, or what starts from one and does not."""
+        parents = () if self.epochs else self.parent_specs
+        return len({parent.seed for parent in parents}) > 1 or any(parent.pooled for parent in parents)
 
     @property
     def needs_text(self) -> bool:

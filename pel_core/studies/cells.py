@@ -18,7 +18,7 @@ from pel_core.spec.options import spell
 from pel_core.spec.results import value_path
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.kinds import ArtefactKind, read_knobs
-from pel_core.studies.origins import FROM, listed, parents_of, with_origins
+from pel_core.studies.origins import ALL, FROM, FROM_SEEDS, listed, parents_of, with_origins
 from pel_core.studies.tuning import Base, TunedRow, Tuning, make_tuned
 
 Selection = Mapping[str, Any]
@@ -205,8 +205,13 @@ def make_cell(bindings: Bindings, seeds: Iterable[int], selections: Iterable[Sel
     selections, seeds = tuple(selections), tuple(seeds)
     fields = _laid_over(bindings, selections, ("dataset", "method", "value"))
     text, method, value, tune = fields["dataset"], fields["method"], fields["value"], fields["tune"]
-    base = _base(bindings, selections, fields)
-    specs = tuple(base.spec(seed) for seed in (seeds[:1] if tune else seeds))  # of a tuned row to see that it is possible
+    base = _base(bindings, selections, fields, seeds)
+    if base.over and tune:
+        raise PelError("from_seeds: all makes one run, whose settings cannot be chosen over seeds; say `tune: false` there")
+    if fields.get(FROM_SEEDS) == ALL and not base.parents:
+        raise PelError("from_seeds: all has no effect without `from`")
+    once = tune or base.over  # of a tuned row to see that it is possible
+    specs = tuple(base.spec(seed) for seed in (seeds[:1] if once else seeds))
     for spec in (run for child in specs[:1] for run in (child, *child.ancestors.values())):
         require_factors(spec.dataset, spec.factors, bindings.datasets)
     tuned = make_tuned(base, seeds, tune, bindings.datasets, bindings.tunings) if tune else None
@@ -223,7 +228,7 @@ def _laid_over(bindings: Bindings, selections: Iterable[Selection], needed: Iter
     return fields
 
 
-def _base(bindings: Bindings, selections: tuple[Selection, ...], fields: Mapping[str, Any]) -> Base:
+def _base(bindings: Bindings, selections: tuple[Selection, ...], fields: Mapping[str, Any], seeds: tuple[int, ...]) -> Base:
     """A cell's run without its seed, with those that it starts from. ``fields``: the selections laid over each other."""
     check_method(fields["method"])
     parents = []
@@ -232,11 +237,14 @@ def _base(bindings: Bindings, selections: tuple[Selection, ...], fields: Mapping
             of_parent = _laid_over(bindings, above, ("dataset", "method"))
             if of_parent["tune"]:
                 raise PelError("its settings are still to be chosen (tune); say `tune: false` there, and the settings")
-            parents.append(_base(bindings, above, of_parent))
+            parents.append(_base(bindings, above, of_parent, seeds))
         except PelError as error:
             raise PelError(str(error) if str(error).startswith("from: ") else f"from: {error}") from None
-    own = {key: value for key, value in fields.items() if key not in ("dataset", "backbone", "method", "value", "tune", FROM)}
-    return Base(bindings.dataset(fields["dataset"]), fields["backbone"], fields["method"], bindings.recipe, own, tuple(parents))
+    others = ("dataset", "backbone", "method", "value", "tune", FROM, FROM_SEEDS)
+    own = {key: value for key, value in fields.items() if key not in others}
+    over = seeds if parents and fields.get(FROM_SEEDS) == ALL else ()
+    named = bindings.dataset(fields["dataset"]), fields["backbone"], fields["method"]
+    return Base(*named, bindings.recipe, own, tuple(parents), over)
 
 
 def check_method(method: str) -> None:

@@ -41,9 +41,21 @@ class Factorial:
         """
         chosen = [options[level] for options, level in zip(self.options, levels, strict=True)]
         try:
-            return make_cell(bindings, seeds, (self.where, *chosen, self.own.get(levels, {}), {"value": value}), at)
+            cell = make_cell(bindings, seeds, (self.where, *chosen, self.own.get(levels, {}), {"value": value}), at)
+            require_seeds(cell)
+            return cell
         except PelError as error:
             raise PelError(f"cell ({self.design.label(levels)}): {error}") from None
+
+
+def require_seeds(cell: Cell) -> None:
+    """Refuse a soup over seeds, whose one value has no spread over seeds to take apart.
+
+    Raises:
+        PelError: the cell is one.
+    """
+    if cell.expected[0].pooled:
+        raise PelError("from_seeds: all: it is one value, and what is taken apart here is over seeds; show it in a table")
 
 
 def read_factorial(entry: Mapping[str, Any]) -> Factorial:

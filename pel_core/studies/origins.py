@@ -13,6 +13,7 @@ from pel_core.data.factors import SCOPE
 
 Selection = Mapping[str, Any]
 FROM = "from"
+FROM_SEEDS, ALL = "from_seeds", "all"  # the parents of a soup are those of every seed of the study
 ABOUT_ITSELF = ("label", "at", "value")  # of a row, not of its runs
 
 

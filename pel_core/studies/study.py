@@ -16,6 +16,7 @@ from pel_core.data.roots import tell_roots
 from pel_core.ingest.notes import data_notes, text_notes
 from pel_core.ingest.sources import open_source, require_split
 from pel_core.models.backbones import local_weights
+from pel_core.spec.choices import SOUPS
 from pel_core.spec.results import OUTPUTS, run_folder
 from pel_core.studies import provenance
 from pel_core.studies.artefacts import make_artefacts, make_bindings
@@ -149,6 +150,9 @@ def load(study: str | Path = "report", config: str | Path = "demo", **settings: 
     check_tunings(made, content)
     for spec in made.planned.values():  # refuses a split or a prompt's file that there is not, before anything is planned
         require_split(spec.dataset, spec.split, bindings.datasets, spec.factors.val)
+    for spec in made.known.values():
+        if spec.trains and SOUPS[spec.soup].validates:
+            require_split(spec.dataset, "val", bindings.datasets, spec.factors.val, f"soup={spec.soup}")
     for slug in made.known:
         made._sentences(slug)
     return made

@@ -33,7 +33,7 @@ NOT_TUNED = ("dataset", "backbone", "method", "value", "seed", "split", "tune")
 @dataclass(frozen=True)
 class Base:
     """A row's run without its seed: what `RunSpec.make` is given. ``fields``: what the study's selections say; ``parents``: the
-    runs that it starts from, at its own seed."""
+    runs that it starts from, at its own seed; or at all these seeds (``over``), of which it is one run, called by the first."""
 
     dataset: str
     backbone: str
@@ -41,14 +41,16 @@ class Base:
     recipe: Mapping[str, Any]
     fields: Mapping[str, Any]
     parents: "tuple[Base, ...]" = ()
+    over: tuple[int, ...] = ()
 
     def spec(self, seed: int, settings: Mapping[str, Any] | None = None) -> RunSpec:
         """The run of a seed, with other settings if some are given; those about the data are its parents' too, so that images
         which are held out for it are held out of their training."""
         given = {**self.fields, **(settings or {})}
+        seed = self.over[0] if self.over else seed
         if self.parents:
             shared = {name: value for name, value in (settings or {}).items() if name.startswith("data.")}
-            given["parents"] = tuple(parent.spec(seed, shared) for parent in self.parents)
+            given["parents"] = tuple(parent.spec(each, shared) for parent in self.parents for each in self.over or (seed,))
         return RunSpec.make(self.dataset, self.backbone, self.method, seed, self.recipe, **given)
 
     def training(self) -> "Base":

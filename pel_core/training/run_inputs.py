@@ -19,18 +19,21 @@ from pel_core.common.versions import check_versions, made_by, stale, versions
 from pel_core.data.batches import EvalBatches
 from pel_core.data.datasets import DATASETS, Prepared, open_prepared, split_name
 from pel_core.data.image_cache import cache_folder, open_cache
+from pel_core.data.loading import RandomCrops
 from pel_core.data.split import Split
 from pel_core.data.transforms import downscaled
 from pel_core.hardware.devices import loader_workers
 from pel_core.models.inits import INITS, images_for
 from pel_core.models.vit import ViT
 from pel_core.models.weights import load_vit
+from pel_core.spec.choices import SOUPS
 from pel_core.spec.plugins import other_plugins, with_plugins
 from pel_core.spec.results import inputs_of, run_folder
 from pel_core.spec.run_spec import RunSpec, completed, differences
 from pel_core.training.classifier import Classifier, adapter_dim, build
 from pel_core.training.parents import read_parents, take_over
 from pel_core.training.prefix_cache import PrefixCache
+from pel_core.training.soups import cook
 
 
 def load(
@@ -50,7 +53,7 @@ def load(
             f"data set '{base}' is not prepared: run `python -m pel_core data prepare {base} --out {results}/data/{base}`"
         )
     # What is read from files has to be what was prepared; decoded images are those that they were decoded from.
-    read = {"train": fresh, spec.split: not fresh or spec.wise_ft != 1}
+    read = {"train": fresh, spec.split: not fresh or spec.wise_ft != 1, "val": fresh and SOUPS[spec.soup].validates}
     compare = () if spec.image_cache else tuple(split for split, needed in read.items() if needed)
     data = at_native(open_prepared(results / "data" / base, spec.dataset, compare, spec.factors), spec.native)
     data = decoded(data, results, spec.image_cache)
@@ -67,7 +70,28 @@ def load(
         parents = read_parents(spec, results)
         take_over(classifier, spec, parents, data)
         info["parents"] = [parent.record for parent in parents]
+        if spec.soup != "none":
+            cache = PrefixCache(results, prefix_cache_gb)
+            info["soup"] = cook(classifier, spec, parents, lambda: validated(classifier, spec, results, data, info, cache))
     return data, classifier, info
+
+
+def validated(
+    classifier: Classifier, spec: RunSpec, results: Path, data: Prepared, info: dict[str, Any], cache: PrefixCache
+) -> tuple[Tensor, Tensor]:
+    """Logits (N, C) and labels (N,) of the validation split, by the crops of the training's own evaluation.
+
+    Raises:
+        PelError: there is no such split.
+    """
+    split, device = data.split("val"), next(classifier.parameters()).device
+    workers = loader_workers(split.images is None, device)
+    batches = EvalBatches(
+        split, spec.tte, spec.expand, spec.pixels, spec.vit.mean, spec.vit.std, device, workers=workers,
+        interpolation=spec.interpolation, random=RandomCrops(spec.crops, spec.seed, spec.crop_min_scale),
+    )  # fmt: skip
+    logits = cache.predict(classifier, batches, spec.num_frozen_prefix_blocks, test_images(spec, results, info, split))
+    return logits, torch.as_tensor(np.asarray(split.labels, np.int64))
 
 
 def at_native(data: Prepared, native: int | None) -> Prepared:
@@ -235,5 +259,5 @@ def describe(spec: RunSpec, data: Prepared, info: dict[str, Any], classifier: Cl
     record |= {"spec": spec.to_json(), **with_plugins(spec)}
     if info.get("descriptions"):
         record["descriptions"] = info["descriptions"]  # SHA-256 of the file with the sentences that the head starts from
-    record |= {"parents": info["parents"]} if "parents" in info else {}
+    record |= {key: info[key] for key in ("parents", "soup") if key in info}
     return record | {"data": dataset, "backbone": backbone, "parameters": parameters}

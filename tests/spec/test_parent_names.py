@@ -55,6 +55,13 @@ def test_several_parents_are_read_as_they_were_spelled(runs):
     assert read_parents(text, "toy-ir20", 0, plain) == parents
 
 
+def test_parents_that_differ_in_their_seed_alone_are_named_once():
+    """Runs of many seeds would not fit into the name of a folder."""
+    parents = tuple(made(loss=loss, seed=seed) for loss in ("ce", "focal") for seed in (0, 1, 2))
+    text = "adaptformer@2:4,seed:0+1+2,loss:ce~adaptformer@2:4,seed:0+1+2,loss:focal"
+    assert spell_parents(parents, "toy-ir20", 0) == text and read_parents(text, "toy-ir20", 0, plain) == parents
+
+
 def test_parents_of_parents_are_joined_apart():
     """A parent that itself starts from several: one sign more at each depth."""
 

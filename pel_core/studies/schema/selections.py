@@ -66,12 +66,14 @@ class _Selection(Fields):
 
 
 # ``from`` is no name that Python lets a class body declare.
+SEEDS = "all: the runs that it starts from are those of every seed of the study, of which a soup makes one; own: of its own seed."
 ORIGIN = "What the runs start from: the label of a row beside this one, a run in that row's place, a list of these, or false."
 Origin = create_model(
     "Origin",
     __base__=_Origin,
     __module__=__name__,
     __doc__=_Origin.__doc__,
+    from_seeds=(Literal["own", "all"], Field(default=None, description=SEEDS)),
     **{"from": ("AnyOrigin", Field(default=None, description=ORIGIN))},
 )
 OneOrigin = Annotated[
@@ -97,6 +99,7 @@ Selection = create_model(
     __base__=_Selection,
     __module__=__name__,
     __doc__=_Selection.__doc__,
+    from_seeds=(Literal["own", "all"], Field(default=None, description=SEEDS)),
     **{"from": (AnyOrigin, Field(default=None, description=ORIGIN))},
 )
 
