@@ -87,7 +87,8 @@ def bar_figure(study: Study, name: str) -> BarFigure:
 def _intervals(cell: Cell, runs: Runs, rows: Rows) -> tuple[Ends, Ends, list[str]]:
     """The ends of both intervals over several seeds, and why one is not there."""
     if not cell.specs[0].seeded:
-        return None, None, ["A point without lines: nothing in it depends on the seed."]
+        what = "a soup of all seeds is one value" if cell.specs[0].pooled else "nothing in it depends on the seed"
+        return None, None, [f"A point without lines: {what}."]
     found = value_effect(cell, runs, rows)
     training, general = ends_of(found)
     why = [] if training or len(found.seeds) < LEAST_SEEDS else [f"No thick line: {found.training.reason}."]

@@ -116,7 +116,8 @@ def _other_delta(spec: "RunSpec", parent: "RunSpec") -> Iterator[str]:
     if parent.method != spec.method:
         yield f"its method is {parent.method}, this run's {spec.method}; give both the same, or take over the head (take=head)"
         return
-    names = [name for part in spec.parts for name in METHODS.entry(part.name).reads]
+    # What a delta started from says nothing of one that is taken over.
+    names = [name for part in spec.parts for name in METHODS.entry(part.name).reads if name != "delta_seed"]
     for name in names:
         if getattr(parent, name) != getattr(spec, name):
             yield f"its {name} is {spell(getattr(parent, name))}, this run's {spell(getattr(spec, name))}; give both the same"
