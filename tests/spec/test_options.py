@@ -42,6 +42,8 @@ def results(toy_results, tmp_path_factory):
 def run(results, method="adaptformer", **options):
     """Train and evaluate; returns the record."""
     spec = RunSpec.make("toy-ir20", "toy", method, 0, **{"epochs": 1, **options})
+    for slug in spec.ancestors:
+        assert main(["train", slug, "--results", str(results)]) == 0
     if spec.trains:
         assert main(["train", spec.train.slug, "--results", str(results)]) == 0
     assert main(["evaluate", spec.slug, "--results", str(results)]) == 0
@@ -54,8 +56,17 @@ def fresh(results, method="adaptformer", seed=0, **options):
     return load(spec, results, CPU, fresh=True)[1]
 
 
-# what a word needs to have an effect
-BESIDE = {"reference": {"accumulate": 4}, "swa": {"average.every": "step"}}
+PARENT = {"parents": "adaptformer,epochs:1"}
+TWO = {"parents": "adaptformer,seed:0+1,epochs:1,data.val:0.3", "data.val": 0.3}
+# What a word needs to have an effect.
+BESIDE = {
+    ("accumulation", "reference"): {"accumulate": 4},
+    ("average", "swa"): {"average.every": "step"},
+    ("take", "delta"): PARENT,
+    ("take", "head"): PARENT,
+    ("soup", "uniform"): TWO,
+    ("soup", "greedy"): TWO,
+}
 WORDS = [(name, word) for name, words in CHOICES.items() for word in words if (name, word) != ("split", "val")]
 NUMBERS = [
     ("mask", {"mask_ratio": 0.1}),
@@ -70,6 +81,7 @@ NUMBERS = [
     ("adaptformer", {"native": 7}),
     ("adaptformer", {"accumulate": 3}),
     ("adaptformer", {"train_head": False}),
+    ("adaptformer", {"train_delta": False, **PARENT}),
     ("head-only", {"tau": 0.5, "scale": 15, "lr": 0.1, "momentum": 0, "weight_decay": 0, "batch_size": 50}),
     ("head-only", {"tte": "randaug", "crops": 3}),
     ("head-only", {"tte": "tencrop", "expand": 5}),
@@ -79,7 +91,7 @@ NUMBERS = [
 
 @pytest.mark.parametrize(("name", "word"), WORDS)
 def test_every_word_runs(results, name, word):
-    record = run(results, **{name: word}, **BESIDE.get(word, {}))
+    record = run(results, **{name: word}, **BESIDE.get((name, word), {}))
     assert record["spec"][name] == word and record["metrics"]["overall"] >= 0
     assert record["evaluation"]["crops"] == RunSpec.parse(record["slug"]).views
     if word == "descriptions":

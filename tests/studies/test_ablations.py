@@ -40,7 +40,7 @@ STUDIES = {
     "fair-probe": (160, 160, 2, 5),
     "sensitivity": (16, 16, 4, 8),
     "subsets": (12, 12, 1, 1),
-    "tour": (42, 25, 22, 23),
+    "tour": (44, 27, 23, 24),
 }
 TOY = "{title: T, backbone: toy, seeds: [0, 1, 2], data: {toy: toy}}"
 CURVE = """
