@@ -7,6 +7,7 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.common.registry import spell
 from pel_core.data.datasets import held_as_files
 from pel_core.data.factors import SCOPE
+from pel_core.models.heads import HEADS
 from pel_core.models.methods import METHODS
 from pel_core.spec.choices import CHOICES, INITS, REGISTRIES, readers, scoped_knobs
 from pel_core.spec.parents import check_parents, idle_without_parents
@@ -56,6 +57,8 @@ def check(spec: "RunSpec") -> None:
     _check_text(spec)
     heads_only = all(METHODS[part.name].blocks == "none" for part in spec.parts)
     _require(spec, "train_head", spec.train_head or not heads_only or not spec.trains, "true, since nothing else trains")
+    if spec.trains and hasattr(HEADS[spec.head], "fit"):
+        _require(spec, "epochs", spec.epochs == 0, f"0: the head {spec.head} is made of training images, and nothing trains")
     learns = spec.train_head or spec.train_delta or spec.epochs == 0
     _require(spec, "train_delta", learns, "true, since nothing else trains; or epochs 0, for a run that trains nothing")
     check_parents(spec)
@@ -91,6 +94,8 @@ def idle_options(spec: "RunSpec") -> dict[str, str]:
     read = {name for entry in spec.entries.values() for name in entry.reads} | ({"prompt"} if spec.needs_text else set())
     needs = {name: need for name, need in _partly_read(_sizes()).items() if name not in read}
     needs |= idle_without_parents(spec)
+    if spec.fits_head:
+        needs["init"] = f"another head than {spec.head}, which is made of training images"
     if spec.accumulate == 1:
         needs["accumulation"] = "accumulate above 1"
     if not held_as_files(spec.dataset) or spec.native:

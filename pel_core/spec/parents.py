@@ -90,6 +90,10 @@ def _mismatches(spec: "RunSpec", parent: "RunSpec") -> Iterator[str]:
         yield from _other_delta(spec, parent)
     if spec.takes_head and parent.head != spec.head:
         yield f"its head is {parent.head}, this run's {spec.head}; give both the same, or take over the delta alone (take=delta)"
+    if spec.takes_head and spec.head == parent.head:
+        scales = [dict(each.knobs_of("head")).get("scales", "none") for each in (parent, spec)]
+        if scales[1] == "none" and scales[0] != "none":
+            yield f"its head has factors of its classes (head.scales={scales[0]}), this run's has none; give this one some, too"
     if spec.takes_head and (reason := _other_classes(spec, parent)):
         yield f"{reason}; take over the delta alone (take=delta), or give both the same classes"
     held_out = ("val", "val_rule", "val_seed")

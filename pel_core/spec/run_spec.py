@@ -16,6 +16,7 @@ from pel_core.common.registry import Entry, spell
 from pel_core.data.datasets import DATASETS, LongTailed, drawn_ratio, split_name
 from pel_core.data.factors import FACTORS, SCOPE, Factors
 from pel_core.models.backbones import BACKBONES, Backbone, find_backbone
+from pel_core.models.heads import HEADS
 from pel_core.models.methods import METHODS, MethodPart, format_method, parse_method
 from pel_core.spec import checks
 from pel_core.spec.choices import REGISTRIES, TTE, knob_owners, scoped_knobs
@@ -179,7 +180,7 @@ class RunSpec:
         Of what trains nothing, few."""
         scopes = REGISTRIES if self.trains else {"tte": TTE}
         chosen = {scope: registry.entry(getattr(self, scope)) for scope, registry in scopes.items()}
-        if self.takes_head:
+        if self.takes_head or self.fits_head:
             chosen.pop("init", None)
         return chosen | {part.name: METHODS.entry(part.name) for part in self.parts} | {SCOPE: FACTORS}
 
@@ -268,6 +269,11 @@ class RunSpec:
         return bool(self.parents) and self.take != "delta"
 
     @property
+    def fits_head(self) -> bool:
+        """Whether its head is made of training images: of what its delta, as it starts, makes of them."""
+        return self.trains and hasattr(HEADS[self.head], "fit") and not self.takes_head
+
+    @property
     def seeded(self) -> bool:
         """Whether anything in its numbers depends on the seed: a training, or random crops of the test images."""
         return self.trains or not TTE[self.tte].views
@@ -275,7 +281,7 @@ class RunSpec:
     @property
     def needs_text(self) -> bool:
         """Whether class-text features start the head, or decide without one."""
-        return not self.trains or (self.init == "text" and not self.takes_head)
+        return not self.trains or (self.init == "text" and not self.takes_head and not self.fits_head)
 
     @property
     def views(self) -> int:

@@ -22,7 +22,7 @@ def training_gflop(spec: RunSpec) -> float:
 
     Frozen weights have no gradient; ``full`` has one for every weight from there on. Deltas are left out: a few per cent.
     """
-    blocks = [part.start for part in spec.parts if part.blocks]
+    blocks = [part.start for part in spec.parts if part.blocks and spec.train_delta]
     if not blocks:
         return forward_gflop(spec)
     vit, tokens, lowest = spec.vit, _tokens(spec), min(blocks)
