@@ -90,6 +90,7 @@ def train(
     images = None
     try:
         while state.epoch < spec.epochs:
+            step.set_epoch(state.epoch)
             for images, labels, indices in batches.epoch(state.epoch, state.step):
                 step.set_rates(rate_factor(spec, state.epoch, state.step, steps))
                 state.add(images, labels, len(indices))
