@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 TRAINING = (
     "lr", "momentum", "weight_decay", "batch_size", "accumulate", "accumulation", "loss", "tau", "head", "scale", "init",
     "augment", "precision", "optimizer", "schedule", "sampler", "train_head",
-    "reweight",
+    "reweight", "sharpness",
 )  # fmt: skip
 
 

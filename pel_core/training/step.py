@@ -19,6 +19,7 @@ from pel_core.training.classifier import Classifier
 from pel_core.training.losses import decomposable
 from pel_core.training.optimizer_state import load_optimizer, optimizer_numbers, optimizer_tensors
 from pel_core.training.optimizers import make_optimizer
+from pel_core.training.sharpness import Plain
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 OutOfMemory: type[RuntimeError] = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)  # the former from torch 2.5 on
@@ -33,7 +34,7 @@ class Step:
     Where the device runs out of memory a group is taken in smaller micro-batches, which leaves its numbers as they are (up to
     rounding); ``micro_batch`` is the images that go through at once. Shapes: see ``__call__``.
 
-    ``say`` is told of what a person should know: that memory was short.
+    ``say`` is told of what a person should know: that memory was short. ``sharpness`` is an entry of SHARPNESS, plain by default.
     """
 
     def __init__(
@@ -44,8 +45,11 @@ class Step:
         device: torch.device,
         group: ProcessGroup,
         say: Callable[[str], None] = logger.info,
+        sharpness: Any = None,
     ):
         self.classifier, self.criterion, self.spec, self.group, self.say = classifier, criterion, spec, group, say
+        self.sharpness, self.parameters = sharpness or Plain(None), list(classifier.trainable().values())
+        self.clip_norm = spec.knobs_of("optimizer").get("clip_norm", "none")
         self.optimizer = make_optimizer(classifier, spec)
         self.scaler = torch.amp.GradScaler(device.type, enabled=spec.precision == "fp16")
         self._average: Tensor | None = None
@@ -73,14 +77,26 @@ class Step:
             PelError: not even one image fits into memory.
         """
         self._weigh(labels, count)
-        while (total := self._fits(images, labels, count)) is None:
-            # Out of the handler: nothing holds the failed attempt's activations any more.
-            self._halve(len(labels))
-        self.group.sum_gradients(self.classifier.trainable().values())
+        total = self.sharpness.gradients(self, images, labels, count)
+        if self.clip_norm != "none":
+            self.scaler.unscale_(self.optimizer)  # what overflowed is found here, and the step skipped
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return self.group.sum(total)
+
+    def accumulate(self, images: Tensor, labels: Tensor, count: int) -> Tensor:
+        """Leave the gradients of these images' part of the batch's loss, of all processes, in the parameters; they have none yet.
+
+        Returns:
+            (2,) sums of this process as ``__call__`` has them of all.
+        """
+        while (total := self._fits(images, labels, count)) is None:
+            # Out of the handler: nothing holds the failed attempt's activations any more.
+            self._halve(len(labels))
+        self.group.sum_gradients(self.parameters)
+        return total
 
     def _weigh(self, labels: Tensor, count: int) -> None:
         """See how much an average image of the batch of ``count`` counts, of which this process has those of ``labels``."""
