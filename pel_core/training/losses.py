@@ -215,7 +215,7 @@ class LADE(Module):
 class ByClass(Module):
     """A loss whose images count by their class from an epoch on: the mean of their losses, weighted by ``weights`` (C,).
 
-    Parts of a batch weigh as much as their images together (`mass`), so that they add up to the whole batch's loss.
+    Parts of a batch weigh as much as their images together (`image_mass`), so that they add up to the whole batch's loss.
     """
 
     def __init__(self, loss: nn.Module, weights: Tensor, first: int):
@@ -227,7 +227,7 @@ class ByClass(Module):
         """Take the weights, or not, as this epoch does, counted from 0."""
         self.active = epoch >= self.first
 
-    def mass(self, labels: Tensor) -> Tensor | int:
+    def image_mass(self, labels: Tensor) -> Tensor | int:
         """How much images of these labels (B,) count together: () on the device; before the first epoch their number."""
         return self.weights[labels].sum() if self.active else len(labels)
 

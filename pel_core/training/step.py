@@ -100,12 +100,12 @@ class Step:
 
     def _weigh(self, labels: Tensor, count: int) -> None:
         """See how much an average image of the batch of ``count`` counts, of which this process has those of ``labels``."""
-        mass = self.criterion.mass(labels) if hasattr(self.criterion, "mass") else count
+        mass = self.criterion.image_mass(labels) if hasattr(self.criterion, "image_mass") else count
         self._average = self.group.sum(mass) / count if isinstance(mass, Tensor) else None
 
     def _weight(self, labels: Tensor) -> Tensor | int:
         """As how many average images of the batch those of these labels count: their number, but for `losses.ByClass`."""
-        return len(labels) if self._average is None else self.criterion.mass(labels) / self._average
+        return len(labels) if self._average is None else self.criterion.image_mass(labels) / self._average
 
     def _fits(self, images: Tensor, labels: Tensor, count: int) -> Tensor | None:
         size = math.ceil(self.spec.batch_size / self.spec.accumulate)

@@ -27,12 +27,13 @@ from pel_core.models.methods import Attach, Method, add_method
 from pel_core.reporting.figure_style import save, style
 from pel_core.reporting.runs import read_runs
 from pel_core.reporting.tables import statistic
-from pel_core.spec.choices import LOSSES, OPTIMIZERS, SAMPLERS, SCHEDULES, metric
+from pel_core.spec.choices import LOSSES, OPTIMIZERS, SAMPLERS, SCHEDULES, SHARPNESS, metric
 from pel_core.studies.kinds import FIGURE, FIGURES, ArtefactKind
 from pel_core.studies.selection_rules import SELECTION_RULES
 from pel_core.training.losses import Prior
 from pel_core.training.reweights import add_reweight
 from pel_core.training.schedules import WARMUP, Position
+from pel_core.training.sharpness import away
 
 
 # delta: a module that a method attaches
@@ -124,6 +125,23 @@ def my_balanced(generator: np.random.Generator, labels_N: np.ndarray) -> np.ndar
 def my_rarer(counts_C: np.ndarray) -> np.ndarray:
     """One over the logarithm of the class's images."""
     return 1 / np.log(counts_C + 1)
+
+
+# sharpness: where the gradient that a step follows is taken (`sharpness.rho`)
+@SHARPNESS.register("my-lookout", knobs=(Knob("rho", 0.05, "length of the look ahead", above(0)),))
+class Lookout:
+    """The gradient a step further down: two passes over the batch."""
+
+    passes = 2
+
+    def __init__(self, counts_C, rho: float):
+        self.rho = rho
+
+    def gradients(self, step, images, labels, count: int):
+        sums = step.accumulate(images, labels, count)
+        with away(step.parameters, -self.rho):
+            step.accumulate(images, labels, count)
+        return sums
 
 
 # augmentation: crop boxes (n, 4) and flips (n,) from uniforms u (n, draws)

@@ -146,7 +146,7 @@ def test_processes_share_one_weighted_mean(toy_results):
     criterion = make_loss(run, torch.as_tensor(data.train_counts))
     found = []
     for part, rest in ((slice(0, 9), slice(0, 0)), (slice(0, 4), slice(4, 9)), (slice(4, 9), slice(0, 4))):
-        step = Step(classifier, criterion, run, cpu, Part(criterion.mass(labels[rest])))
+        step = Step(classifier, criterion, run, cpu, Part(criterion.image_mass(labels[rest])))
         step._weigh(labels[part], 9)
         sums = step._fits(images[part], labels[part], 9)
         found.append((sums, [value.grad.clone() for value in classifier.trainable().values() if value.grad is not None]))
