@@ -16,7 +16,9 @@ K = Knob("k", 20, "how many training images vote, or all there are", at_least(1)
 TEMPERATURE = Knob("temperature", 0.07, "an image votes with exp(cosine / temperature)", above(0))
 
 
-@HEADS.register("knn", knobs=(K, TEMPERATURE))
+@HEADS.register(
+    "knn", knobs=(K, TEMPERATURE), needs=lambda spec: "" if spec.epochs == 0 else "epochs=0, since nothing of it trains"
+)
 class Nearest(Module):
     """log of a class's share in the votes of the k nearest training images, exp(cos / temperature) each (Wu et al. 2018)"""
 

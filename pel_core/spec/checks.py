@@ -7,7 +7,6 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.common.registry import spell
 from pel_core.data.datasets import held_as_files
 from pel_core.data.factors import SCOPE
-from pel_core.models.heads import HEADS
 from pel_core.models.methods import METHODS
 from pel_core.spec.choices import CHOICES, INITS, REGISTRIES, readers, scoped_knobs
 from pel_core.spec.parents import check_parents, idle_without_parents
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 TRAINING = (
     "lr", "momentum", "weight_decay", "batch_size", "accumulate", "accumulation", "loss", "tau", "head", "scale", "init",
     "augment", "precision", "optimizer", "schedule", "sampler", "train_head", "parents", "take", "train_delta",
+    "reweight", "sharpness",
 )  # fmt: skip
 
 
@@ -57,11 +57,12 @@ def check(spec: "RunSpec") -> None:
     _check_text(spec)
     heads_only = all(METHODS[part.name].blocks == "none" for part in spec.parts)
     _require(spec, "train_head", spec.train_head or not heads_only or not spec.trains, "true, since nothing else trains")
-    if spec.trains and hasattr(HEADS[spec.head], "fit"):
-        _require(spec, "epochs", spec.epochs == 0, f"0: the head {spec.head} is made of training images, and nothing trains")
     learns = spec.train_head or spec.train_delta or spec.epochs == 0
     _require(spec, "train_delta", learns, "true, since nothing else trains; or epochs 0, for a run that trains nothing")
     check_parents(spec)
+    for scope, entry in spec.entries.items():
+        if need := entry.needs(spec):
+            raise PelError(f"{scope}={entry.name} is not possible for {spec.method} here; it needs {need}")
     for name, knob in scoped_knobs(spec.entries).items():
         if limit := knob.limit(spec):
             what = spec.dataset if name.startswith(f"{SCOPE}.") else spec.method

@@ -44,7 +44,8 @@ class RunSpec:
     in every run, or ``"run"``, the run's own seed. ``crop_min_scale`` is the smallest area of a training crop, where an
     ``mda`` schedule starts. ``expand`` is how many pixels test-time ensembling enlarges the image before cropping,
     ``crops`` the number of random crops of ``tte="randaug"``; ``precision`` is training's, ``eval_precision`` evaluation's.
-    ``train_head`` false leaves the head at its start.
+    ``train_head`` false leaves the head at its start. ``reweight`` weighs the loss of each image by its class,
+    ``sharpness`` takes gradients where the loss is worst nearby (SAM).
 
     ``parents`` names the run that this one starts from, as `spec.parents` spells it; empty where it starts from none. ``take``
     is what it takes over from there: the delta, the head, or all; ``train_delta`` false leaves the delta as it was there.
@@ -86,6 +87,8 @@ class RunSpec:
     optimizer: str = "sgd"
     schedule: str = "cosine"
     sampler: str = "shuffle"
+    reweight: str = "none"
+    sharpness: str = "none"
     train_head: bool = True
     parents: str = ""
     take: str = "all"

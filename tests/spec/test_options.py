@@ -59,7 +59,7 @@ def fresh(results, method="adaptformer", seed=0, **options):
 PARENT = {"parents": "adaptformer,epochs:1"}
 # What a word needs to have an effect.
 BESIDE = {("accumulation", "reference"): {"accumulate": 4}, ("head", "knn"): {"epochs": 0}}
-BESIDE |= {("take", "delta"): PARENT, ("take", "head"): PARENT}
+BESIDE |= {("take", "delta"): PARENT, ("take", "head"): PARENT, ("sampler", "progressive"): {"epochs": 2}}
 WORDS = [(name, word) for name, words in CHOICES.items() for word in words if (name, word) != ("split", "val")]
 NUMBERS = [
     ("mask", {"mask_ratio": 0.1}),

@@ -152,7 +152,7 @@ def test_factors_are_stored_read_and_taken_over_again(results):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"head": "knn", "take": "delta"}, "epochs=2 is not possible .* must be 0: .*made of training images"),
+        ({"head": "knn", "take": "delta"}, "head=knn is not possible .* it needs epochs=0"),
         ({"head": "knn", "take": "delta", "epochs": 0, "init": "class-mean"}, "init=class-mean has no effect .* another head"),
         ({"head": "cosine", "take": "delta", "head.tau_norm": 1}, r"head.tau_norm=1 has no effect .* it needs head=linear"),
         (
