@@ -35,7 +35,7 @@ class Recipe:
 
 # How entries are called in a sentence; others by their names.
 LOSSES = {"la": "logit adjustment", "ce": "cross-entropy", "focal": "focal", "ldam": "LDAM", "cb": "class-balanced",
-          "grw": "generalised re-weighting", "bs": "balanced softmax", "lade": "LADE"}  # fmt: skip
+          "grw": "generalised re-weighting", "bs": "balanced softmax", "lade": "LADE", "vs": "VS", "las": "label-aware smoothing"}  # fmt: skip
 OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW", "nadam": "NAdam", "lion": "Lion"}
 SCHEDULES = {"cosine": "cosine schedule per epoch", "cosine-step": "cosine schedule per step", "constant": "constant rate"}
 TTES = {"none": "one centre crop", "fivecrop": "five crops", "tencrop": "ten crops", "randaug": "random crops"}
@@ -66,6 +66,11 @@ def _init(spec: Mapping[str, Any]) -> str:
     return f"class-text features{prompt}" if spec["init"] == "text" else spec["init"]
 
 
+def _start(spec: Mapping[str, Any]) -> str:
+    what = {"all": "", "delta": "the delta of ", "head": "the classifier of "}[spec["take"]]
+    return f"{what}{spec['parents']}" if spec["parents"] else "nothing that was trained"
+
+
 def _tte(spec: Mapping[str, Any]) -> str:
     return TTES.get(spec["tte"], spec["tte"]) + (f" (expand {spec['expand']} px)" if "crop" in spec["tte"] else "")
 
@@ -93,7 +98,7 @@ WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 TOLD = {
     "dataset", "backbone", "method", "seed", "resolution", "native", "adapter_dim", "vpt_len", "loss", "tau", "head", "scale",
     "init", "prompt", "optimizer", "schedule", "lr", "momentum", "weight_decay", "epochs", "batch_size", "accumulate",
-    "accumulation", "crop_min_scale", "precision", "tte", "expand", "split",
+    "accumulation", "crop_min_scale", "precision", "tte", "expand", "split", "parents", "take",
 }
 # fmt: on
 
@@ -120,6 +125,8 @@ def recipe_parts(records: Sequence[Record]) -> list[str]:
         parts.append(f"adapter dimension {_joined(map(_dimension, records))}")
     if any("vpt" in record["spec"]["method"] for record in records):
         parts.append(f"prompt length {_joined(str(record['spec']['vpt_len']) for record in records)}")
+    if any(spec["parents"] for spec in specs):
+        parts.append(f"starts from {_joined(map(_start, specs))}")
     others = [name for name in DEFAULTS if name not in TOLD]
     for name in others:
         values = [str(record["spec"].get(name, DEFAULTS[name])) for record in records]

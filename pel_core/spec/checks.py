@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 # Fields that only training reads; precision too: evaluation has its own.
 TRAINING = (
     "lr", "momentum", "weight_decay", "batch_size", "accumulate", "accumulation", "loss", "tau", "head", "scale", "init",
-    "augment", "precision", "optimizer", "schedule", "sampler", "average", "train_head", "parents", "soup", "take", "train_delta",
+    "augment", "precision", "optimizer", "schedule", "sampler", "train_head", "parents", "take", "train_delta",
+    "reweight", "sharpness", "average", "soup",
 )  # fmt: skip
 
 
@@ -57,6 +58,8 @@ def check(spec: "RunSpec") -> None:
     _require(spec, "wise_ft", not (between and spec.parents), "1, since a run that starts from another has no zero-shot start")
     random = between and spec.init == "random"
     _require(spec, "wise_ft", not random, "1, since a head that starts at random knows no class: init=text, or one from images")
+    made = between and spec.fits_head
+    _require(spec, "wise_ft", not made, f"1, since the head {spec.head} is made of training images")
     _check_method_options(spec)
     _check_text(spec)
     heads_only = all(METHODS[part.name].blocks == "none" for part in spec.parts)
@@ -64,6 +67,9 @@ def check(spec: "RunSpec") -> None:
     learns = spec.train_head or spec.train_delta or spec.epochs == 0
     _require(spec, "train_delta", learns, "true, since nothing else trains; or epochs 0, for a run that trains nothing")
     check_parents(spec)
+    for scope, entry in spec.entries.items():
+        if need := entry.needs(spec):
+            raise PelError(f"{scope}={entry.name} is not possible for {spec.method} here; it needs {need}")
     for name, knob in scoped_knobs(spec.entries).items():
         if limit := knob.limit(spec):
             what = spec.dataset if name.startswith(f"{SCOPE}.") else spec.method
@@ -97,6 +103,8 @@ def idle_options(spec: "RunSpec") -> dict[str, str]:
     read = {name for entry in spec.entries.values() for name in entry.reads} | ({"prompt"} if spec.needs_text else set())
     needs = {name: need for name, need in _partly_read(_sizes()).items() if name not in read}
     needs |= idle_without_parents(spec)
+    if spec.fits_head:
+        needs["init"] = f"another head than {spec.head}, which is made of training images"
     if spec.accumulate == 1:
         needs["accumulation"] = "accumulate above 1"
     if not held_as_files(spec.dataset) or spec.native:

@@ -23,6 +23,8 @@ SCHEDULES: Registry[Any] = Registry("schedule", ("pel_core.training.schedules",)
 SAMPLERS: Registry[Any] = Registry("sampler", ("pel_core.training.samplers",))
 AVERAGES: Registry[Any] = Registry("average", ("pel_core.training.averages",))
 SOUPS: Registry[Any] = Registry("soup", ("pel_core.training.soups",))
+SHARPNESS: Registry[Any] = Registry("sharpness", ("pel_core.training.sharpness",))
+REWEIGHTS: Registry[Any] = Registry("reweight", ("pel_core.training.reweights",))
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "sampler": SAMPLERS,
     "average": AVERAGES,
     "soup": SOUPS,
+    "reweight": REWEIGHTS,
+    "sharpness": SHARPNESS,
     "augment": AUGMENTATIONS,
     "tte": TTE,
 }

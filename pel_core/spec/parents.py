@@ -15,6 +15,7 @@ from pel_core.common.errors import PelError
 from pel_core.common.registry import spell
 from pel_core.data.datasets import split_name
 from pel_core.models.methods import METHODS
+from pel_core.spec.choices import SOUPS
 
 if TYPE_CHECKING:
     from pel_core.spec.run_spec import RunSpec
@@ -88,6 +89,12 @@ def check_parents(spec: "RunSpec") -> None:
     if spec.parents and spec.soup != "none" and len({*slugs}) < max(2, len(slugs)):
         found = "the same run twice" if len({*slugs}) < len(slugs) else "one run"
         raise PelError(f"soup={spec.soup} averages several different runs; from names {found}: {', '.join(slugs)}")
+    if SOUPS[spec.soup].validates and not spec.takes_head and (spec.fits_head or spec.init != "text"):
+        raise PelError(
+            f"soup={spec.soup} needs a classifier that is there before runs are chosen: take=all, or take=delta with init=text"
+        )
+    if spec.soup != "none" and spec.takes_head and any(parent.fits_head for parent in spec.parent_specs):
+        raise PelError(f"soup={spec.soup}: a head {spec.head} holds training images, of which there is no mean; say take=delta")
     for parent in spec.parent_specs:
         if reason := next(_mismatches(spec, parent), ""):
             raise PelError(f"from: {parent.slug}: {reason}")
@@ -102,6 +109,10 @@ def _mismatches(spec: "RunSpec", parent: "RunSpec") -> Iterator[str]:
         yield from _other_delta(spec, parent)
     if spec.takes_head and parent.head != spec.head:
         yield f"its head is {parent.head}, this run's {spec.head}; give both the same, or take over the delta alone (take=delta)"
+    if spec.takes_head and spec.head == parent.head:
+        scales = [dict(each.knobs_of("head")).get("scales", "none") for each in (parent, spec)]
+        if scales[1] == "none" and scales[0] != "none":
+            yield f"its head has factors of its classes (head.scales={scales[0]}), this run's has none; give this one some, too"
     if spec.takes_head and (reason := _other_classes(spec, parent)):
         yield f"{reason}; take over the delta alone (take=delta), or give both the same classes"
     held_out = ("val", "val_rule", "val_seed")

@@ -16,6 +16,7 @@ from pel_core.common.registry import Entry, spell
 from pel_core.data.datasets import DATASETS, LongTailed, drawn_ratio, split_name
 from pel_core.data.factors import FACTORS, SCOPE, Factors
 from pel_core.models.backbones import BACKBONES, Backbone, find_backbone
+from pel_core.models.heads import HEADS
 from pel_core.models.methods import METHODS, MethodPart, format_method, parse_method
 from pel_core.spec import checks
 from pel_core.spec.choices import REGISTRIES, TTE, knob_owners, scoped_knobs
@@ -44,7 +45,8 @@ class RunSpec:
     of a training crop, where an ``mda`` schedule starts. ``expand`` is how many pixels test-time ensembling enlarges the image
     before cropping, ``crops`` the number of random crops of ``tte="randaug"``; ``precision`` is training's, ``eval_precision``
     evaluation's. ``train_head`` false leaves the head at its start. ``average`` takes the mean of the trained parameters over
-    the training. ``wise_ft`` is the weight of what was trained against where it started, in an evaluation.
+    the training. ``wise_ft`` is the weight of what was trained against where it started, in an evaluation. ``reweight``
+    weighs the loss of each image by its class, ``sharpness`` takes gradients where the loss is worst nearby (SAM).
 
     ``parents`` names the run that this one starts from, as `spec.parents` spells it; empty where it starts from none. ``take``
     is what it takes over from there: the delta, the head, or all; ``train_delta`` false leaves the delta as it was there.
@@ -88,6 +90,8 @@ class RunSpec:
     schedule: str = "cosine"
     sampler: str = "shuffle"
     average: str = "none"
+    reweight: str = "none"
+    sharpness: str = "none"
     train_head: bool = True
     parents: str = ""
     soup: str = "none"
@@ -184,7 +188,7 @@ class RunSpec:
         Of what trains nothing, few."""
         scopes = REGISTRIES if self.trains else {"tte": TTE}
         chosen = {scope: registry.entry(getattr(self, scope)) for scope, registry in scopes.items()}
-        if self.takes_head:
+        if self.takes_head or self.fits_head:
             chosen.pop("init", None)
         return chosen | {part.name: METHODS.entry(part.name) for part in self.parts} | {SCOPE: FACTORS}
 
@@ -273,6 +277,11 @@ class RunSpec:
         return bool(self.parents) and self.take != "delta"
 
     @property
+    def fits_head(self) -> bool:
+        """Whether its head is made of training images: of what its delta, as it starts, makes of them."""
+        return self.trains and hasattr(HEADS[self.head], "fit") and not self.takes_head
+
+    @property
     def seeded(self) -> bool:
         """Whether anything in its numbers depends on the seed: a training, or random crops of the test images."""
         return (self.trains and not self.pooled) or not TTE[self.tte].views
@@ -286,7 +295,7 @@ class RunSpec:
     @property
     def needs_text(self) -> bool:
         """Whether class-text features start the head, or decide without one."""
-        return not self.trains or (self.init == "text" and not self.takes_head)
+        return not self.trains or (self.init == "text" and not self.takes_head and not self.fits_head)
 
     @property
     def views(self) -> int:

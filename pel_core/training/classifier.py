@@ -46,6 +46,8 @@ class Classifier(nn.Module):
         Raises:
             PelError: the checkpoint is of another method, head or class count.
         """
+        if part != "delta" and "head.features" in state and hasattr(self.head, "make_room"):
+            self.head.make_room(len(state["head.features"]))
         stored, state = ({name: each[name] for name in each if _is_of(part, name)} for each in (self.stored(), state))
         if missing := stored.keys() ^ state.keys():
             raise PelError(f"the checkpoint is of another run: {len(missing)} names differ, e.g. '{min(missing)}'")
@@ -134,13 +136,11 @@ def method_choices(spec: RunSpec, classes: int) -> dict[str, Any]:
     }
 
 
-def build(spec: RunSpec, vit: ViT, classes: int, text: Mapping[str, Tensor], rows: Tensor | None = None) -> Classifier:
-    """Attach the spec's method to ``vit`` (in place) and put its head on.
+def build(spec: RunSpec, vit: ViT, classes: int, text: Mapping[str, Tensor]) -> Classifier:
+    """Attach the spec's method to ``vit`` (in place) and put its head on, which starts from text or at random.
 
     Args:
         text: ``text.features`` (C, E), ``text.projection`` (D, E), ``text.logit_scale``, where the spec needs them.
-        rows: (C, D) that the head starts from, where the spec takes them from images; without them it starts at random, to
-            be loaded from a checkpoint.
 
     Raises:
         PelError: text features missing or of another number of classes.
@@ -152,14 +152,13 @@ def build(spec: RunSpec, vit: ViT, classes: int, text: Mapping[str, Tensor], row
     if not spec.trains:
         return Classifier(vit, ZeroShot(text["text.projection"], text["text.features"], float(text["text.logit_scale"])), tuned)
     head = HEADS[spec.head](vit.width, classes, spec.scale, torch_generator(spec.seed, "head"), **spec.knobs_of("head"))
-    head.requires_grad_(spec.train_head)
+    if not spec.train_head:
+        head.requires_grad_(False)
     for each in tuned:
         each.parameter.requires_grad_(spec.train_delta)
     if spec.needs_text:
-        rows = text_head(text["text.features"], text["text.projection"])
-    if rows is not None:
         with torch.no_grad():
-            head.weight.copy_(rows)
+            head.weight.copy_(text_head(text["text.features"], text["text.projection"]))
     return Classifier(vit, head, tuned)
 
 

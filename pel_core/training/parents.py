@@ -75,7 +75,8 @@ def take_over(classifier: Classifier, spec: RunSpec, parents: list[Parent], data
                 f"{spec.slug} takes over the head of {parent.spec.slug}, whose classes are others ({found}); take over the delta "
                 "alone (take=delta)"
             )
+        own = {name: value for name, value in classifier.trainable_state().items() if name == "head.scales"}
         try:
-            classifier.load_trainable(parent.state, spec.take)
+            classifier.load_trainable(own | parent.state, spec.take)  # factors that the parent's classes do not have start at 1
         except PelError as error:
             raise PelError(f"{spec.slug} cannot start from {parent.spec.slug}: {error}") from None

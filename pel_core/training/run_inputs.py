@@ -53,8 +53,8 @@ def load(
             f"data set '{base}' is not prepared: run `python -m pel_core data prepare {base} --out {results}/data/{base}`"
         )
     # What is read from files has to be what was prepared; decoded images are those that they were decoded from.
-    read = {"train": fresh, spec.split: not fresh or spec.wise_ft != 1, "val": fresh and SOUPS[spec.soup].validates}
-    compare = () if spec.image_cache else tuple(split for split, needed in read.items() if needed)
+    read = [("train", fresh), (spec.split, not fresh or spec.wise_ft != 1), ("val", fresh and SOUPS[spec.soup].validates)]
+    compare = () if spec.image_cache else tuple(dict.fromkeys(split for split, needed in read if needed))
     data = at_native(open_prepared(results / "data" / base, spec.dataset, compare, spec.factors), spec.native)
     data = decoded(data, results, spec.image_cache)
     vit, text, info = load_vit(results / "backbones" / spec.backbone, spec.resolution)
@@ -62,10 +62,11 @@ def load(
         path = results / "text" / spec.backbone / f"{base}.{spec.prompt}.safetensors"
         features, info["descriptions"] = load_text(path, data, info)
         text |= features
-    rows = None
-    if fresh and not spec.takes_head and INITS[spec.init].start == "images":
-        rows = image_rows(spec, vit.to(device), data, device, PrefixCache(results, prefix_cache_gb), info["sha256"])
-    classifier = build(spec, vit.to(device), len(data.class_names), text, rows).to(device)
+    images = fresh and (spec.fits_head or ("init" in spec.entries and INITS[spec.init].start == "images"))
+    seen = None
+    if images and not spec.takes_delta:  # before a delta is attached
+        seen = image_features(spec, vit.to(device), data, device, PrefixCache(results, prefix_cache_gb), info["sha256"])
+    classifier = build(spec, vit.to(device), len(data.class_names), text).to(device)
     if fresh and spec.parents:
         parents = read_parents(spec, results)
         take_over(classifier, spec, parents, data)
@@ -73,6 +74,8 @@ def load(
         if spec.soup != "none":
             cache = PrefixCache(results, prefix_cache_gb)
             info["soup"] = cook(classifier, spec, parents, lambda: validated(classifier, spec, results, data, info, cache))
+    if images:
+        start_head(classifier, spec, *(seen or image_features(spec, classifier.vit, data, device)))
     return data, classifier, info
 
 
@@ -92,6 +95,17 @@ def validated(
     )  # fmt: skip
     logits = cache.predict(classifier, batches, spec.num_frozen_prefix_blocks, test_images(spec, results, info, split))
     return logits, torch.as_tensor(np.asarray(split.labels, np.int64))
+
+
+def start_head(classifier: Classifier, spec: RunSpec, features: Tensor, labels: Tensor) -> None:
+    """Start a head from the features (N, D) of training images and their labels (N,)."""
+    head, device = classifier.head, next(classifier.parameters()).device
+    if spec.fits_head:
+        head.fit(features.to(device), labels.to(device))
+        return
+    with torch.no_grad():
+        classes = len(head.weight)
+        head.weight.copy_(INITS[spec.init].rows(features, labels, classes))
 
 
 def at_native(data: Prepared, native: int | None) -> Prepared:
@@ -132,14 +146,23 @@ def decoded(data: Prepared, results: Path, size: int | None) -> Prepared:
 def image_rows(
     spec: RunSpec, vit: ViT, data: Prepared, device: torch.device, cache: PrefixCache | None = None, backbone: str = ""
 ) -> Tensor:
-    """Head rows (C, D) from the untuned features of training images: resized to the network's side and cropped at the centre.
-
-    ``cache`` keeps the features for other runs, with the SHA-256 of the ``backbone``.
+    """Head rows (C, D) from the features of training images (`image_features`).
 
     Raises:
         PelError: a class without an image.
     """
-    chosen = images_for(spec.init, data.train.labels, spec.seed)
+    return INITS[spec.init].rows(*image_features(spec, vit, data, device, cache, backbone), len(data.class_names))
+
+
+def image_features(
+    spec: RunSpec, vit: ViT, data: Prepared, device: torch.device, cache: PrefixCache | None = None, backbone: str = ""
+) -> tuple[Tensor, Tensor]:
+    """Features (N, D) and labels (N,) of the training images that a head starts from: resized to the network's side and cropped
+    at the centre, as a backbone without a delta or with that of a parent has them.
+
+    ``cache`` keeps the features of a bare backbone for other runs, with the SHA-256 of the ``backbone``.
+    """
+    chosen = np.arange(len(data.train)) if spec.fits_head else images_for(spec.init, data.train.labels, spec.seed)
     split = data.train.take(chosen) if len(chosen) < len(data.train) else data.train
     workers = loader_workers(data.train.images is None, device)
     batches = EvalBatches(
@@ -150,7 +173,7 @@ def image_rows(
     about = {"backbone": backbone, "data": data.sha256, "native": spec.reduction, "positions": _digest(chosen)}
     features = (cache or PrefixCache(".", 0)).predict(vit, batches, vit.layers, about).to(where)
     labels = torch.as_tensor(np.asarray(split.labels, np.int64)).to(where)
-    return INITS[spec.init].rows(features, labels, len(data.class_names))
+    return features, labels
 
 
 def _digest(positions: np.ndarray) -> str:

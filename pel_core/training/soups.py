@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from pel_core.common.errors import PelError
 from pel_core.common.lazy import torch
 from pel_core.common.registry import Knob, one_of
 from pel_core.spec.choices import SOUPS
@@ -94,19 +95,30 @@ def cook(
     Returns:
         What train.json says of it: the slugs that were averaged, the best first; and where a validation split was asked what each
         mean scored, by the positions of its runs.
+
+    Raises:
+        PelError: the runs hold different tensors.
     """
+    for parent in parents[1:]:
+        if other := sorted(parent.state.keys() ^ parents[0].state.keys()):
+            found = f"'{other[0]}' is in one of {parents[0].spec.slug} and {parent.spec.slug} alone"
+            raise PelError(f"{spec.slug}: the runs of a soup hold the same tensors, and {found}")
     scores: dict[str, float] = {}
     states = [parent.state for parent in parents]
     metric = spec.knobs_of("soup").get("metric", "overall")
+    own = {name: value for name, value in classifier.trainable_state().items() if name == "head.scales"}
+
+    def put(positions: Sequence[int]) -> None:  # factors that the parents' classes do not have start at 1, as in `take_over`
+        classifier.load_trainable(own | mean([states[position] for position in sorted(positions)]), spec.take)
 
     @cache
     def score(positions: tuple[int, ...]) -> float:
-        classifier.load_trainable(mean([states[position] for position in positions]), spec.take)
+        put(positions)
         scores[",".join(map(str, positions))] = found = accuracy(*validation(), metric)
         return found
 
     taken = SOUPS[spec.soup].choose(len(states), lambda positions: score(tuple(sorted(positions))), **spec.knobs_of("soup"))
-    classifier.load_trainable(mean([states[position] for position in sorted(taken)]), spec.take)
+    put(taken)
     record: dict[str, Any] = {"taken": [parents[position].spec.slug for position in taken]}
     return record | ({"validation": {"metric": metric, "scores": scores}} if scores else {})
 

@@ -34,7 +34,7 @@ OVERRIDES = st.fixed_dictionaries(
         "lr": rounded(1e-6, 1),
         "scale": rounded(0.5, 50),
         "loss": st.sampled_from(CHOICES["loss"]),
-        "head": st.sampled_from(CHOICES["head"]),
+        "head": st.sampled_from(["cosine", "linear", "l2norm", "layernorm"]),
         "tte": st.sampled_from(CHOICES["tte"]),
         "adapter_dim": st.one_of(st.sampled_from(["auto", "auto-tuned"]), st.integers(1, 32)),
         "resolution": st.sampled_from([None, 16, 24, 32]),

@@ -28,6 +28,7 @@ STUDIES = {
     "inits": (7, 7, 2, 6),
     "classifiers": (8, 8, 1, 3),
     "losses": (8, 8, 1, 3),
+    "sampling": (13, 13, 1, 1),
     "epochs": (8, 4, 1, 3),
     "tte": (10, 1, 2, 6),
     "parameters": (14, 14, 2, 6),
@@ -40,6 +41,7 @@ STUDIES = {
     "fair-probe": (160, 160, 2, 5),
     "sensitivity": (16, 16, 4, 8),
     "subsets": (12, 12, 1, 1),
+    "stages": (10, 10, 2, 2),
     "soups": (26, 17, 1, 1),
     "tour": (45, 28, 23, 24),
 }

@@ -154,7 +154,16 @@ def same(a: Path, b: Path, spec: RunSpec) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "options"), [(3, {}), (2, {"average": "ema", "average.decay": 0.5})])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"average": "ema", "average.decay": 0.5},
+        {"sampler": "balanced", "reweight": "effective", "sharpness": "imbsam", "optimizer.clip_norm": 0.5},
+    ],
+    ids=["plain", "average", "balanced"],
+)
+@pytest.mark.parametrize("processes", [3])
 def test_several_processes_end_where_one_ends(results, tmp_path_factory, processes, options):
     """The last batch of each epoch has one image, so that a rank has none."""
     images = len(open_prepared(results / "data/toy", "toy-ir20").train)

@@ -12,19 +12,30 @@ from pel_core.common.errors import PelError
 from pel_core.models.heads import HEADS, ZeroShot
 from pel_core.models.inits import class_mean, linear_probe
 from pel_core.training.classifier import text_head
-from pel_core.training.losses import LDAM, LOSSES, ClassBalanced, Focal, LogitAdjusted, Prior, Reweighted
+from pel_core.training.losses import (
+    LDAM,
+    LOSSES,
+    ClassBalanced,
+    Focal,
+    LabelAwareSmoothing,
+    LogitAdjusted,
+    Prior,
+    Reweighted,
+    VectorScaling,
+)
 
-NORMED = [name for name in HEADS if name != "linear"]
-# LADE's regulariser looks at the size of the logits, so a constant added to them counts.
-SHIFT_INVARIANT = [name for name in LOSSES if name != "lade"]
+ROWS = [name for name in HEADS if not hasattr(HEADS[name], "fit")]  # heads that train
+NORMED = [name for name in ROWS if name != "linear"]
+# LADE's regulariser looks at the size of the logits, and VS multiplies them by class, so a constant added to them counts.
+SHIFT_INVARIANT = [name for name in LOSSES if name not in ("lade", "vs")]
 
 
 def draw(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def head(name, width=16, classes=5, scale=25.0, seed=0):
-    return HEADS[name](width, classes, scale, draw(seed))
+def head(name, width=16, classes=5, scale=25.0, seed=0, **knobs):
+    return HEADS[name](width, classes, scale, draw(seed), **knobs)
 
 
 def batch(seed, classes=5, images=7):
@@ -38,14 +49,14 @@ def loss(name, logits, labels, counts, **prior):
     return LOSSES[name](Prior(counts, **prior))(logits, labels)
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", ROWS)
 def test_a_head_gives_logits_and_trains_only_its_own(name):
     module = head(name)
     assert module(torch.randn(3, 16)).shape == (3, 5)
     assert set(dict(module.named_parameters())) == ({"weight", "bias"} if name == "linear" else {"weight"})
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", ROWS)
 def test_a_head_starts_from_its_generator_alone(name):
     first, again, other = head(name, seed=1), head(name, seed=1), head(name, seed=2)
     assert torch.equal(first.weight, again.weight) and not torch.equal(first.weight, other.weight)
@@ -116,7 +127,7 @@ def test_a_constant_added_to_the_logits_changes_nothing(name, seed, shift):
     )
 
 
-@pytest.mark.parametrize("name", ["la", "bs", "cb", "grw", "ce"])
+@pytest.mark.parametrize("name", ["la", "bs", "cb", "grw", "ce", "vs"])
 @given(seed=st.integers(0, 1000), count=st.integers(1, 500))
 @settings(max_examples=25, deadline=None)
 def test_balanced_counts_give_plain_cross_entropy(name, seed, count):
@@ -157,6 +168,12 @@ def test_relations_between_losses(seed):
         "focal at gamma 0": (Focal(prior, gamma=0.0)(logits, labels), plain),
         "GRW at exponent 0": (Reweighted(prior, exponent=0.0)(logits, labels), plain),
         "LDAM without margin": (LDAM(prior, largest=0.0)(logits, labels), plain),
+        "VS at gamma 0 is LA": (VectorScaling(prior, gamma=0.0)(logits, labels), loss("la", logits, labels, counts)),
+        "LAS without smoothing": (LabelAwareSmoothing(prior, 0.0, 0.0)(logits, labels), plain),
+        "LAS alike is label smoothing": (
+            LabelAwareSmoothing(prior, 0.3, 0.3)(logits, labels),
+            F.cross_entropy(logits, labels, label_smoothing=0.3),
+        ),
         "CB near beta 0": (ClassBalanced(prior, beta=1e-9)(logits, labels), plain),
         "counts matter up to a factor only": (loss("la", logits, labels, 3 * counts), loss("la", logits, labels, counts)),
     }
@@ -169,6 +186,39 @@ def test_ldam_margins():
     counts, scale = torch.tensor([1, 16, 81]), 10.0
     found = LDAM(Prior(counts, scale=scale)).margins / scale
     torch.testing.assert_close(found, torch.tensor([0.5, 0.25, 1 / 6]))
+
+
+@given(seed=st.integers(0, 1000), gamma=st.floats(0, 1), tau=st.floats(0, 2))
+@settings(max_examples=25, deadline=None)
+def test_vs_is_the_papers_sum(seed, gamma, tau):
+    """Image by image: -log of e^(D_y z_y + i_y) over the sum of e^(D_c z_c + i_c)."""
+    logits, labels, counts = batch(seed)
+    numbers, total, found = counts.tolist(), 0.0, VectorScaling(Prior(counts, tau), gamma)(logits, labels)
+    for row, label in zip(logits.double().tolist(), labels.tolist(), strict=True):
+        moved = [
+            (n / max(numbers)) ** gamma * logit + tau * math.log(n / sum(numbers)) for n, logit in zip(numbers, row, strict=True)
+        ]
+        total += math.log(sum(math.exp(value - moved[label]) for value in moved))
+    assert found.item() == pytest.approx(total / len(labels), rel=1e-4, abs=1e-5)
+
+
+@given(seed=st.integers(0, 1000), shape=st.sampled_from(["concave", "linear", "convex"]))
+@settings(max_examples=25, deadline=None)
+def test_label_aware_smoothing_is_cross_entropy_with_a_target_of_its_own_for_each_class(seed, shape):
+    logits, labels, counts = batch(seed)
+    numbers, total = counts.tolist(), 0.0
+    found = LabelAwareSmoothing(Prior(counts), 0.4, 0.1, shape)(logits, labels)
+    for row, label in zip(logits.double(), labels.tolist(), strict=True):
+        place = (numbers[label] - min(numbers)) / (max(numbers) - min(numbers))
+        rise = {"concave": math.sin(place * math.pi / 2), "linear": place, "convex": 1 - math.cos(place * math.pi / 2)}[shape]
+        smoothing = 0.1 + 0.3 * rise
+        for number, surprise in enumerate((-row.log_softmax(0)).tolist()):
+            total += ((1 - smoothing) * (number == label) + smoothing / 5) * surprise
+    assert found.item() == pytest.approx(total / len(labels), rel=1e-4, abs=1e-5)
+
+
+def test_label_aware_smoothing_of_balanced_classes_is_that_of_the_largest():
+    assert LabelAwareSmoothing(Prior(torch.full((3,), 7)), 0.4, 0.1).smoothing.tolist() == pytest.approx([0.4] * 3)
 
 
 def test_weights_have_mean_one_and_favour_rare_classes():
@@ -220,3 +270,62 @@ def test_linear_probe_separates_what_is_separable(classes):
     assert rows.shape == (classes, 8)
     torch.testing.assert_close(rows.norm(dim=-1), torch.ones(classes))
     assert ((features - features.mean(0)) @ rows.T).argmax(-1).eq(labels).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_factors_of_classes_multiply_logits_and_may_train_alone(name):
+    """Kang et al.'s learnable weight scaling: s_c (w_c f + b_c)."""
+    features = torch.randn(3, 16)
+    for scales, names in {"learnable": {"scales", *dict(head(name).named_parameters())}, "alone": {"scales"}}.items():
+        module = head(name, scales=scales)
+        assert torch.equal(module(features), head(name)(features))
+        assert {key for key, value in module.named_parameters() if value.requires_grad} == names
+        with torch.no_grad():
+            module.scales.copy_(torch.arange(5) / 2)
+        torch.testing.assert_close(module(features), head(name)(features) * torch.arange(5) / 2)
+
+
+def test_tau_normalisation_divides_rows_by_a_power_of_their_norm_without_the_bias():
+    """As tau_norm.py of facebookresearch/classifier-balancing at 22370c6 does; on a cosine head it would change nothing."""
+    features = torch.randn(3, 16, generator=draw())
+    plain = head("linear")
+    with torch.no_grad():
+        plain.bias.copy_(torch.arange(5.0))
+        plain.weight.mul_(torch.tensor([[1.0], [2.0], [3.0], [0.5], [4.0]]))
+    for tau in (0.5, 1.0, 2.0):
+        module = head("linear", tau_norm=tau)
+        module.load_state_dict(plain.state_dict())
+        expected = torch.stack([features @ row / sum(value**2 for value in row) ** (tau / 2) for row in plain.weight], 1)
+        torch.testing.assert_close(module(features), expected)
+    module = head("linear", tau_norm=0.0)
+    module.load_state_dict(plain.state_dict())
+    assert torch.equal(module(features), plain(features))
+    assert head("l2norm", scale=1)(features).argmax(1).tolist() == _of_rows(head("l2norm").weight, features).argmax(1).tolist()
+
+
+def _of_rows(rows, features):
+    """A linear head of these rows at tau = 1."""
+    module = head("linear", tau_norm=1.0)
+    with torch.no_grad():
+        module.weight.copy_(3 * rows)
+    return module(features)
+
+
+def test_nearest_images_vote_by_their_cosine():
+    generator = draw(3)
+    features, labels = torch.randn(40, 16, generator=generator), torch.randint(0, 5, (40,), generator=generator)
+    asked = torch.randn(6, 16, generator=generator)
+    module = head("knn", k=7, temperature=0.2)
+    module.fit(features, labels)
+    for one, logits in zip(asked, module(asked), strict=True):
+        pairs = zip(features, labels, strict=True)
+        cosines = [(float(one @ other / one.norm() / other.norm()), int(label)) for other, label in pairs]
+        votes = [0.0] * 5
+        for cosine, label in sorted(cosines, reverse=True)[:7]:
+            votes[label] += math.exp(cosine / 0.2)
+        expected = torch.tensor([max(vote / sum(votes), 1e-4) for vote in votes]).log()
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    assert not [value for value in module.parameters() if value.requires_grad]
+    few = head("knn")
+    few.fit(features[:3], labels[:3])
+    assert few(asked).shape == (6, 5)  # fewer images than k: all vote

@@ -51,6 +51,11 @@ VARIANTS = [
         for every in ("step", "epoch")
         if average != "none"
     ),
+    *({"method": "head-only", "sampler": sampler} for sampler in CHOICES["sampler"]),
+    *({"method": "head-only", "loss": "ldam", "reweight": reweight} for reweight in CHOICES["reweight"]),
+    *({"method": "adaptformer", "sharpness": name, "precision": "fp16"} for name in CHOICES["sharpness"]),
+    {"method": "adaptformer", "sharpness": "imbsam", "reweight": "effective", "optimizer.clip_norm": 0.5, "accumulate": 2},
+    {"method": "head-only", "sampler": "balanced", "sampler.defer": 0.5, "reweight": "effective", "reweight.defer": 0.5},
 ]
 
 
