@@ -109,7 +109,7 @@ def _mismatches(spec: "RunSpec", parent: "RunSpec") -> Iterator[str]:
         yield from _other_delta(spec, parent)
     if spec.takes_head and parent.head != spec.head:
         yield f"its head is {parent.head}, this run's {spec.head}; give both the same, or take over the delta alone (take=delta)"
-    if spec.takes_head and spec.head == parent.head:
+    if spec.takes_head and spec.head == parent.head and spec.trains:
         scales = [dict(each.knobs_of("head")).get("scales", "none") for each in (parent, spec)]
         if scales[1] == "none" and scales[0] != "none":
             yield f"its head has factors of its classes (head.scales={scales[0]}), this run's has none; give this one some, too"

@@ -68,6 +68,7 @@ NUMBERS = [
     ("mask@1:3", {"mask_seed": "run"}),
     ("mask", {"mask_seed": 7}),
     ("adaptformer", {"delta_seed": 7}),
+    ("adaptformer", {"wise_ft": 0.5}),
     ("adaptformer", {"adapter_scale": 0.1}),
     ("adaptformer@2:4", {"adapter_dim": "auto-tuned"}),
     ("adapter+lora", {"adapter_dim": 32}),
