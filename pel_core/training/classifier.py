@@ -152,10 +152,10 @@ def build(spec: RunSpec, vit: ViT, classes: int, text: Mapping[str, Tensor]) -> 
     if not spec.trains:
         return Classifier(vit, ZeroShot(text["text.projection"], text["text.features"], float(text["text.logit_scale"])), tuned)
     head = HEADS[spec.head](vit.width, classes, spec.scale, torch_generator(spec.seed, "head"), **spec.knobs_of("head"))
-    if not spec.train_head:
+    if not (spec.train_head and spec.epochs):
         head.requires_grad_(False)
     for each in tuned:
-        each.parameter.requires_grad_(spec.train_delta)
+        each.parameter.requires_grad_(spec.train_delta and spec.epochs > 0)
     if spec.needs_text:
         with torch.no_grad():
             head.weight.copy_(text_head(text["text.features"], text["text.projection"]))
