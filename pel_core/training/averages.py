@@ -6,7 +6,8 @@ in place. The first value is taken as it is. The knobs that ``shared`` gives say
 without them takes one after each.
 
 Only what trains is held, once more. Batch norms would need new statistics for averaged weights (Izmailov et al. 2018;
-`torch.optim.swa_utils.update_bn`); no backbone here has any that move: the ViTs have layer norms, which keep none.
+`torch.optim.swa_utils.update_bn`); no backbone here has any that move: the ViTs have layer norms, which keep none, and batch
+norms that are frozen, as those of CLIP's ResNets are in LIFT, stay as they are.
 """
 
 from __future__ import annotations
