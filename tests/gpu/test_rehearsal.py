@@ -1,4 +1,4 @@
-"""`run.sh` from its first line to its last, on the CPU and at toy size: the one call on a borrowed GPU must not fail on a slip."""
+"""`run.sh` from its first line to its last, on the CPU at toy size: the one call on a borrowed GPU must not fail on a slip."""
 
 import os
 import subprocess
