@@ -24,8 +24,8 @@ DELTAS: Registry[Any] = Registry("delta")
 class SiteContext:
     """What a delta may know of its site: the module there and its widths, the ViT's numbers, the run's choices.
 
-    ``adapter_scale`` None stands for learnable. ``knobs``: the values of the knobs of the method that attaches it. ``held``:
-    what all deltas of that method hold together; ask for it by ``share``.
+    ``adapter_scale`` None stands for learnable. ``knobs``: the values of the knobs of the method that attaches it; ``blocks``:
+    the blocks that it acts on; ``held``: what all its deltas hold together, to be asked for by ``share``.
     """
 
     module: nn.Module
@@ -39,6 +39,7 @@ class SiteContext:
     generator: torch.Generator
     adapter_scale: float | None = None
     knobs: Mapping[str, Any] = field(default_factory=dict)
+    blocks: range = range(1)
     held: dict[str, nn.Parameter] = field(default_factory=dict)
 
     def share(self, name: str, make: Callable[[], Tensor], trains: bool = True) -> nn.Parameter:
@@ -95,21 +96,44 @@ class Adapter(Bottleneck):
         return x + super().forward(x)
 
 
-@DELTAS.register("lora", reads=("adapter_dim",))
-class LoRA(Module):
-    """alpha / r * x A B for each updated part of a fused projection, zero for the others: (..., D) -> (..., parts * D_part).
+class OfParts(Module):
+    """What updates some of the equal slices of a layer's output.
 
-    ``parts`` are the equal slices of the output: whether each is updated, or its name among the ``matrices`` of the method's
-    knobs. (True, False, True) are query and value of qkv. A is uniform with bound 1/sqrt(r), the reference's (its fan-in is
-    taken from the transposed shape); B is zero. Without a knob ``alpha`` it is 1. There is no dropout, as in the reference.
+    ``parts``: whether each slice is updated, or its name among the ``matrices`` of the method's knobs. (True, False, True) are
+    query and value of qkv.
     """
 
     def __init__(self, site: SiteContext, parts: tuple[bool | str, ...]):
         super().__init__()
         chosen = site.knobs.get("matrices", "").split("+")
         self.parts = tuple(part if isinstance(part, bool) else part in chosen for part in parts)
-        self.divisor = site.rank / site.knobs.get("alpha", 1.0)
         self.part_width = site.width_out // len(parts)
+
+    def spread(self, updates: list[Tensor]) -> Tensor:
+        """What belongs to the updated parts (..., D_part each), side by side with zeros for the others (..., parts * D_part)."""
+        if all(self.parts):
+            return torch.cat(updates, -1)
+        zero = torch.zeros_like(updates[0])
+        queue = iter(updates)
+        return torch.cat([next(queue) if part else zero for part in self.parts], -1)
+
+    def updated(self, whole: Tensor, dim: int = -1) -> list[Tensor]:
+        """The updated slices of what is as wide as the layer's output."""
+        slices = whole.chunk(len(self.parts), dim)
+        return [own for own, part in zip(slices, self.parts, strict=True) if part]
+
+
+@DELTAS.register("lora", reads=("adapter_dim",))
+class LoRA(OfParts):
+    """alpha / r * x A B for each updated part of a fused projection, zero for the others: (..., D) -> (..., parts * D_part).
+
+    A is uniform with bound 1/sqrt(r), the reference's (its fan-in is taken from the transposed shape); B is zero. Without a
+    knob ``alpha`` it is 1. There is no dropout, as in the reference.
+    """
+
+    def __init__(self, site: SiteContext, parts: tuple[bool | str, ...]):
+        super().__init__(site, parts)
+        self.divisor = site.rank / site.knobs.get("alpha", 1.0)
         bound = site.rank**-0.5
         down = [
             torch.empty(site.width_in, site.rank).uniform_(-bound, bound, generator=site.generator)
@@ -120,14 +144,6 @@ class LoRA(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.spread([x @ down @ up / self.divisor for down, up in zip(self.down, self.up, strict=True)])
-
-    def spread(self, updates: list[Tensor]) -> Tensor:
-        """What belongs to the updated parts (..., D_part each), side by side with zeros for the others (..., parts * D_part)."""
-        if all(self.parts):
-            return torch.cat(updates, -1)
-        zero = torch.zeros_like(updates[0])
-        queue = iter(updates)
-        return torch.cat([next(queue) if part else zero for part in self.parts], -1)
 
 
 @DELTAS.register("scale-shift")

@@ -16,6 +16,9 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.common.registry import Check, Knob, Registry, above
 from pel_core.models.deltas import DELTAS
 
+# The matrices of a block by site: the equal parts of what the layer there puts out, by the names that knobs use.
+MATRICES = {"attn.qkv": ("q", "k", "v"), "attn.proj": ("o",), "ffn.fc1": ("fc1",), "ffn.fc2": ("fc2",)}
+
 
 @dataclass(frozen=True)
 class BlockContext:
@@ -32,7 +35,8 @@ class Attach:
     """One delta at one site of the blocks in range; of those for which ``when`` holds, where it is given.
 
     ``before``: f(m(x)); ``after``: m(f(x)); ``beside``: f(x) + m(x); ``inside``: m(f, x), the delta using f's own weights.
-    What is inside is innermost, whichever methods are stacked.
+    Of stacked methods, what is inside a site is innermost, then what is beside a matrix (both are updates of its weights),
+    then the others in the order of METHODS.
     """
 
     site: str
@@ -40,6 +44,11 @@ class Attach:
     delta: str
     options: Mapping[str, Any] = field(default_factory=dict)
     when: Callable[[BlockContext], bool] = lambda block: True
+
+    @property
+    def depth(self) -> int:
+        """0 for what is innermost of a stack, 1 for what is next, 2 for the rest."""
+        return 0 if self.how == "inside" else 1 if self.how == "beside" and self.site in MATRICES else 2
 
 
 @dataclass(frozen=True)
@@ -77,8 +86,6 @@ def add_method(name: str, method: Method) -> None:
     METHODS.register(name, method, about=method.about, knobs=method.knobs, reads=tuple(reads))
 
 
-# The matrices of a block by site: the equal parts of what the layer there puts out, by the names that knobs use.
-MATRICES = {"attn.qkv": ("q", "k", "v"), "attn.proj": ("o",), "ffn.fc1": ("fc1",), "ffn.fc2": ("fc2",)}
 MATRIX_NAMES = tuple(name for names in MATRICES.values() for name in names)
 
 
@@ -87,7 +94,7 @@ def _are_matrices(value: str) -> bool:
     return words == [name for name in MATRIX_NAMES if name in words]
 
 
-def on_matrices(how: Literal["beside", "inside"], delta: str) -> tuple[Attach, ...]:
+def on_matrices(how: Literal["after", "beside", "inside"], delta: str) -> tuple[Attach, ...]:
     """The delta at every layer of which the method's knob ``matrices`` names a part; as option ``parts`` it gets their names."""
     return tuple(
         Attach(

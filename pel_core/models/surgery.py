@@ -110,7 +110,7 @@ def apply(
         of_masks = METHODS[part.name].draws == "mask"
         generator = torch.Generator().manual_seed(mask_seed) if of_masks else torch_generator(seed, "delta", part.name)
         own = {knob.name: knob.default for knob in METHODS[part.name].knobs} | dict((knobs or {}).get(part.name, {}))
-        given[part] = choices | {"generator": generator, "knobs": own, "held": {}}
+        given[part] = choices | {"generator": generator, "knobs": own, "blocks": part.blocks, "held": {}}
     places = [
         (part, attach, index)
         for part in parts
@@ -123,7 +123,7 @@ def apply(
     for tuned in unfreeze:
         tuned.parameter.requires_grad_(True)
     attached = []
-    for part, attach, index in sorted(places, key=lambda place: place[1].how != "inside"):
+    for part, attach, index in sorted(places, key=lambda place: place[1].depth):
         attached += _attach(vit, part, attach, index, given[part])
     return _once(attached) + _once(unfreeze)
 
