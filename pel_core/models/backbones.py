@@ -1,16 +1,19 @@
-"""BACKBONES: every pre-trained ViT by name, as data. ``weights.py`` turns an entry into tensors.
+"""BACKBONES: pre-trained ViTs by name, as data. ``weights.py`` turns an entry into tensors.
 
+Any other ViT of timm or open_clip has its entry made from its own library's description (``by_name``).
 The image statistics are declared here, never taken from a library's transform: open_clip's own preprocessing is bicubic,
 the reference's is bilinear (the option ``interpolation`` of a run).
 """
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pel_core.common.errors import PelError
+from pel_core.common.errors import PelError, unknown
 from pel_core.common.paths import expand_user
-from pel_core.common.registry import Registry
+from pel_core.common.registry import Entry, Registry
+from pel_core.models.by_name import SPELLINGS, file_safe, is_by_name, look_up
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -26,6 +29,10 @@ class Backbone:
     when the weights are loaded. ``native`` is the weights' own resolution where it is not ``resolution``, to which their
     position embeddings are then resized. ``interpolation`` is how upstream resizes images for these weights: a run does not
     follow it, but its own option of that name, whose default is the reference's bilinear.
+
+    Of networks that are no plain ViT, for plans: ``prefix_tokens``, class token and registers; ``hidden``, the first MLP layer's
+    outputs where not 4 widths; ``gated``: half of these gate the other half; ``reads_all``: the feature is pooled of all
+    patches. ``repository``: the hub's, of a backbone by name.
     """
 
     label: str
@@ -42,6 +49,11 @@ class Backbone:
     std: tuple[float, float, float] = CLIP_STD
     native: int = 0
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    prefix_tokens: int = 1
+    hidden: int = 0
+    gated: bool = False
+    reads_all: bool = False
+    repository: str = ""
 
     @property
     def folder(self) -> Path:
@@ -91,7 +103,40 @@ _BACKBONES: dict[str, Backbone] = {
     "toy": Backbone("toy", "random", "toy", 4, 32, 8, 16, quick_gelu=True),
 }
 
-BACKBONES: Registry[Backbone] = Registry("backbone")
+
+class Backbones(Registry[Backbone]):
+    """The entries, and beside them every ViT that its library knows by name; of these only such as were asked for exist."""
+
+    def entry(self, name: str) -> Entry[Backbone]:
+        """The declaration of that name.
+
+        Raises:
+            PelError: there is none, or the library's network of that name does not fit.
+        """
+        return _made(file_safe(name)) if is_by_name(name) else super().entry(name)
+
+    def __getitem__(self, name: str) -> Backbone:
+        return self.entry(name).value if is_by_name(name) else super().__getitem__(name)
+
+    def __contains__(self, name: object) -> bool:
+        if not (isinstance(name, str) and is_by_name(name)):
+            return super().__contains__(name)
+        try:
+            return bool(self.entry(name))
+        except PelError:
+            return False
+
+
+@cache
+def _made(name: str) -> Entry[Backbone]:
+    fields, refused = look_up(name)
+    if refused:
+        raise PelError(refused)
+    pixels = {key: tuple(fields[key]) for key in ("mean", "std")}
+    return Entry(name, Backbone(**{**fields, **pixels}), fields["label"])
+
+
+BACKBONES = Backbones("backbone")
 for _name, _entry in _BACKBONES.items():
     BACKBONES.register(_name, _entry, about=_entry.label)
 
@@ -118,7 +163,19 @@ def find_backbone(name: str) -> Backbone:
     """
     if name in UNFIT:
         raise PelError(f"backbone '{name}' does not fit: {UNFIT[name]}")
+    if not is_by_name(name) and name not in BACKBONES:
+        raise unknown("backbone", name, BACKBONES, f"(or any ViT of a library: {SPELLINGS})")
     return BACKBONES.entry(name).value
+
+
+def backbone_name(name: str) -> str:
+    """A backbone's name as slugs and folders have it (``timm:NAME.TAG`` becomes ``timm--NAME--TAG``), once it is known to exist.
+
+    Raises:
+        PelError: there is no such backbone, or it does not fit.
+    """
+    find_backbone(name)
+    return file_safe(name)
 
 
 HUB, LOCAL_DIR = "hf-hub:", "local-dir:"
@@ -156,3 +213,8 @@ REPOSITORIES: dict[str, str] = {
     "metaclip-b16": "timm/vit_base_patch16_clip_224.metaclip_400m",
     **{name: f"timm/{entry.arch}" for name, entry in BACKBONES.items() if entry.source == "timm"},
 }
+
+
+def repository(name: str) -> str:
+    """The hub's repository of a backbone's weights; "" where it has none."""
+    return REPOSITORIES.get(name, "") or BACKBONES[name].repository

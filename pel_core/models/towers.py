@@ -169,10 +169,10 @@ def _pooling(read: Reader, model: nn.Module, prefix: int) -> dict[str, Any]:
     norm = read.norm("norm", model.norm)
     after = read.norm("norm" if kind == "class" and not norm else "pool_norm", model.fc_norm)
     if kind == "class":  # of one token, it does not matter which comes first
-    XX
-    _require(
-        not (kind == "mean" and getattr(model, "pool_include_prefix", False) and prefix), "its mean includes the class token"
-    )
+        _require(norm + after < 2, "it has two final norms")
+        return {} if norm or after else {"norm": False}
+    whole = kind == "mean" and getattr(model, "pool_include_prefix", False) and prefix
+    _require(not whole, "its mean includes the class token")
     options = {"pool": kind} | ({} if norm else {"norm": False}) | ({"pool_norm": True} if after else {})
     return options | (_attention_pool(read, model, prefix) if kind == "attention" else {})
 
