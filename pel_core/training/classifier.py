@@ -118,7 +118,8 @@ def build(spec: RunSpec, vit: ViT, classes: int, text: Mapping[str, Tensor], row
     """Attach the spec's method to ``vit`` (in place) and put its head on.
 
     Args:
-        text: ``text.features`` (C, E), ``text.projection`` (D, E), ``text.logit_scale``, ``text.shift`` (E,), where the spec needs them.
+        text: ``text.features`` (C, E), ``text.projection`` (D, E), ``text.logit_scale``, where the spec needs them; with
+            ``text.shift`` (E,) where the projection has one.
         rows: (C, D) that the head starts from, where the spec takes them from images; without them it starts at random, to
             be loaded from a checkpoint.
 
