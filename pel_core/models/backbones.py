@@ -66,6 +66,14 @@ def _clip(label: str, arch: str, layers: int, width: int, patch: int, tag: str, 
     return Backbone(label, "open_clip", arch, layers, width, patch, resolution, tag, arch.endswith("-quickgelu"), **options)
 
 
+def _siglip(label: str, arch: str, layers: int, width: int, patch: int, resolution: int, hidden: int = 0) -> Backbone:
+    """A SigLIP or SigLIP 2 of open_clip: no class token, the feature is pooled of all patches by a learned query (Zhai et al.
+    2023; Tschannen et al. 2025). Its texts live in the space of that feature, without a projection; the bias of its sigmoid is
+    the same for every class and drops out of a softmax."""
+    sizes = {"mean": HALF, "std": HALF, "prefix_tokens": 0, "reads_all": True, "hidden": hidden}
+    return Backbone(label, "open_clip", arch, layers, width, patch, resolution, "webli", **sizes)
+
+
 def _dino(label: str, size: str, layers: int, width: int) -> Backbone:
     """A DINOv2 of timm, trained at 518 pixels and used at 224; its layer scale is folded into the weights on loading."""
     arch = f"vit_{size}_patch14_dinov2.lvd142m"
@@ -95,6 +103,12 @@ _BACKBONES: dict[str, Backbone] = {
     "datacomp-l14": _clip("ViT-L/14 (DataComp)", "ViT-L-14", 24, 1024, 14, "datacomp_xl_s13b_b90k"),
     "dfn-b16": _clip("ViT-B/16 (DFN-2B)", "ViT-B-16-quickgelu", 12, 768, 16, "dfn2b"),
     "metaclip-b16": _clip("ViT-B/16 (MetaCLIP)", "ViT-B-16-quickgelu", 12, 768, 16, "metaclip_400m"),
+    "siglip-b16": _siglip("ViT-B/16 (SigLIP)", "ViT-B-16-SigLIP", 12, 768, 16, 224),
+    "siglip-l16": _siglip("ViT-L/16@256 (SigLIP)", "ViT-L-16-SigLIP-256", 24, 1024, 16, 256),
+    "siglip-so400m": _siglip("SO400M/14 (SigLIP)", "ViT-SO400M-14-SigLIP", 27, 1152, 14, 224, 4304),
+    "siglip2-b16": _siglip("ViT-B/16 (SigLIP 2)", "ViT-B-16-SigLIP2", 12, 768, 16, 224),
+    "siglip2-l16": _siglip("ViT-L/16@256 (SigLIP 2)", "ViT-L-16-SigLIP2-256", 24, 1024, 16, 256),
+    "siglip2-so400m": _siglip("SO400M/14 (SigLIP 2)", "ViT-SO400M-14-SigLIP2", 27, 1152, 14, 224, 4304),
     "in21k-b16": _in21k("ViT-B/16 (IN21K)", "base", 12, 768),
     "in21k-l16": _in21k("ViT-L/16 (IN21K)", "large", 24, 1024),
     "dinov2-s14": _dino("ViT-S/14 (DINOv2)", "small", 12, 384),
@@ -140,16 +154,9 @@ BACKBONES = Backbones("backbone")
 for _name, _entry in _BACKBONES.items():
     BACKBONES.register(_name, _entry, about=_entry.label)
 
-_MAP_POOL = (
-    "SigLIP's image tower has no class token; its feature is a learned attention over all patches with an MLP of its own, which "
-    "this ViT does not have. CLIP backbones with a text tower: clip-b16, laion-b16, datacomp-b16"
-)
 _RESNET = "a ResNet has no transformer blocks for the methods to act on; use a ViT, e.g. clip-b16"
 # What people ask for and cannot have, and why.
 UNFIT: dict[str, str] = {
-    "siglip-b16": _MAP_POOL,
-    "siglip-l16": _MAP_POOL,
-    "siglip2-b16": _MAP_POOL,
     "clip-rn50": _RESNET,
     "clip-rn101": _RESNET,
 }
@@ -211,6 +218,7 @@ REPOSITORIES: dict[str, str] = {
     "datacomp-l14": "laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K",
     "dfn-b16": "apple/DFN2B-CLIP-ViT-B-16",
     "metaclip-b16": "timm/vit_base_patch16_clip_224.metaclip_400m",
+    **{name: f"timm/{entry.arch}" for name, entry in BACKBONES.items() if name.startswith("siglip")},
     **{name: f"timm/{entry.arch}" for name, entry in BACKBONES.items() if entry.source == "timm"},
 }
 

@@ -73,8 +73,12 @@ def of_open_clip(arch: str, tag: str) -> dict[str, Any]:
         there = f"; open_clip:{other}/{tag} has it" if tag in open_clip.list_pretrained_tags_by_model(other) else ""
         needs, has = ("with", "without") if of_weights else ("without", "with")
         raise PelError(f"its weights were trained {needs} QuickGELU, the architecture is {has} it{there}")
-    with torch.device("meta"):
-        visual = open_clip.create_model(arch, load_weights=False, precision="fp32", device="meta").visual
+    logging.disable(logging.WARNING)  # it warns that the model is untrained
+    try:
+        with torch.device("meta"):
+            visual = open_clip.create_model(arch, load_weights=False, precision="fp32", device="meta").visual
+    finally:
+        logging.disable(logging.NOTSET)
     tower, options, _ = open_clip_tower(visual)
     clip = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD, "interpolation": "bicubic"}
     about: dict[str, Any] = {key: weights.get(key) or value for key, value in clip.items()}
@@ -115,5 +119,4 @@ def _require_tag(library: str, arch: str, tag: str, tags: list[str], mark: str) 
 
 
 if __name__ == "__main__":
-    logging.disable(logging.WARNING)
     print(json.dumps(answer(sys.argv[1])))

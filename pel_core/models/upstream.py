@@ -5,7 +5,9 @@ import logging
 import warnings
 from collections.abc import Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -49,6 +51,36 @@ def load_open_clip(name: str, weights: str | None = None, cache_dir: str | None 
         raise PelError(f"{name}: open_clip built {act}, expected {'QuickGELU' if entry.quick_gelu else 'GELU'}")
     tag = path.name if weights else entry.tag or path.name  # whoever brings a file may bring any
     return model.eval(), {"tag": tag, "file": path.name, "sha256": digest, **origin(path)}
+
+
+def load_tokenizer(name: str, weights: str | None = None, cache_dir: str | None = None) -> Any:
+    """The tokenizer of a backbone's text tower: CLIP's own, or one of the package transformers (SigLIP), whose files come from
+    the model folder in ``weights`` or from the hub.
+
+    Raises:
+        PelError: the package is not there, or the files cannot be had.
+    """
+    import open_clip
+
+    entry, folder = BACKBONES[name], BACKBONES[name].folder
+    if entry.source == "bundled":  # open_clip would look for the merges in the working directory
+        return open_clip.get_tokenizer(f"local-dir:{folder}", bpe_path=str(folder / "merges.txt.gz"))
+    repo = open_clip.get_model_config(entry.arch)["text_cfg"].get("hf_tokenizer_name")
+    if not repo:
+        return open_clip.get_tokenizer(entry.arch)
+    if find_spec("transformers") is None:
+        raise PelError(f"{name} reads texts with a tokenizer of the package transformers: pip install 'pel-lab[siglip]'")
+    given = local_weights(weights)
+    has_own = given is not None and (given / "tokenizer_config.json").is_file() and (given / CONFIGS["open_clip"]).is_file()
+    try:
+        return open_clip.get_tokenizer(f"local-dir:{given}" if has_own else entry.arch, cache_dir=cache_dir)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        get = f"hf download {repo} --local-dir {name}"
+        raise PelError(
+            f"could not get the tokenizer of {name} ({repo}): {reason}. On a machine with network run `{get}`, bring that folder "
+            f"here and name it in the config: `weights: {{{name}: /path/to/{name}}}`"
+        ) from None
 
 
 def load_timm(name: str, weights: str | None = None, cache_dir: str | None = None) -> tuple[nn.Module, dict[str, str]]:

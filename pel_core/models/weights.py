@@ -26,7 +26,7 @@ from pel_core.models.building import build_vit, num_prefix_tokens, resize_positi
 from pel_core.models.prompt_tokens import check_prompts
 from pel_core.models.state_names import OPEN_CLIP_NAMES, TIMM_NAMES, State, fold_layer_scale, rename
 from pel_core.models.towers import open_clip_tower, timm_tower, upstream_features
-from pel_core.models.upstream import load_open_clip, load_timm
+from pel_core.models.upstream import load_open_clip, load_timm, load_tokenizer
 from pel_core.models.vit import ViT
 
 SAME = 1e-3  # of the largest feature: rounding is 100 times less, a wrong activation 10 times more
@@ -135,7 +135,8 @@ def _from_open_clip(name: str, weights: str | None, cache_dir: str | None) -> Ma
 
 def _from_timm(name: str, weights: str | None, cache_dir: str | None) -> Made:
     model, source = load_timm(name, weights, cache_dir)
-    return Made(*timm_tower(model), source, model)
+    tower, options = timm_tower(model)
+    return Made(tower, {}, options, source, model)
 
 
 def load_vit(folder: str | Path, resolution: int | None = None) -> tuple[ViT, State, dict[str, Any]]:
@@ -191,13 +192,7 @@ def text_features(
         lines = described or [[line] for line in spoken(class_names)]
         notes += check_prompts(lines, class_names, None, allow_equal)
         return F.normalize(torch.stack([_made_up(prompt, sentences) for sentences in lines]), dim=-1)
-    import open_clip
-
-    folder = entry.folder
-    if entry.source == "bundled":  # open_clip would look for the merges in the working directory
-        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", bpe_path=str(folder / "merges.txt.gz"))
-    else:
-        tokenizer = open_clip.get_tokenizer(entry.arch)
+    tokenizer = load_tokenizer(name, weights, cache_dir)
     texts = described or [[line.format(name) for line in templates(prompt)] for name in spoken(class_names)]
     notes += check_prompts(texts, class_names, tokenizer, allow_equal, allow_cut=entry.source == "bundled")  # its 20 tokens
     model, source = load_open_clip(name, weights, cache_dir)
