@@ -68,13 +68,16 @@ class ZeroShot(Module):
 
     Args:
         projection: (D, E) of the image tower. text: (C, E) class-text features. logit_scale: CLIP's learned factor.
+        shift: (E,) added to what is projected, of the few towers that have one.
     """
 
-    def __init__(self, projection: Tensor, text: Tensor, logit_scale: float):
+    def __init__(self, projection: Tensor, text: Tensor, logit_scale: float, shift: Tensor | None = None):
         super().__init__()
         self.register_buffer("projection", projection)
+        self.register_buffer("shift", shift, persistent=False)
         self.register_buffer("text", F.normalize(text, dim=-1))
         self.logit_scale = logit_scale
 
     def forward(self, f_BD: Tensor) -> Tensor:
-        return F.normalize(f_BD @ self.projection, dim=-1) @ self.text.T * self.logit_scale
+        image_BE = f_BD @ self.projection if self.shift is None else f_BD @ self.projection + self.shift
+        return F.normalize(image_BE, dim=-1) @ self.text.T * self.logit_scale

@@ -118,7 +118,8 @@ def build(spec: RunSpec, vit: ViT, classes: int, text: Mapping[str, Tensor], row
     """Attach the spec's method to ``vit`` (in place) and put its head on.
 
     Args:
-        text: ``text.features`` (C, E), ``text.projection`` (D, E), ``text.logit_scale``, where the spec needs them.
+        text: ``text.features`` (C, E), ``text.projection`` (D, E), ``text.logit_scale``, where the spec needs them; with
+            ``text.shift`` (E,) where the projection has one.
         rows: (C, D) that the head starts from, where the spec takes them from images; without them it starts at random, to
             be loaded from a checkpoint.
 
@@ -130,7 +131,8 @@ def build(spec: RunSpec, vit: ViT, classes: int, text: Mapping[str, Tensor], row
     parts = tuple(part for part in spec.parts if METHODS[part.name].blocks != "none")
     tuned = apply(vit, parts, **method_choices(spec, classes))
     if not spec.trains:
-        return Classifier(vit, ZeroShot(text["text.projection"], text["text.features"], float(text["text.logit_scale"])), tuned)
+        scale, shift = float(text["text.logit_scale"]), text.get("text.shift")
+        return Classifier(vit, ZeroShot(text["text.projection"], text["text.features"], scale, shift), tuned)
     head = HEADS[spec.head](vit.width, classes, spec.scale, torch_generator(spec.seed, "head"), **spec.knobs_of("head"))
     head.requires_grad_(spec.train_head)
     if spec.init == "text":
