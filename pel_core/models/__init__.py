@@ -3,3 +3,6 @@
 Start with `methods` (data) and `surgery` (what applies them). A method with a delta of its own is one new file,
 imported at the end of this one. Data and training are unknown here.
 """
+
+from pel_core.models import clip_adapter as clip_adapter
+from pel_core.models import tip_adapter as tip_adapter
