@@ -74,6 +74,10 @@ VARIANTS = [
     ),
     *({"method": "adaptformer", "optimizer": optimizer, "precision": "fp16", **GROUPS} for optimizer in CHOICES["optimizer"]),
     {"method": "ln", "train_head": False, "init": "class-mean"},
+    {"method": "adaptformer", "head.feature": "projected"},
+    {"method": "head-only", "head": "clip-adapter", "precision": "bf16"},
+    {"method": "ssf-ln", "head": "tip-adapter", "head.per_class": 5},
+    {"method": "head-only", "head": "tip-adapter-f"},
 ]
 
 
