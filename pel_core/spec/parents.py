@@ -76,7 +76,7 @@ def check_parents(spec: "RunSpec") -> None:
     if len(spec.parent_specs) > 1:
         slugs = ", ".join(parent.slug for parent in spec.parent_specs)
         raise PelError(f"from: {slugs}: a run starts from one other; expected one")
-    for parent in spec.parent_specs:
+    for parent in spec.parent_specs if spec.trains else ():  # of zero-shot no option of training has an effect
         if reason := next(_mismatches(spec, parent), ""):
             raise PelError(f"from: {parent.slug}: {reason}")
 
@@ -91,7 +91,10 @@ def _mismatches(spec: "RunSpec", parent: "RunSpec") -> Iterator[str]:
     if spec.takes_head and parent.head != spec.head:
         yield f"its head is {parent.head}, this run's {spec.head}; give both the same, or take over the delta alone (take=delta)"
     if spec.takes_head and spec.head == parent.head:
-        scales = [dict(each.knobs_of("head")).get("scales", "none") for each in (parent, spec)]
+        theirs, ours = parent.knobs_of("head"), spec.knobs_of("head")
+        scales = [each.get("scales", "none") for each in (theirs, ours)]
+        if theirs.get("feature") != ours.get("feature"):
+            yield f"its head.feature is {theirs.get('feature')}, this run's {ours.get('feature')}; give both the same"
         if scales[1] == "none" and scales[0] != "none":
             yield f"its head has factors of its classes (head.scales={scales[0]}), this run's has none; give this one some, too"
     if spec.takes_head and (reason := _other_classes(spec, parent)):

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.registry import Entry
 from pel_core.data.datasets import LongTailed, find_dataset, require_factors, split_name
+from pel_core.models.backbones import backbone_name
 from pel_core.models.methods import METHODS, PART
 from pel_core.spec.options import spell
 from pel_core.spec.results import value_path
@@ -236,7 +237,8 @@ def _base(bindings: Bindings, selections: tuple[Selection, ...], fields: Mapping
         except PelError as error:
             raise PelError(str(error) if str(error).startswith("from: ") else f"from: {error}") from None
     own = {key: value for key, value in fields.items() if key not in ("dataset", "backbone", "method", "value", "tune", FROM)}
-    return Base(bindings.dataset(fields["dataset"]), fields["backbone"], fields["method"], bindings.recipe, own, tuple(parents))
+    dataset, backbone = bindings.dataset(fields["dataset"]), backbone_name(fields["backbone"])
+    return Base(dataset, backbone, fields["method"], bindings.recipe, own, tuple(parents))
 
 
 def check_method(method: str) -> None:
