@@ -56,6 +56,7 @@ def predict_run(
     start = classifier.trainable_state() if between else {}
     record = describe(spec, data, info, classifier)
     stored = load_trained(spec, results, classifier, record, accept) if spec.trains else {"training": None}
+    record["parameters"] |= classifier.census()  # a head that remembers images has its size from the checkpoint
     trained = {stage: made_by(stored)[stage] for stage in ("prepare", "train")} if spec.trains else versions("prepare")
     record |= {"versions": trained | versions("predict"), "training": stored["training"]}
     record |= {key: stored[key] for key in ("delta_sha256", "parents", "soup") if key in stored}

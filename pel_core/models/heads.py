@@ -1,11 +1,12 @@
 """HEADS: classifiers on features f (B, D) giving logits (B, C). The stored weight (C, D) is not renormalised while training.
 
-A head is made of width D, classes C, the option ``scale``, a generator, and its own knobs by name. One with a method ``fit``
-(features (N, D), labels (N,)) is made of training images, and nothing of it trains (`models.knn`).
+A head is made of width D, classes C, the option ``scale``, a generator, and its own knobs by name. With the knob ``FEATURE`` it
+may stand on CLIP's image projection f P (B, E) of the features; its width is then E. A head in a file of its own (`clip_adapter`,
+`tip_adapter`, `knn`) is imported by this package.
 
 Kang et al. 2020 (Decoupling Representation and Classifier for Long-Tailed Recognition) divide a trained linear head's rows by
 their norm to the power tau: a knob of ``linear``. The other heads normalise their rows, whatever length these have, so that it
-would change nothing there: they are at tau = 1. Their learnable weight scaling (LWS) is the knob ``scales`` of a head with rows.
+would change nothing there: they are at tau = 1. Their learnable weight scaling (LWS) is the knob ``scales`` of these four heads.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pel_core.common.registry import Knob, Registry, at_least, one_of
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-HEADS: Registry[Any] = Registry("head", ("pel_core.models.knn",))
+HEADS: Registry[Any] = Registry("head")
 SCALES = Knob(
     "scales", "none", "a factor of each class's logit, from 1: none, learnable with the rows, or alone, while the rows stay",
     one_of("none", "learnable", "alone"), needs=lambda spec: "" if spec.train_head else "train_head=true",
@@ -29,7 +30,53 @@ TAU_NORM = Knob(
 )  # fmt: skip
 
 
-class _Rows(Module):
+def feature_knob(default: str = "width") -> Knob:
+    """The knob ``feature`` of a head that derives from `Head`: which features it classifies."""
+    return Knob(
+        "feature", default,
+        "what is classified: width, the class token after the final norm (the reference's), or projected, that times CLIP's "
+        "image projection, where text features lie; rows from text are then the text features themselves",
+        one_of("width", "projected"), limit=_no_projection,
+    )  # fmt: skip
+
+
+def _no_projection(spec: Any) -> str:
+    """Why a run's features cannot be projected; empty where they can, or need not be."""
+    if spec.knob("head.feature") == "width" or spec.vit.text:
+        return ""
+    return f"width: {spec.backbone} has no image projection"
+
+
+FEATURE = feature_knob()
+
+
+class Head(Module):
+    """A head on features f (B, D), or on f P (B, E) once ``projection`` is set to P (D, E), which does not train
+    (plus ``shift`` (E,), of the few towers that have one).
+
+    ``trains``: whether it has parameters that train; ``rows``: whether it has rows, ``weight`` (C, D), that start as ``init``
+    says. A head that also looks at training images has ``remembers`` (which ones: labels (N,), seed and knobs -> positions),
+    ``remember`` (takes their features and labels before anything is trained) and ``allocate`` (makes room for what a checkpoint
+    holds, by shape).
+    """
+
+    trains = True
+    rows = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("projection", None, persistent=False)
+        self.register_buffer("shift", None, persistent=False)
+
+    def feature(self, f_BD: Tensor) -> Tensor:
+        """What is classified: f (B, D), or f P (B, E)."""
+        if self.projection is None:
+            return f_BD
+        projected = f_BD @ self.projection
+        return projected if self.shift is None else projected + self.shift
+
+
+class _Rows(Head):
     """A head with a row of weights for each class, and perhaps a factor: ``scales`` (C,)."""
 
     def add_scales(self, scales: str) -> None:
@@ -55,15 +102,15 @@ class _Normed(_Rows):
         self.add_scales(scales)
 
 
-@HEADS.register("cosine", knobs=(SCALES,), reads=("scale",))
+@HEADS.register("cosine", knobs=(FEATURE, SCALES), reads=("scale",))
 class Cosine(_Normed):
     """scale * cos(f, w)"""
 
     def forward(self, f_BD: Tensor) -> Tensor:
-        return self.scaled(F.linear(F.normalize(f_BD, dim=-1), F.normalize(self.weight, dim=-1)) * self.scale)
+        return self.scaled(F.linear(F.normalize(self.feature(f_BD), dim=-1), F.normalize(self.weight, dim=-1)) * self.scale)
 
 
-@HEADS.register("linear", knobs=(SCALES, TAU_NORM))
+@HEADS.register("linear", knobs=(FEATURE, SCALES, TAU_NORM))
 class Linear(_Rows):
     """f W^T + b; Kaiming-normal weights (std sqrt(2/D)), zero bias."""
 
@@ -75,25 +122,27 @@ class Linear(_Rows):
         self.add_scales(scales)
 
     def forward(self, f_BD: Tensor) -> Tensor:
+        feature = self.feature(f_BD)
         if not self.tau_norm:
-            return self.scaled(F.linear(f_BD, self.weight, self.bias))
-        return self.scaled(F.linear(f_BD, self.weight / self.weight.norm(dim=-1, keepdim=True) ** self.tau_norm))
+            return self.scaled(F.linear(feature, self.weight, self.bias))
+        return self.scaled(F.linear(feature, self.weight / self.weight.norm(dim=-1, keepdim=True) ** self.tau_norm))
 
 
-@HEADS.register("l2norm", knobs=(SCALES,))
+@HEADS.register("l2norm", knobs=(FEATURE, SCALES))
 class L2Norm(_Normed):
     """f w / |w|"""
 
     def forward(self, f_BD: Tensor) -> Tensor:
-        return self.scaled(F.linear(f_BD, F.normalize(self.weight, dim=-1)))
+        return self.scaled(F.linear(self.feature(f_BD), F.normalize(self.weight, dim=-1)))
 
 
-@HEADS.register("layernorm", knobs=(SCALES,))
+@HEADS.register("layernorm", knobs=(FEATURE, SCALES))
 class LayerNormed(_Normed):
     """LayerNorm(f) w / |w|, the norm without affine parameters (eps 1e-12)"""
 
     def forward(self, f_BD: Tensor) -> Tensor:
-        return self.scaled(F.linear(F.layer_norm(f_BD, f_BD.shape[-1:], eps=1e-12), F.normalize(self.weight, dim=-1)))
+        feature = self.feature(f_BD)
+        return self.scaled(F.linear(F.layer_norm(feature, feature.shape[-1:], eps=1e-12), F.normalize(self.weight, dim=-1)))
 
 
 class ZeroShot(Module):
@@ -101,13 +150,16 @@ class ZeroShot(Module):
 
     Args:
         projection: (D, E) of the image tower. text: (C, E) class-text features. logit_scale: CLIP's learned factor.
+        shift: (E,) added to what is projected, of the few towers that have one.
     """
 
-    def __init__(self, projection: Tensor, text: Tensor, logit_scale: float):
+    def __init__(self, projection: Tensor, text: Tensor, logit_scale: float, shift: Tensor | None = None):
         super().__init__()
-        self.register_buffer("projection", projection)
-        self.register_buffer("text", F.normalize(text, dim=-1))
+        self.register_buffer("projection", projection, persistent=False)
+        self.register_buffer("shift", shift, persistent=False)
+        self.register_buffer("text", F.normalize(text, dim=-1), persistent=False)
         self.logit_scale = logit_scale
 
     def forward(self, f_BD: Tensor) -> Tensor:
-        return F.normalize(f_BD @ self.projection, dim=-1) @ self.text.T * self.logit_scale
+        image_BE = f_BD @ self.projection if self.shift is None else f_BD @ self.projection + self.shift
+        return F.normalize(image_BE, dim=-1) @ self.text.T * self.logit_scale

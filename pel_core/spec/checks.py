@@ -7,6 +7,7 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.common.registry import spell
 from pel_core.data.datasets import held_as_files
 from pel_core.data.factors import SCOPE
+from pel_core.models.heads import HEADS
 from pel_core.models.methods import METHODS
 from pel_core.spec.choices import CHOICES, INITS, REGISTRIES, readers, scoped_knobs
 from pel_core.spec.parents import check_parents, idle_without_parents
@@ -58,13 +59,15 @@ def check(spec: "RunSpec") -> None:
     _require(spec, "wise_ft", not (between and spec.parents), "1, since a run that starts from another has no zero-shot start")
     random = between and spec.init == "random"
     _require(spec, "wise_ft", not random, "1, since a head that starts at random knows no class: init=text, or one from images")
-    made = between and spec.fits_head
-    _require(spec, "wise_ft", not made, f"1, since the head {spec.head} is made of training images")
+    keeps = between and hasattr(HEADS[spec.head], "remembers")
+    _require(spec, "wise_ft", not keeps, f"1, since the head {spec.head} keeps training images")
     _check_method_options(spec)
     _check_text(spec)
-    heads_only = all(METHODS[part.name].blocks == "none" for part in spec.parts)
-    _require(spec, "train_head", spec.train_head or not heads_only or not spec.trains, "true, since nothing else trains")
-    learns = spec.train_head or spec.train_delta or spec.epochs == 0
+    heads_only = spec.trains and all(METHODS[part.name].blocks == "none" for part in spec.parts)
+    _require(spec, "train_head", spec.train_head or not heads_only, "true, since nothing else trains")
+    idle = heads_only and not getattr(HEADS[spec.head], "trains", True)
+    _require(spec, "epochs", not idle or spec.epochs == 0, f"0, since nothing trains: head={spec.head} does not")
+    learns = (spec.train_head and getattr(HEADS[spec.head], "trains", True)) or spec.train_delta or spec.epochs == 0
     _require(spec, "train_delta", learns, "true, since nothing else trains; or epochs 0, for a run that trains nothing")
     check_parents(spec)
     for scope, entry in spec.entries.items():
@@ -103,8 +106,8 @@ def idle_options(spec: "RunSpec") -> dict[str, str]:
     read = {name for entry in spec.entries.values() for name in entry.reads} | ({"prompt"} if spec.needs_text else set())
     needs = {name: need for name, need in _partly_read(_sizes()).items() if name not in read}
     needs |= idle_without_parents(spec)
-    if spec.fits_head:
-        needs["init"] = f"another head than {spec.head}, which is made of training images"
+    if spec.trains and not spec.takes_head and not spec.starts_rows:
+        needs["init"] = f"another head than {spec.head}, which has no rows"
     if spec.accumulate == 1:
         needs["accumulation"] = "accumulate above 1"
     if not held_as_files(spec.dataset) or spec.native:

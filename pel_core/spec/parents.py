@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pel_core.common.errors import PelError
 from pel_core.common.registry import spell
 from pel_core.data.datasets import split_name
+from pel_core.models.heads import HEADS
 from pel_core.models.methods import METHODS
 from pel_core.spec.choices import SOUPS
 
@@ -89,15 +90,20 @@ def check_parents(spec: "RunSpec") -> None:
     if spec.parents and spec.soup != "none" and len({*slugs}) < max(2, len(slugs)):
         found = "the same run twice" if len({*slugs}) < len(slugs) else "one run"
         raise PelError(f"soup={spec.soup} averages several different runs; from names {found}: {', '.join(slugs)}")
-    if SOUPS[spec.soup].validates and not spec.takes_head and (spec.fits_head or spec.init != "text"):
+    if SOUPS[spec.soup].validates and not spec.takes_head and (_remembers(spec) or spec.init != "text"):
         raise PelError(
             f"soup={spec.soup} needs a classifier that is there before runs are chosen: take=all, or take=delta with init=text"
         )
-    if spec.soup != "none" and spec.takes_head and any(parent.fits_head for parent in spec.parent_specs):
+    if spec.soup != "none" and spec.takes_head and any(map(_remembers, spec.parent_specs)):
         raise PelError(f"soup={spec.soup}: a head {spec.head} holds training images, of which there is no mean; say take=delta")
-    for parent in spec.parent_specs:
+    for parent in spec.parent_specs if spec.trains else ():  # of zero-shot no option of training has an effect
         if reason := next(_mismatches(spec, parent), ""):
             raise PelError(f"from: {parent.slug}: {reason}")
+
+
+def _remembers(spec: "RunSpec") -> bool:
+    """Whether a head keeps training images, which it looks at when it starts."""
+    return hasattr(HEADS[spec.head], "remembers")
 
 
 def _mismatches(spec: "RunSpec", parent: "RunSpec") -> Iterator[str]:
@@ -109,8 +115,11 @@ def _mismatches(spec: "RunSpec", parent: "RunSpec") -> Iterator[str]:
         yield from _other_delta(spec, parent)
     if spec.takes_head and parent.head != spec.head:
         yield f"its head is {parent.head}, this run's {spec.head}; give both the same, or take over the delta alone (take=delta)"
-    if spec.takes_head and spec.head == parent.head and spec.trains:
-        scales = [dict(each.knobs_of("head")).get("scales", "none") for each in (parent, spec)]
+    if spec.takes_head and spec.head == parent.head:
+        theirs, ours = parent.knobs_of("head"), spec.knobs_of("head")
+        scales = [each.get("scales", "none") for each in (theirs, ours)]
+        if theirs.get("feature") != ours.get("feature"):
+            yield f"its head.feature is {theirs.get('feature')}, this run's {ours.get('feature')}; give both the same"
         if scales[1] == "none" and scales[0] != "none":
             yield f"its head has factors of its classes (head.scales={scales[0]}), this run's has none; give this one some, too"
     if spec.takes_head and (reason := _other_classes(spec, parent)):

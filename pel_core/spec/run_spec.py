@@ -15,7 +15,7 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.common.registry import Entry, spell
 from pel_core.data.datasets import DATASETS, LongTailed, drawn_ratio, split_name
 from pel_core.data.factors import FACTORS, SCOPE, Factors
-from pel_core.models.backbones import BACKBONES, Backbone, find_backbone
+from pel_core.models.backbones import BACKBONES, Backbone, backbone_name
 from pel_core.models.heads import HEADS
 from pel_core.models.methods import METHODS, MethodPart, format_method, parse_method
 from pel_core.spec import checks
@@ -24,7 +24,7 @@ from pel_core.spec.options import EVALUATION, convert, fixed_by, is_evaluation, 
 from pel_core.spec.parents import KEY, read_parents, spell_parents
 
 SLUG = re.compile(
-    r"(?P<dataset>[a-z][a-z0-9_-]*(?:(?<=\d)\.\d+)?)\.(?P<backbone>[a-z][a-z0-9_-]*)\.(?P<method>[a-z0-9@:+-]+)"
+    r"(?P<dataset>[a-z][a-z0-9_-]*(?:(?<=\d)\.\d+)?)\.(?P<backbone>[a-z][A-Za-z0-9_-]*)\.(?P<method>[a-z0-9@:+-]+)"
     r"\.s(?P<seed>\d+)(?P<overrides>(?:\.[a-z][a-z0-9_.-]*=.+)?)"
 )
 OVERRIDE = re.compile(rf"\.({KEY})=(.*?)(?=\.(?:{KEY})=|$)")
@@ -118,7 +118,8 @@ class RunSpec:
         Raises:
             PelError: an unknown backbone, method, recipe or field, a value that is not possible, or one without any effect.
         """
-        layers = find_backbone(backbone).layers
+        backbone = backbone_name(backbone)
+        layers = BACKBONES[backbone].layers
         method = format_method(parse_method(method, layers), layers)
         shared = dict(shared or {})
         owners = knob_owners() if any("." in name for name in (*shared, *overrides)) else {}
@@ -188,7 +189,7 @@ class RunSpec:
         Of what trains nothing, few."""
         scopes = REGISTRIES if self.trains else {"tte": TTE}
         chosen = {scope: registry.entry(getattr(self, scope)) for scope, registry in scopes.items()}
-        if self.takes_head or self.fits_head:
+        if not self.starts_rows:
             chosen.pop("init", None)
         return chosen | {part.name: METHODS.entry(part.name) for part in self.parts} | {SCOPE: FACTORS}
 
@@ -277,9 +278,9 @@ class RunSpec:
         return bool(self.parents) and self.take != "delta"
 
     @property
-    def fits_head(self) -> bool:
-        """Whether its head is made of training images: of what its delta, as it starts, makes of them."""
-        return self.trains and hasattr(HEADS[self.head], "fit") and not self.takes_head
+    def starts_rows(self) -> bool:
+        """Whether its head has rows that start as ``init`` says: none of a parent's, nor of a head without rows."""
+        return self.trains and not self.takes_head and getattr(HEADS[self.head], "rows", True)
 
     @property
     def seeded(self) -> bool:
@@ -295,7 +296,7 @@ class RunSpec:
     @property
     def needs_text(self) -> bool:
         """Whether class-text features start the head, or decide without one."""
-        return not self.trains or (self.init == "text" and not self.takes_head and not self.fits_head)
+        return not self.trains or (self.init == "text" and self.starts_rows)
 
     @property
     def views(self) -> int:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.registry import Entry
 from pel_core.data.datasets import LongTailed, find_dataset, require_factors, split_name
+from pel_core.models.backbones import backbone_name
 from pel_core.models.methods import METHODS, PART
 from pel_core.spec.options import spell
 from pel_core.spec.results import value_path
@@ -243,7 +244,7 @@ def _base(bindings: Bindings, selections: tuple[Selection, ...], fields: Mapping
     others = ("dataset", "backbone", "method", "value", "tune", FROM, FROM_SEEDS)
     own = {key: value for key, value in fields.items() if key not in others}
     over = seeds if parents and fields.get(FROM_SEEDS) == ALL else ()
-    named = bindings.dataset(fields["dataset"]), fields["backbone"], fields["method"]
+    named = bindings.dataset(fields["dataset"]), backbone_name(fields["backbone"]), fields["method"]
     return Base(*named, bindings.recipe, own, tuple(parents), over)
 
 

@@ -76,8 +76,8 @@ def train(
             learning rate and images), images cannot be read, or one image does not fit into the device's memory.
         Stopped: a signal asked for it.
     """
-    if not spec.epochs:
-        return Training()  # it is what it starts from: class means, nearest images, a run whose head is read otherwise
+    if not classifier.trainable():  # a run of no epochs, or a head that only remembers: it is what it starts from
+        return Training()
     device = next(classifier.parameters()).device
     manager, group = manager or CheckpointManager(), group or ProcessGroup()
     criterion = make_loss(spec, counts).to(device)

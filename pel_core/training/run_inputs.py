@@ -23,6 +23,7 @@ from pel_core.data.loading import RandomCrops
 from pel_core.data.split import Split
 from pel_core.data.transforms import downscaled
 from pel_core.hardware.devices import loader_workers
+from pel_core.models.heads import HEADS
 from pel_core.models.inits import INITS, images_for
 from pel_core.models.vit import ViT
 from pel_core.models.weights import load_vit
@@ -30,7 +31,7 @@ from pel_core.spec.choices import SOUPS
 from pel_core.spec.plugins import other_plugins, with_plugins
 from pel_core.spec.results import inputs_of, run_folder
 from pel_core.spec.run_spec import RunSpec, completed, differences
-from pel_core.training.classifier import Classifier, adapter_dim, build
+from pel_core.training.classifier import Classifier, adapter_dim, build, image_projection, start_head
 from pel_core.training.parents import read_parents, take_over
 from pel_core.training.prefix_cache import PrefixCache
 from pel_core.training.soups import cook
@@ -62,11 +63,13 @@ def load(
         path = results / "text" / spec.backbone / f"{base}.{spec.prompt}.safetensors"
         features, info["descriptions"] = load_text(path, data, info)
         text |= features
-    images = fresh and (spec.fits_head or ("init" in spec.entries and INITS[spec.init].start == "images"))
-    seen = None
-    if images and not spec.takes_delta:  # before a delta is attached
-        seen = image_features(spec, vit.to(device), data, device, PrefixCache(results, prefix_cache_gb), info["sha256"])
-    classifier = build(spec, vit.to(device), len(data.class_names), text).to(device)
+    projection, seen = image_projection(spec, text) if spec.trains else None, {}
+    looks = fresh and spec.trains and not spec.takes_head
+    if looks and not spec.takes_delta:  # the untuned network looks, before a delta is attached
+        seen = look_at_images(
+            spec, vit.to(device), data, device, PrefixCache(results, prefix_cache_gb), info["sha256"], projection
+        )
+    classifier = build(spec, vit.to(device), len(data.class_names), text, **seen).to(device)
     if fresh and spec.parents:
         parents = read_parents(spec, results)
         take_over(classifier, spec, parents, data)
@@ -74,8 +77,8 @@ def load(
         if spec.soup != "none":
             cache = PrefixCache(results, prefix_cache_gb)
             info["soup"] = cook(classifier, spec, parents, lambda: validated(classifier, spec, results, data, info, cache))
-    if images:
-        start_head(classifier, spec, *(seen or image_features(spec, classifier.vit, data, device)))
+    if looks and spec.takes_delta:
+        start_head(classifier.head, **look_at_images(spec, classifier.vit, data, device, projection=projection))
     return data, classifier, info
 
 
@@ -97,15 +100,23 @@ def validated(
     return logits, torch.as_tensor(np.asarray(split.labels, np.int64))
 
 
-def start_head(classifier: Classifier, spec: RunSpec, features: Tensor, labels: Tensor) -> None:
-    """Start a head from the features (N, D) of training images and their labels (N,)."""
-    head, device = classifier.head, next(classifier.parameters()).device
-    if spec.fits_head:
-        head.fit(features.to(device), labels.to(device))
-        return
-    with torch.no_grad():
-        classes = len(head.weight)
-        head.weight.copy_(INITS[spec.init].rows(features, labels, classes))
+def look_at_images(
+    spec: RunSpec,
+    vit: ViT,
+    data: Prepared,
+    device: torch.device,
+    cache: PrefixCache | None = None,
+    backbone: str = "",
+    projection: Tensor | None = None,
+) -> dict[str, Any]:
+    """What a head starts from that looks at training images: ``rows`` and ``remembered``, each None where it does not."""
+    looking, head, rows, remembered = (spec, vit, data, device, cache, backbone), HEADS[spec.head], None, None
+    if spec.starts_rows and INITS[spec.init].start == "images":
+        rows = image_rows(*looking, projection)
+    if hasattr(head, "remembers"):
+        chosen = head.remembers(data.train.labels, spec.seed, spec.knobs_of("head"))
+        remembered = image_features(*looking, chosen, projection)
+    return {"rows": rows, "remembered": remembered}
 
 
 def at_native(data: Prepared, native: int | None) -> Prepared:
@@ -144,36 +155,51 @@ def decoded(data: Prepared, results: Path, size: int | None) -> Prepared:
 
 
 def image_rows(
-    spec: RunSpec, vit: ViT, data: Prepared, device: torch.device, cache: PrefixCache | None = None, backbone: str = ""
+    spec: RunSpec,
+    vit: ViT,
+    data: Prepared,
+    device: torch.device,
+    cache: PrefixCache | None = None,
+    backbone: str = "",
+    projection: Tensor | None = None,
 ) -> Tensor:
-    """Head rows (C, D) from the features of training images (`image_features`).
+    """Head rows (C, D) from the features of training images, or (C, E) with a ``projection`` (D, E): as `image_features`.
 
     Raises:
         PelError: a class without an image.
     """
-    return INITS[spec.init].rows(*image_features(spec, vit, data, device, cache, backbone), len(data.class_names))
+    chosen = images_for(spec.init, data.train.labels, spec.seed)
+    features, labels = image_features(spec, vit, data, device, cache, backbone, chosen, projection)
+    # On the CPU sums have one order; only the probe's many products are worth the device.
+    where = device if spec.init == "linear-probe" else torch.device("cpu")
+    return INITS[spec.init].rows(features.to(where), labels.to(where), len(data.class_names))
 
 
 def image_features(
-    spec: RunSpec, vit: ViT, data: Prepared, device: torch.device, cache: PrefixCache | None = None, backbone: str = ""
+    spec: RunSpec,
+    vit: ViT,
+    data: Prepared,
+    device: torch.device,
+    cache: PrefixCache | None,
+    backbone: str,
+    chosen: np.ndarray,
+    projection: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Features (N, D) and labels (N,) of the training images that a head starts from: resized to the network's side and cropped
-    at the centre, as a backbone without a delta or with that of a parent has them.
+    """Features (M, D) of the training images at positions ``chosen``, times the ``projection`` (D, E) if any, and their
+    labels (M,), both on the CPU: of a network without a delta, or with that of a parent. Images are resized to the network's side
+    and cropped at the centre.
 
-    ``cache`` keeps the features of a bare backbone for other runs, with the SHA-256 of the ``backbone``.
+    ``cache`` keeps the features of a bare network for other runs, with the SHA-256 of the ``backbone``.
     """
-    chosen = np.arange(len(data.train)) if spec.fits_head else images_for(spec.init, data.train.labels, spec.seed)
     split = data.train.take(chosen) if len(chosen) < len(data.train) else data.train
     workers = loader_workers(data.train.images is None, device)
     batches = EvalBatches(
         split, "plain", 0, spec.pixels, spec.vit.mean, spec.vit.std, device, workers=workers, interpolation=spec.interpolation
     )
-    # On the CPU sums have one order; only the probe's many products are worth the device.
-    where = device if spec.init == "linear-probe" else torch.device("cpu")
     about = {"backbone": backbone, "data": data.sha256, "native": spec.reduction, "positions": _digest(chosen)}
-    features = (cache or PrefixCache(".", 0)).predict(vit, batches, vit.layers, about).to(where)
-    labels = torch.as_tensor(np.asarray(split.labels, np.int64)).to(where)
-    return features, labels
+    features = (cache or PrefixCache(".", 0)).predict(vit, batches, vit.layers, about)
+    labels = torch.as_tensor(np.asarray(split.labels, np.int64))
+    return features if projection is None else features @ projection.cpu(), labels
 
 
 def _digest(positions: np.ndarray) -> str:

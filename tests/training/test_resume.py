@@ -51,6 +51,10 @@ VARIANTS = [
         for every in ("step", "epoch")
         if average != "none"
     ),
+    {"method": "adaptformer", "head.feature": "projected"},
+    {"method": "head-only", "head": "clip-adapter", "precision": "bf16"},
+    {"method": "ssf-ln", "head": "tip-adapter", "head.per_class": 5},
+    {"method": "head-only", "head": "tip-adapter-f"},
     *({"method": "head-only", "sampler": sampler} for sampler in CHOICES["sampler"]),
     *({"method": "head-only", "loss": "ldam", "reweight": reweight} for reweight in CHOICES["reweight"]),
     *({"method": "adaptformer", "sharpness": name, "precision": "fp16"} for name in CHOICES["sharpness"]),
