@@ -67,7 +67,7 @@ add_method(
             Attach("ffn", "inside", "convpass", when=lambda block: block.knobs["sites"] == "both"),
         ),
         knobs=(
-            Knob("scale", 1.0, "factor of the bypass; the paper tries 0.01 to 100", above(0)),
+            Knob("scale", 1.0, "factor of the bypass; its authors choose among 0.01 to 100 for each data set", above(0)),
             Knob("sites", "both", "beside attention and MLP, or beside attention alone", one_of("both", "attn")),
         ),
     ),

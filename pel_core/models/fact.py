@@ -51,7 +51,7 @@ class FacT(Module):
 
 @DELTAS.register("fact-tt", reads=("adapter_dim",))
 class TensorTrain(FacT):
-    """S is the layer's own (the paper's equation 5): I O r^2 parameters, uniform with bound 1/sqrt(I r)."""
+    """S is the layer's own: I O r^2 parameters, uniform with bound 1/sqrt(I r)."""
 
     def __init__(self, site: SiteContext):
         super().__init__(site)
@@ -64,7 +64,7 @@ class TensorTrain(FacT):
 
 @DELTAS.register("fact-tk", reads=("adapter_dim",))
 class Tucker(FacT):
-    """S is a shared core (r, r, r) times the layer's own columns P (r, I O) (the paper's equation 7), both Xavier-uniform.
+    """S is a shared core (r, r, r) times the layer's own columns P (r, I O), both Xavier-uniform.
 
     Each of the layer's matrices has one column. The public code cuts the four of an MLP layer another way out of the same
     numbers.
@@ -86,7 +86,7 @@ def _uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -
     return torch.empty(shape).uniform_(-bound, bound, generator=generator)
 
 
-_SCALE = Knob("scale", 1.0, "factor of the update; the paper tries 0.01 to 100", above(0))
+_SCALE = Knob("scale", 1.0, "factor of the update; its authors choose among 0.01 to 100 for each data set", above(0))
 for _name, _core in (("fact-tt", "a core of each layer's own"), ("fact-tk", "a core that is shared, too")):
     _about = f"updates of all matrices from factors that all blocks share, and {_core} (Jie and Deng 2023)"
     add_method(_name, Method(_about, tuple(Attach(site, "beside", _name) for site in MATRICES), knobs=(_SCALE,)))

@@ -67,7 +67,7 @@ add_method(
         ),
         excludes=("vpt-shallow", "vpt-deep"),
         knobs=(
-            Knob("gate", -5.0, "what gates start from: a share sigmoid(gate) of what a block makes of the prompts passes on"),
+            Knob("gate", -5.0, "what gates start from: the share sigmoid(gate) of what a block makes of prompts passes on"),
             Knob("shaping", True, "whether each block's attention has a learnt temperature, too"),
         ),
     ),
