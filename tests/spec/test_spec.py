@@ -17,7 +17,7 @@ from pel_core.spec.choices import CHOICES
 from pel_core.spec.options import RECIPES, recipe
 from pel_core.spec.run_spec import DEFAULTS, RunSpec, differences
 
-RANGED = [name for name in METHODS if METHODS[name].blocks == "any" and name != "vpt-deep"]
+RANGED = [name for name in METHODS if METHODS[name].blocks == "any" and name not in ("vpt-deep", "dora")]  # exclude others
 METHOD = st.lists(st.sampled_from(RANGED), min_size=1, max_size=3, unique=True)
 
 
