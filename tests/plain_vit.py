@@ -268,7 +268,7 @@ class BitFit(PlainViT):
 
     def updated(self, index, part, weight, bias):
         site, number = self.where(part)
-        return weight, bias + self.own(index, f"{site}.shift.{number}")
+        return weight, bias + self.own(index, f"{site}.shift").split(len(bias))[number]
 
 
 PLAIN = {each.name: each for each in (LoRA, DoRA, GatedPrompts, RepAdapter, TensorTrain, Tucker, VeRA, Convpass, DiffFit, BitFit)}

@@ -1,8 +1,9 @@
 """Methods against numbers that public implementations gave: `tests/golden/methods.npz`, made by running them, in float64.
 
 Sources, at the commits that were run: RepAdapter luogen1996/RepAdapter 360992f · Convpass, FacT JieShibo/PETL-ViT 026e4f1 · DoRA
-NVlabs/DoRA 7e2f10a · VeRA huggingface/peft 5d602fd (the layer's forward pass) · gated prompts ryongithub/GatedPromptTuning dd7d1ea
-(its MoCo v3 network). Dropout was off. FacT's Tucker form is compared in the attention alone: its MLP cuts columns another way.
+NVlabs/DoRA 7e2f10a · VeRA huggingface/peft 5d602fd (a layer's forward pass) · gated prompts ryongithub/GatedPromptTuning dd7d1ea
+(its MoCo v3 network).
+Dropout was off. FacT's Tucker form is compared in the attention alone: its MLP cuts columns another way.
 """
 
 from pathlib import Path
