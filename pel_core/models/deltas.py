@@ -177,7 +177,7 @@ class Prompt(Module):
 
 @DELTAS.register("sparse", reads=("mask_ratio", "mask_seed"))
 class Sparse(Module):
-    """A random fraction of a linear layer's own weights and biases, trained in the site of the frozen ones.
+    """A random fraction of a linear layer's own weights and biases (if it has any), trained in the site of the frozen ones.
 
     ``int(ratio * n)`` of n entries in row-major order of [weight | bias], the bias being the last column (the reference's
     order). Starts at the pre-trained values, hence as the identity.
@@ -185,22 +185,23 @@ class Sparse(Module):
 
     def __init__(self, site: SiteContext):
         super().__init__()
-        weight, bias = site.module.weight.detach(), site.module.bias.detach()
+        weight, bias = site.module.weight.detach(), site.module.bias
         self.shape = tuple(weight.shape)
-        width = weight.shape[1] + 1
+        width = weight.shape[1] + (bias is not None)
         total = len(weight) * width
         chosen = torch.randperm(total, generator=site.generator)[: int(site.mask_ratio * total)].sort().values
-        of_bias = chosen % width == width - 1
+        of_bias = chosen % width == weight.shape[1]
         # Index lists rather than masks: a mask has to be counted in every forward pass.
         in_weight = chosen[~of_bias]
-        self.register_buffer("index_weight", in_weight - in_weight // width, persistent=False)
+        self.register_buffer("index_weight", in_weight - (in_weight // width if bias is not None else 0), persistent=False)
         self.register_buffer("index_bias", chosen[of_bias] // width, persistent=False)
         self.weight = nn.Parameter(weight.cpu().flatten()[self.index_weight])
-        self.bias = nn.Parameter(bias.cpu()[self.index_bias])
+        self.bias = None if bias is None else nn.Parameter(bias.detach().cpu()[self.index_bias])
 
     def forward(self, linear: nn.Linear, x: Tensor) -> Tensor:
         weight = linear.weight.flatten().index_copy(0, self.index_weight, self.weight).view_as(linear.weight)
-        return F.linear(x, weight, linear.bias.index_copy(0, self.index_bias, self.bias))
+        bias = linear.bias if self.bias is None else linear.bias.index_copy(0, self.index_bias, self.bias)
+        return F.linear(x, weight, bias)
 
 
 @DELTAS.register("adaptformer", reads=("adapter_dim", "adapter_scale"))
