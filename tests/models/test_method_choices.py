@@ -34,6 +34,14 @@ REFUSED = [
 ]
 
 
+@pytest.mark.parametrize("method", ["fact-tt", "fact-tk"])
+def test_fact_on_an_mlp_of_another_width_is_refused_but_for_the_attention(method):
+    with pytest.raises(PelError, match=rf"{method}.sites=both is not possible .*attn: the MLP of siglip-so400m \(1152 to 4304"):
+        RunSpec.make("cifar100-ir100", "siglip-so400m", method, 0)
+    assert RunSpec.make("cifar100-ir100", "siglip-so400m", method, 0, **{f"{method}.sites": "attn"}).knobs
+    RunSpec.make("cifar100-ir100", "siglip-b16", method, 0)
+
+
 @pytest.mark.parametrize(("method", "options", "told"), REFUSED)
 def test_refused_when_the_study_is_read(method, options, told):
     with pytest.raises(PelError, match=told):

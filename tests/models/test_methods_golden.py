@@ -33,12 +33,11 @@ def linear(weight, bias):
     return layer.requires_grad_(False)
 
 
-def make(delta, module, widths=(WIDTH, WIDTH), knobs=None, held=None, **options):
+def make(delta, module, widths=(WIDTH, WIDTH), knobs=None, held=None, prefix=1, **options):
     values = {knob.name: knob.default for knob in METHODS[delta].knobs} | (knobs or {})
-    numbers = (TOKENS, 4, RANK, 3, 0.1, torch.Generator().manual_seed(0))
-    return DELTAS[delta](
-        SiteContext(module, *widths, *numbers, knobs=values, held=held if held is not None else {}), **options
-    ).double()
+    numbers = (TOKENS - 1 + prefix, 4, RANK, 3, 0.1, torch.Generator().manual_seed(0))
+    site = SiteContext(module, *widths, *numbers, knobs=values, held=held if held is not None else {}, prefix=prefix)
+    return DELTAS[delta](site, **options).double()
 
 
 def fill(parameter, value):
@@ -73,6 +72,18 @@ def test_convpass():
         fill(parameter, has[name])
     gradients = [(parameter, has[f"grad:{name}"]) for name, parameter in delta.named_parameters()]
     compare(delta(branch, has["x"]), has["y"], gradients)
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 3])
+def test_convpass_behind_any_number_of_first_tokens(prefix):
+    """Each of them (none, a class token, registers too) is an image of one pixel, as the public code's one is."""
+    has, branch = case("convpass"), nn.Module()
+    branch.norm, branch.forward = nn.Identity(), torch.zeros_like
+    delta = make("convpass", branch, prefix=prefix)
+    for name, parameter in delta.named_parameters():
+        fill(parameter, has[name])
+    x, y = (torch.cat([tokens[:, :1]] * prefix + [tokens[:, 1:]], 1) for tokens in (has["x"], has["y"]))
+    torch.testing.assert_close(delta(branch, x), y, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("form", ["fact-tt", "fact-tk"])

@@ -45,6 +45,7 @@ FORMULAS = {
     ("repadapter", (("sites", "attn"), ("groups", 4))): lambda r: L * (D * r + r + D * r // 4 + D),
     ("fact-tt", ()): lambda r: 2 * D * r + L * 12 * r**2,
     ("fact-tt@6:12", ()): lambda r: 2 * D * r + 6 * 12 * r**2,
+    ("fact-tk@6:12", (("sites", "attn"),)): lambda r: 2 * D * r + 6 * 4 * r + r**3,
     ("fact-tk", ()): lambda r: 2 * D * r + L * 12 * r + r**3,
     ("fact-tk+fact-tt@6:12", ()): lambda r: 4 * D * r + L * 12 * r + r**3 + 6 * 12 * r**2,
     ("vera", ()): lambda r: L * 2 * (D + r),

@@ -9,8 +9,8 @@ from torch import nn
 
 from pel_core.common.errors import PelError
 from pel_core.models.deltas import DELTAS, SiteContext
-from pel_core.models.methods import MATRICES, METHODS
-from pel_core.models.surgery import Wrapped
+from pel_core.models.methods import MATRICES, METHODS, parse_method
+from pel_core.models.surgery import Wrapped, apply
 from pel_core.models.vit import ViT
 
 SHARED = {"fact-tt": ("u", "v"), "fact-tk": ("u", "v", "c")}
@@ -106,7 +106,7 @@ def test_vera_s_random_matrices_are_frozen_shared_and_made_again():
 
 def test_initial_values_of_factors():
     rank, width = 40, 300
-    knobs = {"scale": 1.0, "matrices": "q", "start": 0.1, "projection_seed": 0}
+    knobs = {"scale": 1.0, "sites": "both", "matrices": "q", "start": 0.1, "projection_seed": 0}
 
     def made(name, **options):
         numbers = (nn.Linear(width, width), width, width, 5, 8, rank, 2, 0.1, torch.Generator().manual_seed(0))
@@ -125,8 +125,7 @@ def test_initial_values_of_factors():
 def test_layers_that_are_no_d_by_d_matrices_are_refused():
     with torch.device("meta"):
         vit = ViT(layers=1, width=32, heads=2, patch=8, resolution=16, hidden=80)
-    with pytest.raises(PelError, match=r"FacT takes layers for D x D matrices, and a layer of 32 x 80 is not.*lora"):
-        from pel_core.models.methods import parse_method
-        from pel_core.models.surgery import apply
-
+    with pytest.raises(PelError, match=r"FacT takes layers for D x D matrices, and a layer of 32 x 80 is none.*sites=attn.*lora"):
         apply(vit, parse_method("fact-tt", 1), adapter_dim=4)
+    attention = apply(vit, parse_method("fact-tt", 1), adapter_dim=4, knobs={"fact-tt": {"sites": "attn"}})
+    assert {entry.site for entry in attention} == {"attn.qkv", "attn.proj"}
