@@ -1,11 +1,13 @@
 """What a study may say of the methods' knobs: what is refused when it is read, and what reaches the attached modules."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from test_surgery import WIDTH, classifier, tune
 from torch import nn
 
 from pel_core.common.errors import PelError
-from pel_core.models.methods import MATRICES
+from pel_core.models.methods import MATRICES, MATRIX_NAMES
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.optimizers import parameter_groups
 
@@ -46,6 +48,17 @@ def test_fact_on_an_mlp_of_another_width_is_refused_but_for_the_attention(method
 def test_refused_when_the_study_is_read(method, options, told):
     with pytest.raises(PelError, match=told):
         RunSpec.make("cifar100-ir100", "clip-b16", method, 0, **options)
+
+
+@given(st.lists(st.sampled_from(MATRIX_NAMES), max_size=6))
+def test_matrices_have_one_spelling(words):
+    """Every choice of matrices is possible in one way of writing it: in the block's order, each once, at least one."""
+    text, possible = "+".join(words), bool(words) and words == sorted(set(words), key=MATRIX_NAMES.index)
+    try:
+        spec = RunSpec.make("cifar100-ir100", "clip-b16", "dora", 0, **{"dora.matrices": text})
+        assert possible and RunSpec.parse(spec.slug) == spec
+    except PelError:
+        assert not possible
 
 
 def test_a_knob_is_in_the_name_and_comes_back():

@@ -182,7 +182,18 @@ def tuned(name, method, **options):
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
-@pytest.mark.parametrize("method", ["ln+adaptformer+lora+vpt-deep", "ssf-ln+ssf-attn+ssf-mlp+adapter", "mask", "bias", "full"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "ln+adaptformer+lora+vpt-deep",
+        "ssf-ln+ssf-attn+ssf-mlp+adapter",
+        "mask",
+        "bias",
+        "full",
+        "dora+vera+vpt-gated+repadapter",
+        "convpass+difffit+bitfit",
+    ],
+)
 def test_methods_train_what_they_say(name, method):
     vit, parameters = tuned(name, method)
     frozen = {key: value.clone() for key, value in vit.named_parameters() if not value.requires_grad}
