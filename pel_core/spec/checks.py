@@ -7,6 +7,7 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.common.registry import spell
 from pel_core.data.datasets import held_as_files
 from pel_core.data.factors import SCOPE
+from pel_core.models.backbones import BACKBONES
 from pel_core.models.methods import METHODS
 from pel_core.spec.choices import CHOICES, INITS, REGISTRIES, readers, scoped_knobs
 
@@ -19,6 +20,8 @@ TRAINING = (
     "augment", "precision", "optimizer", "schedule", "sampler", "train_head",
 )  # fmt: skip
 
+KINDS = {"vit": "ViT", "resnet": "ResNet, without a transformer's blocks"}
+
 
 def require_words(spec: "RunSpec") -> None:
     """See that every entry that the spec chooses exists.
@@ -29,6 +32,20 @@ def require_words(spec: "RunSpec") -> None:
     for name, known in CHOICES.items():
         if getattr(spec, name) not in known:
             raise unknown(name, getattr(spec, name), known)
+
+
+def require_network(method: str, backbone: str) -> None:
+    """See that every method of a stack is for the backbone's kind of network.
+
+    Raises:
+        PelError: one is not; the message says which are.
+    """
+    kind = "resnet" if BACKBONES[backbone].stages else "vit"
+    for part in method.split("+"):
+        name = part.partition("@")[0]
+        if name in METHODS and kind not in METHODS[name].networks:
+            fit = ", ".join(each for each, entry in METHODS.items() if kind in entry.networks)
+            raise PelError(f"{name} does not act on {backbone}, which is a {KINDS[kind]}; what does: {fit}")
 
 
 def check(spec: "RunSpec") -> None:

@@ -17,12 +17,12 @@ from safetensors.torch import save_file
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, sha256
-from pel_core.models.backbones import BACKBONES, UNFIT
+from pel_core.models.backbones import BACKBONES
 from pel_core.models.state_names import TIMM_NAMES, fold_layer_scale, rename
 from pel_core.models.weights import load_vit, prepare_backbone, prepare_text, read_descriptions, resize_positions, text_features
 from pel_core.spec.run_spec import RunSpec
 
-CLIPS = [name for name, entry in BACKBONES.items() if entry.source == "open_clip" and not name.startswith("siglip")]
+CLIPS = [name for name, entry in BACKBONES.items() if entry.source == "open_clip" and not name.startswith(("siglip", "clip-rn"))]
 TIMMS = [name for name, entry in BACKBONES.items() if entry.source == "timm"]
 DEPTH = 2
 
@@ -136,16 +136,12 @@ def test_timm_s_weights_of_another_network_are_refused(monkeypatch, tmp_path):
         prepare_backbone("dinov2-s14", tmp_path / "out", str(tmp_path / "nowhere.pth"))
 
 
-def test_towers_that_do_not_fit_are_refused(tmp_path):
+def test_state_dicts_of_other_structures_are_refused():
     """A state dict alone is read as a plain ViT's; a module shows its structure (test_towers)."""
     for arch in ("vit_base_patch16_siglip_224", "vit_small_patch14_reg4_dinov2"):
         state = timm.create_model(arch, pretrained=False, num_classes=0, depth=1).state_dict()
         with pytest.raises(PelError, match="has no place for"):
             rename(fold_layer_scale(state), TIMM_NAMES)
-    for name in UNFIT:
-        for ask in (lambda name=name: RunSpec.make("toy", name, "ln", 0), lambda name=name: prepare_backbone(name, tmp_path)):
-            with pytest.raises(PelError, match=f"'{name}' does not fit"):
-                ask()
 
 
 @pytest.mark.parametrize("name", [name for name, entry in BACKBONES.items() if not entry.text])

@@ -97,7 +97,7 @@ def test_the_slug_reads_back():
         ("open_clip:ViT-B-32", "say which weights: open_clip:ViT-B-32/"),
         ("open_clip:ViT-B-32/openai", "trained with QuickGELU.* open_clip:ViT-B-32-quickgelu/openai has it"),
         ("open_clip:ViT-B-32-quickgelu/laion2b_s34b_b79k", "no weights of ViT-B-32-quickgelu called 'laion2b"),
-        ("open_clip:RN50-quickgelu/openai", "a ModifiedResNet, not a ViT"),
+        ("open_clip:RN50-quickgelu/openai", "it is a ResNet, not a ViT; of these there are clip-rn50 and clip-rn101"),
         ("open_clip:coca_ViT-B-32/laion2b_s13b_b90k", "CoCa"),
         ("open_clip:roberta-ViT-B-32/laion2b_s12b_b32k", "text tower is roberta-base"),
         ("timm:../x", "is not timm:NAME.TAG or open_clip:NAME/TAG"),

@@ -161,13 +161,12 @@ def test_timm_towers_inside_open_clip(proj, monkeypatch):
     torch.testing.assert_close(ours, visual(images), atol=1e-5, rtol=1e-4)
 
 
-def test_coca_and_resnets_are_refused():
-    for name, reason in (("coca_ViT-B-32", "CoCa"), ("RN50", "ModifiedResNet, not a ViT")):
-        config = open_clip.get_model_config(name)
-        with torch.device("meta"):
-            visual = open_clip.model._build_vision_tower(config["embed_dim"], dict(config["vision_cfg"]))
-        with pytest.raises(PelError, match=reason):
-            open_clip_tower(visual)
+def test_coca_is_refused():
+    config = open_clip.get_model_config("coca_ViT-B-32")
+    with torch.device("meta"):
+        visual = open_clip.model._build_vision_tower(config["embed_dim"], dict(config["vision_cfg"]))
+    with pytest.raises(PelError, match="CoCa"):
+        open_clip_tower(visual)
 
 
 # Methods on such towers
