@@ -25,7 +25,8 @@ class SiteContext:
     """What a delta may know of its site: the module there and its widths, the ViT's numbers, the run's choices.
 
     ``adapter_scale`` None stands for learnable. ``knobs``: the values of the knobs of the method that attaches it; ``blocks``:
-    the blocks that it acts on; ``held``: what all its deltas hold together, to be asked for by ``share``.
+    the blocks that it acts on; ``held``: what all its deltas hold together, to be asked for by ``share``. Of the ``tokens``,
+    ``prefix_tokens`` are class token and registers, which come before the patches.
     """
 
     module: nn.Module
@@ -41,6 +42,7 @@ class SiteContext:
     knobs: Mapping[str, Any] = field(default_factory=dict)
     blocks: range = range(1)
     held: dict[str, nn.Parameter] = field(default_factory=dict)
+    prefix_tokens: int = 1
 
     def share(self, name: str, make: Callable[[], Tensor], trains: bool = True) -> nn.Parameter:
         """The parameter of this name that the deltas of all blocks and sites share; the first that asks makes it.

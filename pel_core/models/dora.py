@@ -30,7 +30,8 @@ class DoRA(LoRA):
 
     def forward(self, linear: nn.Linear, x: Tensor) -> Tensor:
         y = linear(x)
-        layers = zip(self.updated(linear.weight, 0), self.updated(linear.bias), self.updated(y), strict=True)
+        bias = torch.zeros_like(linear.weight[:, 0]) if linear.bias is None else linear.bias
+        layers = zip(self.updated(linear.weight, 0), self.updated(bias), self.updated(y), strict=True)
         factors = zip(self.magnitude, self.down, self.up, strict=True)
         updates = []
         for (weight, bias, out), (magnitude, down, up) in zip(layers, factors, strict=True):

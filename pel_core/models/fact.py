@@ -8,7 +8,7 @@ the core. Shared tensors exist once, count once and are stored once.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pel_core.common.errors import PelError
 from pel_core.common.lazy import Module, nn, torch
@@ -86,7 +86,12 @@ def _uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -
     return torch.empty(shape).uniform_(-bound, bound, generator=generator)
 
 
+def _misfit(vit: Any) -> str:
+    """Its matrices are D x D: 12 a block."""
+    return f"its MLP is not of four times its width ({vit.width})" if vit.hidden or vit.gated else ""
+
+
 _SCALE = Knob("scale", 1.0, "factor of the update; the paper tries 0.01 to 100", above(0))
 for _name, _core in (("fact-tt", "a core of each layer's own"), ("fact-tk", "a core that is shared, too")):
     _about = f"updates of all matrices from factors that all blocks share, and {_core} (Jie and Deng 2023)"
-    add_method(_name, Method(_about, tuple(Attach(site, "beside", _name) for site in MATRICES), knobs=(_SCALE,)))
+    add_method(_name, Method(_about, tuple(Attach(site, "beside", _name) for site in MATRICES), knobs=(_SCALE,), misfit=_misfit))

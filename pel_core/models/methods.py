@@ -60,7 +60,7 @@ class Method:
     ``draws`` says which seed its initial values come from: the run's, or the masks' (the reference's masks are the same in
     every run), or ``"nothing"`` where they are the same in any case. ``knobs`` are options of its own, ``METHOD.KNOB`` in a
     study; its deltas find them in `SiteContext.knobs`. ``networks``: the kinds of backbone that it is for, ``"vit"`` and
-    ``"resnet"``.
+    ``"resnet"``; ``misfit``: why it cannot act on a `Backbone` of such a kind, empty where it can.
     """
 
     about: str
@@ -73,6 +73,7 @@ class Method:
     draws: Literal["run", "mask", "nothing"] = "run"
     knobs: tuple[Knob, ...] = ()
     networks: tuple[str, ...] = ("vit",)
+    misfit: Callable[[Any], str] = lambda vit: ""
 
     def attached(self, block: BlockContext) -> tuple[Attach, ...]:
         """What it attaches to a block."""

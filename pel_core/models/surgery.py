@@ -166,7 +166,8 @@ def _bare(module: nn.Module) -> nn.Module:
 def _attach(vit: ViT, part: MethodPart, attach: Attach, index: int, choices: Mapping[str, Any]) -> list[Tuned]:
     occupant = _site(vit.blocks[index], attach.site, index)
     width_in, width_out = _widths(_bare(occupant), vit.width)
-    place = SiteContext(_bare(occupant), width_in, width_out, vit.tokens, vit.patch, **choices)
+    prefix = getattr(vit, "num_prefix_tokens", 0)  # a ResNet has none
+    place = SiteContext(_bare(occupant), width_in, width_out, vit.tokens, vit.patch, **choices, prefix_tokens=prefix)
     reference = next(vit.parameters())
     delta = DELTAS[attach.delta](place, **attach.options).to(reference.device, reference.dtype)
     wrapped = WRAPS[attach.how](occupant, delta)

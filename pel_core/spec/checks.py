@@ -42,12 +42,15 @@ def require_network(method: str, backbone: str) -> None:
     Raises:
         PelError: one is not; the message says which are.
     """
-    kind = "resnet" if BACKBONES[backbone].stages else "vit"
+    entry = BACKBONES[backbone]
+    kind = "resnet" if entry.stages else "vit"
     for part in method.split("+"):
         name = part.partition("@")[0]
         if name in METHODS and kind not in METHODS[name].networks:
             fit = ", ".join(each for each, entry in METHODS.items() if kind in entry.networks)
             raise PelError(f"{name} does not act on {backbone}, which is a {KINDS[kind]}; what does: {fit}")
+        if name in METHODS and (reason := METHODS[name].misfit(entry)):
+            raise PelError(f"{name} does not act on {backbone}: {reason}; take another method, e.g. lora")
 
 
 def check(spec: "RunSpec") -> None:
