@@ -22,7 +22,7 @@ from pel_core.common.tensors import read_tensors, write_tensors
 from pel_core.common.versions import check_versions, versions
 from pel_core.data.datasets import DATASETS
 from pel_core.models.backbones import BACKBONES, Backbone, find_backbone
-from pel_core.models.building import build_vit, num_prefix_tokens, resize_positions
+from pel_core.models.building import at_resolution, build_tower, build_vit
 from pel_core.models.prompt_tokens import check_prompts
 from pel_core.models.state_names import OPEN_CLIP_NAMES, TIMM_NAMES, State, fold_layer_scale, rename
 from pel_core.models.towers import open_clip_tower, timm_tower, upstream_features
@@ -62,7 +62,7 @@ def prepare_backbone(name: str, out: str | Path, weights: str | None = None, cac
         made = _random(entry)
     else:
         made = (_from_timm if entry.source == "timm" else _from_open_clip)(name, weights, cache_dir)
-    vit, native = build_vit(made.tower, made.options), entry.native or entry.resolution
+    vit, native = build_tower(made.tower, made.options), entry.native or entry.resolution
     if (vit.layers, vit.width, vit.patch, vit.resolution) != (entry.layers, entry.width, entry.patch, native):
         raise PelError(
             f"the weights of {name} are a ViT of {vit.layers} blocks, width {vit.width}, patch {vit.patch}, {vit.resolution} px; "
@@ -152,10 +152,7 @@ def load_vit(folder: str | Path, resolution: int | None = None) -> tuple[ViT, St
     state, _ = read_tensors(Path(folder) / "vit.safetensors")
     text = {key: state.pop(key) for key in list(state) if key.startswith("text.")}
     grid = (resolution or info["registry"]["resolution"]) // info["registry"]["patch"]
-    prefix = num_prefix_tokens(state)
-    if len(state["pos"]) != prefix + grid**2:
-        state["pos"] = resize_positions(state["pos"], grid, prefix)
-    return build_vit(state, info["vit"]), text, info
+    return build_tower(at_resolution(state, grid), info["vit"]), text, info
 
 
 TEMPLATES: dict[str, tuple[str, ...]] = {"default": ("a photo of a {}.",), "classname": ("{}",)}

@@ -7,6 +7,7 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.common.registry import spell
 from pel_core.data.datasets import held_as_files
 from pel_core.data.factors import SCOPE
+from pel_core.models.backbones import BACKBONES
 from pel_core.models.heads import HEADS
 from pel_core.models.methods import METHODS
 from pel_core.spec.choices import CHOICES, INITS, REGISTRIES, readers, scoped_knobs
@@ -21,6 +22,8 @@ TRAINING = (
     "reweight", "sharpness",
 )  # fmt: skip
 
+KINDS = {"vit": "ViT", "resnet": "ResNet, without a transformer's blocks"}
+
 
 def require_words(spec: "RunSpec") -> None:
     """See that every entry that the spec chooses exists.
@@ -31,6 +34,21 @@ def require_words(spec: "RunSpec") -> None:
     for name, known in CHOICES.items():
         if getattr(spec, name) not in known:
             raise unknown(name, getattr(spec, name), known)
+
+
+def require_network(method: str, backbone: str) -> None:
+    """See that every method of a stack is for the backbone's kind of network.
+
+    Raises:
+        PelError: one is not; the message says which are.
+    """
+    entry = BACKBONES[backbone]
+    kind = "resnet" if entry.stages else "vit"
+    for part in method.split("+"):
+        name = part.partition("@")[0]
+        if name in METHODS and kind not in METHODS[name].networks:
+            fit = ", ".join(each for each, entry in METHODS.items() if kind in entry.networks)
+            raise PelError(f"{name} does not act on {backbone}, which is a {KINDS[kind]}; what does: {fit}")
 
 
 def check(spec: "RunSpec") -> None:

@@ -107,6 +107,7 @@ class RunSpec:
             PelError: an unknown backbone, method, recipe or field, a value that is not possible, or one without any effect.
         """
         backbone = backbone_name(backbone)
+        checks.require_network(method, backbone)
         layers = BACKBONES[backbone].layers
         method = format_method(parse_method(method, layers), layers)
         shared = dict(shared or {})

@@ -12,10 +12,12 @@ from pel_core.common.files import read_json, write_json
 from pel_core.common.seeds import torch_generator
 from pel_core.hardware.devices import device_name, pick_device
 from pel_core.hardware.process_group import ProcessGroup
+from pel_core.models.resnet import ResNet
 from pel_core.models.vit import ViT
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.config import make_results
 from pel_core.studies.cost import forward_gflop, throughput_file, training_gflop
+from pel_core.studies.gflop import STEM
 from pel_core.training.classifier import build, cast_frozen_weights
 from pel_core.training.loop import predict
 from pel_core.training.losses import make_loss
@@ -66,8 +68,10 @@ def _speeds(spec: RunSpec, device: torch.device) -> tuple[float, float, int]:
     return train, evaluate, batch
 
 
-def _network(spec: RunSpec) -> ViT:
+def _network(spec: RunSpec) -> ViT | ResNet:
     entry = spec.vit
+    if entry.stages:
+        return ResNet(stages=entry.stages, stem=STEM, width=entry.width, heads=32, resolution=spec.pixels)
     size = {"layers": entry.layers, "width": entry.width, "patch": entry.patch, "resolution": spec.pixels}
     return ViT(**size, heads=entry.width // (32 if entry.width % 64 else 64), quick_gelu=entry.quick_gelu)
 
