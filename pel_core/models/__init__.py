@@ -5,4 +5,5 @@ imported at the end of this one. Data and training are unknown here.
 """
 
 from pel_core.models import clip_adapter as clip_adapter
+from pel_core.models import text_heads as text_heads
 from pel_core.models import tip_adapter as tip_adapter

@@ -5,6 +5,7 @@ import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -47,6 +48,28 @@ def load_open_clip(name: str, weights: str | None = None, cache_dir: str | None 
         raise PelError(f"{name}: open_clip built {act}, expected {'QuickGELU' if entry.quick_gelu else 'GELU'}")
     tag = path.name if weights else entry.tag or path.name  # whoever brings a file may bring any
     return model.eval(), {"tag": tag, "file": path.name, "sha256": digest, **origin(path)}
+
+
+def tokenizer_of(entry: Backbone) -> Any:
+    """A backbone's tokenizer, open_clip's."""
+    import open_clip
+
+    if entry.source == "bundled":  # open_clip would look for the merges in the working directory
+        return open_clip.get_tokenizer(f"local-dir:{entry.folder}", bpe_path=str(entry.folder / "merges.txt.gz"))
+    return open_clip.get_tokenizer(entry.arch)
+
+
+def open_clip_model(name: str, weights: str | None, cache_dir: str | None, sha: str | None) -> nn.Module:
+    """The whole CLIP model, whose weights' SHA-256 is ``sha`` where that is known.
+
+    Raises:
+        PelError: as `load_open_clip`, or other weights.
+    """
+    model, source = load_open_clip(name, weights, cache_dir)
+    if sha not in (None, source["sha256"]):
+        found = f"{source['file']} is {source['sha256'][:12]}..."
+        raise PelError(f"{name} was prepared from weights {sha[:12]}..., {found}; prepare it again")
+    return model
 
 
 def load_timm(name: str, weights: str | None = None, cache_dir: str | None = None) -> tuple[nn.Module, dict[str, str]]:

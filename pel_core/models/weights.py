@@ -24,7 +24,9 @@ from pel_core.data.datasets import DATASETS
 from pel_core.models.backbones import BACKBONES, Backbone, find_backbone
 from pel_core.models.prompt_tokens import check_prompts
 from pel_core.models.state_names import OPEN_CLIP_NAMES, TIMM_NAMES, State, fold_layer_scale, rename
-from pel_core.models.upstream import load_open_clip, load_timm
+from pel_core.models.text_heads import TOWER
+from pel_core.models.text_tower import tower_tensors
+from pel_core.models.upstream import load_open_clip, load_timm, open_clip_model, tokenizer_of
 from pel_core.models.vit import ViT
 
 
@@ -192,19 +194,10 @@ def text_features(
         lines = described or [[line] for line in spoken(class_names)]
         notes += check_prompts(lines, class_names, None, allow_equal)
         return F.normalize(torch.stack([_made_up(prompt, sentences) for sentences in lines]), dim=-1)
-    import open_clip
-
-    folder = entry.folder
-    if entry.source == "bundled":  # open_clip would look for the merges in the working directory
-        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", bpe_path=str(folder / "merges.txt.gz"))
-    else:
-        tokenizer = open_clip.get_tokenizer(entry.arch)
+    tokenizer = tokenizer_of(entry)
     texts = described or [[line.format(name) for line in templates(prompt)] for name in spoken(class_names)]
     notes += check_prompts(texts, class_names, tokenizer, allow_equal, allow_cut=entry.source == "bundled")  # its 20 tokens
-    model, source = load_open_clip(name, weights, cache_dir)
-    if sha not in (None, source["sha256"]):
-        found = f"{source['file']} is {source['sha256'][:12]}..."
-        raise PelError(f"{name} was prepared from weights {sha[:12]}..., {found}; prepare it again")
+    model = open_clip_model(name, weights, cache_dir, sha)
     if described:
         return encode_sentences(model, tokenizer, described)
     return encode_text(model, tokenizer, class_names, templates(prompt))
@@ -277,7 +270,8 @@ def prepare_text(
     cache_dir: str | None = None,
     descriptions: str | Path | None = None,
 ) -> None:
-    """Write ``text.features`` (C, E) of a prepared data set's class names, with the names and the weights' hash as metadata.
+    """Write ``text.features`` (C, E) of a prepared data set's class names, with the names and the weights' hash as metadata; for
+    the ``prompt`` `TOWER` also the text tower and the names' tokens (`tower_tensors`).
 
     Raises:
         PelError: the weights are not those the backbone was prepared from, or as ``text_features``.
@@ -286,11 +280,15 @@ def prepare_text(
     sha = info["source"].get("sha256")
     published = (base := about.get("name")) in DATASETS and not used([DATASETS.entry(base)])  # ImageNet has two pairs
     names, notes = about["class_names"], []
-    features = text_features(info["name"], names, prompt, weights, cache_dir, sha, descriptions, published, notes)
+    if prompt == TOWER:
+        made = tower_tensors(info["name"], names, weights, cache_dir, sha, published, notes)
+    else:
+        source = weights, cache_dir, sha, descriptions, published, notes
+        made = {"text.features": text_features(info["name"], names, prompt, *source)}
     metadata = {"class_names": json.dumps(names), "backbone_sha256": info["sha256"], "prompt": prompt}
     metadata["versions"] = json.dumps(versions("prepare"))
     if prompt == "descriptions":
         metadata["descriptions"] = sha256(descriptions)
     if notes:
         metadata["notes"] = json.dumps(notes)
-    write_tensors(out, {"text.features": features}, metadata)
+    write_tensors(out, made, metadata)

@@ -24,6 +24,7 @@ from pel_core.data.transforms import downscaled
 from pel_core.hardware.devices import loader_workers
 from pel_core.models.heads import HEADS
 from pel_core.models.inits import INITS, images_for
+from pel_core.models.text_tower import PER_CLASS
 from pel_core.models.vit import ViT
 from pel_core.models.weights import load_vit
 from pel_core.spec.plugins import other_plugins, with_plugins
@@ -55,9 +56,9 @@ def load(
     data = decoded(data, results, spec.image_cache)
     vit, text, info = load_vit(results / "backbones" / spec.backbone, spec.resolution)
     if spec.needs_text:
-        path = results / "text" / spec.backbone / f"{base}.{spec.prompt}.safetensors"
+        path = results / "text" / spec.backbone / f"{base}.{spec.text_file}.safetensors"
         features, info["descriptions"] = load_text(path, data, info)
-        text |= features
+        text |= features if fresh else {"text.features": features["text.features"]}  # the tower is for training
     rows = remembered = None
     if fresh and spec.trains:  # the untuned network looks at training images, where head or start ask for that
         looking = spec, vit.to(device), data, device, PrefixCache(results, prefix_cache_gb), info["sha256"]
@@ -168,7 +169,8 @@ def load_text(path: Path, data: Prepared, info: dict[str, Any]) -> tuple[dict[st
     names = json.loads(metadata["class_names"])
     if data.classes is not None and len(names) > max(data.classes):  # the file has all of the data set's
         names = [names[label] for label in data.classes]
-        features = {name: rows[torch.as_tensor(data.classes)] for name, rows in features.items()}
+        chosen = torch.as_tensor(data.classes)
+        features |= {name: features[name][chosen] for name in PER_CLASS if name in features}
     if names != list(data.class_names):
         raise PelError(f"{path} was made for other class names than {data.name} has now; delete it and run again")
     if metadata["backbone_sha256"] != info["sha256"]:
