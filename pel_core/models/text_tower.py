@@ -6,6 +6,7 @@ the tower, the tokens of the class names, and of the token embeddings those that
 Shape legend: C classes, L tokens, W width, E projected, V tokens of the vocabulary in use.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -81,6 +82,14 @@ def load_tower(text: Mapping[str, Tensor]) -> TextTower:
     tower = TextTower(*sizes, quick_gelu=bool(text["text.quick_gelu"]))
     tower.load_state_dict({name: value.clone() for name, value in state.items()})
     return tower.eval()
+
+
+def digest(made: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a file's tower and tokens."""
+    total = hashlib.sha256()
+    for name in sorted(made):
+        total.update(f"{name} {tuple(made[name].shape)}\n".encode() + made[name].contiguous().numpy().tobytes())
+    return total.hexdigest()
 
 
 def _layers(state: Mapping[str, Tensor]) -> int:

@@ -25,7 +25,7 @@ from pel_core.models.backbones import BACKBONES, Backbone, find_backbone
 from pel_core.models.prompt_tokens import check_prompts
 from pel_core.models.state_names import OPEN_CLIP_NAMES, TIMM_NAMES, State, fold_layer_scale, rename
 from pel_core.models.text_heads import TOWER
-from pel_core.models.text_tower import tower_tensors
+from pel_core.models.text_tower import digest, tower_tensors
 from pel_core.models.upstream import load_open_clip, load_timm, open_clip_model, tokenizer_of
 from pel_core.models.vit import ViT
 
@@ -280,13 +280,15 @@ def prepare_text(
     sha = info["source"].get("sha256")
     published = (base := about.get("name")) in DATASETS and not used([DATASETS.entry(base)])  # ImageNet has two pairs
     names, notes = about["class_names"], []
+    about_tower = {}
     if prompt == TOWER:
         made = tower_tensors(info["name"], names, weights, cache_dir, sha, published, notes)
+        about_tower = {"text_tower": digest(made)}
     else:
         source = weights, cache_dir, sha, descriptions, published, notes
         made = {"text.features": text_features(info["name"], names, prompt, *source)}
     metadata = {"class_names": json.dumps(names), "backbone_sha256": info["sha256"], "prompt": prompt}
-    metadata["versions"] = json.dumps(versions("prepare"))
+    metadata |= {"versions": json.dumps(versions("prepare")), **about_tower}
     if prompt == "descriptions":
         metadata["descriptions"] = sha256(descriptions)
     if notes:

@@ -61,7 +61,7 @@ RECIPES: dict[str, Recipe] = {
         {"inat2018": {"epochs": 15}} | dict.fromkeys(STAND_INS, _DEMO),
     ),
     "coop": Recipe(
-        "CoOp (Zhou et al. 2022), with the method head-only: the released code's loss, scale and rate; batch and epochs as in lift",
+        "CoOp (Zhou et al. 2022), with the method head-only: the released code's loss, scale and rate; the rest as in lift",
         {"head": "coop", "scale": 100, "loss": "ce", "lr": 0.002},
     ),
     "clip-adapter": Recipe(

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from pel_core.cli.main import main
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
-from pel_core.common.tensors import read_tensors
+from pel_core.common.tensors import read_tensors, write_tensors
 from pel_core.demo.clip_files import FOLDER, load_model, tokenizer
 from pel_core.evaluation.trained_run import open_run
 from pel_core.models.text_tower import load_tower, tower_tensors
@@ -167,6 +167,18 @@ def test_a_run_classifies_without_its_text_tower(toy_results, tmp_path, slug):
     again.load_trainable(classifier.trainable_state())
     images = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(classifier(images), again(images), rtol=1e-4, atol=1e-4)
+
+
+def test_another_text_tower_than_the_trainings_is_refused(toy_results, tmp_path, capsys):
+    slug, results = "toy-ir20.toy.head-only.s1.epochs=1.head=coop", tmp_path / "results"
+    shutil.copytree(toy_results, results, ignore=shutil.ignore_patterns("runs"))
+    assert main(["train", slug, "--results", str(results)]) == 0
+    assert len(read_json(results / "runs" / slug / "train.json")["text_tower"]) == 64
+    path = results / "text" / "toy" / "toy.tower.safetensors"
+    tensors, about = read_tensors(path)
+    write_tensors(path, tensors, about | {"text_tower": "0" * 64})
+    assert main(["evaluate", slug, "--results", str(results)]) == 1
+    assert "was trained from another spec (text_tower)" in capsys.readouterr().err
 
 
 def test_a_subset_of_the_classes_has_its_own_texts(toy_results, text):
