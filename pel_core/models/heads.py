@@ -39,7 +39,8 @@ FEATURE = feature_knob()
 
 
 class Head(Module):
-    """A head on features f (B, D), or on f P (B, E) once ``projection`` is set to P (D, E), which does not train.
+    """A head on features f (B, D), or on f P (B, E) once ``projection`` is set to P (D, E), which does not train
+    (plus ``shift`` (E,), of the few towers that have one).
 
     ``trains``: whether it has parameters that train. A head that also looks at training images has ``remembers`` (which
     ones: labels (N,), seed and knobs -> positions), ``remember`` (takes their features and labels before anything is trained) and
@@ -51,10 +52,14 @@ class Head(Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("projection", None, persistent=False)
+        self.register_buffer("shift", None, persistent=False)
 
     def feature(self, f_BD: Tensor) -> Tensor:
         """What is classified: f (B, D), or f P (B, E)."""
-        return f_BD if self.projection is None else f_BD @ self.projection
+        if self.projection is None:
+            return f_BD
+        projected = f_BD @ self.projection
+        return projected if self.shift is None else projected + self.shift
 
 
 class _Normed(Head):
@@ -110,13 +115,16 @@ class ZeroShot(Module):
 
     Args:
         projection: (D, E) of the image tower. text: (C, E) class-text features. logit_scale: CLIP's learned factor.
+        shift: (E,) added to what is projected, of the few towers that have one.
     """
 
-    def __init__(self, projection: Tensor, text: Tensor, logit_scale: float):
+    def __init__(self, projection: Tensor, text: Tensor, logit_scale: float, shift: Tensor | None = None):
         super().__init__()
         self.register_buffer("projection", projection, persistent=False)
+        self.register_buffer("shift", shift, persistent=False)
         self.register_buffer("text", F.normalize(text, dim=-1), persistent=False)
         self.logit_scale = logit_scale
 
     def forward(self, f_BD: Tensor) -> Tensor:
-        return F.normalize(f_BD @ self.projection, dim=-1) @ self.text.T * self.logit_scale
+        image_BE = f_BD @ self.projection if self.shift is None else f_BD @ self.projection + self.shift
+        return F.normalize(image_BE, dim=-1) @ self.text.T * self.logit_scale

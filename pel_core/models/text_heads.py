@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TOWER = "tower"  # in the place of a prompt: names the file with tower and tokens, and what `pel_core text --prompt` takes
 FROZEN = "frozen"
+OF_IMAGES = ("convpass",)  # it convolves over a grid of patches
 
 
 def _names(tuning: str) -> list[str]:
@@ -34,7 +35,7 @@ def _fits(name: str) -> bool:
     """Whether a method acts inside blocks with a rank alone: prompts at the end of a causal tower would not be looked at."""
     method = METHODS.get(name)
     inside = method and method.blocks == "any" and all(attach.site for attach in method.attach)
-    return bool(inside) and set(METHODS.entry(name).reads) <= {"adapter_dim", "adapter_scale"}
+    return bool(inside) and name not in OF_IMAGES and set(METHODS.entry(name).reads) <= {"adapter_dim", "adapter_scale"}
 
 
 def _is_tuning(value: str) -> bool:
@@ -137,8 +138,7 @@ class TextHead(Head):
             return
         parts = parse_method(self.tuning, tower.layers)
         seed = int(torch.randint(2**62, (), generator=generator))
-        knobs = {part.name: {knob.name: knob.default for knob in METHODS.entry(part.name).knobs} for part in parts}
-        for each in apply(tower, parts, adapter_dim=self.rank, seed=seed, knobs=knobs):
+        for each in apply(tower, parts, adapter_dim=self.rank, seed=seed):
             self.tuned[each.name.replace(".", "/")] = each.parameter
 
     def allocate(self, shapes: Mapping[str, Size]) -> None:

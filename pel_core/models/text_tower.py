@@ -20,8 +20,9 @@ from pel_core.common.seeds import derive, torch_generator
 from pel_core.models.backbones import BACKBONES
 from pel_core.models.prompt_tokens import check_prompts
 from pel_core.models.state_names import OPEN_CLIP_NAMES, State
-from pel_core.models.upstream import open_clip_model, tokenizer_of
-from pel_core.models.vit import Attention, Block, QuickGELU
+from pel_core.models.upstream import load_tokenizer, open_clip_model
+from pel_core.models.vit import Attention, Block, FeedForward
+from pel_core.models.vit_parts import QuickGELU
 
 PREFIX = "text.tower."
 PER_CLASS = ("text.features", "text.tokens")  # of a file of texts: what has a row for each class
@@ -59,9 +60,8 @@ class TextTower(nn.Module):
         act = QuickGELU() if quick_gelu else nn.GELU()
         self.embedding = nn.Parameter(torch.zeros(vocabulary, width))
         self.pos = nn.Parameter(torch.zeros(tokens, width))
-        self.blocks = nn.ModuleList(Block(width, heads, hidden, act, 1e-5) for _ in range(layers))
-        for block in self.blocks:
-            block.attn = CausalAttention(width, heads, 1e-5)
+        pairs = [(CausalAttention(width, heads, 1e-5), FeedForward(width, hidden, act, 1e-5)) for _ in range(layers)]
+        self.blocks = nn.ModuleList(Block(*pair) for pair in pairs)
         self.norm = nn.LayerNorm(width)
         self.projection = nn.Parameter(torch.zeros(width, embed))
 
@@ -120,7 +120,7 @@ def tower_tensors(
     if not entry.text:
         raise PelError(f"{name} has no text tower; use a CLIP backbone")
     texts, notes = [[f"{word}."] for word in spoken_names], [] if notes is None else notes
-    tokenizer = None if entry.source == "random" else tokenizer_of(entry)
+    tokenizer = None if entry.source == "random" else load_tokenizer(name, weights, cache_dir)
     notes += check_prompts(texts, class_names, tokenizer, allow_equal, allow_cut=entry.source == "bundled")
     if tokenizer is None:
         tokens, words, state, heads = _random(spoken_names)

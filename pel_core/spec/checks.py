@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 TRAINING = (
     "lr", "momentum", "weight_decay", "batch_size", "accumulate", "accumulation", "loss", "tau", "head", "scale", "init",
     "augment", "precision", "optimizer", "schedule", "sampler", "train_head",
+    "reweight", "sharpness",
 )  # fmt: skip
 
 
@@ -58,6 +59,9 @@ def check(spec: "RunSpec") -> None:
     _require(spec, "train_head", spec.train_head or not heads_only, "true, since nothing else trains")
     idle = heads_only and not getattr(HEADS[spec.head], "trains", True)
     _require(spec, "epochs", not idle or spec.epochs == 0, f"0, since nothing trains: head={spec.head} does not")
+    for scope, entry in spec.entries.items():
+        if need := entry.needs(spec):
+            raise PelError(f"{scope}={entry.name} is not possible for {spec.method} here; it needs {need}")
     for name, knob in scoped_knobs(spec.entries).items():
         if limit := knob.limit(spec):
             what = spec.dataset if name.startswith(f"{SCOPE}.") else spec.method
@@ -79,7 +83,7 @@ def _check_method_options(spec: "RunSpec") -> None:
 
 def _check_text(spec: "RunSpec") -> None:
     if spec.reads_tower:
-        _require(spec, "head", spec.vit.text, f"one without a text tower (cosine, ...): {spec.backbone} has none")
+        _require(spec, "head", spec.vit.causal_text, f"without a text tower (cosine, ...): {spec.backbone} has none of CLIP's")
         _require(spec, "init", spec.init == "text", f"text: head={spec.head} starts from what the text tower says")
     name = "init" if spec.init == "text" else "method"
     images = [entry.name for entry in INITS.entries() if entry.value.start == "images"]

@@ -131,7 +131,8 @@ def build(
     """Attach the spec's method to ``vit`` (in place) and put its head on.
 
     Args:
-        text: ``text.features`` (C, E), ``text.projection`` (D, E), ``text.logit_scale``, where the spec needs them.
+        text: ``text.features`` (C, E), ``text.projection`` (D, E), ``text.logit_scale``, where the spec needs them; with
+            ``text.shift`` (E,) where the projection has one.
         rows: (C, D) that the head starts from, where the spec takes them from images; without them it starts at random, to
             be loaded from a checkpoint. With projected features (C, E).
         remembered: features (M, D), or projected (M, E), and labels (M,) of the training images that the head asks for
@@ -145,14 +146,15 @@ def build(
     parts = tuple(part for part in spec.parts if METHODS[part.name].blocks != "none")
     tuned = apply(vit, parts, **method_choices(spec, classes))
     if not spec.trains:
-        return Classifier(vit, ZeroShot(text["text.projection"], text["text.features"], float(text["text.logit_scale"])), tuned)
+        scale, shift = float(text["text.logit_scale"]), text.get("text.shift")
+        return Classifier(vit, ZeroShot(text["text.projection"], text["text.features"], scale, shift), tuned)
     projection = image_projection(spec, text)
     knobs = {name: value for name, value in spec.knobs_of("head").items() if name != "feature"}
     width = vit.width if projection is None else projection.shape[1]
     generator = torch_generator(spec.seed, "head")
     head = HEADS[spec.head](width, classes, spec.scale, generator, **knobs)
     if projection is not None:
-        head.projection = projection
+        head.projection, head.shift = projection, text.get("text.shift")
     if spec.reads_tower and "text.tokens" in text:
         head.attach(text, generator)
     if not spec.train_head:

@@ -13,6 +13,8 @@ from pel_core.common.files import read_json
 from pel_core.common.tensors import read_tensors, write_tensors
 from pel_core.demo.clip_files import FOLDER, load_model, tokenizer
 from pel_core.evaluation.trained_run import open_run
+from pel_core.models.methods import METHODS
+from pel_core.models.text_heads import _fits
 from pel_core.models.text_tower import load_tower, tower_tensors
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.run_inputs import load
@@ -128,6 +130,20 @@ def test_training_is_a_plain_towers(toy_results, text, head, options):
     assert torch.allclose(made.weight, F.normalize(made.rows().detach(), dim=-1), atol=1e-6)
 
 
+@pytest.mark.parametrize("method", [name for name in METHODS if _fits(name)])
+def test_every_method_that_fits_tunes_the_tower(toy_results, text, method):
+    """And nothing that comes later changes what a token says: it stays causal."""
+    head = fresh(toy_results, head="text-tower", **{"head.tuning": method}).head
+    head.rows().square().sum().backward()
+    assert all(value.grad is not None for value in head.tuned.values()) and len(head.tuned)
+    tower, words = head._tower[0], torch.randn(2, 9, 24, generator=torch.Generator().manual_seed(0))
+    words[1, 5:] = 0
+    one, other = tower(words, torch.tensor([4, 4])).detach(), tower(words[:1].expand(2, -1, -1), torch.tensor([4, 4])).detach()
+    words[1, :5] = words[0, :5]
+    torch.testing.assert_close(tower(words, torch.tensor([4, 4])).detach(), other, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(one[1], other[1])
+
+
 def test_words_start_as_the_default_prompt(toy_results, text):
     for options in ({"head": "coop", "head.context": 4, "head.words": True}, {"head": "text-tower"}):
         head = fresh(toy_results, **options).head
@@ -197,7 +213,9 @@ def test_which_file_of_texts_is_read():
 @pytest.mark.parametrize(
     ("backbone", "options", "message"),
     [
-        ("dinov2-b14", {"head": "coop"}, "must be one without a text tower (cosine, ...): dinov2-b14 has none"),
+        ("dinov2-b14", {"head": "coop"}, "must be without a text tower (cosine, ...): dinov2-b14 has none of CLIP's"),
+        ("siglip-b16", {"head": "text-tower"}, "(cosine, ...): siglip-b16 has none of CLIP's"),
+        ("toy", {"head": "text-tower", "head.tuning": "lora+convpass"}, "must be frozen, or methods that act inside blocks"),
         ("toy", {"head": "coop", "init": "class-mean"}, "must be text: head=coop starts from what the text tower says"),
         ("toy", {"head": "coop", "prompt": "ensemble"}, "prompt=ensemble has no effect"),
         ("toy", {"head": "coop", "head.context": 0}, "at least 1"),
