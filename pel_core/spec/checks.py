@@ -100,6 +100,9 @@ def _check_method_options(spec: "RunSpec") -> None:
 
 
 def _check_text(spec: "RunSpec") -> None:
+    if spec.reads_tower:
+        _require(spec, "head", spec.vit.causal_text, f"without a text tower (cosine, ...): {spec.backbone} has none of CLIP's")
+        _require(spec, "init", spec.init == "text", f"text: head={spec.head} starts from what the text tower says")
     name = "init" if spec.init == "text" else "method"
     images = [entry.name for entry in INITS.entries() if entry.value.start == "images"]
     instead = f"{', '.join(images)} or random" if spec.trains else "one that trains"
@@ -111,6 +114,8 @@ def idle_options(spec: "RunSpec") -> dict[str, str]:
     base = spec.base
     read = {name for entry in spec.entries.values() for name in entry.reads} | ({"prompt"} if spec.needs_text else set())
     needs = {name: need for name, need in _partly_read(_sizes()).items() if name not in read}
+    if spec.reads_tower:
+        needs["prompt"] = f"another head: head={spec.head} has class names after a context"
     if spec.accumulate == 1:
         needs["accumulation"] = "accumulate above 1"
     if not held_as_files(spec.dataset) or spec.native:

@@ -26,6 +26,7 @@ from pel_core.training.losses import (
 
 NORMED = ["cosine", "l2norm", "layernorm"]  # the others: tests/models/test_clip_heads.py
 OWN = {"linear": {"weight", "bias"}, "clip-adapter": {"down", "up"}, "tip-adapter": set(), "tip-adapter-f": {"keys"}}
+OWN |= {"coop": set(), "text-tower": set()}  # without a tower, which holds what trains
 # LADE's regulariser looks at the size of the logits, and VS multiplies them by class, so a constant added to them counts.
 SHIFT_INVARIANT = [name for name in LOSSES if name not in ("lade", "vs")]
 

@@ -78,6 +78,8 @@ VARIANTS = [
     {"method": "head-only", "head": "clip-adapter", "precision": "bf16"},
     {"method": "ssf-ln", "head": "tip-adapter", "head.per_class": 5},
     {"method": "head-only", "head": "tip-adapter-f"},
+    {"method": "adaptformer", "head": "coop", "head.context": 3},
+    {"method": "head-only", "head": "text-tower", "head.tuning": "lora+ln@1:2", "head.chunk": 4, "precision": "bf16"},
     *({"method": "head-only", "sampler": sampler} for sampler in CHOICES["sampler"]),
     *({"method": "head-only", "loss": "ldam", "reweight": reweight} for reweight in CHOICES["reweight"]),
     *({"method": "adaptformer", "sharpness": name, "precision": "fp16"} for name in CHOICES["sharpness"]),
