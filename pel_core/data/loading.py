@@ -61,12 +61,13 @@ class TrainReader(Dataset):
     native: int | None = None
     cache: CachedImages | None = None
     reading: str = ""
+    purpose: str = "augment"  # names the draws of crops
 
     def __getitem__(self, key: tuple[int, int, np.ndarray]) -> Tensor | str:
         epoch, start, indices = key
         if not len(indices):  # fewer images than processes
             return torch.empty(0, self.resolution, self.resolution, 3, dtype=torch.uint8)
-        table = uniforms(self.seed, epoch, start, len(indices))
+        table = uniforms(self.seed, epoch, start, len(indices), self.purpose)
         try:
             images = (_open(self, int(i)) for i in indices)
             kind = self.resolution, self.augmenter, epoch, self.interpolation

@@ -21,6 +21,7 @@ LOSSES: Registry[Any] = Registry("loss", ("pel_core.training.losses",))
 OPTIMIZERS: Registry[Any] = Registry("optimizer", ("pel_core.training.optimizers",))
 SCHEDULES: Registry[Any] = Registry("schedule", ("pel_core.training.schedules",))
 SAMPLERS: Registry[Any] = Registry("sampler", ("pel_core.training.samplers",))
+MIXES: Registry[Any] = Registry("mix", ("pel_core.training.mixing",))
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "schedule": SCHEDULES,
     "sampler": SAMPLERS,
     "augment": AUGMENTATIONS,
+    "mix": MIXES,
     "tte": TTE,
 }
 # Fields that are one of some words, without code of their own.

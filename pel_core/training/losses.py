@@ -2,6 +2,13 @@
 
 Each is a module built from ``Prior(counts, tau, scale)`` and its own knobs; the statistics are float32 buffers, so they
 follow the device. A loss that is a plain mean over images says ``decomposable = True``: parts of a batch then add up to it.
+
+A loss that takes soft targets q (B, C), non-negative rows that sum to one, in the place of labels says ``soft_targets = True``;
+one that does not is refused beside mixed images when a study is read. What it has to be then: of one-hot rows the loss of the
+labels; of others the loss expected of a label that is drawn from q, sum_c q_c loss(z, c), for which mixup is written (Zhang et
+al. 2018: lambda loss(z, a) + (1 - lambda) loss(z, b)). For a loss of single images this is one formula. Of `Weighted`, which
+divides by the batch's weights, both sums are expected ones. LADE sums logits by class over the batch, inside of logarithms
+and squares, so that it has several such readings: it refuses.
 """
 
 from __future__ import annotations
@@ -40,6 +47,7 @@ class CrossEntropy(Module):
     """Plain cross-entropy."""
 
     decomposable = True
+    soft_targets = True
 
     def __init__(self, prior: Prior, label_smoothing: float = 0.0):
         super().__init__()
@@ -54,6 +62,7 @@ class LogitAdjusted(Module):
     """Cross-entropy of logits + tau * log prior (Menon et al. 2021; the report's equation 2)."""
 
     decomposable = True
+    soft_targets = True
 
     def __init__(self, prior: Prior, tau: float | None = None, label_smoothing: float = 0.0):
         super().__init__()
@@ -77,24 +86,34 @@ class Focal(Module):
     """(1 - p)^gamma * CE with p = exp(-CE) (Lin et al. 2017)."""
 
     decomposable = True
+    soft_targets = True
 
     def __init__(self, prior: Prior, gamma: float = 2.0):
         super().__init__()
         self.gamma = gamma
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if labels.ndim == 2:
+            log_p = logits.float().log_softmax(1)
+            # Not quite 0, where a power below 1 has no gradient.
+            return -(labels * torch.expm1(log_p).neg().clamp(min=1e-12) ** self.gamma * log_p).sum(1).mean()
         loss = F.cross_entropy(logits, labels, reduction="none")
         return ((1 - torch.exp(-loss)) ** self.gamma * loss).mean()
 
 
 class Weighted(Module):
-    """Cross-entropy with class weights of mean 1, divided by the batch's weight sum."""
+    """Cross-entropy with class weights of mean 1, divided by the batch's weight sum (of soft targets q: sum q_c w_c)."""
+
+    soft_targets = True
 
     def __init__(self, weights: Tensor):
         super().__init__()
         self.register_buffer("weights", (weights / weights.mean()).float())
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if labels.ndim == 2:  # PyTorch would divide by the images
+            weights_BC = labels * self.weights
+            return -(weights_BC * logits.float().log_softmax(1)).sum() / weights_BC.sum()
         # Autocast hands fp16 logits over, and PyTorch wants weights of the logits' own type.
         return F.cross_entropy(logits.float(), labels, weight=self.weights)
 
@@ -123,6 +142,7 @@ class LDAM(Module):
     """
 
     decomposable = True
+    soft_targets = True
 
     def __init__(self, prior: Prior, largest: float = 0.5):
         super().__init__()
@@ -130,6 +150,11 @@ class LDAM(Module):
         self.register_buffer("margins", (margins * (largest / margins.max()) * prior.scale).float())
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if labels.ndim == 2:
+            # Lowering z_c by m multiplies the sum of exponentials by 1 - p_c + p_c e^-m. In float64: its rest is small.
+            log_p, margins = logits.double().log_softmax(1), self.margins.double()
+            loss_BC = margins - log_p + torch.log1p(log_p.exp() * torch.expm1(-margins))
+            return (labels * loss_BC).sum(1).mean().float()
         true = F.one_hot(labels, logits.shape[-1]).to(logits.dtype)
         return F.cross_entropy(logits - true * self.margins[labels, None], labels)
 
@@ -158,6 +183,11 @@ class LADE(Module):
 def make_loss(spec: RunSpec, counts: Tensor) -> nn.Module:
     """The loss of a run; ``counts``: training images per class (C,)."""
     return LOSSES[spec.loss](Prior(counts, spec.tau, spec.scale), **spec.knobs_of("loss"))
+
+
+def takes_soft_targets(loss: str) -> bool:
+    """Whether a loss takes soft targets (B, C) in the place of labels (B,). Torch-free."""
+    return bool(getattr(LOSSES[loss], "soft_targets", False))
 
 
 def decomposable(loss: str) -> bool:

@@ -12,7 +12,17 @@ from pel_core.common.errors import PelError
 from pel_core.models.heads import HEADS, ZeroShot
 from pel_core.models.inits import class_mean, linear_probe
 from pel_core.training.classifier import text_head
-from pel_core.training.losses import LDAM, LOSSES, ClassBalanced, Focal, LogitAdjusted, Prior, Reweighted
+from pel_core.training.losses import (
+    LDAM,
+    LOSSES,
+    ClassBalanced,
+    Focal,
+    LogitAdjusted,
+    Prior,
+    Reweighted,
+    decomposable,
+    takes_soft_targets,
+)
 
 NORMED = [name for name in HEADS if name != "linear"]
 # LADE's regulariser looks at the size of the logits, so a constant added to them counts.
@@ -163,6 +173,84 @@ def test_relations_between_losses(seed):
     for what, (found, expected) in same.items():
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5, msg=lambda text, what=what: f"{what}: {text}")
     assert loss("focal", logits, labels, counts) <= plain + 1e-6 <= loss("ldam", logits, labels, counts) + 2e-6
+
+
+SOFT = [name for name in LOSSES if takes_soft_targets(name)]
+MEANS = [name for name in SOFT if decomposable(name)]
+
+
+def soft(seed, classes=5, images=7):
+    return torch.rand(images, classes, generator=draw(seed)).pow(3).softmax(1)
+
+
+def test_which_losses_take_soft_targets():
+    """Those whose value of a distribution over labels follows from that of a label; a loss that says nothing takes none."""
+    assert set(SOFT) >= {"ce", "la", "bs", "focal", "cb", "grw", "ldam"} and "lade" not in SOFT
+
+
+@pytest.mark.parametrize("name", SOFT)
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=25, deadline=None)
+def test_one_hot_targets_are_labels(name, seed):
+    logits, labels, counts = batch(seed)
+    module, found = LOSSES[name](Prior(counts)), []
+    for target in (labels, F.one_hot(labels, 5).float()):
+        leaf = logits.clone().requires_grad_()
+        value = module(leaf, target)
+        found.append((value.detach(), *torch.autograd.grad(value, leaf)))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MEANS)
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=25, deadline=None)
+def test_soft_targets_give_the_expected_loss_of_a_drawn_label(name, seed):
+    """Against the loss of one image and one label at a time, values and gradients."""
+    logits, _, counts = batch(seed)
+    module, targets = LOSSES[name](Prior(counts)), soft(seed)
+    one, other = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    value = module(one, targets)
+    parts = [targets[i, c] * module(other[i : i + 1], torch.tensor([c])) for i in range(7) for c in range(5)]
+    expected = torch.stack(parts).sum() / 7
+    torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
+    gradients = [torch.autograd.grad(loss, leaf)[0] for loss, leaf in ((value, one), (expected, other))]
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cb", "grw"])
+def test_weights_of_soft_targets_are_expected_ones(name):
+    logits, _, counts = batch(3)
+    module, targets = LOSSES[name](Prior(counts)), soft(3)
+    above = below = 0.0
+    for i in range(7):
+        for c in range(5):
+            weight = float(targets[i, c]) * float(module.weights[c])
+            above, below = above - weight * float(logits[i].log_softmax(0)[c]), below + weight
+    assert float(module(logits, targets)) == pytest.approx(above / below, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in SMOOTHED if name in SOFT])
+def test_smoothing_comes_on_top_of_soft_targets(name):
+    logits, _, counts = batch(1)
+    targets = soft(1)
+    found = LOSSES[name](Prior(counts), label_smoothing=0.2)(logits, targets)
+    torch.testing.assert_close(found, LOSSES[name](Prior(counts))(logits, 0.8 * targets + 0.2 / 5), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", SOFT)
+def test_soft_targets_of_logits_in_reduced_precision(name, precision):
+    logits, _, counts = batch(2)
+    with torch.autocast("cpu", precision):
+        found = LOSSES[name](Prior(counts))(logits.to(precision), soft(2))
+    torch.testing.assert_close(found.float(), loss(name, logits, soft(2), counts), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_s_gradient_is_finite_where_the_network_is_sure_of_another_class(gamma):
+    logits = torch.tensor([[60.0, -60.0]]).requires_grad_()
+    (gradient,) = torch.autograd.grad(Focal(Prior(torch.ones(2)), gamma)(logits, torch.tensor([[0.3, 0.7]])), logits)
+    assert gradient.isfinite().all()
 
 
 def test_ldam_margins():
