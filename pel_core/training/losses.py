@@ -2,13 +2,7 @@
 
 Each is a module built from ``Prior(counts, tau, scale)`` and its own knobs; the statistics are float32 buffers, so they
 follow the device. A loss that is a plain mean over images says ``decomposable = True``: parts of a batch then add up to it.
-
-A loss that takes soft targets q (B, C), non-negative rows that sum to one, in the place of labels says ``soft_targets = True``;
-one that does not is refused beside mixed images when a study is read. What it has to be then: of one-hot rows the loss of the
-labels; of others the loss expected of a label that is drawn from q, sum_c q_c loss(z, c), for which mixup is written (Zhang et
-al. 2018: lambda loss(z, a) + (1 - lambda) loss(z, b)). For a loss of single images this is one formula. Of `Weighted`, which
-divides by the batch's weights, both sums are expected ones. LADE sums logits by class over the batch, inside of logarithms
-and squares, so that it has several such readings: it refuses.
+One that has ``per_class(logits)``, the loss (B, C) for each label that an image might have, takes mixed images (`soft_targets`).
 """
 
 from __future__ import annotations
@@ -19,6 +13,7 @@ from typing import TYPE_CHECKING
 from pel_core.common.lazy import F, Module, torch
 from pel_core.common.registry import Knob, above, at_least, between
 from pel_core.spec.choices import LOSSES
+from pel_core.training.soft_targets import Expected
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,7 +42,6 @@ class CrossEntropy(Module):
     """Plain cross-entropy."""
 
     decomposable = True
-    soft_targets = True
 
     def __init__(self, prior: Prior, label_smoothing: float = 0.0):
         super().__init__()
@@ -56,13 +50,15 @@ class CrossEntropy(Module):
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
+    def per_class(self, logits: Tensor) -> Tensor:
+        return smoothed(logits, self.label_smoothing)
+
 
 @LOSSES.register("la", knobs=(SMOOTHING,), reads=("tau",))
 class LogitAdjusted(Module):
     """Cross-entropy of logits + tau * log prior (Menon et al. 2021; the report's equation 2)."""
 
     decomposable = True
-    soft_targets = True
 
     def __init__(self, prior: Prior, tau: float | None = None, label_smoothing: float = 0.0):
         super().__init__()
@@ -71,6 +67,9 @@ class LogitAdjusted(Module):
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits + self.shift, labels, label_smoothing=self.label_smoothing)
+
+    def per_class(self, logits: Tensor) -> Tensor:
+        return smoothed(logits + self.shift, self.label_smoothing)
 
 
 @LOSSES.register("bs", knobs=(SMOOTHING,))
@@ -86,36 +85,37 @@ class Focal(Module):
     """(1 - p)^gamma * CE with p = exp(-CE) (Lin et al. 2017)."""
 
     decomposable = True
-    soft_targets = True
 
     def __init__(self, prior: Prior, gamma: float = 2.0):
         super().__init__()
         self.gamma = gamma
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if labels.ndim == 2:
-            log_p = logits.float().log_softmax(1)
-            # Not quite 0, where a power below 1 has no gradient.
-            return -(labels * torch.expm1(log_p).neg().clamp(min=1e-12) ** self.gamma * log_p).sum(1).mean()
         loss = F.cross_entropy(logits, labels, reduction="none")
         return ((1 - torch.exp(-loss)) ** self.gamma * loss).mean()
 
+    def per_class(self, logits: Tensor) -> Tensor:
+        log_p = logits.log_softmax(1)
+        return -(torch.expm1(log_p).neg().clamp(min=1e-12) ** self.gamma) * log_p  # at 0 a power below 1 has no gradient
+
 
 class Weighted(Module):
-    """Cross-entropy with class weights of mean 1, divided by the batch's weight sum (of soft targets q: sum q_c w_c)."""
-
-    soft_targets = True
+    """Cross-entropy with class weights of mean 1, divided by the batch's weight sum."""
 
     def __init__(self, weights: Tensor):
         super().__init__()
         self.register_buffer("weights", (weights / weights.mean()).float())
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if labels.ndim == 2:  # PyTorch would divide by the images
-            weights_BC = labels * self.weights
-            return -(weights_BC * logits.float().log_softmax(1)).sum() / weights_BC.sum()
         # Autocast hands fp16 logits over, and PyTorch wants weights of the logits' own type.
         return F.cross_entropy(logits.float(), labels, weight=self.weights)
+
+    def per_class(self, logits: Tensor) -> Tensor:
+        return -self.weights * logits.log_softmax(1)
+
+    def mass(self, targets: Tensor) -> Tensor:
+        """The batch's weight sum, of soft targets (B, C)."""
+        return (targets * self.weights).sum()
 
 
 @LOSSES.register("cb", knobs=(Knob("beta", 0.9999, "weights are (1 - beta) / (1 - beta^n)", between(0, 1)),))
@@ -142,7 +142,6 @@ class LDAM(Module):
     """
 
     decomposable = True
-    soft_targets = True
 
     def __init__(self, prior: Prior, largest: float = 0.5):
         super().__init__()
@@ -150,13 +149,13 @@ class LDAM(Module):
         self.register_buffer("margins", (margins * (largest / margins.max()) * prior.scale).float())
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if labels.ndim == 2:
-            # Lowering z_c by m multiplies the sum of exponentials by 1 - p_c + p_c e^-m. In float64: its rest is small.
-            log_p, margins = logits.double().log_softmax(1), self.margins.double()
-            loss_BC = margins - log_p + torch.log1p(log_p.exp() * torch.expm1(-margins))
-            return (labels * loss_BC).sum(1).mean().float()
         true = F.one_hot(labels, logits.shape[-1]).to(logits.dtype)
         return F.cross_entropy(logits - true * self.margins[labels, None], labels)
+
+    def per_class(self, logits: Tensor) -> Tensor:
+        # Lowering z_c by m multiplies the sum of exponentials by 1 - p_c + p_c e^-m: in float64, or near p_c = 1 nothing is left.
+        log_p, margins = logits.double().log_softmax(1), self.margins.double()
+        return (margins - log_p + torch.log1p(log_p.exp() * torch.expm1(-margins))).float()
 
 
 @LOSSES.register("lade", knobs=(Knob("weight", 0.1, "factor of the disentangling term", at_least(0)),))
@@ -180,14 +179,16 @@ class LADE(Module):
         return self.adjusted(logits, labels) + self.weight * estimate
 
 
+def smoothed(logits: Tensor, share: float) -> Tensor:
+    """Cross-entropy (B, C) for each label, of which a ``share`` is spread evenly over all classes."""
+    surprise = -logits.log_softmax(1)
+    return torch.lerp(surprise, surprise.mean(1, keepdim=True), share) if share else surprise
+
+
 def make_loss(spec: RunSpec, counts: Tensor) -> nn.Module:
     """The loss of a run; ``counts``: training images per class (C,)."""
-    return LOSSES[spec.loss](Prior(counts, spec.tau, spec.scale), **spec.knobs_of("loss"))
-
-
-def takes_soft_targets(loss: str) -> bool:
-    """Whether a loss takes soft targets (B, C) in the place of labels (B,). Torch-free."""
-    return bool(getattr(LOSSES[loss], "soft_targets", False))
+    loss = LOSSES[spec.loss](Prior(counts, spec.tau, spec.scale), **spec.knobs_of("loss"))
+    return loss if spec.mix == "none" else Expected(loss)
 
 
 def decomposable(loss: str) -> bool:

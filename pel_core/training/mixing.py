@@ -19,7 +19,7 @@ from pel_core.common.lazy import torch
 from pel_core.common.registry import Check, Knob, above, at_least
 from pel_core.common.seeds import generator
 from pel_core.spec.choices import LOSSES, MIXES
-from pel_core.training.losses import takes_soft_targets
+from pel_core.training.soft_targets import takes_soft_targets
 
 if TYPE_CHECKING:
     import numpy as np

@@ -21,8 +21,8 @@ from pel_core.training.losses import (
     Prior,
     Reweighted,
     decomposable,
-    takes_soft_targets,
 )
+from pel_core.training.soft_targets import Expected, takes_soft_targets
 
 NORMED = [name for name in HEADS if name != "linear"]
 # LADE's regulariser looks at the size of the logits, so a constant added to them counts.
@@ -193,7 +193,7 @@ def test_which_losses_take_soft_targets():
 @settings(max_examples=25, deadline=None)
 def test_one_hot_targets_are_labels(name, seed):
     logits, labels, counts = batch(seed)
-    module, found = LOSSES[name](Prior(counts)), []
+    module, found = Expected(LOSSES[name](Prior(counts))), []
     for target in (labels, F.one_hot(labels, 5).float()):
         leaf = logits.clone().requires_grad_()
         value = module(leaf, target)
@@ -207,7 +207,7 @@ def test_one_hot_targets_are_labels(name, seed):
 def test_soft_targets_give_the_expected_loss_of_a_drawn_label(name, seed):
     """Against the loss of one image and one label at a time, values and gradients."""
     logits, _, counts = batch(seed)
-    module, targets = LOSSES[name](Prior(counts)), soft(seed)
+    module, targets = Expected(LOSSES[name](Prior(counts))), soft(seed)
     one, other = logits.clone().requires_grad_(), logits.clone().requires_grad_()
     value = module(one, targets)
     parts = [targets[i, c] * module(other[i : i + 1], torch.tensor([c])) for i in range(7) for c in range(5)]
@@ -226,15 +226,17 @@ def test_weights_of_soft_targets_are_expected_ones(name):
         for c in range(5):
             weight = float(targets[i, c]) * float(module.weights[c])
             above, below = above - weight * float(logits[i].log_softmax(0)[c]), below + weight
-    assert float(module(logits, targets)) == pytest.approx(above / below, rel=1e-5)
+    assert float(Expected(module)(logits, targets)) == pytest.approx(above / below, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", [name for name in SMOOTHED if name in SOFT])
 def test_smoothing_comes_on_top_of_soft_targets(name):
     logits, _, counts = batch(1)
     targets = soft(1)
-    found = LOSSES[name](Prior(counts), label_smoothing=0.2)(logits, targets)
-    torch.testing.assert_close(found, LOSSES[name](Prior(counts))(logits, 0.8 * targets + 0.2 / 5), rtol=1e-5, atol=1e-6)
+    found = Expected(LOSSES[name](Prior(counts), label_smoothing=0.2))(logits, targets)
+    torch.testing.assert_close(
+        found, Expected(LOSSES[name](Prior(counts)))(logits, 0.8 * targets + 0.2 / 5), rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
@@ -242,14 +244,14 @@ def test_smoothing_comes_on_top_of_soft_targets(name):
 def test_soft_targets_of_logits_in_reduced_precision(name, precision):
     logits, _, counts = batch(2)
     with torch.autocast("cpu", precision):
-        found = LOSSES[name](Prior(counts))(logits.to(precision), soft(2))
-    torch.testing.assert_close(found.float(), loss(name, logits, soft(2), counts), rtol=0.02, atol=0.02)
+        found = Expected(LOSSES[name](Prior(counts)))(logits.to(precision), soft(2))
+    torch.testing.assert_close(found, Expected(LOSSES[name](Prior(counts)))(logits, soft(2)), rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
 def test_focal_s_gradient_is_finite_where_the_network_is_sure_of_another_class(gamma):
     logits = torch.tensor([[60.0, -60.0]]).requires_grad_()
-    (gradient,) = torch.autograd.grad(Focal(Prior(torch.ones(2)), gamma)(logits, torch.tensor([[0.3, 0.7]])), logits)
+    (gradient,) = torch.autograd.grad(Expected(Focal(Prior(torch.ones(2)), gamma))(logits, torch.tensor([[0.3, 0.7]])), logits)
     assert gradient.isfinite().all()
 
 
