@@ -8,7 +8,7 @@ Shapes: N images, B a batch, K crops, R pixels a side.
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from itertools import groupby
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -41,6 +41,9 @@ class Augmentation(Protocol):
     augment: str
     crop_min_scale: float
     interpolation: str
+
+    def knobs_of(self, scope: str) -> dict[str, Any]:
+        """The knobs of the entry that is chosen for a scope, here ``augment``."""
 
 
 # A generator and the labels (N,) -> N positions, those of an epoch's images in their order.
@@ -83,7 +86,8 @@ class TrainBatches:
         self.sampler = sampler or shuffled
         self.split, self.spec, self.resolution, self.device = split, spec, resolution, torch.device(device)
         self.images, self.group = len(split), group or ProcessGroup()
-        self.augmenter = Augmenter(spec.augment, spec.crop_min_scale, spec.epochs)
+        knobs, fill = tuple(sorted(spec.knobs_of("augment").items())), tuple(round(255 * value) for value in mean)
+        self.augmenter = Augmenter(spec.augment, spec.crop_min_scale, spec.epochs, knobs, fill)
         self._mean, self._std = _channels(mean, self.device), _channels(std, self.device)
         self._labels = torch.from_numpy(np.asarray(split.labels, np.int64)).to(self.device)
         self._order_name, self._crops_name, self._workers = "order", "augment", workers
@@ -154,6 +158,9 @@ class TrainBatches:
             chosen = torch.cat([torch.arange(part.start, part.stop, device=self.device) for part in parts])
             images = self._pixels[order[chosen]]
             crops = crop_resize(images, boxes[chosen], flips[chosen], self.resolution, self.spec.interpolation)
+            if self.augmenter.has_policy:
+                positions = [position for part in parts for position in range(part.start, part.stop)]
+                crops = self.augmenter.after(crops.byte(), self.spec.seed, self._crops_name, epoch, positions).float()
             yield from crops.split([part.stop - part.start for part in parts])
 
     def _file_crops(self, epoch: int, order: np.ndarray, steps: Sequence[int]) -> Iterator[Tensor]:

@@ -74,7 +74,12 @@ class TrainReader(Dataset):
             crops = [train_crop(image, u, *kind) for image, u in zip(images, table, strict=True)]
         except PelError as error:
             return str(error)
-        return torch.from_numpy(np.stack(crops))
+        batch = torch.from_numpy(np.stack(crops))
+        if not self.augmenter.has_policy:
+            return batch
+        positions = range(start, start + len(indices))
+        after = self.augmenter.after(batch.permute(0, 3, 1, 2), self.seed, self.purpose, epoch, positions)
+        return after.permute(0, 2, 3, 1).contiguous()
 
 
 @dataclass

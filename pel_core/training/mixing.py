@@ -236,7 +236,7 @@ def _rare_first(power: float) -> Callable[[np.random.Generator, np.ndarray], np.
     """
     import numpy as np
 
-    def sample(order: np.random.Generator, labels: np.ndarray) -> np.ndarray:
+    def sample(order: np.random.Generator, labels: np.ndarray, epoch: int = 0) -> np.ndarray:
         weights = np.bincount(labels)[labels].astype(np.float64) ** -power
         return order.choice(len(labels), len(labels), p=weights / weights.sum())
 

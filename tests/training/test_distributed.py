@@ -44,6 +44,9 @@ def test_parts_are_a_batch(images, size):
 class Spec:
     seed, batch_size, epochs, augment, crop_min_scale, interpolation = 3, 4, 2, "rrc", 0.08, "bilinear"
 
+    def knobs_of(self, scope: str) -> dict:
+        return {}
+
 
 @pytest.fixture(params=["array", "files"])
 def split(request, tmp_path) -> Split:
