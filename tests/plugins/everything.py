@@ -27,10 +27,11 @@ from pel_core.models.methods import Attach, Method, add_method
 from pel_core.reporting.figure_style import save, style
 from pel_core.reporting.runs import read_runs
 from pel_core.reporting.tables import statistic
-from pel_core.spec.choices import LOSSES, OPTIMIZERS, SAMPLERS, SCHEDULES, metric
+from pel_core.spec.choices import LOSSES, MIXES, OPTIMIZERS, SAMPLERS, SCHEDULES, metric
 from pel_core.studies.kinds import FIGURE, FIGURES, ArtefactKind
 from pel_core.studies.selection_rules import SELECTION_RULES
 from pel_core.training.losses import Prior
+from pel_core.training.mixing import WHEN, Mix, Pair
 from pel_core.training.schedules import WARMUP, Position
 
 
@@ -67,6 +68,12 @@ class MyLoss(Module):
 
     def forward(self, logits_BC, labels_B):
         return F.cross_entropy(logits_BC.float(), labels_B, weight=self.weights)
+
+    def per_class(self, logits_BC):
+        return -self.weights * logits_BC.log_softmax(1)
+
+    def mass(self, targets_BC):
+        return (targets_BC * self.weights).sum()
 
 
 # head: features (B, D) -> logits (B, C)
@@ -122,6 +129,16 @@ def whole(u: np.ndarray, height: int, width: int, smallest: float) -> tuple[np.n
 
 
 AUGMENTATIONS.register("my-flips", Augmentation(whole), about="the whole image, mirrored or not")
+
+
+# mixed images: of images (B, 3, R, R) and others, new images, and the share that the first one's label keeps
+def halves(pair: Pair, draw: np.random.Generator):
+    """The left half of an image beside the right half of another."""
+    middle = pair.images.shape[-1] // 2
+    return torch.cat([pair.images[..., :middle], pair.others[..., middle:]], -1), middle / pair.images.shape[-1]
+
+
+MIXES.register("my-halves", Mix(halves), about="two halves of two images", knobs=WHEN)
 
 
 # test-time ensembling: where the crops lie
