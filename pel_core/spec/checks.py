@@ -8,7 +8,7 @@ from pel_core.common.registry import spell
 from pel_core.data.datasets import held_as_files
 from pel_core.data.factors import SCOPE
 from pel_core.models.methods import METHODS
-from pel_core.spec.choices import CHOICES, INITS, MIXES, REGISTRIES, readers, scoped_knobs
+from pel_core.spec.choices import CHOICES, INITS, REGISTRIES, readers, scoped_knobs
 
 if TYPE_CHECKING:
     from pel_core.spec.run_spec import RunSpec
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Fields that only training reads; precision too: evaluation has its own.
 TRAINING = (
     "lr", "momentum", "weight_decay", "batch_size", "accumulate", "accumulation", "loss", "tau", "head", "scale", "init",
-    "augment", "mix", "precision", "optimizer", "schedule", "sampler", "train_head",
+    "augment", "mix", "precision", "optimizer", "schedule", "sampler", "train_head", "reweight", "sharpness",
 )  # fmt: skip
 
 
@@ -53,9 +53,11 @@ def check(spec: "RunSpec") -> None:
     _require(spec, "epochs", spec.trains or spec.epochs == 0, "0 for zero-shot, which trains nothing")
     _check_method_options(spec)
     _check_text(spec)
-    _check_mix(spec)
     heads_only = all(METHODS[part.name].blocks == "none" for part in spec.parts)
     _require(spec, "train_head", spec.train_head or not heads_only or not spec.trains, "true, since nothing else trains")
+    for scope, entry in spec.entries.items():
+        if need := entry.needs(spec):
+            raise PelError(f"{scope}={entry.name} is not possible for {spec.method} here; it needs {need}")
     for name, knob in scoped_knobs(spec.entries).items():
         if limit := knob.limit(spec):
             what = spec.dataset if name.startswith(f"{SCOPE}.") else spec.method
@@ -80,13 +82,6 @@ def _check_text(spec: "RunSpec") -> None:
     images = [entry.name for entry in INITS.entries() if entry.value.start == "images"]
     instead = f"{', '.join(images)} or random" if spec.trains else "one that trains"
     _require(spec, name, spec.vit.text or not spec.needs_text, f"{instead}: {spec.backbone} has no text tower")
-
-
-def _check_mix(spec: "RunSpec") -> None:
-    """Whether images may be mixed beside the rest: a mixed image has two labels, which not every loss takes."""
-    if not spec.trains or not (reason := MIXES[spec.mix].invalid_reason(spec)):
-        return
-    raise PelError(f"mix={spec.mix} is not possible for {spec.method} on {spec.dataset} here: {reason}")
 
 
 def idle_options(spec: "RunSpec") -> dict[str, str]:

@@ -43,7 +43,8 @@ class RunSpec:
     in every run, or ``"run"``, the run's own seed. ``crop_min_scale`` is the smallest area of a training crop, where an
     ``mda`` schedule starts. ``expand`` is how many pixels test-time ensembling enlarges the image before cropping,
     ``crops`` the number of random crops of ``tte="randaug"``; ``precision`` is training's, ``eval_precision`` evaluation's.
-    ``train_head`` false leaves the head at its start.
+    ``train_head`` false leaves the head at its start. ``reweight`` weighs the loss of each image by its class,
+    ``sharpness`` takes gradients where the loss is worst nearby (SAM).
 
     ``knobs`` holds the options that belong to one entry, as far as they depart from its defaults: pairs of full name
     (``loss.gamma``; of a method ``METHOD.KNOB``) and value, sorted. Ask for one by ``knob``, for an entry's by ``knobs_of``.
@@ -83,6 +84,8 @@ class RunSpec:
     optimizer: str = "sgd"
     schedule: str = "cosine"
     sampler: str = "shuffle"
+    reweight: str = "none"
+    sharpness: str = "none"
     train_head: bool = True
     tte: str = "fivecrop"
     expand: int = 24

@@ -1,5 +1,6 @@
 """Operations of one image through the network of a run, in GFLOP: matrix products and attention, a multiply-add as two."""
 
+from pel_core.spec.choices import SHARPNESS
 from pel_core.spec.run_spec import RunSpec
 
 
@@ -20,16 +21,22 @@ def forward_gflop(spec: RunSpec) -> float:
 def training_gflop(spec: RunSpec) -> float:
     """One image forward, and the gradient back to the lowest block in which something trains, attention's counted twice.
 
-    Frozen weights have no gradient; ``full`` has one for every weight from there on. Deltas are left out: a few per cent.
+    Frozen weights have no gradient; ``full`` has one for every weight from there on. Deltas are left out: a few per cent. Where
+    an image goes through several times in a step, all `passes` are counted.
     """
     blocks = [part.start for part in spec.parts if part.blocks]
     if not blocks:
-        return forward_gflop(spec)
+        return passes(spec) * forward_gflop(spec)
     vit, tokens, lowest = spec.vit, _tokens(spec), min(blocks)
     linear = [block_gflop(tokens, vit.width)] * (vit.layers - 1 - lowest) + [block_gflop(tokens, vit.width, 1)]
     attention = 4 * tokens**2 * vit.width / 1e9 * (vit.layers - 1 - lowest)
     weights = sum(linear) - attention if any(part.name == "full" for part in spec.parts) else 0.0
-    return forward_gflop(spec) + sum(linear) + attention + weights
+    return passes(spec) * (forward_gflop(spec) + sum(linear) + attention + weights)
+
+
+def passes(spec: RunSpec) -> int:
+    """The most times that an image goes forward and back in a step: 2 with SAM."""
+    return int(SHARPNESS[spec.sharpness].passes)
 
 
 def _tokens(spec: RunSpec) -> int:

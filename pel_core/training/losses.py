@@ -2,17 +2,20 @@
 
 Each is a module built from ``Prior(counts, tau, scale)`` and its own knobs; the statistics are float32 buffers, so they
 follow the device. A loss that is a plain mean over images says ``decomposable = True``: parts of a batch then add up to it.
-One that has ``per_class(logits)``, the loss (B, C) for each label that an image might have, takes mixed images (`soft_targets`).
+One whose ``forward`` also takes ``reduction="none"`` gives each image's loss (B,) then, which REWEIGHTS may weigh. One that has
+``per_class(logits)``, the loss (B, C) for each label that an image might have, takes mixed images (`soft_targets`).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pel_core.common.lazy import F, Module, torch
-from pel_core.common.registry import Knob, above, at_least, between
+from pel_core.common.registry import Knob, above, at_least, between, one_of
 from pel_core.spec.choices import LOSSES
+from pel_core.training.reweights import ByClass, class_weights
 from pel_core.training.soft_targets import Expected
 
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
     from pel_core.spec.run_spec import RunSpec
 
+SHAPES = ("concave", "linear", "convex")  # of label-aware smoothing
 SMOOTHING = Knob("label_smoothing", 0.0, "share of the target that is spread evenly over all classes", between(0, 1))
 
 
@@ -47,11 +51,11 @@ class CrossEntropy(Module):
         super().__init__()
         self.label_smoothing = label_smoothing
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+    def forward(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing, reduction=reduction)
 
     def per_class(self, logits: Tensor) -> Tensor:
-        return smoothed(logits, self.label_smoothing)
+        return _cross_entropies(logits, self.label_smoothing)
 
 
 @LOSSES.register("la", knobs=(SMOOTHING,), reads=("tau",))
@@ -65,11 +69,11 @@ class LogitAdjusted(Module):
         self.label_smoothing = label_smoothing
         self.register_buffer("shift", (prior.tau if tau is None else tau) * prior.probabilities.log())
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits + self.shift, labels, label_smoothing=self.label_smoothing)
+    def forward(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+        return F.cross_entropy(logits + self.shift, labels, label_smoothing=self.label_smoothing, reduction=reduction)
 
     def per_class(self, logits: Tensor) -> Tensor:
-        return smoothed(logits + self.shift, self.label_smoothing)
+        return _cross_entropies(logits + self.shift, self.label_smoothing)
 
 
 @LOSSES.register("bs", knobs=(SMOOTHING,))
@@ -90,9 +94,9 @@ class Focal(Module):
         super().__init__()
         self.gamma = gamma
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
         loss = F.cross_entropy(logits, labels, reduction="none")
-        return ((1 - torch.exp(-loss)) ** self.gamma * loss).mean()
+        return _reduced((1 - torch.exp(-loss)) ** self.gamma * loss, reduction)
 
     def per_class(self, logits: Tensor) -> Tensor:
         log_p = logits.log_softmax(1)
@@ -148,14 +152,73 @@ class LDAM(Module):
         margins = prior.counts.double() ** -0.25
         self.register_buffer("margins", (margins * (largest / margins.max()) * prior.scale).float())
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
         true = F.one_hot(labels, logits.shape[-1]).to(logits.dtype)
-        return F.cross_entropy(logits - true * self.margins[labels, None], labels)
+        return F.cross_entropy(logits - true * self.margins[labels, None], labels, reduction=reduction)
 
     def per_class(self, logits: Tensor) -> Tensor:
         # Lowering z_c by m multiplies the sum of exponentials by 1 - p_c + p_c e^-m: in float64, or near p_c = 1 nothing is left.
         log_p, margins = logits.double().log_softmax(1), self.margins.double()
         return (margins - log_p + torch.log1p(log_p.exp() * torch.expm1(-margins))).float()
+
+
+GAMMA = Knob("gamma", 0.3, "the logit of a class of n images is multiplied by (n / n_max)^gamma", at_least(0))
+
+
+@LOSSES.register("vs", knobs=(GAMMA,), reads=("tau",))
+class VectorScaling(Module):
+    """Cross-entropy of (n / n_max)^gamma * logits + tau * log prior (VS loss, Kini et al. 2021; factors as in their code).
+
+    With gamma = 0 it is logit adjustment, with tau = 0 the class-dependent temperatures of Ye et al. 2020 (CDT).
+    """
+
+    decomposable = True
+
+    def __init__(self, prior: Prior, gamma: float = 0.3):
+        super().__init__()
+        counts = prior.counts.double()
+        self.register_buffer("factor", ((counts / counts.max()) ** gamma).float())
+        self.register_buffer("shift", prior.tau * prior.probabilities.log())
+
+    def forward(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+        return F.cross_entropy(logits * self.factor + self.shift, labels, reduction=reduction)
+
+    def per_class(self, logits: Tensor) -> Tensor:
+        return _cross_entropies(logits * self.factor + self.shift)
+
+
+@LOSSES.register(
+    "las",
+    knobs=(
+        Knob("head", 0.4, "smoothing of the largest class", between(0, 1)),
+        Knob("tail", 0.1, "smoothing of the smallest class", between(0, 1)),
+        Knob("shape", "concave", "how it rises with the images of a class: concave, linear, convex", one_of(*SHAPES)),
+    ),
+)
+class LabelAwareSmoothing(Module):
+    """Cross-entropy with more label smoothing the more images a class has (MiSLAS, Zhong et al. 2021).
+
+    As in their code, whose defaults for CIFAR-100-LT at ratio 100 these are: like ``label_smoothing`` the smoothing is spread
+    over all C classes. The paper's equation spreads it over the C - 1 others, as much as C / (C - 1) times the smoothing here.
+    """
+
+    decomposable = True
+
+    def __init__(self, prior: Prior, head: float = 0.4, tail: float = 0.1, shape: str = "concave"):
+        super().__init__()
+        counts = prior.counts.double()
+        span = counts.max() - counts.min()
+        place = (counts - counts.min()) / span if span else torch.ones_like(counts)  # equal classes are all the largest
+        rise = {"concave": torch.sin(place * math.pi / 2), "linear": place, "convex": 1 - torch.cos(place * math.pi / 2)}
+        self.register_buffer("smoothing", (tail + (head - tail) * rise[shape]).float())
+
+    def forward(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+        surprise = -F.log_softmax(logits.float(), -1)
+        true = surprise.gather(-1, labels[:, None])[:, 0]
+        return _reduced(torch.lerp(true, surprise.mean(-1), self.smoothing[labels]), reduction)
+
+    def per_class(self, logits: Tensor) -> Tensor:
+        return _cross_entropies(logits, self.smoothing)
 
 
 @LOSSES.register("lade", knobs=(Knob("weight", 0.1, "factor of the disentangling term", at_least(0)),))
@@ -179,15 +242,22 @@ class LADE(Module):
         return self.adjusted(logits, labels) + self.weight * estimate
 
 
-def smoothed(logits: Tensor, share: float) -> Tensor:
-    """Cross-entropy (B, C) for each label, of which a ``share`` is spread evenly over all classes."""
+def _reduced(each: Tensor, reduction: str) -> Tensor:
+    """Losses of images (B,): their mean, or themselves."""
+    return each.mean() if reduction == "mean" else each
+
+
+def _cross_entropies(logits: Tensor, smoothing: float | Tensor = 0.0) -> Tensor:
+    """Cross-entropy (B, C) for each label; of the target a share, () or (C,), is spread evenly over all classes."""
     surprise = -logits.log_softmax(1)
-    return torch.lerp(surprise, surprise.mean(1, keepdim=True), share) if share else surprise
+    return surprise + smoothing * (surprise.mean(1, keepdim=True) - surprise)
 
 
 def make_loss(spec: RunSpec, counts: Tensor) -> nn.Module:
     """The loss of a run; ``counts``: training images per class (C,)."""
     loss = LOSSES[spec.loss](Prior(counts, spec.tau, spec.scale), **spec.knobs_of("loss"))
+    weights = class_weights(spec, counts)
+    loss = ByClass(loss, torch.from_numpy(weights[0]), weights[1]) if weights else loss
     return loss if spec.mix == "none" else Expected(loss)
 
 

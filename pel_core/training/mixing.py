@@ -42,30 +42,37 @@ class Pair:
 
 @dataclass(frozen=True)
 class Mix:
-    """One way to mix images.
+    """One way to mix images, registered by `add_mix`.
 
     Args:
         function: of a `Pair`, a NumPy generator and the entry's knobs (but those of `WHEN` and `SECOND`, which are read here);
             returns mixed images (B, 3, R, R) and the share of the first label, a number or (B,). None mixes nothing.
         second: the others come from a second stream of training images, in which an image of a class of n counts n^-power
             (knob ``power``). Else an image's other is the one before it in the batch, whose order is random already.
-        reason: of a run's spec: why it cannot be, and what can, beside the other options; empty where it can.
     """
 
     function: Callable[..., tuple[Tensor, Tensor | float]] | None
     second: bool = False
-    reason: Callable[[RunSpec], str] = lambda spec: ""
 
-    def invalid_reason(self, spec: RunSpec) -> str:
-        """Why a run cannot mix so, in words; empty where it can."""
-        if self.function is None:
-            return ""
-        if not takes_soft_targets(spec.loss):
-            takers = [name for name in LOSSES if takes_soft_targets(name)]
-            return f"a mixed image has two labels, and loss={spec.loss} takes one (those that take both: {', '.join(takers)})"
-        if spec.batch_size == 1:
-            return "a batch of one image has one class; batch_size must be at least 2"
-        return self.reason(spec)
+
+def add_mix(
+    name: str,
+    function: Callable[..., tuple[Tensor, Tensor | float]],
+    about: str,
+    *knobs: Knob,
+    second: bool = False,
+    needs: Callable[[RunSpec], str] = lambda spec: "",
+) -> None:
+    """Register a `Mix`. ``needs``: of a run's spec, what else it has to choose for it, in words; that the loss takes two labels
+    and a batch has two images is asked of every one."""
+    MIXES.register(name, Mix(function, second), about=about, knobs=knobs, needs=lambda spec: _needs_two(spec) or needs(spec))
+
+
+def _needs_two(spec: RunSpec) -> str:
+    if not takes_soft_targets(spec.loss):
+        takers = " or ".join(name for name in LOSSES if takes_soft_targets(name))
+        return f"a loss that takes the two labels of a mixed image: loss={takers}"
+    return "a batch_size of at least 2: one image has one class" if spec.batch_size == 1 else ""
 
 
 def _some_epochs(spec: RunSpec) -> str:
@@ -126,10 +133,10 @@ def remix(pair: Pair, draw: np.random.Generator, alpha: float, kappa: float, tau
     return images, shares
 
 
-def _not_balanced(spec: RunSpec) -> str:
+def _needs_tail(spec: RunSpec) -> str:
     if spec.drawn_ratio != 1:
         return ""
-    return f"{spec.dataset} is balanced and has no tail; mix={'cutmix' if spec.mix == 'cmo' else 'mixup'} is the like without one"
+    return f"a long tail, and {spec.dataset} is balanced; mix={'cutmix' if spec.mix == 'cmo' else 'mixup'} needs none"
 
 
 KAPPA = Knob(
@@ -138,21 +145,15 @@ KAPPA = Knob(
 TAU = Knob("tau", 0.5, "a majority's label is given up where its share of the image is below", SHARE)
 
 MIXES.register("none", Mix(None), about="images and labels as they come")
-_MIXUP, _CUTMIX = "weighted mean of two images of a batch", "a box of another image of the batch pasted in"
-MIXES.register("mixup", Mix(mixup), about=f"{_MIXUP} (Zhang et al. 2018)", knobs=(ALPHA, *WHEN))
-MIXES.register("cutmix", Mix(cutmix), about=f"{_CUTMIX} (Yun et al. 2019)", knobs=(ALPHA, *WHEN))
-MIXES.register(
-    "remix",
-    Mix(remix, reason=_not_balanced),
-    about="mixup whose labels favour the rarer class (Chou et al. 2020)",
-    knobs=(ALPHA, KAPPA, TAU, *WHEN),
-)
-MIXES.register(
-    "cmo",
-    Mix(cutmix, second=True, reason=_not_balanced),
-    about="CutMix that pastes images of a class-balanced second stream on those of the ordinary one (Park et al. 2022)",
-    knobs=(ALPHA, *SECOND, *when(0.5)),
-)
+add_mix("mixup", mixup, "weighted mean of two images of a batch (Zhang et al. 2018)", ALPHA, *WHEN)
+add_mix("cutmix", cutmix, "a box of another image of the batch pasted in (Yun et al. 2019)", ALPHA, *WHEN)
+add_mix(
+    "remix", remix, "mixup whose labels favour the rarer class (Chou et al. 2020)", ALPHA, KAPPA, TAU, *WHEN, needs=_needs_tail
+)  # fmt: skip
+add_mix(
+    "cmo", cutmix, "CutMix that pastes images of a class-balanced second stream on those of the ordinary one (Park et al. 2022)",
+    ALPHA, *SECOND, *when(0.5), second=True, needs=_needs_tail,
+)  # fmt: skip
 
 
 def mixed(batches: Any, spec: RunSpec, counts: Tensor, group: ProcessGroup) -> Any:

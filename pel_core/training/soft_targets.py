@@ -31,6 +31,9 @@ class Expected(Module):
     def __init__(self, loss: Any):
         super().__init__()
         self.loss = loss
+        for name in ("set_epoch", "image_mass"):  # what `step` asks of a loss that has it
+            if hasattr(loss, name):
+                setattr(self, name, getattr(loss, name))
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         if targets.ndim == 1:

@@ -29,6 +29,7 @@ STUDIES = {
     "classifiers": (8, 8, 1, 3),
     "losses": (8, 8, 1, 3),
     "mixing": (6, 6, 1, 1),
+    "sampling": (13, 13, 1, 1),
     "epochs": (8, 4, 1, 3),
     "tte": (10, 1, 2, 6),
     "parameters": (14, 14, 2, 6),

@@ -17,16 +17,19 @@ from pel_core.training.losses import (
     LOSSES,
     ClassBalanced,
     Focal,
+    LabelAwareSmoothing,
     LogitAdjusted,
     Prior,
     Reweighted,
+    VectorScaling,
     decomposable,
 )
+from pel_core.training.reweights import ByClass
 from pel_core.training.soft_targets import Expected, takes_soft_targets
 
 NORMED = [name for name in HEADS if name != "linear"]
-# LADE's regulariser looks at the size of the logits, so a constant added to them counts.
-SHIFT_INVARIANT = [name for name in LOSSES if name != "lade"]
+# LADE's regulariser looks at the size of the logits, and VS multiplies them by class, so a constant added to them counts.
+SHIFT_INVARIANT = [name for name in LOSSES if name not in ("lade", "vs")]
 
 
 def draw(seed=0):
@@ -126,7 +129,7 @@ def test_a_constant_added_to_the_logits_changes_nothing(name, seed, shift):
     )
 
 
-@pytest.mark.parametrize("name", ["la", "bs", "cb", "grw", "ce"])
+@pytest.mark.parametrize("name", ["la", "bs", "cb", "grw", "ce", "vs"])
 @given(seed=st.integers(0, 1000), count=st.integers(1, 500))
 @settings(max_examples=25, deadline=None)
 def test_balanced_counts_give_plain_cross_entropy(name, seed, count):
@@ -167,6 +170,12 @@ def test_relations_between_losses(seed):
         "focal at gamma 0": (Focal(prior, gamma=0.0)(logits, labels), plain),
         "GRW at exponent 0": (Reweighted(prior, exponent=0.0)(logits, labels), plain),
         "LDAM without margin": (LDAM(prior, largest=0.0)(logits, labels), plain),
+        "VS at gamma 0 is LA": (VectorScaling(prior, gamma=0.0)(logits, labels), loss("la", logits, labels, counts)),
+        "LAS without smoothing": (LabelAwareSmoothing(prior, 0.0, 0.0)(logits, labels), plain),
+        "LAS alike is label smoothing": (
+            LabelAwareSmoothing(prior, 0.3, 0.3)(logits, labels),
+            F.cross_entropy(logits, labels, label_smoothing=0.3),
+        ),
         "CB near beta 0": (ClassBalanced(prior, beta=1e-9)(logits, labels), plain),
         "counts matter up to a factor only": (loss("la", logits, labels, 3 * counts), loss("la", logits, labels, counts)),
     }
@@ -185,7 +194,7 @@ def soft(seed, classes=5, images=7):
 
 def test_which_losses_take_soft_targets():
     """Those whose value of a distribution over labels follows from that of a label; a loss that says nothing takes none."""
-    assert set(SOFT) >= {"ce", "la", "bs", "focal", "cb", "grw", "ldam"} and "lade" not in SOFT
+    assert set(SOFT) >= {"ce", "la", "bs", "focal", "cb", "grw", "ldam", "vs", "las"} and "lade" not in SOFT
 
 
 @pytest.mark.parametrize("name", SOFT)
@@ -217,10 +226,14 @@ def test_soft_targets_give_the_expected_loss_of_a_drawn_label(name, seed):
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["cb", "grw"])
+@pytest.mark.parametrize("name", ["cb", "grw", "by class"])
 def test_weights_of_soft_targets_are_expected_ones(name):
     logits, _, counts = batch(3)
-    module, targets = LOSSES[name](Prior(counts)), soft(3)
+    targets, weights = soft(3), torch.tensor([0.5, 2.0, 1.0, 0.25, 1.25])
+    module = ByClass(LOSSES["ce"](Prior(counts)), weights, 2) if name == "by class" else LOSSES[name](Prior(counts))
+    if name == "by class":  # before its weights count
+        assert float(Expected(module)(logits, targets)) == pytest.approx(float(F.cross_entropy(logits, targets)), rel=1e-5)
+        Expected(module).set_epoch(2)
     above = below = 0.0
     for i in range(7):
         for c in range(5):
@@ -259,6 +272,39 @@ def test_ldam_margins():
     counts, scale = torch.tensor([1, 16, 81]), 10.0
     found = LDAM(Prior(counts, scale=scale)).margins / scale
     torch.testing.assert_close(found, torch.tensor([0.5, 0.25, 1 / 6]))
+
+
+@given(seed=st.integers(0, 1000), gamma=st.floats(0, 1), tau=st.floats(0, 2))
+@settings(max_examples=25, deadline=None)
+def test_vs_is_the_papers_sum(seed, gamma, tau):
+    """Image by image: -log of e^(D_y z_y + i_y) over the sum of e^(D_c z_c + i_c)."""
+    logits, labels, counts = batch(seed)
+    numbers, total, found = counts.tolist(), 0.0, VectorScaling(Prior(counts, tau), gamma)(logits, labels)
+    for row, label in zip(logits.double().tolist(), labels.tolist(), strict=True):
+        moved = [
+            (n / max(numbers)) ** gamma * logit + tau * math.log(n / sum(numbers)) for n, logit in zip(numbers, row, strict=True)
+        ]
+        total += math.log(sum(math.exp(value - moved[label]) for value in moved))
+    assert found.item() == pytest.approx(total / len(labels), rel=1e-4, abs=1e-5)
+
+
+@given(seed=st.integers(0, 1000), shape=st.sampled_from(["concave", "linear", "convex"]))
+@settings(max_examples=25, deadline=None)
+def test_label_aware_smoothing_is_cross_entropy_with_a_target_of_its_own_for_each_class(seed, shape):
+    logits, labels, counts = batch(seed)
+    numbers, total = counts.tolist(), 0.0
+    found = LabelAwareSmoothing(Prior(counts), 0.4, 0.1, shape)(logits, labels)
+    for row, label in zip(logits.double(), labels.tolist(), strict=True):
+        place = (numbers[label] - min(numbers)) / (max(numbers) - min(numbers))
+        rise = {"concave": math.sin(place * math.pi / 2), "linear": place, "convex": 1 - math.cos(place * math.pi / 2)}[shape]
+        smoothing = 0.1 + 0.3 * rise
+        for number, surprise in enumerate((-row.log_softmax(0)).tolist()):
+            total += ((1 - smoothing) * (number == label) + smoothing / 5) * surprise
+    assert found.item() == pytest.approx(total / len(labels), rel=1e-4, abs=1e-5)
+
+
+def test_label_aware_smoothing_of_balanced_classes_is_that_of_the_largest():
+    assert LabelAwareSmoothing(Prior(torch.full((3,), 7)), 0.4, 0.1).smoothing.tolist() == pytest.approx([0.4] * 3)
 
 
 def test_weights_have_mean_one_and_favour_rare_classes():

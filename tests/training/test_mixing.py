@@ -229,12 +229,12 @@ def test_accumulated_groups_are_parts_of_the_mixed_batch(toy_results):
         torch.testing.assert_close(parts[name], whole[name], atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("loss", ["ce", "ldam", "grw"])
-def test_micro_batches_are_parts_of_the_mixed_batch(toy_results, loss):
+@pytest.mark.parametrize("loss, reweight", [("ce", "none"), ("ldam", "none"), ("grw", "none"), ("ce", "power"), ("las", "power")])
+def test_micro_batches_are_parts_of_the_mixed_batch(toy_results, loss, reweight):
     """As where memory is short; also of a loss that is no mean over images."""
     after = []
     for at_once in (32, 5):
-        spec = make("mixup", method="adaptformer", loss=loss, batch_size=32)
+        spec = make("mixup", method="adaptformer", loss=loss, reweight=reweight, batch_size=32)
         data, classifier, _ = load(spec, toy_results, torch.device("cpu"), fresh=True)
         counts, kind = torch.as_tensor(data.train_counts), (spec.pixels, spec.vit.mean, spec.vit.std, "cpu")
         step = Step(classifier, make_loss(spec, counts), spec, torch.device("cpu"), ProcessGroup())
@@ -271,16 +271,17 @@ def test_three_steps_are_those_of_a_plain_loop(toy_results, mix, loss):
 def test_soft_targets_count_their_share_as_correct():
     logits, soft = torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([[0.3, 0.7], [0.1, 0.9]])
     value = Expected(LOSSES["ce"](Prior(torch.ones(2))))(logits, soft)
-    torch.testing.assert_close(_sums(value, logits, soft), torch.stack([2 * value.double(), torch.tensor(1.2).double()]))
+    torch.testing.assert_close(_sums(value, logits, soft, 2), torch.stack([2 * value.double(), torch.tensor(1.2).double()]))
 
 
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"mix": "mixup", "loss": "lade"}, r"loss=lade takes one \(those that take both: ce, la, .*ldam"),
-        ({"mix": "cmo", "batch_size": 1}, "one image has one class; batch_size must be at least 2"),
-        ({"mix": "cmo", "dataset": "toy-ir1"}, "balanced and has no tail; mix=cutmix is the like"),
-        ({"mix": "remix", "dataset": "toy-ir1"}, "balanced and has no tail; mix=mixup is the like"),
+        ({"mix": "mixup", "loss": "lade"}, "needs a loss that takes the two labels of a mixed image: loss=ce or la or .*ldam"),
+        ({"mix": "mixup", "sharpness": "imbsam"}, "needs mix=none: a mixed image is of two classes"),
+        ({"mix": "cmo", "batch_size": 1}, "needs a batch_size of at least 2: one image has one class"),
+        ({"mix": "cmo", "dataset": "toy-ir1"}, "needs a long tail, and toy-ir1 is balanced; mix=cutmix needs none"),
+        ({"mix": "remix", "dataset": "toy-ir1"}, "needs a long tail, and toy-ir1 is balanced; mix=mixup needs none"),
         ({"mix": "cutmix", "mix.plain_start": 2, "mix.plain_end": 1}, "must be smaller: .* none of the 3 epochs"),
         ({"mix": "cutmix", "mix.prob": 0}, "above 0 and at most 1"),
         ({"mix": "mixup", "mix.alpha": 0}, "above 0"),

@@ -75,6 +75,11 @@ VARIANTS = [
     ),
     *({"method": "adaptformer", "optimizer": optimizer, "precision": "fp16", **GROUPS} for optimizer in CHOICES["optimizer"]),
     {"method": "ln", "train_head": False, "init": "class-mean"},
+    *({"method": "head-only", "sampler": sampler} for sampler in CHOICES["sampler"]),
+    *({"method": "head-only", "loss": "ldam", "reweight": reweight} for reweight in CHOICES["reweight"]),
+    *({"method": "adaptformer", "sharpness": name, "precision": "fp16"} for name in CHOICES["sharpness"]),
+    {"method": "adaptformer", "sharpness": "imbsam", "reweight": "effective", "optimizer.clip_norm": 0.5, "accumulate": 2},
+    {"method": "head-only", "sampler": "balanced", "sampler.defer": 0.5, "reweight": "effective", "reweight.defer": 0.5},
 ]
 
 
