@@ -15,14 +15,14 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.common.registry import Entry, spell
 from pel_core.data.datasets import DATASETS, LongTailed, drawn_ratio, split_name
 from pel_core.data.factors import FACTORS, SCOPE, Factors
-from pel_core.models.backbones import BACKBONES, Backbone, find_backbone
+from pel_core.models.backbones import BACKBONES, Backbone, backbone_name
 from pel_core.models.methods import METHODS, MethodPart, format_method, parse_method
 from pel_core.spec import checks
 from pel_core.spec.choices import REGISTRIES, TTE, knob_owners, scoped_knobs
 from pel_core.spec.options import EVALUATION, convert, fixed_by, is_evaluation, name_ratio, recipe
 
 SLUG = re.compile(
-    r"(?P<dataset>[a-z][a-z0-9_-]*(?:(?<=\d)\.\d+)?)\.(?P<backbone>[a-z][a-z0-9_-]*)\.(?P<method>[a-z0-9@:+-]+)"
+    r"(?P<dataset>[a-z][a-z0-9_-]*(?:(?<=\d)\.\d+)?)\.(?P<backbone>[a-z][A-Za-z0-9_-]*)\.(?P<method>[a-z0-9@:+-]+)"
     r"\.s(?P<seed>\d+)(?P<overrides>(?:\.[a-z][a-z0-9_.-]*=.+)?)"
 )
 KEY = r"[a-z_]+|[a-z][a-z0-9_-]*\.[a-z_][a-z0-9_]*"  # of an option: a field, or SCOPE.KNOB
@@ -107,7 +107,8 @@ class RunSpec:
         Raises:
             PelError: an unknown backbone, method, recipe or field, a value that is not possible, or one without any effect.
         """
-        layers = find_backbone(backbone).layers
+        backbone = backbone_name(backbone)
+        layers = BACKBONES[backbone].layers
         method = format_method(parse_method(method, layers), layers)
         shared = dict(shared or {})
         owners = knob_owners() if any("." in name for name in (*shared, *overrides)) else {}

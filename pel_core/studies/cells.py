@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.registry import Entry
 from pel_core.data.datasets import LongTailed, find_dataset, require_factors, split_name
+from pel_core.models.backbones import backbone_name
 from pel_core.models.methods import METHODS, PART
 from pel_core.spec.options import spell
 from pel_core.spec.results import value_path
@@ -210,7 +211,7 @@ def make_cell(bindings: Bindings, seeds: Iterable[int], selections: Iterable[Sel
     text, method, backbone, value = (fields.pop(key) for key in ("dataset", "method", "backbone", "value"))
     tune = fields.pop("tune")
     check_method(method)
-    base = Base(bindings.dataset(text), backbone, method, bindings.recipe, fields)
+    base = Base(bindings.dataset(text), backbone_name(backbone), method, bindings.recipe, fields)
     seeds = tuple(seeds)
     specs = tuple(base.spec(seed) for seed in (seeds[:1] if tune else seeds))  # of a tuned row to see that it is possible
     for spec in specs[:1]:

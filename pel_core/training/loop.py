@@ -77,6 +77,8 @@ def train(
             learning rate and images), images cannot be read, or one image does not fit into the device's memory.
         Stopped: a signal asked for it.
     """
+    if not classifier.trainable():  # a head that only remembers
+        return Training()
     device = next(classifier.parameters()).device
     manager, group = manager or CheckpointManager(), group or ProcessGroup()
     criterion = make_loss(spec, counts).to(device)
