@@ -162,8 +162,9 @@ def same(a: Path, b: Path, spec: RunSpec) -> None:
     [
         {},
         {"sampler": "balanced", "reweight": "effective", "sharpness": "imbsam", "optimizer.clip_norm": 0.5},
+        {"mix": "mixup", "augment": "randaugment", "reweight": "power"},
     ],
-    ids=["plain", "balanced"],
+    ids=["plain", "balanced", "mixed"],
 )
 @pytest.mark.parametrize("processes", [3])
 def test_several_processes_end_where_one_ends(results, tmp_path_factory, processes, options):
