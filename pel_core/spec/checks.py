@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 # Fields that only training reads; precision too: evaluation has its own.
 TRAINING = (
     "lr", "momentum", "weight_decay", "batch_size", "accumulate", "accumulation", "loss", "tau", "head", "scale", "init",
-    "augment", "precision", "optimizer", "schedule", "sampler", "train_head",
-    "reweight", "sharpness",
+    "augment", "mix", "precision", "optimizer", "schedule", "sampler", "train_head", "reweight", "sharpness",
 )  # fmt: skip
 
 KINDS = {"vit": "ViT", "resnet": "ResNet, without a transformer's blocks"}

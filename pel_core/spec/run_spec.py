@@ -79,6 +79,7 @@ class RunSpec:
     mask_seed: int | str = 0
     augment: str = "rrc"
     crop_min_scale: float = 0.08
+    mix: str = "none"
     interpolation: str = "bilinear"
     precision: str = "fp16"
     optimizer: str = "sgd"

@@ -112,6 +112,8 @@ class ASAM:
 
 
 def _needs_mean(spec: RunSpec) -> str:
+    if spec.mix != "none":
+        return "mix=none: a mixed image is of two classes"
     means = [name for name in LOSSES if getattr(LOSSES[name], "decomposable", False)]
     if spec.loss not in means:
         return f"a loss that is a mean over images, to part them by class: loss={' or '.join(means)}"

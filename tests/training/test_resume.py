@@ -63,6 +63,7 @@ VARIANTS = [
     *({"method": method} for method in TRAINABLE),
     *({"method": "head-only", "loss": loss} for loss in CHOICES["loss"]),
     *({"method": "adaptformer", "augment": augment} for augment in CHOICES["augment"]),
+    *({"method": "adaptformer", "mix": mix, "mix.prob": 0.7} for mix in CHOICES["mix"] if mix != "none"),
     *({"method": "head-only", "init": init, "head": "linear" if init == "random" else "cosine"} for init in CHOICES["init"]),
     {"method": "lora+vpt-deep+bias", "precision": "fp16"},
     {"method": "ln+adaptformer@2:4", "precision": "bf16", "accumulate": 3},
