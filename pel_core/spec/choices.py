@@ -25,6 +25,7 @@ AVERAGES: Registry[Any] = Registry("average", ("pel_core.training.averages",))
 SOUPS: Registry[Any] = Registry("soup", ("pel_core.training.soups",))
 SHARPNESS: Registry[Any] = Registry("sharpness", ("pel_core.training.sharpness",))
 REWEIGHTS: Registry[Any] = Registry("reweight", ("pel_core.training.reweights",))
+MIXES: Registry[Any] = Registry("mix", ("pel_core.training.mixing",))
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "reweight": REWEIGHTS,
     "sharpness": SHARPNESS,
     "augment": AUGMENTATIONS,
+    "mix": MIXES,
     "tte": TTE,
 }
 # Fields that are one of some words, without code of their own.

@@ -96,6 +96,8 @@ def check_parents(spec: "RunSpec") -> None:
         )
     if spec.soup != "none" and spec.takes_head and any(map(_remembers, spec.parent_specs)):
         raise PelError(f"soup={spec.soup}: a head {spec.head} holds training images, of which there is no mean; say take=delta")
+    if spec.soup != "none" and spec.takes_head and spec.reads_tower:
+        raise PelError(f"soup={spec.soup}: a head {spec.head} is what a text tower says, which has no mean; say take=delta")
     for parent in spec.parent_specs if spec.trains else ():  # of zero-shot no option of training has an effect
         if reason := next(_mismatches(spec, parent), ""):
             raise PelError(f"from: {parent.slug}: {reason}")

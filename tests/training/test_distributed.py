@@ -44,6 +44,9 @@ def test_parts_are_a_batch(images, size):
 class Spec:
     seed, batch_size, epochs, augment, crop_min_scale, interpolation = 3, 4, 2, "rrc", 0.08, "bilinear"
 
+    def knobs_of(self, scope: str) -> dict:
+        return {}
+
 
 @pytest.fixture(params=["array", "files"])
 def split(request, tmp_path) -> Split:
@@ -160,8 +163,9 @@ def same(a: Path, b: Path, spec: RunSpec) -> None:
         {},
         {"average": "ema", "average.decay": 0.5},
         {"sampler": "balanced", "reweight": "effective", "sharpness": "imbsam", "optimizer.clip_norm": 0.5},
+        {"mix": "mixup", "augment": "randaugment", "reweight": "power"},
     ],
-    ids=["plain", "average", "balanced"],
+    ids=["plain", "average", "balanced", "mixed"],
 )
 @pytest.mark.parametrize("processes", [3])
 def test_several_processes_end_where_one_ends(results, tmp_path_factory, processes, options):
