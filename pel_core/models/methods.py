@@ -59,7 +59,8 @@ class Method:
     ``recipe`` holds values of RunSpec fields that the method needs; ``excludes`` the methods it cannot be stacked with.
     ``draws`` says which seed its initial values come from: the run's, or the masks' (the reference's masks are the same in
     every run), or ``"nothing"`` where they are the same in any case. ``knobs`` are options of its own, ``METHOD.KNOB`` in a
-    study; its deltas find them in `SiteContext.knobs`.
+    study; its deltas find them in `SiteContext.knobs`. ``networks``: the kinds of backbone that it is for, ``"vit"`` and
+    ``"resnet"``.
     """
 
     about: str
@@ -71,12 +72,14 @@ class Method:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     draws: Literal["run", "mask", "nothing"] = "run"
     knobs: tuple[Knob, ...] = ()
+    networks: tuple[str, ...] = ("vit",)
 
     def attached(self, block: BlockContext) -> tuple[Attach, ...]:
         """What it attaches to a block."""
         return tuple(attach for attach in self.attach if attach.when(block))
 
 
+ANY_NETWORK = ("vit", "resnet")
 METHODS: Registry[Method] = Registry("method")
 
 
@@ -173,14 +176,15 @@ _METHODS: dict[str, Method] = {
         excludes=("vpt-shallow",),
     ),
     "ln": Method("both LayerNorms of every block", train=(r"(attn|ffn)\.norm\.(weight|bias)",)),
-    "bias": Method("every bias of every block (BitFit)", train=(r".*\.bias",)),
-    "full": Method("every parameter of the blocks", train=(r".*",), recipe={"lr": 5e-4}),
-    "head-only": Method("the classifier alone on frozen features", blocks="none"),
+    "bias": Method("every bias of every block (BitFit)", train=(r".*\.bias",), networks=ANY_NETWORK),
+    "full": Method("every parameter of the blocks", train=(r".*",), recipe={"lr": 5e-4}, networks=ANY_NETWORK),
+    "head-only": Method("the classifier alone on frozen features", blocks="none", networks=ANY_NETWORK),
     "zero-shot": Method(
         "no training: scaled cosine of image and class-text features (Radford et al. 2021)",
         blocks="none",
         trains_head=False,
         recipe={"epochs": 0},
+        networks=ANY_NETWORK,
     ),
 }
 

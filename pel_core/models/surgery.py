@@ -115,7 +115,7 @@ def apply(
             "knobs": own,
             "blocks": part.blocks,
             "held": {},
-            "prefix": vit.num_prefix_tokens,
+            "prefix": getattr(vit, "num_prefix_tokens", 0),  # a ResNet has none
         }
     places = [
         (part, attach, index)
