@@ -36,7 +36,8 @@ class Bindings:
     """What a configuration brings to a study: data and backbone for its roles, seeds and shared values.
 
     ``roles``: the study's role -> title; ``data``: the bound roles -> data set; ``datasets``: declared data sets; ``tune``: what
-    every row is tuned by that says nothing else; ``tunings`` holds those that were laid out (`tuning.make_tuned`).
+    every row is tuned by that says nothing else; ``tunings`` holds those that were laid out, ``validation`` what candidates need
+    to be scored on validation images (`tuning.make_tuned`).
     """
 
     roles: Mapping[str, str]
@@ -47,6 +48,7 @@ class Bindings:
     recipe: Mapping[str, Any]
     tune: Mapping[str, Any] | None = None
     tunings: dict[str, Tuning] = field(default_factory=dict, compare=False, repr=False)
+    validation: dict[tuple[str, float], dict[str, Any]] = field(default_factory=dict, compare=False, repr=False)
 
     def dataset(self, text: str) -> str:
         """A data set as a study writes it -> its name: ``cifar100-ir200`` -> ``demo-cifar-ir200``.
@@ -168,6 +170,12 @@ class Artefact:
         """Its runs by slug, in reading order; none where it is drawn from models."""
         return {} if self.how.from_models else {spec.slug: spec for cell in self.cells for spec in cell.specs}
 
+    @property
+    def planned(self) -> set[str]:
+        """Its runs by slug before a look at results: candidates, and runs of a tuned row at the settings nearest to its own."""
+        rows = {spec.slug for cell in self.cells for spec in cell.expected}
+        return rows.union(*(tuning.specs for tuning in self.tunings.values()))
+
     @cached_property
     def tunings(self) -> dict[str, Tuning]:
         """The tunings of its rows by name."""
@@ -215,7 +223,7 @@ def make_cell(bindings: Bindings, seeds: Iterable[int], selections: Iterable[Sel
     specs = tuple(base.spec(seed) for seed in (seeds[:1] if tune else seeds))  # of a tuned row to see that it is possible
     for spec in specs[:1]:
         require_factors(spec.dataset, spec.factors, bindings.datasets)
-    tuned = make_tuned(base, seeds, tune, bindings.datasets, bindings.tunings) if tune else None
+    tuned = make_tuned(base, seeds, tune, bindings.datasets, bindings.tunings, bindings.validation) if tune else None
     return Cell(*at, dataset=text, method=method, value=value_path(value), specs=() if tuned else specs, tuned=tuned)
 
 

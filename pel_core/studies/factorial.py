@@ -67,7 +67,8 @@ def read_factorial(entry: Mapping[str, Any]) -> Factorial:
     for value in values:
         if value_path(value).removeprefix("metrics.").split(".")[0] not in (*METRICS, "per_class"):
             raise PelError(f"values: {value} is no metric of test images, so its effects have no interval; put it into a table")
-    return Factorial(design, entry.get("where", {}), options, own, values)
+    shared = {"tune": entry["tune"]} if "tune" in entry else {}
+    return Factorial(design, {**shared, **entry.get("where", {})}, options, own, values)
 
 
 def _check_factor(factor: Factor) -> None:

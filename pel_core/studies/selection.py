@@ -8,7 +8,7 @@ import csv
 import io
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,12 +33,13 @@ NOTHING = "no candidate has a score, so the row keeps the settings nearest to it
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out of one run of a candidate: its score, or ``reason`` why there is none; hours on one device, if known."""
+    """What came out of one run of a candidate: its score, or ``reason`` why there is none; hours on one device of training and
+    of evaluation, if known."""
 
     spec: RunSpec
     score: float | None
     reason: str
-    hours: float | None
+    hours: tuple[float, float] | None
     parameters: int
     sha256: str
     diverged: bool = False
@@ -103,12 +104,21 @@ class Selection:
     @property
     def hours(self) -> float:
         """Hours on one device that these took, as far as they say."""
-        return sum(outcome.hours or 0.0 for tried in self.tried for outcome in tried.outcomes)
+        return hours_of(outcome for tried in self.tried for outcome in tried.outcomes)
 
     @property
     def untimed(self) -> int:
         """Runs that do not say how long they took: those that diverged."""
         return sum(outcome.hours is None for tried in self.tried for outcome in tried.outcomes)
+
+
+def hours_of(outcomes: Iterable[Outcome]) -> float:
+    """Hours on one device that runs took, as far as they say: a training that several evaluations share counts once."""
+    training, evaluation = dict[str, float](), dict[str, float]()
+    for outcome in outcomes:
+        if outcome.hours is not None:
+            training[outcome.spec.train.slug], evaluation[outcome.slug] = outcome.hours
+    return sum(training.values()) + sum(evaluation.values())
 
 
 def select(study: "Study", tuning: Tuning) -> Selection | None:
@@ -144,9 +154,9 @@ def _outcome(study: "Study", spec: RunSpec, by: str, state: str, record: Mapping
     if state == "diverged":
         return Outcome(spec, None, f"diverged: {reason_of(record)}", None, _learnt(record), digest, True)
     score = number(record, f"metrics.{by}")
-    seconds = sum((record.get(part) or {}).get("seconds") or 0.0 for part in ("training", "evaluation"))
+    training, evaluation = ((record.get(part) or {}).get("seconds") or 0.0 for part in ("training", "evaluation"))
     reason = "" if score is not None else f"no {by}: {why_none(record, f'metrics.{by}')}"
-    return Outcome(spec, score, reason, seconds / 3600, _learnt(record), digest)
+    return Outcome(spec, score, reason, (training / 3600, evaluation / 3600), _learnt(record), digest)
 
 
 def _learnt(record: Mapping[str, Any]) -> int:

@@ -120,7 +120,12 @@ class TunedRow:
 
 
 def make_tuned(
-    base: Base, seeds: tuple[int, ...], tune: Mapping[str, Any], datasets: Mapping[str, LongTailed], known: dict[str, Tuning]
+    base: Base,
+    seeds: tuple[int, ...],
+    tune: Mapping[str, Any],
+    datasets: Mapping[str, LongTailed],
+    known: dict[str, Tuning],
+    validation: dict[tuple[str, float], dict[str, Any]],
 ) -> TunedRow:
     """A row's tuning.
 
@@ -130,6 +135,7 @@ def make_tuned(
         tune: the declaration, as the study has it.
         datasets: the declared data sets.
         known: takes tunings by what was asked for, so that each is laid out once.
+        validation: takes the options that hold images out, by data set and fraction: a user's images are looked at once.
 
     Raises:
         PelError: it would choose on the test set or on a split that there is not, its seeds are the row's, or its settings are
@@ -140,14 +146,19 @@ def make_tuned(
         _check(base, seeds, declaration)
         key = canonical([base.dataset, base.backbone, base.method, base.training().fields, declaration])
         if key not in known:
-            held = _held_out(base, declaration, datasets)
+            held = _held_out(base, declaration, datasets, validation)
             known[key] = _lay_out(base.training(), declaration, {"split": declaration["split"], **held})
         return TunedRow(known[key], base, seeds)
     except PelError as error:
         raise PelError(f"tune: {error}") from None
 
 
-def _held_out(base: Base, tune: Mapping[str, Any], datasets: Mapping[str, LongTailed]) -> dict[str, Any]:
+def _held_out(
+    base: Base,
+    tune: Mapping[str, Any],
+    datasets: Mapping[str, LongTailed],
+    known: dict[tuple[str, float], dict[str, Any]],
+) -> dict[str, Any]:
     """What candidates alone have so that there are validation images: the row trains on these, once its settings are chosen."""
     val = base.spec(0).factors.val
     if val or not tune["hold_out"]:
@@ -156,7 +167,10 @@ def _held_out(base: Base, tune: Mapping[str, Any], datasets: Mapping[str, LongTa
         except PelError as error:
             raise PelError(f"{error}; tune: {{hold_out: 0.1}} holds them out for the candidates alone") from None
         return {}
-    return validation_options(base.dataset, datasets, tune["hold_out"])
+    key = base.dataset, tune["hold_out"]
+    if key not in known:
+        known[key] = validation_options(base.dataset, datasets, tune["hold_out"])
+    return known[key]
 
 
 def _check(base: Base, seeds: tuple[int, ...], tune: Mapping[str, Any]) -> None:
@@ -216,7 +230,13 @@ def _lay_out(base: Base, tune: Mapping[str, Any], fixed: Mapping[str, Any]) -> T
         except PelError as error:
             hint = "leave that out of the grid, or say `tune: false` in the row"
             raise PelError(f"{error}; {hint}" if "has no effect" in str(error) else str(error)) from None
-        candidate = Candidate(point, specs, _change(point, values, specs[0].to_json()))
+        after = specs[0].to_json()
+        # A number that is quoted in YAML is one: it may lie at an end of the grid.
+        point = {
+            name: after[name] if isinstance(given, str) and _is_number(after.get(name)) else given
+            for name, given in point.items()
+        }
+        candidate = Candidate(point, specs, _change(point, values, after))
         slugs = tuple(spec.slug for spec in specs)
         if slugs in candidates:
             raise PelError(f"grid: {candidate.words} and {candidates[slugs].words} are the same run; give each value once")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pel_core.common.counts import count_of
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.cells import Artefact, Cell
-from pel_core.studies.selection import Selection, selection_folder
+from pel_core.studies.selection import Selection, hours_of, selection_folder
 from pel_core.studies.tuning import Tuning
 from pel_core.studies.tuning_checks import most_finals
 
@@ -69,7 +69,7 @@ def cost_words(selections: Iterable[Selection]) -> str:
     outcomes = {run.slug: run for found in selections for each in found.tried for run in each.outcomes}
     untimed = sum(run.hours is None for run in outcomes.values())
     told = f" ({untimed} that diverged not counted)" if untimed else ""
-    return f"{count_of(len(runs), 'run')}, {sum(run.hours or 0.0 for run in outcomes.values()):.2g} hours on one device{told}"
+    return f"{count_of(len(runs), 'run')}, {hours_of(outcomes.values()):.2g} hours on one device{told}"
 
 
 def row_labels(artefact: Artefact) -> dict[str, str]:
