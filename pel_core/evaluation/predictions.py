@@ -140,6 +140,26 @@ def read_predictions(path: str | Path) -> Predictions:
     return Predictions(labels, classes, top.astype(np.float64), own.astype(np.float64), totals)
 
 
+def read_logits(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (N, C) as fp32, and labels (N,), of a file of either kind.
+
+    Of a compact one the logits of each image's most probable classes and of its label are those that there were; the others are
+    rounded to fp16, by 2^-11 of a logit at most.
+
+    Raises:
+        PelError: the file is missing or damaged.
+    """
+    said = read_predictions(path)
+    with safe_open(path, "np") as handle:
+        logits = handle.get_tensor("logits")
+    if logits.dtype == np.float32:
+        return logits, said.labels
+    logits, rows = logits.astype(np.float32), np.arange(len(said.labels))
+    logits[rows[:, None], said.top_classes] = said.top_logits
+    logits[rows, said.labels] = said.label_logits
+    return logits, said.labels
+
+
 def images_in(path: str | Path) -> int | None:
     """How many images a file of predictions holds, from its header alone; None where it is missing, torn or another file."""
     try:

@@ -12,6 +12,7 @@ from pel_core.common.registry import spell
 from pel_core.common.versions import STAGES, made_by
 from pel_core.models.backbones import BACKBONES
 from pel_core.reporting.runs import Runs
+from pel_core.spec import posthoc
 from pel_core.spec.choices import REGISTRIES, entry_of
 from pel_core.spec.run_spec import DEFAULTS, RunSpec
 from pel_core.studies.cells import Artefact
@@ -105,7 +106,7 @@ def recipe_line(records: Sequence[Record]) -> str:
 
 def recipe_parts(records: Sequence[Record]) -> list[str]:
     """The parts of the recipe: ``loss logit adjustment (tau 1)``, ``classifier cosine (scale 25)``, ..."""
-    specs = [{**DEFAULTS, **record["spec"]} for record in records]
+    specs = [{**DEFAULTS, **_no_steps(), **record["spec"]} for record in records]
     names = {
         "optimizer": _joined(OPTIMIZERS.get(spec["optimizer"], spec["optimizer"]) for spec in specs),
         "schedule": _joined(SCHEDULES.get(spec["schedule"], f"{spec['schedule']} schedule") for spec in specs),
@@ -127,6 +128,11 @@ def recipe_parts(records: Sequence[Record]) -> list[str]:
     parts += _knobs(specs)
     parts.append(f"versions {', '.join(_versions(records))}")
     return parts
+
+
+def _no_steps() -> dict[str, Any]:
+    """What the records of runs without post-hoc steps leave out."""
+    return {f"{posthoc.SCOPE}.{knob.name}": knob.default for knob in posthoc.scope_entry().knobs}
 
 
 def recipe_note(records: Sequence[Record]) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
 from pel_core.common.versions import STAGES, made_by
+from pel_core.spec.posthoc import sources
 from pel_core.spec.results import invalid_reason, run_folder, train_folder
 from pel_core.spec.run_spec import RunSpec
 
@@ -24,7 +25,9 @@ def diverged(results: str | Path, slug: str, spec: RunSpec) -> dict[str, Any] | 
     """The record of a run that diverged: of a training what train.json says before it, of an evaluation what predict.json does,
     and ``failed`` (reason; of a training also step, epoch, loss, learning_rate; of an evaluation ``stage``: predict). None where
     there is none, or it is of another spec, data, weights, version or checkpoint than the run means now."""
-    return _record(results, slug, spec, "train") or _record(results, slug, spec, "predict")
+    runs = {run.slug: run for run in sources(spec)} or {slug: spec}  # a post-hoc run diverges as one that it is made of
+    found = (_record(results, name, run, stage) for name, run in runs.items() for stage in ("train", "predict"))
+    return next((record for record in found if record), None)
 
 
 def _record(results: str | Path, slug: str, spec: RunSpec, stage: Stage) -> dict[str, Any] | None:

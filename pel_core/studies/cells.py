@@ -14,13 +14,16 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.common.registry import Entry
 from pel_core.data.datasets import LongTailed, find_dataset, require_factors, split_name
 from pel_core.models.methods import METHODS, PART
+from pel_core.spec import posthoc
 from pel_core.spec.options import spell
+from pel_core.spec.posthoc import with_sources
 from pel_core.spec.results import value_path
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.kinds import ArtefactKind, read_knobs
 from pel_core.studies.tuning import Base, TunedRow, Tuning, make_tuned
 
 Selection = Mapping[str, Any]
+ROW_SEEDS = "seeds"  # of `posthoc.ensemble`: the row's own
 BRACES = re.compile(r"(?<![\w\\^$}])\{([a-z][a-z0-9_-]*)\}")
 
 
@@ -172,8 +175,9 @@ class Artefact:
 
     @property
     def planned(self) -> set[str]:
-        """Its runs by slug before a look at results: candidates, and runs of a tuned row at the settings nearest to its own."""
-        rows = {spec.slug for cell in self.cells for spec in cell.expected}
+        """Its runs by slug before a look at results: candidates, runs of a tuned row at the settings nearest to its own, and
+        those whose logits post-hoc runs need."""
+        rows = {*with_sources({spec.slug: spec for cell in self.cells for spec in cell.expected})}
         return rows.union(*(tuning.specs for tuning in self.tunings.values()))
 
     @cached_property
@@ -211,20 +215,29 @@ def make_cell(bindings: Bindings, seeds: Iterable[int], selections: Iterable[Sel
     """
     fields: dict[str, Any] = {"backbone": bindings.backbone, "tune": bindings.tune}
     for selection in selections:
-        fields |= {key: value for key, value in selection.items() if key not in ("label", "at")}
+        fields |= {key: value for key, value in _flat(selection).items() if key not in ("label", "at")}
     for key in ("dataset", "method", "value"):
         if key not in fields:
             raise PelError(f"no {key} is given; say it in `where`, or in the row or column")
     text, method, backbone, value = (fields.pop(key) for key in ("dataset", "method", "backbone", "value"))
     tune = fields.pop("tune")
     check_method(method)
-    base = Base(bindings.dataset(text), backbone, method, bindings.recipe, fields)
     seeds = tuple(seeds)
+    if fields.get(posthoc.ENSEMBLE) == ROW_SEEDS:  # of all of them one value
+        fields[posthoc.ENSEMBLE], seeds = list(seeds), seeds[:1]
+    base = Base(bindings.dataset(text), backbone, method, bindings.recipe, fields)
     specs = tuple(base.spec(seed) for seed in (seeds[:1] if tune else seeds))  # of a tuned row to see that it is possible
     for spec in specs[:1]:
         require_factors(spec.dataset, spec.factors, bindings.datasets)
     tuned = make_tuned(base, seeds, tune, bindings.datasets, bindings.tunings, bindings.validation) if tune else None
     return Cell(*at, dataset=text, method=method, value=value_path(value), specs=() if tuned else specs, tuned=tuned)
+
+
+def _flat(selection: Selection) -> Selection:
+    """A selection whose ``posthoc: {la: 1}`` is written as ``posthoc.la: 1``: a nearer one changes what it names alone."""
+    steps = selection.get(posthoc.SCOPE, {})
+    rest = {key: value for key, value in selection.items() if key != posthoc.SCOPE}
+    return rest | {f"{posthoc.SCOPE}.{name}": value for name, value in steps.items()}
 
 
 def check_method(method: str) -> None:

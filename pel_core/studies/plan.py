@@ -7,6 +7,7 @@ from pathlib import Path
 from pel_core.common.counts import count_of
 from pel_core.common.errors import PelError
 from pel_core.ingest.sources import open_source
+from pel_core.spec.posthoc import is_posthoc
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.cells import Artefact
 from pel_core.studies.config import shown
@@ -38,12 +39,14 @@ def plan(study: Study) -> str:
     to_train = {spec.train.slug: spec for spec in missing if spec.trains and not _trained(study, spec, stale)}
     later = finals_to_come(study)
     again = f", to score again {len(unscored)} (seconds)" if unscored else ""
+    stepped = sum(map(is_posthoc, missing))
+    again += f", to score from stored logits {stepped} (seconds)" if stepped else ""
     lines = [
         f"{study.title}: {shown(study.path)} on {shown(study.config_path)} ({study.config['title']})",
         f"Makes {', '.join(study.artefacts)}; seeds {', '.join(map(str, study.seeds))}.",
         *(f"Leaves out {', '.join(names)}: {reason}." for reason, names in _by_reason(study).items()),
         f"Runs: {len(states)}, of which {len(done)} done{f' ({gone} diverged)' if gone else ''}, {len(missing)} missing; "
-        f"to train {len(to_train)}, to evaluate {len(missing)}{again}.",
+        f"to train {len(to_train)}, to evaluate {len(missing) - stepped}{again}.",
     ]
     lines += [f"  cannot be used: {slug}: {state}" for slug, state in list(unusable.items())[:5]]
     lines += [f"  ... and {len(unusable) - 5} more"] if len(unusable) > 5 else []

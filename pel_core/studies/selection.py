@@ -18,6 +18,7 @@ from pel_core.common.files import sha256, write_json, write_text
 from pel_core.common.registry import spell
 from pel_core.spec.choices import METRICS
 from pel_core.spec.outcomes import reason_of
+from pel_core.spec.posthoc import stored_runs
 from pel_core.spec.records import number, why_none
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.cells import Artefact, Cell, Claim, Contrast
@@ -113,11 +114,12 @@ class Selection:
 
 
 def hours_of(outcomes: Iterable[Outcome]) -> float:
-    """Hours on one device that runs took, as far as they say: a training that several evaluations share counts once."""
+    """Hours on one device that runs took, as far as they say: a training that several evaluations share counts once,
+    and so do predictions."""
     training, evaluation = dict[str, float](), dict[str, float]()
     for outcome in outcomes:
         if outcome.hours is not None:
-            training[outcome.spec.train.slug], evaluation[outcome.slug] = outcome.hours
+            training[outcome.spec.train.slug], evaluation[stored_runs(outcome.spec)[0].slug] = outcome.hours
     return sum(training.values()) + sum(evaluation.values())
 
 

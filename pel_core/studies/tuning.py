@@ -19,6 +19,7 @@ from pel_core.common.seeds import generator
 from pel_core.data.datasets import LongTailed
 from pel_core.ingest.sources import require_split, validation_options
 from pel_core.spec.choices import METRICS
+from pel_core.spec.posthoc import ENSEMBLE
 from pel_core.spec.run_spec import RunSpec, is_evaluation
 from pel_core.studies.selection_rules import SELECTION_RULES
 
@@ -160,7 +161,7 @@ def _held_out(
     known: dict[tuple[str, float], dict[str, Any]],
 ) -> dict[str, Any]:
     """What candidates alone have so that there are validation images: the row trains on these, once its settings are chosen."""
-    val = base.spec(0).factors.val
+    val = base.training().spec(0).factors.val
     if val or not tune["hold_out"]:
         try:
             require_split(base.dataset, tune["split"], datasets, val)
@@ -177,6 +178,7 @@ def _check(base: Base, seeds: tuple[int, ...], tune: Mapping[str, Any]) -> None:
     if tune["split"] != "val":
         told = "the test set is for the runs with chosen settings alone" if tune["split"] == "test" else "expected val"
         raise PelError(f"split={tune['split']}: settings are chosen on the validation split (split: val); {told}")
+    seeds = tuple(base.fields.get(ENSEMBLE, seeds))  # of an ensemble the row has one run, and reads several
     if shared := sorted({*seeds} & {*tune["seeds"]}):
         raise PelError(
             f"seeds {', '.join(map(str, shared))} are the row's own too: it would be shown with the luck it was chosen by; "

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pel_core.common.counts import count_of
+from pel_core.spec.posthoc import with_sources
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.cells import Artefact, Cell
 from pel_core.studies.selection import Selection, hours_of, selection_folder
@@ -112,7 +113,8 @@ def waits(study: "StudyState", names: Iterable[str]) -> str:
 def finals_to_come(study: "StudyState") -> list[RunSpec]:
     """Runs that cost what those will whose settings are not chosen yet: as many, or fewer where rows share some."""
     cells = [cell for artefact in study.artefacts.values() for cell in artefact.cells if cell.tuned and not cell.specs]
-    return most_finals(cells, study.specs)
+    made = {spec.slug: spec for spec in most_finals(cells, study.specs)}
+    return [spec for slug, spec in with_sources(made).items() if slug not in study.specs]
 
 
 def goes_on(study: "StudyState") -> str:
