@@ -123,7 +123,7 @@ def _knobs(heading: str, entries: Sequence[Entry[Any]]) -> list[str]:
     for entry in entries:
         scope = "" if heading[0] != "`" else f"{entry.name}." if heading == "`method`" else f"{heading[1:-1]}."
         for knob in entry.knobs:  # a figure's are keys of its own, without a scope
-            default = "needed" if knob.default is REQUIRED else f"`{spell(knob.default)}`" if knob.default != "" else ""
+            default = "needed" if knob.default is REQUIRED else f"`{spell(knob.default)}`" if knob.default not in ("", ()) else ""
             owners.setdefault((f"`{scope}{knob.name}`", default), []).append((f"`{entry.name}`", knob))
     rows = []
     for (name, default), found in owners.items():
