@@ -48,6 +48,6 @@ def _ensemble(name: str, records: Iterable[Record]) -> str:
         return ""
     seeds = ", ".join(f"{seed:g}" for seed in record["spec"][ENSEMBLE])
     return (
-        f"{name} is one value (n = 1), of the mean logit of seeds {seeds}: its interval, and its comparisons, are over test "
-        "images for this ensemble alone; other seeds would make another."
+        f"{name} is one value (n = 1), of the mean logit of seeds {seeds}: its interval is over test images alone, "
+        "and comparisons are with this ensemble: other seeds would make another."
     )

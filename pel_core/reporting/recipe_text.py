@@ -183,7 +183,7 @@ def _knobs(specs: Sequence[Mapping[str, Any]]) -> list[str]:
     for spec in specs:
         for name, value in spec.items():
             if "." in name:
-                shown = spell(tuple(value) if isinstance(value, list) else value)
+                shown = spell(tuple(value) if isinstance(value, list) else value) or "none"
                 values.setdefault(name, []).append((shown, shown != _default(spec, name)))
     return [f"{name} {_joined(shown for shown, _ in found)}" for name, found in values.items() if any(own for _, own in found)]
 
@@ -193,7 +193,7 @@ def _default(spec: Mapping[str, Any], name: str) -> str | None:
     scope, _, short = name.partition(".")
     entry = entry_of(scope, spec.get(scope, ""))
     knob = entry.knob(short) if entry else None
-    return spell(knob.default) if knob else None
+    return spell(knob.default) or "none" if knob else None
 
 
 def _versions(records: Sequence[Record]) -> list[str]:

@@ -149,6 +149,21 @@ def test_tuned_rows_are_chosen_without_steps_and_made_with_them(make):
         make(tune={**tune, "seeds": [1]}, **table(ROWS[3:]))
 
 
+def test_a_step_may_be_tuned_over_seeds(make):
+    tune = {"grid": {"posthoc.la": [0, 0.5, 1]}, "seeds": [10, 11]}
+    study = make(tune=tune, **table(ROWS[:1]))
+    (tuning,) = study.tunings.values()
+    assert len(study.candidates) == 6 and len({spec.train.slug for spec in study.candidates.values()}) == 2
+    assert {*study.specs} - {*study.candidates} == {f"{NAME}{seed}.split=val" for seed in (10, 11)}
+    write_results(study.results, study.specs)
+    study.decide()
+    (found,) = study.selections.values()
+    assert found.hours == pytest.approx(2 * (5 + 2) / 3600)  # two trainings, two passes
+    assert {spec.slug for spec in study.artefact("t").cells[0].specs} == {
+        f"{NAME}{seed}.posthoc.la={found.chosen.settings['posthoc.la']:g}" for seed in range(3)
+    }
+
+
 LUCK = {"title": "L", "subsets": [{"sweep": "data.seed", "values": [0, 1]}], "where": {"dataset": "c-ir100", "method": "ln"}}
 WAYS = [{"label": "one"}, {"label": "all", "posthoc": {"ensemble": "seeds"}}]
 FACTORS = {"way": WAYS, "loss": [{"sweep": "loss", "values": ["la", "ce"]}]}
