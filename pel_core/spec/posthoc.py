@@ -74,6 +74,12 @@ def ensemble_entry() -> Entry[Any]:
     return Entry("ensemble", None, "the mean of several seeds' logits", (ENSEMBLE_KNOB,))
 
 
+def flat(selection: Mapping[str, Any]) -> dict[str, Any]:
+    """A study's selection, ``posthoc: {la: 1}`` written as ``posthoc.la: 1``, so that a nearer one changes what it names alone."""
+    steps = {f"{SCOPE}.{name}": value for name, value in selection.get(SCOPE, {}).items()}
+    return {key: value for key, value in selection.items() if key != SCOPE} | steps
+
+
 def steps_of(spec: "RunSpec") -> dict[str, Any]:
     """The steps of a run in the order in which they are taken: name -> number, or ``val``."""
     given = dict(spec.knobs)

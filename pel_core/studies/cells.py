@@ -215,7 +215,7 @@ def make_cell(bindings: Bindings, seeds: Iterable[int], selections: Iterable[Sel
     """
     fields: dict[str, Any] = {"backbone": bindings.backbone, "tune": bindings.tune}
     for selection in selections:
-        fields |= {key: value for key, value in _flat(selection).items() if key not in ("label", "at")}
+        fields |= {key: value for key, value in posthoc.flat(selection).items() if key not in ("label", "at")}
     for key in ("dataset", "method", "value"):
         if key not in fields:
             raise PelError(f"no {key} is given; say it in `where`, or in the row or column")
@@ -231,13 +231,6 @@ def make_cell(bindings: Bindings, seeds: Iterable[int], selections: Iterable[Sel
         require_factors(spec.dataset, spec.factors, bindings.datasets)
     tuned = make_tuned(base, seeds, tune, bindings.datasets, bindings.tunings, bindings.validation) if tune else None
     return Cell(*at, dataset=text, method=method, value=value_path(value), specs=() if tuned else specs, tuned=tuned)
-
-
-def _flat(selection: Selection) -> Selection:
-    """A selection whose ``posthoc: {la: 1}`` is written as ``posthoc.la: 1``: a nearer one changes what it names alone."""
-    steps = selection.get(posthoc.SCOPE, {})
-    rest = {key: value for key, value in selection.items() if key != posthoc.SCOPE}
-    return rest | {f"{posthoc.SCOPE}.{name}": value for name, value in steps.items()}
 
 
 def check_method(method: str) -> None:
@@ -304,5 +297,5 @@ def _pairs(
 
 def _name(selection: Selection) -> str:
     """A selection in words: its method, and what else it sets."""
-    rest = [f"{key}={value}" for key, value in selection.items() if key not in ("method", "tune")]
+    rest = [f"{key}={value}" for key, value in posthoc.flat(selection).items() if key not in ("method", "tune")]
     return " ".join([str(selection.get("method", "")), *rest]).strip()
