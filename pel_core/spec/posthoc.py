@@ -75,7 +75,7 @@ def ensemble_entry() -> Entry[Any]:
 
 
 def flat(selection: Mapping[str, Any]) -> dict[str, Any]:
-    """A study's selection, ``posthoc: {la: 1}`` written as ``posthoc.la: 1``, so that a nearer one changes what it names alone."""
+    """A study's selection, ``posthoc: {la: 1}`` written as ``posthoc.la: 1``: a nearer one changes only what it names."""
     steps = {f"{SCOPE}.{name}": value for name, value in selection.get(SCOPE, {}).items()}
     return {key: value for key, value in selection.items() if key != SCOPE} | steps
 
