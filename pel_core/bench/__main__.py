@@ -1,4 +1,4 @@
-"""``python -m pel_core.bench [step|input|evaluation|study|scaling|statistics|all] [--quick]``"""
+"""``python -m pel_core.bench [step|input|evaluation|study|scaling|statistics|gpu|all] [--quick]``"""
 
 import argparse
 import os
@@ -9,11 +9,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from pel_core.bench.parts import ON_GPU, PARTS
 from pel_core.common.errors import PelError
 from pel_core.common.files import write_json
 
-PARTS = {"step": "step", "input": "inputs", "evaluation": "evaluation", "scaling": "scaling", "study": "study"}
-PARTS |= {"statistics": "statistics"}
 FORMAT = 1
 
 
@@ -43,6 +42,8 @@ def main(words: Sequence[str] | None = None) -> int:
     out = arguments.out or Path("results/benchmarks" if arguments.quick else "docs/benchmarks")
     try:
         for part in () if arguments.part == "draw" else PARTS if arguments.part == "all" else (arguments.part,):
+            if arguments.part == "all" and part in ON_GPU and not on_gpu(arguments.device):
+                continue
             path, record = measure(part, arguments)
             write_json(out / path, record)
         draw(out)
@@ -79,6 +80,13 @@ def measure(part: str, arguments: argparse.Namespace) -> tuple[str, dict[str, An
     found = import_module(f"pel_core.bench.{PARTS[part]}").run(bench)
     record = {"format": FORMAT, "part": part, "quick": arguments.quick, "device": target.type, "machine": about, **found}
     return f"{part}.{target.type}.json", rounded(record)
+
+
+def on_gpu(device: str) -> bool:
+    """Whether a device's name says a GPU here."""
+    from pel_core.hardware.devices import pick_device
+
+    return pick_device(device).type == "cuda"
 
 
 def draw(out: Path) -> None:

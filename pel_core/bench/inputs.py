@@ -168,7 +168,7 @@ def run(bench: Bench) -> dict[str, Any]:
                 paths = make_files(Path(folder), count, width, height)
                 rows += _quietly(bench, partial(_of_files, paths, f"{width}x{height} JPEG", repeats))
                 if device.type == "cuda":
-                    rows.append(_on_cuda(paths, f"{width}x{height} JPEG", repeats, device))
+                    rows.append(on_cuda(paths, f"{width}x{height} JPEG", repeats, device))
             rows += _quietly(bench, partial(_of_cache, paths, Path(folder), repeats))
         rows += _quietly(bench, lambda: [_cifar(device, count, repeats)])
     finally:
@@ -196,13 +196,18 @@ def _of_files(paths: list[Path], source: str, repeats: int) -> list[dict[str, An
 
 
 def _of_cache(paths: list[Path], folder: Path, repeats: int) -> list[dict[str, Any]]:
-    images = [np.asarray(load_rgb(path, CACHED)) for path in paths]
-    (folder / "images.bin").write_bytes(b"".join(image.tobytes() for image in images))
-    heights, widths = np.array([image.shape[:2] for image in images]).T
-    cache = CachedImages(folder / "images.bin", offsets(heights, widths)[:-1], heights, widths)
+    cache = decoded(paths, folder)
     table = uniforms(0, 0, 0, len(paths))
     works = {name: partial(way, cache, table) for name, way in OF_CACHE.items()}
     return [row | {"source": "256-px cache"} for row in _timed(works, len(paths), repeats)]
+
+
+def decoded(paths: list[Path], folder: Path) -> CachedImages:
+    """The images of files as ``image_cache`` holds them, in a folder."""
+    images = [np.asarray(load_rgb(path, CACHED)) for path in paths]
+    (folder / "images.bin").write_bytes(b"".join(image.tobytes() for image in images))
+    heights, widths = np.array([image.shape[:2] for image in images]).T
+    return CachedImages(folder / "images.bin", offsets(heights, widths)[:-1], heights, widths)
 
 
 def _timed(ways: dict[str, Way], count: int, repeats: int) -> list[dict[str, Any]]:
@@ -213,7 +218,8 @@ def _timed(ways: dict[str, Way], count: int, repeats: int) -> list[dict[str, Any
     ]
 
 
-def _on_cuda(paths: list[Path], source: str, repeats: int, device: torch.device) -> dict[str, Any]:
+def on_cuda(paths: list[Path], source: str, repeats: int, device: torch.device) -> dict[str, Any]:
+    """JPEG files decoded by the GPU (nvJPEG), cropped and resized there."""
     name, data = "torchvision decode_jpeg on the GPU + v2", [read_file(str(path)) for path in paths]
     table = uniforms(0, 0, 0, len(paths))
 

@@ -163,6 +163,20 @@ def statistics(record: Record) -> Figure:
     return figure
 
 
+def gpu(record: Record) -> Figure:
+    """Images per second of every way to take the training step; ticks: the matrix peak."""
+    rows = [row for row in record["rows"] if row["part"] == "step" and "images_per_second" in row]
+    figure, (axes,) = _axes(PAGE, 0.8 + 0.19 * max(len(rows), 1))
+    for y, row in enumerate(rows):
+        axes.barh(y, row["images_per_second"], color=SERIES["baseline" if row["way"] == "reference" else "ours"])
+        most = row["peak_gflops"] / row["gflop_per_image"]
+        axes.plot([most, most], [y - 0.4, y + 0.4], color=COLOURS[5], linewidth=1.2)
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("Images per second; line: at the matrix peak")
+    return figure
+
+
 def _line(axes: Axes, rows: list[Record], x: str, y: str, label: str) -> None:
     number = len(axes.lines)
     axes.plot(
@@ -179,4 +193,5 @@ PLOTS: dict[str, Callable[[Record], Figure]] = {
     "study": study,
     "scaling": scaling,
     "statistics": statistics,
+    "gpu": gpu,
 }

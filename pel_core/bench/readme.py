@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pel_core.bench.parts import ON_GPU
 from pel_core.bench.plots import about
 from pel_core.bench.study import ABOUT
 from pel_core.common.files import read_json, write_text
@@ -22,7 +23,8 @@ def refresh(folder: Path) -> None:
             kind: read_json(folder / f"{part}.{kind}.json") for kind in KINDS if (folder / f"{part}.{kind}.json").is_file()
         }
         lines = [f"Measured on the {KINDS[kind]}: {about(record)}." for kind, record in records.items()]
-        lines += [f"On the {KINDS[kind]}: {NONE}." for kind in KINDS if kind not in records]
+        absent = [kind for kind in KINDS if kind not in records and (kind == "cuda" or part not in ON_GPU)]
+        lines += [f"On the {KINDS[kind]}: {NONE}." for kind in absent]
         made = table(records) if records else []
         picture = [f"![{part}]({part}.{kind}.png)" for kind in records]
         body = "\n".join([*(f"{line}  " for line in lines), "", *made, "", *picture])
@@ -167,6 +169,24 @@ def statistics(records: Mapping[str, Record]) -> list[str]:
     return [f"Columns: {', '.join(f'`{name}`' for name in columns)}. One core.", "", *_table(head, rows)]
 
 
+def gpu(records: Mapping[str, Record]) -> list[str]:
+    """A row for each way of a step, an evaluation, an epoch and of reading images; what could not be measured says why."""
+    head = ["part", "what", "images/s", "of the matrix peak", "memory (MB)", "compiled in (s)"]
+    rows = []
+    for record in records.values():
+        for row in record["rows"]:
+            cells = [row["part"], row["name"]]
+            if "why" in row:
+                rows.append([*cells, f"{NONE}: {row['why']}", "", "", ""])
+            elif row["part"] == "peak":
+                rows.append([*cells, f"{row['peak_gflops'] / 1e3:,.0f} TFLOP/s", "", "", ""])
+            else:
+                part = f"{row['peak_fraction']:.0%}" if "peak_fraction" in row else ""
+                more = [f"{row[key]:,.0f}" if row.get(key) else "" for key in ("memory_mb", "compile_seconds")]
+                rows.append([*cells, f"{row['images_per_second']:,.0f}", part, *more])
+    return _table(head, rows)
+
+
 SCALING = {
     "tables": "an epoch's order, random numbers and crop boxes, before its first step",
     "trained": "an epoch of the demo's kind (batch 16, adaptformer, images held as an array)",
@@ -180,4 +200,5 @@ TABLES: dict[str, Callable[[Mapping[str, Record]], list[str]]] = {
     "study": study,
     "scaling": scaling,
     "statistics": statistics,
+    "gpu": gpu,
 }

@@ -20,7 +20,7 @@ from pel_core.common.paths import expand_user, user_path
 from pel_core.common.plugins import use_plugins
 from pel_core.common.renames import renamed_words
 from pel_core.common.signals import leaving
-from pel_core.models.backbones import expand_weights
+from pel_core.models.backbones import backbone_name, expand_weights
 
 Arguments = argparse.Namespace
 
@@ -31,8 +31,9 @@ def backbone(arguments: Arguments) -> None:
     from pel_core.studies.inputs import write_weights_source
     from pel_core.studies.provenance import backbone_params
 
-    params = backbone_params(arguments.name, arguments.weights)  # before they are read
-    prepare_backbone(arguments.name, arguments.out, arguments.weights, arguments.cache_dir)
+    name = backbone_name(arguments.name)
+    params = backbone_params(name, arguments.weights)  # before they are read
+    prepare_backbone(name, arguments.out, arguments.weights, arguments.cache_dir)
     write_weights_source(arguments.out, params)
 
 

@@ -151,7 +151,10 @@ class Plugin:
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
-    """A declaration: ``value`` is the code or the data, ``reads`` the options of every run that this entry looks at."""
+    """A declaration: ``value`` is the code or the data, ``reads`` the options of every run that this entry looks at.
+
+    ``needs``: of a run's spec: what else it has to choose for the entry to work, in words; empty where it works.
+    """
 
     name: str
     value: T
@@ -159,6 +162,7 @@ class Entry(Generic[T]):
     knobs: tuple[Knob, ...] = ()
     reads: tuple[str, ...] = ()
     plugin: Plugin | None = None
+    needs: Callable[[Any], str] = lambda spec: ""
 
     def knob(self, name: str) -> Knob | None:
         """The knob of that name, if there is one."""
@@ -204,7 +208,14 @@ class Registry(Mapping[str, T]):
         _registries.append(self)
 
     def register(
-        self, name: str, value: Any = None, *, about: str = "", knobs: tuple[Knob, ...] = (), reads: tuple[str, ...] = ()
+        self,
+        name: str,
+        value: Any = None,
+        *,
+        about: str = "",
+        knobs: tuple[Knob, ...] = (),
+        reads: tuple[str, ...] = (),
+        needs: Callable[[Any], str] = lambda spec: "",
     ) -> Any:
         """Add an entry; without a ``value`` the decorated function or class is it, its docstring's first line the documentation.
 
@@ -221,7 +232,7 @@ class Registry(Mapping[str, T]):
                 of = self._entries[name].plugin
                 where = f"plugin {of.name}" if of else "PEL-Lab itself"
                 raise PelError(f"the {self.word} '{name}' is there already, from {where}; give it another name")
-            self._entries[name] = Entry(name, code, said, knobs, reads, plugin)
+            self._entries[name] = Entry(name, code, said, knobs, reads, plugin, needs)
             return code
 
         return add if value is None else add(value)

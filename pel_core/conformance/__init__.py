@@ -13,12 +13,13 @@ import torch
 
 from pel_core.common.errors import PelError
 from pel_core.conformance.configs import check_config
-from pel_core.conformance.golden import Golden
+from pel_core.conformance.golden import CPU, Golden
 from pel_core.conformance.head_init import check_head_init
 from pel_core.conformance.images import check_images
 from pel_core.conformance.loop import check_loop
 from pel_core.conformance.numbers import check_evaluator, check_losses, check_sampling
 from pel_core.conformance.report import FAILED, OK, UNSUPPORTED, Check, Report
+from pel_core.hardware.devices import pick_device, tune_process
 
 FILES = {
     "losses": check_losses,
@@ -30,11 +31,11 @@ FILES = {
 }
 
 
-def check_folder(folder: str | Path) -> Report:
-    """Every check that the folder's index asks for."""
+def check_folder(folder: str | Path, device: torch.device = CPU) -> Report:
+    """Every check that the folder's index asks for, networks on the device."""
     report = Report()
     try:
-        golden = Golden(folder)
+        golden = Golden(folder, device)
     except PelError as error:
         report.fail("index.json", str(error))
         return report
@@ -91,8 +92,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the report; 0 where everything holds."""
     parser = argparse.ArgumentParser(prog="python -m pel_core.conformance", description=__doc__.split("\n\n")[0])
     parser.add_argument("folder", help="golden folder with an index.json")
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N")
     arguments = parser.parse_args(argv)
-    report = check_folder(arguments.folder)
+    tune_process(arguments.device)  # as a run does
+    report = check_folder(arguments.folder, pick_device(arguments.device))
     print(f"{'check':<60} {'deviation':>9} {'tolerance':>9}")
     for check in report.checks:
         print(check)

@@ -72,16 +72,17 @@ class Subject:
         vit, _ = golden.vit(self.backbone)
         sharing = SHARING + (("mask",) if any("masked" in name for name in self.aliases) else ())
         parts = tuple(part for part in self.options.parts if part.name in sharing)
-        own = {tuned.name: tuned.parameter for tuned in apply(vit, parts, **self.options.choices)}
+        own = {tuned.name: tuned.parameter for tuned in apply(vit.cpu(), parts, **self.options.choices)}
         set_values(own, self.names, self.values)
-        return vit
+        return vit.to(golden.device)
 
 
 def build(vit: ViT, options: Options, classes: int) -> Classifier:
-    """A classifier from options; its head is set by golden values."""
-    tuned = apply(vit, options.parts, **options.choices)
+    """A classifier from options, on the ViT's device; its head is set by golden values."""
+    device = next(vit.parameters()).device
+    tuned = apply(vit.cpu(), options.parts, **options.choices)  # as runs do: deltas are drawn on the CPU
     head = HEADS[options.head](vit.width, classes, options.scale, torch.Generator())
-    return Classifier(vit, head, tuned)
+    return Classifier(vit, head, tuned).to(device)
 
 
 @torch.no_grad()
@@ -153,7 +154,7 @@ def check_aliases(subject: Subject, report: Report, name: str) -> None:
 
 def training_loss(options: Options, counts: Tensor) -> torch.nn.Module:
     """The loss a configuration trains with."""
-    return make_loss(options.loss, counts, options.tau, options.scale)
+    return make_loss(options.loss, counts, options.tau, options.scale).to(counts.device)
 
 
 def check_losses(
@@ -170,7 +171,7 @@ def check_losses(
     """Loss values on our logits, one line per loss."""
     for match in arrays.match(f"{re.escape(prefix)}(.+)"):
         with report.section(f"{where}loss {match[1]}"):
-            value = make_loss(match[1], counts, options.tau, options.scale)(logits, labels)
+            value = make_loss(match[1], counts, options.tau, options.scale).to(logits.device)(logits, labels)
             rtol = golden.tolerance("losses_cb" if match[1].startswith("CB") else "losses")
             report.close(f"{where}loss {match[1]}", value, arrays[match[0]], rtol=rtol)
 

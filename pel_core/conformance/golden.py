@@ -15,6 +15,7 @@ from pel_core.conformance.report import Unsupported
 from pel_core.models.vit import ViT
 from pel_core.models.weights import vit_from_clip, vit_from_timm
 
+CPU = torch.device("cpu")
 # Measured noise of float32, with room; a folder's index.json may state others.
 TOLERANCES = {"feature_logits": 2e-5, "losses": 1e-5, "losses_cb": 2e-4, "grads": 1e-4, "grads_floor": 1e-7, "step3": 2e-6}
 STATED = {
@@ -26,9 +27,10 @@ STATED = {
 
 
 class Arrays:
-    """The arrays of one npz; every access is remembered."""
+    """The arrays of one npz; every access is remembered. Tensors are made on the device."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, device: torch.device):
+        self.device = device
         with np.load(path, allow_pickle=False) as stored:
             self._values = {name: stored[name] for name in stored.files}
         self.read: set[str] = set()
@@ -45,7 +47,7 @@ class Arrays:
 
     def tensor(self, name: str) -> Tensor:
         """One array as a tensor of its own."""
-        return torch.from_numpy(np.array(self[name]))
+        return torch.from_numpy(np.array(self[name])).to(self.device)
 
     def under(self, prefix: str) -> dict[str, Tensor]:
         """The arrays below ``prefix`` as tensors, by the rest of their names; they count as read."""
@@ -71,8 +73,8 @@ class Golden:
         PelError: there is no index.json, or it is not a mapping.
     """
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, device: torch.device = CPU):
+        self.folder, self.device = Path(folder), device
         self.index: dict[str, Any] = read_json(self.folder / "index.json")
         if not isinstance(self.index, dict):
             raise PelError(f"{self.folder / 'index.json'} is not a mapping")
@@ -84,7 +86,7 @@ class Golden:
         self.broken: dict[str, str] = {}
         for name in dict.fromkeys([*self.named, *self.config_files, *on_disk]):
             try:
-                self._arrays[name] = Arrays(self.folder / name)
+                self._arrays[name] = Arrays(self.folder / name, device)
             except Exception as error:  # missing, not a zip archive, pickled: NumPy raises many kinds
                 self.broken[name] = f"{type(error).__name__}: {error}".splitlines()[0]
 
@@ -174,13 +176,14 @@ class Golden:
         return self.arrays(file).under("")
 
     def vit(self, file: str) -> tuple[ViT, dict[str, Tensor]]:
-        """A fresh ViT of a backbone file, and its text projection and scale (empty for timm)."""
+        """A fresh ViT of a backbone file on the device, and its text projection and scale (empty for timm)."""
         about = self.named.get(file) or {}
         heads = about.get("num_heads") or about.get("heads")
         head_width = self.width(file) // int(heads) if heads else 64
         if self.kind(file) == "timm":
-            return vit_from_timm(self.state(file), head_width), {}
-        return vit_from_clip(self.state(file), head_width=head_width)
+            return vit_from_timm(self.state(file), head_width).to(self.device), {}
+        vit, text = vit_from_clip(self.state(file), head_width=head_width)
+        return vit.to(self.device), text
 
     def batch(
         self, own: Arrays, vit: ViT, rows: int, classes: int | None = None, named: str | None = None

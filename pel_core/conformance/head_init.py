@@ -31,7 +31,7 @@ def check_head_init(golden: Golden, report: Report, file: str) -> None:
         with report.section(f"{file}: {group}"):
             where = f"{file}: {group}/"
             if group in PROMPTS:
-                check_prompt(golden, report, where, arrays, group, names, model, tokenizer, projection["text.projection"])
+                check_prompt(golden, report, where, arrays, group, names, model, tokenizer, projection["text.projection"].cpu())
             elif group == "zeroshot":
                 text = encode_text(model, tokenizer, names, templates("default"))
                 check_zero_shot(golden, report, where, arrays, text, vit, projection)
@@ -47,7 +47,7 @@ def text_tower(golden: Golden, backbone: str) -> tuple[nn.Module, Any]:
     from open_clip.model import build_model_from_openai_state_dict
 
     # open_clip takes the metadata keys out of the dict it is given, and returns half precision.
-    state = dict(golden.state(backbone))
+    state = {name: value.cpu() for name, value in golden.state(backbone).items()}  # text is prepared on the CPU
     model = build_model_from_openai_state_dict(state, quick_gelu=True, cast_dtype=None).float().eval()
     return model, open_clip.get_tokenizer("ViT-B-32")
 
@@ -109,7 +109,7 @@ def check_zero_shot(
         report.close(f"{where}text_features", text, F.normalize(expected, dim=-1), atol)
     if "zeroshot/logits" in arrays:
         images, *_ = golden.batch(arrays, vit, len(arrays["zeroshot/logits"]))
-        head = ZeroShot(projection["text.projection"], text, float(projection["text.logit_scale"]))
+        head = ZeroShot(projection["text.projection"], text.to(golden.device), float(projection["text.logit_scale"]))
         # CLIP's scale (about 14 to 100) multiplies the noise of a cosine as it does the logits.
         factor = max(1.0, float(projection["text.logit_scale"]) / 25)
         report.close(f"{where}logits", head(vit(images)), arrays["zeroshot/logits"], atol * factor)
@@ -125,7 +125,7 @@ def check_from_images(golden: Golden, report: Report, where: str, arrays: Arrays
     if int(labels.max()) < classes:
         found = FROM_IMAGES[group](features, labels.long(), classes)
     else:  # fewer golden rows than the batch has classes, and nobody wrote down how its labels were folded
-        order = torch.arange(len(labels))
+        order = torch.arange(len(labels), device=labels.device)
         folds = (labels.long() % classes, order % classes, order * classes // len(order))
         complete = [fold for fold in folds if len(fold.unique()) == classes]
         rows = [FROM_IMAGES[group](features, fold, classes) for fold in complete]

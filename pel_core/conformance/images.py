@@ -31,7 +31,7 @@ def check_images(golden: Golden, report: Report, file: str) -> None:
         for mode, tte in MODES.items():
             if (key := f"{mode}/{match[1]}") in arrays:
                 with report.section(f"{file}: {key}"):
-                    check_crops(report, f"{file}: {key}", arrays[match[0]], arrays[key], tte, expand, statistics)
+                    check_crops(report, f"{file}: {key}", arrays[match[0]], arrays[key], tte, expand, statistics, golden.device)
     for key, stated in (golden.index.get("tte") or {}).items():
         if geometry := re.fullmatch(r"(\w+crop)_topleft_yx_h(\d+)w(\d+)_res(\d+)", key):
             with report.section(f"index.json: {key}"):
@@ -56,7 +56,14 @@ def to_input(crops: np.ndarray, statistics: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def check_crops(
-    report: Report, where: str, image: np.ndarray, expected: np.ndarray, tte: str, expand: int, statistics: tuple[Tensor, Tensor]
+    report: Report,
+    where: str,
+    image: np.ndarray,
+    expected: np.ndarray,
+    tte: str,
+    expand: int,
+    statistics: tuple[Tensor, Tensor],
+    device: torch.device,
 ) -> None:
     """The PIL path exactly, as whole pixel values; the device path within one of them."""
     resolution = expected.shape[-1]
@@ -67,8 +74,8 @@ def check_crops(
     report.close(where, torch.from_numpy(crops).permute(0, 3, 1, 2), pixels.round())
     report.close(f"{where}, normalised", to_input(crops, statistics), expected, atol=1e-6)
     split = Split(np.zeros(1, np.int64), images=image[None])
-    device = EvalBatches(split, tte, expand, resolution, mean.flatten().tolist(), std.flatten().tolist(), "cpu")
-    found = next(iter(device))[0][0]
+    batches = EvalBatches(split, tte, expand, resolution, mean.flatten().tolist(), std.flatten().tolist(), device)
+    found = next(iter(batches))[0][0].cpu()
     report.close(f"{where}, on the device", found * std + mean, pixels / 255, atol=1 / 255 + 1e-6)
 
 
@@ -114,7 +121,7 @@ def ensemble(
     """Logits (N, K, C) of every crop and (N, C) of the ensemble."""
     resolution = classifier.vit.resolution
     crops = [evaluation_crops(Image.fromarray(image), tte, resolution, expand) for image in images]
-    inputs = torch.stack([to_input(each, statistics) for each in crops])
+    inputs = torch.stack([to_input(each, statistics) for each in crops]).to(next(classifier.parameters()).device)
     with torch.no_grad():
         logits = classifier(inputs.flatten(0, 1)).unflatten(0, inputs.shape[:2])
-    return logits, predict(classifier, [(inputs, torch.from_numpy(labels))])
+    return logits.cpu(), predict(classifier, [(inputs, torch.from_numpy(labels))])

@@ -41,8 +41,8 @@ def masks(path: str, delta: Sparse) -> dict[str, np.ndarray]:
     """Boolean masks (out, in), (out,) and, both together, (out, in + 1)."""
     out, width = delta.shape
     weight, bias = np.zeros(out * width, bool), np.zeros(out, bool)
-    weight[delta.index_weight.numpy()] = True
-    bias[delta.index_bias.numpy()] = True
+    weight[delta.index_weight.cpu().numpy()] = True
+    bias[delta.index_bias.cpu().numpy()] = True
     weight = weight.reshape(out, width)
     return {f"{path}.weight": weight, f"{path}.bias": bias, f"{path}.both": np.concatenate([weight, bias[:, None]], 1)}
 

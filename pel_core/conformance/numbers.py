@@ -42,7 +42,7 @@ def check_losses(golden: Golden, report: Report, file: str) -> None:
 def check_loss(golden: Golden, report: Report, where: str, arrays: Arrays, prefix: str, name: str) -> None:
     """Value, value in double precision where there is one, and gradient."""
     logits = arrays.tensor(f"{prefix}logits").float().requires_grad_(True)
-    loss = make_loss(name, arrays.tensor(f"{prefix}cls_num_list"))(logits, arrays.tensor(f"{prefix}labels"))
+    loss = make_loss(name, arrays.tensor(f"{prefix}cls_num_list")).to(logits.device)(logits, arrays.tensor(f"{prefix}labels"))
     exact = golden.tolerance("losses")
     rtol = golden.tolerance("losses_cb") if name.startswith("CB") else exact
     report.close(where, loss, arrays[f"{prefix}value/{name}"], rtol=rtol)

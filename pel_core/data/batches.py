@@ -40,12 +40,12 @@ class Augmentation(Protocol):
     interpolation: str
 
 
-# A generator and the labels (N,) -> N positions, those of an epoch's images in their order.
-Sampler = Callable[[np.random.Generator, np.ndarray], np.ndarray]
+# A generator, the labels (N,) and the epoch, from 0 -> N positions, those of the epoch's images in their order.
+Sampler = Callable[[np.random.Generator, np.ndarray, int], np.ndarray]
 
 
-def shuffled(order: np.random.Generator, labels: np.ndarray) -> np.ndarray:
-    """Every image once, in random order."""
+def shuffled(order: np.random.Generator, labels: np.ndarray, epoch: int = 0) -> np.ndarray:
+    """Every image once, in random order, in every epoch."""
     return order.permutation(len(labels))
 
 
@@ -94,7 +94,7 @@ class TrainBatches:
         return -(-self.images // self.spec.batch_size)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
-        """Yield (images float32 (B, 3, R, R), labels int64 (B,), indices int64 NumPy (B,)) over all images once, or from the
+        """Yield (images float32 (B, 3, R, R), labels int64 (B,), indices int64 NumPy (B,)) over the sampler's images, or from the
         step ``first`` on. Of several processes each gets images and labels of its part, which may be empty, and all indices.
 
         Raises:
@@ -121,7 +121,7 @@ class TrainBatches:
         return slice(start + part.start, start + part.stop)
 
     def _order(self, epoch: int) -> np.ndarray:
-        return self.sampler(generator(self.spec.seed, "order", epoch), np.asarray(self.split.labels))
+        return self.sampler(generator(self.spec.seed, "order", epoch), np.asarray(self.split.labels), epoch)
 
     def _device_crops(self, epoch: int, order: Tensor, first: int) -> Iterator[Tensor]:
         _, height, width, _ = self._pixels.shape

@@ -55,6 +55,7 @@ def predict_run(
     data, classifier, info = load(spec, results, target)
     record = describe(spec, data, info, classifier)
     stored = load_trained(spec, results, classifier, record, accept) if spec.trains else {"training": None}
+    record["parameters"] |= classifier.census()  # a head that remembers images has its size from the checkpoint
     trained = {stage: made_by(stored)[stage] for stage in ("prepare", "train")} if spec.trains else versions("prepare")
     record |= {"versions": trained | versions("predict"), "training": stored["training"]}
     record |= {"delta_sha256": stored["delta_sha256"]} if spec.trains else {}

@@ -87,6 +87,7 @@ def tune_process(device: str) -> None:
     """What makes a process that does one job faster, once it has imported what it needs.
 
     The garbage collector leaves alone what is there already; on a CPU freed memory is kept for the next tensors (`hardware.cpu`).
+    On a GPU fp32 is fp32: PyTorch would let convolutions, that of the patches among them, drop to TF32's ten bits.
     """
     if not gc.get_freeze_count():
         gc.collect()
@@ -94,6 +95,8 @@ def tune_process(device: str) -> None:
         atexit.register(gc.unfreeze)  # some libraries complain of what is left at the end
     if pick_device(device).type == "cpu":
         cpu.keep_freed_memory()
+    else:
+        torch.backends.cudnn.allow_tf32 = False
 
 
 def device_name(device: torch.device) -> str:

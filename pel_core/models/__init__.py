@@ -3,3 +3,5 @@
 Start with `methods` (data) and `surgery` (what applies them). A method with a delta of its own is one new file,
 imported at the end of this one. Data and training are unknown here.
 """
+
+from pel_core.models import affine, clip_adapter, convpass, dora, fact, gated_prompts, repadapter, tip_adapter, vera  # noqa: F401

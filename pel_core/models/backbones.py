@@ -1,16 +1,19 @@
-"""BACKBONES: every pre-trained ViT by name, as data. ``weights.py`` turns an entry into tensors.
+"""BACKBONES: pre-trained ViTs by name, as data. ``weights.py`` turns an entry into tensors.
 
+Any other ViT of timm or open_clip has its entry made from its own library's description (``by_name``).
 The image statistics are declared here, never taken from a library's transform: open_clip's own preprocessing is bicubic,
 the reference's is bilinear (the option ``interpolation`` of a run).
 """
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pel_core.common.errors import PelError
+from pel_core.common.errors import PelError, unknown
 from pel_core.common.paths import expand_user
-from pel_core.common.registry import Registry
+from pel_core.common.registry import Entry, Registry
+from pel_core.models.by_name import SPELLINGS, file_safe, is_by_name, look_up
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -26,6 +29,10 @@ class Backbone:
     when the weights are loaded. ``native`` is the weights' own resolution where it is not ``resolution``, to which their
     position embeddings are then resized. ``interpolation`` is how upstream resizes images for these weights: a run does not
     follow it, but its own option of that name, whose default is the reference's bilinear.
+
+    Of networks that are no plain ViT, for plans: ``prefix_tokens``, class token and registers; ``hidden``, the first MLP layer's
+    outputs where not 4 widths; ``gated``: half of these gate the other half; ``reads_all``: the feature is pooled of all
+    patches. ``repository``: the hub's, of a backbone by name.
     """
 
     label: str
@@ -42,6 +49,11 @@ class Backbone:
     std: tuple[float, float, float] = CLIP_STD
     native: int = 0
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    prefix_tokens: int = 1
+    hidden: int = 0
+    gated: bool = False
+    reads_all: bool = False
+    repository: str = ""
 
     @property
     def folder(self) -> Path:
@@ -52,6 +64,14 @@ class Backbone:
 def _clip(label: str, arch: str, layers: int, width: int, patch: int, tag: str, resolution: int = 224, **options) -> Backbone:
     """A CLIP of open_clip; its name says whether the activation is QuickGELU."""
     return Backbone(label, "open_clip", arch, layers, width, patch, resolution, tag, arch.endswith("-quickgelu"), **options)
+
+
+def _siglip(label: str, arch: str, layers: int, width: int, patch: int, resolution: int, hidden: int = 0) -> Backbone:
+    """A SigLIP or SigLIP 2 of open_clip: no class token, the feature is pooled of all patches by a learned query (Zhai et al.
+    2023; Tschannen et al. 2025). Its texts live in the space of that feature, without a projection; the bias of its sigmoid is
+    the same for every class and drops out of a softmax."""
+    sizes = {"mean": HALF, "std": HALF, "prefix_tokens": 0, "reads_all": True, "hidden": hidden}
+    return Backbone(label, "open_clip", arch, layers, width, patch, resolution, "webli", **sizes)
 
 
 def _dino(label: str, size: str, layers: int, width: int) -> Backbone:
@@ -83,6 +103,12 @@ _BACKBONES: dict[str, Backbone] = {
     "datacomp-l14": _clip("ViT-L/14 (DataComp)", "ViT-L-14", 24, 1024, 14, "datacomp_xl_s13b_b90k"),
     "dfn-b16": _clip("ViT-B/16 (DFN-2B)", "ViT-B-16-quickgelu", 12, 768, 16, "dfn2b"),
     "metaclip-b16": _clip("ViT-B/16 (MetaCLIP)", "ViT-B-16-quickgelu", 12, 768, 16, "metaclip_400m"),
+    "siglip-b16": _siglip("ViT-B/16 (SigLIP)", "ViT-B-16-SigLIP", 12, 768, 16, 224),
+    "siglip-l16": _siglip("ViT-L/16@256 (SigLIP)", "ViT-L-16-SigLIP-256", 24, 1024, 16, 256),
+    "siglip-so400m": _siglip("SO400M/14 (SigLIP)", "ViT-SO400M-14-SigLIP", 27, 1152, 14, 224, 4304),
+    "siglip2-b16": _siglip("ViT-B/16 (SigLIP 2)", "ViT-B-16-SigLIP2", 12, 768, 16, 224),
+    "siglip2-l16": _siglip("ViT-L/16@256 (SigLIP 2)", "ViT-L-16-SigLIP2-256", 24, 1024, 16, 256),
+    "siglip2-so400m": _siglip("SO400M/14 (SigLIP 2)", "ViT-SO400M-14-SigLIP2", 27, 1152, 14, 224, 4304),
     "in21k-b16": _in21k("ViT-B/16 (IN21K)", "base", 12, 768),
     "in21k-l16": _in21k("ViT-L/16 (IN21K)", "large", 24, 1024),
     "dinov2-s14": _dino("ViT-S/14 (DINOv2)", "small", 12, 384),
@@ -91,20 +117,46 @@ _BACKBONES: dict[str, Backbone] = {
     "toy": Backbone("toy", "random", "toy", 4, 32, 8, 16, quick_gelu=True),
 }
 
-BACKBONES: Registry[Backbone] = Registry("backbone")
+
+class Backbones(Registry[Backbone]):
+    """The entries, and beside them every ViT that its library knows by name; of these only such as were asked for exist."""
+
+    def entry(self, name: str) -> Entry[Backbone]:
+        """The declaration of that name.
+
+        Raises:
+            PelError: there is none, or the library's network of that name does not fit.
+        """
+        return _made(file_safe(name)) if is_by_name(name) else super().entry(name)
+
+    def __getitem__(self, name: str) -> Backbone:
+        return self.entry(name).value if is_by_name(name) else super().__getitem__(name)
+
+    def __contains__(self, name: object) -> bool:
+        if not (isinstance(name, str) and is_by_name(name)):
+            return super().__contains__(name)
+        try:
+            return bool(self.entry(name))
+        except PelError:
+            return False
+
+
+@cache
+def _made(name: str) -> Entry[Backbone]:
+    fields, refused = look_up(name)
+    if refused:
+        raise PelError(refused)
+    pixels = {key: tuple(fields[key]) for key in ("mean", "std")}
+    return Entry(name, Backbone(**{**fields, **pixels}), fields["label"])
+
+
+BACKBONES = Backbones("backbone")
 for _name, _entry in _BACKBONES.items():
     BACKBONES.register(_name, _entry, about=_entry.label)
 
-_MAP_POOL = (
-    "SigLIP's image tower has no class token; its feature is a learned attention over all patches with an MLP of its own, which "
-    "this ViT does not have. CLIP backbones with a text tower: clip-b16, laion-b16, datacomp-b16"
-)
 _RESNET = "a ResNet has no transformer blocks for the methods to act on; use a ViT, e.g. clip-b16"
 # What people ask for and cannot have, and why.
 UNFIT: dict[str, str] = {
-    "siglip-b16": _MAP_POOL,
-    "siglip-l16": _MAP_POOL,
-    "siglip2-b16": _MAP_POOL,
     "clip-rn50": _RESNET,
     "clip-rn101": _RESNET,
 }
@@ -118,7 +170,19 @@ def find_backbone(name: str) -> Backbone:
     """
     if name in UNFIT:
         raise PelError(f"backbone '{name}' does not fit: {UNFIT[name]}")
+    if not is_by_name(name) and name not in BACKBONES:
+        raise unknown("backbone", name, BACKBONES, f"(or any ViT of a library: {SPELLINGS})")
     return BACKBONES.entry(name).value
+
+
+def backbone_name(name: str) -> str:
+    """A backbone's name as slugs and folders have it (``timm:NAME.TAG`` becomes ``timm--NAME--TAG``), once it is known to exist.
+
+    Raises:
+        PelError: there is no such backbone, or it does not fit.
+    """
+    find_backbone(name)
+    return file_safe(name)
 
 
 HUB, LOCAL_DIR = "hf-hub:", "local-dir:"
@@ -154,5 +218,11 @@ REPOSITORIES: dict[str, str] = {
     "datacomp-l14": "laion/CLIP-ViT-L-14-DataComp.XL-s13B-b90K",
     "dfn-b16": "apple/DFN2B-CLIP-ViT-B-16",
     "metaclip-b16": "timm/vit_base_patch16_clip_224.metaclip_400m",
+    **{name: f"timm/{entry.arch}" for name, entry in BACKBONES.items() if name.startswith("siglip")},
     **{name: f"timm/{entry.arch}" for name, entry in BACKBONES.items() if entry.source == "timm"},
 }
+
+
+def repository(name: str) -> str:
+    """The hub's repository of a backbone's weights; "" where it has none."""
+    return REPOSITORIES.get(name, "") or BACKBONES[name].repository

@@ -7,7 +7,7 @@ the generator the site carries.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,8 @@ DELTAS: Registry[Any] = Registry("delta")
 class SiteContext:
     """What a delta may know of its site: the module there and its widths, the ViT's numbers, the run's choices.
 
-    ``adapter_scale`` None stands for learnable. ``knobs``: the values of the knobs of the method that attaches it.
+    ``adapter_scale`` None stands for learnable. ``knobs``: the values of the knobs of the method that attaches it; ``blocks``:
+    the blocks that it acts on; ``held``: what all its deltas hold together, to be asked for by ``share``.
     """
 
     module: nn.Module
@@ -38,6 +39,20 @@ class SiteContext:
     generator: torch.Generator
     adapter_scale: float | None = None
     knobs: Mapping[str, Any] = field(default_factory=dict)
+    blocks: range = range(1)
+    held: dict[str, nn.Parameter] = field(default_factory=dict)
+
+    def share(self, name: str, make: Callable[[], Tensor], trains: bool = True) -> nn.Parameter:
+        """The parameter of this name that the deltas of all blocks and sites share; the first that asks makes it.
+
+        A delta keeps it as an attribute of its own. It counts once and is stored once, as ``METHOD.shared.NAME``; one that does
+        not train is stored nowhere.
+        """
+        if name not in self.held:
+            like = next(self.module.parameters(), torch.empty(0))
+            # On the device at once: moving it with each delta would part it where devices do not share memory layouts.
+            self.held[name] = nn.Parameter(make().to(like.device, like.dtype), requires_grad=trains)
+        return self.held[name]
 
 
 class Bottleneck(Module):
@@ -81,32 +96,54 @@ class Adapter(Bottleneck):
         return x + super().forward(x)
 
 
-@DELTAS.register("lora", reads=("adapter_dim",))
-class LoRA(Module):
-    """x A B / r for each updated part of a fused projection, zero for the others: (..., D) -> (..., parts * D_part).
+class OfParts(Module):
+    """What updates some of the equal slices of a layer's output.
 
-    ``parts`` tells which equal slices of the output are updated: (True, False, True) are query and value of qkv. A is
-    uniform with bound 1/sqrt(r), the reference's (its fan-in is taken from the transposed shape); B is zero.
+    ``parts``: whether each slice is updated, or its name among the ``matrices`` of the method's knobs. (True, False, True) are
+    query and value of qkv.
     """
 
-    def __init__(self, site: SiteContext, parts: tuple[bool, ...]):
+    def __init__(self, site: SiteContext, parts: tuple[bool | str, ...]):
         super().__init__()
-        self.parts, self.rank = parts, site.rank
+        chosen = site.knobs.get("matrices", "").split("+")
+        self.parts = tuple(part if isinstance(part, bool) else part in chosen for part in parts)
         self.part_width = site.width_out // len(parts)
-        bound = site.rank**-0.5
-        down = [
-            torch.empty(site.width_in, site.rank).uniform_(-bound, bound, generator=site.generator) for _ in range(sum(parts))
-        ]
-        self.down = nn.ParameterList(map(nn.Parameter, down))
-        self.up = nn.ParameterList(nn.Parameter(torch.zeros(site.rank, self.part_width)) for _ in down)
 
-    def forward(self, x: Tensor) -> Tensor:
-        updates = [x @ down @ up / self.rank for down, up in zip(self.down, self.up, strict=True)]
+    def spread(self, updates: list[Tensor]) -> Tensor:
+        """What belongs to the updated parts (..., D_part each), side by side with zeros for the others (..., parts * D_part)."""
         if all(self.parts):
             return torch.cat(updates, -1)
         zero = torch.zeros_like(updates[0])
         queue = iter(updates)
         return torch.cat([next(queue) if part else zero for part in self.parts], -1)
+
+    def updated(self, whole: Tensor, dim: int = -1) -> list[Tensor]:
+        """The updated slices of what is as wide as the layer's output."""
+        slices = whole.chunk(len(self.parts), dim)
+        return [own for own, part in zip(slices, self.parts, strict=True) if part]
+
+
+@DELTAS.register("lora", reads=("adapter_dim",))
+class LoRA(OfParts):
+    """alpha / r * x A B for each updated part of a fused projection, zero for the others: (..., D) -> (..., parts * D_part).
+
+    A is uniform with bound 1/sqrt(r), the reference's (its fan-in is taken from the transposed shape); B is zero. Without a
+    knob ``alpha`` it is 1. There is no dropout, as in the reference.
+    """
+
+    def __init__(self, site: SiteContext, parts: tuple[bool | str, ...]):
+        super().__init__(site, parts)
+        self.divisor = site.rank / site.knobs.get("alpha", 1.0)
+        bound = site.rank**-0.5
+        down = [
+            torch.empty(site.width_in, site.rank).uniform_(-bound, bound, generator=site.generator)
+            for _ in range(sum(self.parts))
+        ]
+        self.down = nn.ParameterList(map(nn.Parameter, down))
+        self.up = nn.ParameterList(nn.Parameter(torch.zeros(site.rank, self.part_width)) for _ in down)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.spread([x @ down @ up / self.divisor for down, up in zip(self.down, self.up, strict=True)])
 
 
 @DELTAS.register("scale-shift")
@@ -140,7 +177,7 @@ class Prompt(Module):
 
 @DELTAS.register("sparse", reads=("mask_ratio", "mask_seed"))
 class Sparse(Module):
-    """A random fraction of a linear layer's own weights and biases, trained in the site of the frozen ones.
+    """A random fraction of a linear layer's own weights and biases (if it has any), trained in the site of the frozen ones.
 
     ``int(ratio * n)`` of n entries in row-major order of [weight | bias], the bias being the last column (the reference's
     order). Starts at the pre-trained values, hence as the identity.
@@ -148,22 +185,23 @@ class Sparse(Module):
 
     def __init__(self, site: SiteContext):
         super().__init__()
-        weight, bias = site.module.weight.detach(), site.module.bias.detach()
+        weight, bias = site.module.weight.detach(), site.module.bias
         self.shape = tuple(weight.shape)
-        width = weight.shape[1] + 1
+        width = weight.shape[1] + (bias is not None)
         total = len(weight) * width
         chosen = torch.randperm(total, generator=site.generator)[: int(site.mask_ratio * total)].sort().values
-        of_bias = chosen % width == width - 1
+        of_bias = chosen % width == weight.shape[1]
         # Index lists rather than masks: a mask has to be counted in every forward pass.
         in_weight = chosen[~of_bias]
-        self.register_buffer("index_weight", in_weight - in_weight // width, persistent=False)
+        self.register_buffer("index_weight", in_weight - (in_weight // width if bias is not None else 0), persistent=False)
         self.register_buffer("index_bias", chosen[of_bias] // width, persistent=False)
         self.weight = nn.Parameter(weight.cpu().flatten()[self.index_weight])
-        self.bias = nn.Parameter(bias.cpu()[self.index_bias])
+        self.bias = None if bias is None else nn.Parameter(bias.detach().cpu()[self.index_bias])
 
     def forward(self, linear: nn.Linear, x: Tensor) -> Tensor:
         weight = linear.weight.flatten().index_copy(0, self.index_weight, self.weight).view_as(linear.weight)
-        return F.linear(x, weight, linear.bias.index_copy(0, self.index_bias, self.bias))
+        bias = linear.bias if self.bias is None else linear.bias.index_copy(0, self.index_bias, self.bias)
+        return F.linear(x, weight, bias)
 
 
 @DELTAS.register("adaptformer", reads=("adapter_dim", "adapter_scale"))

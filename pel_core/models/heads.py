@@ -1,6 +1,8 @@
 """HEADS: classifiers on features f (B, D) giving logits (B, C). The stored weight (C, D) is not renormalised while training.
 
-A head is made of width D, classes C, the option ``scale``, a generator, and its own knobs by name.
+A head is made of width D, classes C, the option ``scale``, a generator, and its own knobs by name. With the knob ``FEATURE`` it
+may stand on CLIP's image projection f P (B, E) of the features; its width is then E. A head in a file of its own (`clip_adapter`,
+`tip_adapter`) is imported by this package.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pel_core.common.lazy import F, Module, nn, torch
-from pel_core.common.registry import Registry
+from pel_core.common.registry import Knob, Registry, one_of
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -16,7 +18,51 @@ if TYPE_CHECKING:
 HEADS: Registry[Any] = Registry("head")
 
 
-class _Normed(Module):
+def feature_knob(default: str = "width") -> Knob:
+    """The knob ``feature`` of a head that derives from `Head`: which features it classifies."""
+    return Knob(
+        "feature", default,
+        "what is classified: width, the class token after the final norm (the reference's), or projected, that times CLIP's "
+        "image projection, where text features lie; rows from text are then the text features themselves",
+        one_of("width", "projected"), limit=_no_projection,
+    )  # fmt: skip
+
+
+def _no_projection(spec: Any) -> str:
+    """Why a run's features cannot be projected; empty where they can, or need not be."""
+    if spec.knob("head.feature") == "width" or spec.vit.text:
+        return ""
+    return f"width: {spec.backbone} has no image projection"
+
+
+FEATURE = feature_knob()
+
+
+class Head(Module):
+    """A head on features f (B, D), or on f P (B, E) once ``projection`` is set to P (D, E), which does not train
+    (plus ``shift`` (E,), of the few towers that have one).
+
+    ``trains``: whether it has parameters that train. A head that also looks at training images has ``remembers`` (which
+    ones: labels (N,), seed and knobs -> positions), ``remember`` (takes their features and labels before anything is trained) and
+    ``allocate`` (makes room for what a checkpoint holds, by shape).
+    """
+
+    trains = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("projection", None, persistent=False)
+        self.register_buffer("shift", None, persistent=False)
+
+    def feature(self, f_BD: Tensor) -> Tensor:
+        """What is classified: f (B, D), or f P (B, E)."""
+        if self.projection is None:
+            return f_BD
+        projected = f_BD @ self.projection
+        return projected if self.shift is None else projected + self.shift
+
+
+class _Normed(Head):
     """A head of unit rows; its weight starts uniform in (-1, 1), scaled to unit rows."""
 
     def __init__(self, width: int, classes: int, scale: float, generator: Generator):
@@ -26,16 +72,16 @@ class _Normed(Module):
         self.scale = scale
 
 
-@HEADS.register("cosine", reads=("scale",))
+@HEADS.register("cosine", knobs=(FEATURE,), reads=("scale",))
 class Cosine(_Normed):
     """scale * cos(f, w)"""
 
     def forward(self, f_BD: Tensor) -> Tensor:
-        return F.linear(F.normalize(f_BD, dim=-1), F.normalize(self.weight, dim=-1)) * self.scale
+        return F.linear(F.normalize(self.feature(f_BD), dim=-1), F.normalize(self.weight, dim=-1)) * self.scale
 
 
-@HEADS.register("linear")
-class Linear(Module):
+@HEADS.register("linear", knobs=(FEATURE,))
+class Linear(Head):
     """f W^T + b; Kaiming-normal weights (std sqrt(2/D)), zero bias."""
 
     def __init__(self, width: int, classes: int, scale: float, generator: Generator):
@@ -44,23 +90,24 @@ class Linear(Module):
         self.bias = nn.Parameter(torch.zeros(classes))
 
     def forward(self, f_BD: Tensor) -> Tensor:
-        return F.linear(f_BD, self.weight, self.bias)
+        return F.linear(self.feature(f_BD), self.weight, self.bias)
 
 
-@HEADS.register("l2norm")
+@HEADS.register("l2norm", knobs=(FEATURE,))
 class L2Norm(_Normed):
     """f w / |w|"""
 
     def forward(self, f_BD: Tensor) -> Tensor:
-        return F.linear(f_BD, F.normalize(self.weight, dim=-1))
+        return F.linear(self.feature(f_BD), F.normalize(self.weight, dim=-1))
 
 
-@HEADS.register("layernorm")
+@HEADS.register("layernorm", knobs=(FEATURE,))
 class LayerNormed(_Normed):
     """LayerNorm(f) w / |w|, the norm without affine parameters (eps 1e-12)"""
 
     def forward(self, f_BD: Tensor) -> Tensor:
-        return F.linear(F.layer_norm(f_BD, f_BD.shape[-1:], eps=1e-12), F.normalize(self.weight, dim=-1))
+        feature = self.feature(f_BD)
+        return F.linear(F.layer_norm(feature, feature.shape[-1:], eps=1e-12), F.normalize(self.weight, dim=-1))
 
 
 class ZeroShot(Module):
@@ -68,13 +115,16 @@ class ZeroShot(Module):
 
     Args:
         projection: (D, E) of the image tower. text: (C, E) class-text features. logit_scale: CLIP's learned factor.
+        shift: (E,) added to what is projected, of the few towers that have one.
     """
 
-    def __init__(self, projection: Tensor, text: Tensor, logit_scale: float):
+    def __init__(self, projection: Tensor, text: Tensor, logit_scale: float, shift: Tensor | None = None):
         super().__init__()
-        self.register_buffer("projection", projection)
-        self.register_buffer("text", F.normalize(text, dim=-1))
+        self.register_buffer("projection", projection, persistent=False)
+        self.register_buffer("shift", shift, persistent=False)
+        self.register_buffer("text", F.normalize(text, dim=-1), persistent=False)
         self.logit_scale = logit_scale
 
     def forward(self, f_BD: Tensor) -> Tensor:
-        return F.normalize(f_BD @ self.projection, dim=-1) @ self.text.T * self.logit_scale
+        image_BE = f_BD @ self.projection if self.shift is None else f_BD @ self.projection + self.shift
+        return F.normalize(image_BE, dim=-1) @ self.text.T * self.logit_scale

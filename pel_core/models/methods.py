@@ -8,26 +8,47 @@ Sites of a block: ``""`` (the block itself), ``attn``, ``attn.norm``, ``attn.qkv
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pel_core.common.errors import PelError, unknown
-from pel_core.common.registry import Knob, Registry
+from pel_core.common.registry import Check, Knob, Registry, above
 from pel_core.models.deltas import DELTAS
+
+# The matrices of a block by site: the equal parts of what the layer there puts out, by the names that knobs use.
+MATRICES = {"attn.qkv": ("q", "k", "v"), "attn.proj": ("o",), "ffn.fc1": ("fc1",), "ffn.fc2": ("fc2",)}
+
+
+@dataclass(frozen=True)
+class BlockContext:
+    """A block that a method acts on: its index, the method's blocks, how many the ViT has, and the method's knobs."""
+
+    index: int
+    blocks: range
+    layers: int
+    knobs: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Attach:
-    """One delta at one site of every block in range.
+    """One delta at one site of the blocks in range; of those for which ``when`` holds, where it is given.
 
     ``before``: f(m(x)); ``after``: m(f(x)); ``beside``: f(x) + m(x); ``inside``: m(f, x), the delta using f's own weights.
+    Of stacked methods, what is inside a site is innermost, then what is beside a matrix (both are updates of its weights),
+    then the others in the order of METHODS.
     """
 
     site: str
     how: Literal["before", "after", "beside", "inside"]
     delta: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    when: Callable[[BlockContext], bool] = lambda block: True
+
+    @property
+    def depth(self) -> int:
+        """0 for what is innermost of a stack, 1 for what is next, 2 for the rest."""
+        return 0 if self.how == "inside" else 1 if self.how == "beside" and self.site in MATRICES else 2
 
 
 @dataclass(frozen=True)
@@ -37,7 +58,8 @@ class Method:
     ``blocks`` is ``"any"`` (all by default, a range may follow the name), ``"first"`` (block 0, no range) or ``"none"``.
     ``recipe`` holds values of RunSpec fields that the method needs; ``excludes`` the methods it cannot be stacked with.
     ``draws`` says which seed its initial values come from: the run's, or the masks' (the reference's masks are the same in
-    every run). ``knobs`` are options of its own, ``METHOD.KNOB`` in a study; its deltas find them in `SiteContext.knobs`.
+    every run), or ``"nothing"`` where they are the same in any case. ``knobs`` are options of its own, ``METHOD.KNOB`` in a
+    study; its deltas find them in `SiteContext.knobs`.
     """
 
     about: str
@@ -47,8 +69,12 @@ class Method:
     trains_head: bool = True
     excludes: tuple[str, ...] = ()
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    draws: Literal["run", "mask"] = "run"
+    draws: Literal["run", "mask", "nothing"] = "run"
     knobs: tuple[Knob, ...] = ()
+
+    def attached(self, block: BlockContext) -> tuple[Attach, ...]:
+        """What it attaches to a block."""
+        return tuple(attach for attach in self.attach if attach.when(block))
 
 
 METHODS: Registry[Method] = Registry("method")
@@ -60,6 +86,33 @@ def add_method(name: str, method: Method) -> None:
     METHODS.register(name, method, about=method.about, knobs=method.knobs, reads=tuple(reads))
 
 
+MATRIX_NAMES = tuple(name for names in MATRICES.values() for name in names)
+
+
+def _are_matrices(value: str) -> bool:
+    words = value.split("+")
+    return words == [name for name in MATRIX_NAMES if name in words]
+
+
+def on_matrices(how: Literal["after", "beside", "inside"], delta: str) -> tuple[Attach, ...]:
+    """The delta at every layer of which the method's knob ``matrices`` names a part; as option ``parts`` it gets their names."""
+    return tuple(
+        Attach(
+            site, how, delta, {"parts": names}, lambda block, names=names: bool({*names} & {*block.knobs["matrices"].split("+")})
+        )
+        for site, names in MATRICES.items()
+    )
+
+
+def matrices_knob(default: str) -> Knob:
+    """Which matrices a method updates."""
+    words = f"some of {', '.join(MATRIX_NAMES)}"
+    meaning = f"matrices that are updated: {words} (o: the attention's output projection), joined by +"
+    return Knob("matrices", default, meaning, Check(f"{words}, in this order and joined by +", _are_matrices))
+
+
+ALPHA = Knob("alpha", 1.0, "the update is alpha / r times the product of its two factors of rank r; 1 in LIFT", above(0))
+
 # The order of entries is the order in which stacked methods are applied, innermost first. It is the reference's: LoRA's
 # update is added before SSF scales it, and an adapter reads what SSF has scaled. Sparse weights replace those of the bare
 # layer, so they come first.
@@ -70,12 +123,14 @@ _METHODS: dict[str, Method] = {
         draws="mask",
     ),
     "lora": Method(
-        "low-rank update of the query and value projections (Hu et al. 2021)",
-        (Attach("attn.qkv", "beside", "lora", {"parts": (True, False, True)}),),
+        "low-rank update of the query and value projections, or of other matrices (Hu et al. 2021)",
+        on_matrices("beside", "lora"),
+        knobs=(matrices_knob("q+v"), ALPHA),
     ),
     "lora-mlp": Method(
         "low-rank update of the MLP's first matrix",
         (Attach("ffn.fc1", "beside", "lora", {"parts": (True,)}),),
+        knobs=(ALPHA,),
     ),
     "ssf-ln": Method(
         "scale and shift after both LayerNorms (Lian et al. 2022)",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pel_core.common.errors import PelError
 from pel_core.common.seeds import torch_generator
 from pel_core.models.deltas import DELTAS, SiteContext
-from pel_core.models.methods import METHODS, Attach, MethodPart
+from pel_core.models.methods import METHODS, Attach, BlockContext, MethodPart
 from pel_core.models.vit import ViT
 
 
@@ -51,8 +51,8 @@ class Beside(Wrapped):
 class Inside(Wrapped):
     """m(f, x): the delta computes with the module's own weights."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.delta(self.module, x)
+    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+        return self.delta(self.module, x, *args, **kwargs)
 
 
 WRAPS: dict[str, type[Wrapped]] = {"before": Before, "after": After, "beside": Beside, "inside": Inside}
@@ -60,7 +60,10 @@ WRAPS: dict[str, type[Wrapped]] = {"before": Before, "after": After, "beside": B
 
 @dataclass(frozen=True)
 class Tuned:
-    """One parameter that trains: its stored name, and where it sits (``site`` "" is the block itself)."""
+    """One parameter that trains: its stored name, and where it sits (``site`` "" is the block itself).
+
+    One that several deltas share is listed once, where it comes first.
+    """
 
     name: str
     method: str
@@ -101,23 +104,28 @@ def apply(
     order = list(METHODS)
     parts = tuple(sorted(parts, key=lambda part: order.index(part.name)))
     unfreeze = [tuned for part in parts for tuned in _matching(vit, part)]
+    choices = {"rank": adapter_dim, "adapter_scale": adapter_scale, "vpt_len": vpt_len, "mask_ratio": mask_ratio}
+    given = {}
     for part in parts:
-        for attach in METHODS[part.name].attach:
-            for index in part.blocks:
-                _site(vit.blocks[index], attach.site, index)
+        of_masks = METHODS[part.name].draws == "mask"
+        generator = torch.Generator().manual_seed(mask_seed) if of_masks else torch_generator(seed, "delta", part.name)
+        own = {knob.name: knob.default for knob in METHODS[part.name].knobs} | dict((knobs or {}).get(part.name, {}))
+        given[part] = choices | {"generator": generator, "knobs": own, "blocks": part.blocks, "held": {}}
+    places = [
+        (part, attach, index)
+        for part in parts
+        for index in part.blocks
+        for attach in METHODS[part.name].attached(BlockContext(index, part.blocks, vit.layers, given[part]["knobs"]))
+    ]
+    for _, attach, index in places:
+        _site(vit.blocks[index], attach.site, index)
     vit.requires_grad_(False)
     for tuned in unfreeze:
         tuned.parameter.requires_grad_(True)
     attached = []
-    for part in parts:
-        of_run = METHODS[part.name].draws == "run"
-        generator = torch_generator(seed, "delta", part.name) if of_run else torch.Generator().manual_seed(mask_seed)
-        choices = {"rank": adapter_dim, "adapter_scale": adapter_scale, "vpt_len": vpt_len, "mask_ratio": mask_ratio}
-        choices |= {"generator": generator, "knobs": (knobs or {}).get(part.name, {})}
-        for index in part.blocks:
-            for attach in METHODS[part.name].attach:
-                attached += _attach(vit, part, attach, index, choices)
-    return attached + _once(unfreeze)
+    for part, attach, index in sorted(places, key=lambda place: place[1].depth):
+        attached += _attach(vit, part, attach, index, given[part])
+    return _once(attached) + _once(unfreeze)
 
 
 def _matching(vit: ViT, part: MethodPart) -> list[Tuned]:
@@ -134,7 +142,7 @@ def _matching(vit: ViT, part: MethodPart) -> list[Tuned]:
 
 
 def _once(tuned: list[Tuned]) -> list[Tuned]:
-    """Stacked methods may train the same backbone parameter (``bias+ln``); it counts for the first."""
+    """Stacked methods may train the same backbone parameter (``bias+ln``), deltas may share one; it counts for the first."""
     return list({id(entry.parameter): entry for entry in reversed(tuned)}.values())[::-1]
 
 
@@ -168,7 +176,12 @@ def _attach(vit: ViT, part: MethodPart, attach: Attach, index: int, choices: Map
     else:
         vit.blocks[index] = wrapped
     prefix = ".".join(filter(None, [part.name, str(index), attach.site]))
-    return [Tuned(f"{prefix}.{name}", part.name, index, attach.site, value) for name, value in delta.named_parameters()]
+    shared = {id(value): f"{part.name}.shared.{name}" for name, value in place.held.items()}
+    return [
+        Tuned(shared.get(id(value), f"{prefix}.{name}"), part.name, index, attach.site, value)
+        for name, value in delta.named_parameters()
+        if value.requires_grad
+    ]
 
 
 def _widths(module: nn.Module, width: int) -> tuple[int, int]:

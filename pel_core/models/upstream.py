@@ -4,7 +4,10 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -42,28 +45,60 @@ def load_open_clip(name: str, weights: str | None = None, cache_dir: str | None 
         model.load_state_dict({key: value for key, value in state.items() if key in own or "." in key})
     except RuntimeError as error:
         raise _other(path, entry, error) from None
-    act = type(model.visual.transformer.resblocks[0].mlp.gelu).__name__
-    if (act == "QuickGELU") != entry.quick_gelu:
+    blocks = getattr(getattr(model.visual, "transformer", None), "resblocks", None)  # of open_clip's own towers, not of timm's
+    act = type(blocks[0].mlp.gelu).__name__ if blocks else ""
+    if blocks and (act == "QuickGELU") != entry.quick_gelu:
         raise PelError(f"{name}: open_clip built {act}, expected {'QuickGELU' if entry.quick_gelu else 'GELU'}")
     tag = path.name if weights else entry.tag or path.name  # whoever brings a file may bring any
     return model.eval(), {"tag": tag, "file": path.name, "sha256": digest, **origin(path)}
 
 
+def load_tokenizer(name: str, weights: str | None = None, cache_dir: str | None = None) -> Any:
+    """The tokenizer of a backbone's text tower: CLIP's own, or one of the package transformers (SigLIP), whose files come from
+    the model folder in ``weights`` or from the hub.
+
+    Raises:
+        PelError: the package is not there, or the files cannot be had.
+    """
+    import open_clip
+
+    entry, folder = BACKBONES[name], BACKBONES[name].folder
+    if entry.source == "bundled":  # open_clip would look for the merges in the working directory
+        return open_clip.get_tokenizer(f"local-dir:{folder}", bpe_path=str(folder / "merges.txt.gz"))
+    repo = open_clip.get_model_config(entry.arch)["text_cfg"].get("hf_tokenizer_name")
+    if not repo:
+        return open_clip.get_tokenizer(entry.arch)
+    if find_spec("transformers") is None:
+        raise PelError(f"{name} reads texts with a tokenizer of the package transformers: pip install 'pel-lab[siglip]'")
+    given = local_weights(weights)
+    has_own = given is not None and (given / "tokenizer_config.json").is_file() and (given / CONFIGS["open_clip"]).is_file()
+    try:
+        return open_clip.get_tokenizer(f"local-dir:{given}" if has_own else entry.arch, cache_dir=cache_dir)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        get = f"hf download {repo} --local-dir {name}"
+        raise PelError(
+            f"could not get the tokenizer of {name} ({repo}): {reason}. On a machine with network run `{get}`, bring that folder "
+            f"here and name it in the config: `weights: {{{name}: /path/to/{name}}}`"
+        ) from None
+
+
 def load_timm(name: str, weights: str | None = None, cache_dir: str | None = None) -> tuple[nn.Module, dict[str, str]]:
-    """A timm ``VisionTransformer`` without its classifier, and where its weights came from.
+    """A timm network without its classifier, and where its weights came from.
 
     Raises:
         PelError: no network, a missing or unreadable file, or weights of another architecture.
     """
     import timm
-    from timm.models.vision_transformer import checkpoint_filter_fn
 
     entry, path = BACKBONES[name], find_weights(name, weights, cache_dir)
     digest = checked_sha256(path)
     model = timm.create_model(entry.arch, pretrained=False, num_classes=0)
-    state = checkpoint_filter_fn(read_state(path), model)
+    # Each of timm's files has its own, which knows the original checkpoints of its networks.
+    state = import_module(type(model).__module__).checkpoint_filter_fn(read_state(path), model)
+    unread = ("head.",) if any(True for _ in model.fc_norm.parameters()) else ("head.", "fc_norm.")
     try:
-        model.load_state_dict({key: value for key, value in state.items() if not key.startswith(("head.", "fc_norm."))})
+        model.load_state_dict({key: value for key, value in state.items() if not key.startswith(unread)})
     except RuntimeError as error:
         raise _other(path, entry, error) from None
     return model.eval(), {"tag": path.name if weights else entry.arch, "file": path.name, "sha256": digest, **origin(path)}
@@ -96,25 +131,33 @@ def find_weights(name: str, weights: str | None = None, cache_dir: str | None = 
     if not given.is_file():
         try:
             how = f"; without a file they are fetched from the hub. {_command(name, _registered(entry, files)[0])}"
-        except (KeyError, TypeError, AttributeError):  # a model whose weights the hub does not have
+        except (PelError, TypeError, AttributeError):  # a model whose weights the hub does not have
             how = ""
         raise PelError(f"the weights file '{given}' of {name} does not exist{how}")
     return given
 
 
 def _registered(entry: Backbone, files: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    """Repository and file names of the weights that open_clip or timm itself would load."""
+    """Repository and file names of the weights that open_clip or timm itself would load.
+
+    Raises:
+        PelError: it knows of none on the hub.
+    """
     if entry.source == "timm":
         import timm
 
         config = timm.get_pretrained_cfg(entry.arch)
         repo, file = config.hf_hub_id, config.hf_hub_filename
-        repo = repo + entry.arch if repo.endswith("/") else repo
+        repo = repo + entry.arch if repo and repo.endswith("/") else repo
     else:
         from open_clip.pretrained import get_pretrained_cfg
 
-        owner, model, file = [*get_pretrained_cfg(entry.arch, entry.tag)["hf_hub"].split("/"), ""][:3]
-        repo = f"{owner}/{model}"
+        owner, model, file = [*(get_pretrained_cfg(entry.arch, entry.tag).get("hf_hub") or "").split("/"), "", ""][:3]
+        repo = f"{owner}/{model}" if owner else ""
+    if not repo:
+        raise PelError(
+            f"{entry.source} names no weights of {entry.label} on the hub; name a file of them in the config (weights:)"
+        )
     return repo, ((file,) if file else files)
 
 

@@ -6,7 +6,7 @@ there is a text tower) and ``backbone.json`` (how to build it, image statistics,
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,14 @@ from pel_core.common.tensors import read_tensors, write_tensors
 from pel_core.common.versions import check_versions, versions
 from pel_core.data.datasets import DATASETS
 from pel_core.models.backbones import BACKBONES, Backbone, find_backbone
+from pel_core.models.building import build_vit, num_prefix_tokens, resize_positions
 from pel_core.models.prompt_tokens import check_prompts
 from pel_core.models.state_names import OPEN_CLIP_NAMES, TIMM_NAMES, State, fold_layer_scale, rename
-from pel_core.models.upstream import load_open_clip, load_timm
+from pel_core.models.towers import open_clip_tower, timm_tower, upstream_features
+from pel_core.models.upstream import load_open_clip, load_timm, load_tokenizer
 from pel_core.models.vit import ViT
+
+SAME = 1e-3  # of the largest feature: rounding is 100 times less, a wrong activation 10 times more
 
 
 def vit_from_clip(state: Mapping[str, Tensor], quick_gelu: bool = True, head_width: int = 64) -> tuple[ViT, State]:
@@ -37,31 +41,13 @@ def vit_from_clip(state: Mapping[str, Tensor], quick_gelu: bool = True, head_wid
     visual = {key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")}
     tower = rename(visual, OPEN_CLIP_NAMES)
     text = {"text.projection": state["visual.proj"].float(), "text.logit_scale": state["logit_scale"].float().exp()}
-    return _build(tower, {"head_width": head_width, "quick_gelu": quick_gelu, "norm_pre": True, "eps": 1e-5}), text
+    return build_vit(tower, {"head_width": head_width, "quick_gelu": quick_gelu, "norm_pre": True, "eps": 1e-5}), text
 
 
 def vit_from_timm(state: Mapping[str, Tensor], head_width: int = 64) -> ViT:
     """Build the ViT of a timm ``VisionTransformer`` state dict; sizes are read off its shapes."""
     options = {"head_width": head_width, "quick_gelu": False, "norm_pre": False, "eps": 1e-6}
-    return _build(rename(fold_layer_scale(state), TIMM_NAMES), options)
-
-
-def _build(tower: State, options: Mapping[str, Any]) -> ViT:
-    width, _, patch, _ = tower["embed.weight"].shape
-    options = dict(options)
-    with torch.device("meta"):  # no time for initial values that are replaced at once
-        vit = ViT(
-            layers=1 + max(int(key.split(".")[1]) for key in tower if key.startswith("blocks.")),
-            width=width,
-            heads=width // options.pop("head_width"),
-            patch=patch,
-            resolution=round((len(tower["pos"]) - 1) ** 0.5) * patch,
-            hidden=len(tower["blocks.0.ffn.fc1.bias"]),
-            patch_bias="embed.bias" in tower,
-            **options,
-        )
-    vit.load_state_dict(tower, assign=True)
-    return vit.eval()
+    return build_vit(rename(fold_layer_scale(state), TIMM_NAMES), options)
 
 
 def prepare_backbone(name: str, out: str | Path, weights: str | None = None, cache_dir: str | None = None) -> None:
@@ -73,32 +59,56 @@ def prepare_backbone(name: str, out: str | Path, weights: str | None = None, cac
     """
     entry = find_backbone(name)
     if entry.source == "random":
-        tower, extra, options, source = _random(entry)
-    elif entry.source == "timm":
-        tower, extra, options, source = _from_timm(name, weights, cache_dir)
+        made = _random(entry)
     else:
-        tower, extra, options, source = _from_open_clip(name, weights, cache_dir)
-    vit, native = _build(tower, options), entry.native or entry.resolution
+        made = (_from_timm if entry.source == "timm" else _from_open_clip)(name, weights, cache_dir)
+    vit, native = build_vit(made.tower, made.options), entry.native or entry.resolution
     if (vit.layers, vit.width, vit.patch, vit.resolution) != (entry.layers, entry.width, entry.patch, native):
         raise PelError(
             f"the weights of {name} are a ViT of {vit.layers} blocks, width {vit.width}, patch {vit.patch}, {vit.resolution} px; "
             f"expected {entry.layers}, {entry.width}, {entry.patch}, {native}"
         )
+    if made.upstream is not None:
+        _require_same(name, vit, made.upstream)
     out = Path(out)
-    write_tensors(out / "vit.safetensors", {**vit.state_dict(), **extra})
+    write_tensors(out / "vit.safetensors", {**vit.state_dict(), **made.text})
     written = sha256(out / "vit.safetensors")
     info = {
         "name": name,
         "versions": versions("prepare"),
         "registry": asdict(entry),
-        "vit": options,
-        "source": source,
+        "vit": made.options,
+        "source": made.source,
         "sha256": written,
     }
     write_json(out / "backbone.json", info)
 
 
-Made = tuple[State, State, dict[str, Any], dict[str, str]]  # tower, text projection and scale, options of the ViT, source
+@dataclass(frozen=True)
+class Made:
+    """What a backbone is made of: the image tower's weights, ``text.projection`` and what belongs to it, the options of the ViT,
+    where they come from, and the network of upstream that has to agree."""
+
+    tower: State
+    text: State
+    options: dict[str, Any]
+    source: dict[str, str]
+    upstream: nn.Module | None = None
+
+
+@torch.inference_mode()
+def _require_same(name: str, vit: ViT, upstream: nn.Module) -> None:
+    """See that a made-up image has the same feature as upstream's own code gives it: a part that was misread would train well and
+    be another network.
+
+    Raises:
+        PelError: it has not.
+    """
+    image = torch.randn(1, 3, vit.resolution, vit.resolution, generator=torch_generator(0, "backbone", "same"))
+    ours, theirs = vit(image), upstream_features(upstream, image)
+    apart = float((ours - theirs).abs().max() / theirs.abs().max())
+    if not apart < SAME:
+        raise PelError(f"{name}: features differ from those of its own library by {apart:.2g} of the largest; it does not fit")
 
 
 def _random(entry: Backbone) -> Made:
@@ -113,23 +123,20 @@ def _random(entry: Backbone) -> Made:
         )
     projection = torch.randn(entry.width, 16, generator=generator)
     text = {"text.projection": projection, "text.logit_scale": torch.tensor(20.0)}
-    return vit.state_dict(), text, options, {"sha256": "random"}
+    return Made(vit.state_dict(), text, options, {"sha256": "random"})
 
 
 def _from_open_clip(name: str, weights: str | None, cache_dir: str | None) -> Made:
     model, source = load_open_clip(name, weights, cache_dir)
-    text = {"text.projection": model.visual.proj.detach().float(), "text.logit_scale": model.logit_scale.detach().exp().float()}
-    entry, block = BACKBONES[name], model.visual.transformer.resblocks[0]
-    options = {"head_width": entry.width // block.attn.num_heads, "norm_pre": True}
-    options |= {"quick_gelu": entry.quick_gelu, "eps": block.ln_1.eps}
-    return rename(model.visual.state_dict(), OPEN_CLIP_NAMES), text, options, source
+    tower, options, text = open_clip_tower(model.visual)
+    text["text.logit_scale"] = model.logit_scale.detach().exp().float()
+    return Made(tower, text, options, source, model.visual)
 
 
 def _from_timm(name: str, weights: str | None, cache_dir: str | None) -> Made:
-    entry, (model, source) = BACKBONES[name], load_timm(name, weights, cache_dir)
-    norm_pre = not isinstance(model.norm_pre, nn.Identity)
-    options = {"head_width": entry.width // model.blocks[0].attn.num_heads, "norm_pre": norm_pre, "eps": model.norm.eps}
-    return rename(fold_layer_scale(model.state_dict()), TIMM_NAMES), {}, {**options, "quick_gelu": False}, source
+    model, source = load_timm(name, weights, cache_dir)
+    tower, options = timm_tower(model)
+    return Made(tower, {}, options, source, model)
 
 
 def load_vit(folder: str | Path, resolution: int | None = None) -> tuple[ViT, State, dict[str, Any]]:
@@ -145,17 +152,10 @@ def load_vit(folder: str | Path, resolution: int | None = None) -> tuple[ViT, St
     state, _ = read_tensors(Path(folder) / "vit.safetensors")
     text = {key: state.pop(key) for key in list(state) if key.startswith("text.")}
     grid = (resolution or info["registry"]["resolution"]) // info["registry"]["patch"]
-    if len(state["pos"]) != 1 + grid**2:
-        state["pos"] = resize_positions(state["pos"], grid)
-    return _build(state, info["vit"]), text, info
-
-
-def resize_positions(pos: Tensor, grid: int) -> Tensor:
-    """Position embeddings (1 + G^2, D) for another grid, (1 + grid^2, D): bicubic, antialiased, as timm and open_clip do."""
-    old = round((len(pos) - 1) ** 0.5)
-    image = pos[1:].T.reshape(1, -1, old, old)
-    image = F.interpolate(image, size=(grid, grid), mode="bicubic", antialias=True, align_corners=False)
-    return torch.cat([pos[:1], image.flatten(2)[0].T])
+    prefix = num_prefix_tokens(state)
+    if len(state["pos"]) != prefix + grid**2:
+        state["pos"] = resize_positions(state["pos"], grid, prefix)
+    return build_vit(state, info["vit"]), text, info
 
 
 TEMPLATES: dict[str, tuple[str, ...]] = {"default": ("a photo of a {}.",), "classname": ("{}",)}
@@ -192,13 +192,7 @@ def text_features(
         lines = described or [[line] for line in spoken(class_names)]
         notes += check_prompts(lines, class_names, None, allow_equal)
         return F.normalize(torch.stack([_made_up(prompt, sentences) for sentences in lines]), dim=-1)
-    import open_clip
-
-    folder = entry.folder
-    if entry.source == "bundled":  # open_clip would look for the merges in the working directory
-        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", bpe_path=str(folder / "merges.txt.gz"))
-    else:
-        tokenizer = open_clip.get_tokenizer(entry.arch)
+    tokenizer = load_tokenizer(name, weights, cache_dir)
     texts = described or [[line.format(name) for line in templates(prompt)] for name in spoken(class_names)]
     notes += check_prompts(texts, class_names, tokenizer, allow_equal, allow_cut=entry.source == "bundled")  # its 20 tokens
     model, source = load_open_clip(name, weights, cache_dir)

@@ -36,7 +36,8 @@ class Recipe:
 
 # How entries are called in a sentence; others by their names.
 LOSSES = {"la": "logit adjustment", "ce": "cross-entropy", "focal": "focal", "ldam": "LDAM", "cb": "class-balanced",
-          "grw": "generalised re-weighting", "bs": "balanced softmax", "lade": "LADE"}  # fmt: skip
+          "grw": "generalised re-weighting", "bs": "balanced softmax", "lade": "LADE", "vs": "VS",
+          "las": "label-aware smoothing"}  # fmt: skip
 OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW", "nadam": "NAdam", "lion": "Lion"}
 SCHEDULES = {"cosine": "cosine schedule per epoch", "cosine-step": "cosine schedule per step", "constant": "constant rate"}
 TTES = {"none": "one centre crop", "fivecrop": "five crops", "tencrop": "ten crops", "randaug": "random crops"}

@@ -7,6 +7,7 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.common.registry import spell
 from pel_core.data.datasets import held_as_files
 from pel_core.data.factors import SCOPE
+from pel_core.models.heads import HEADS
 from pel_core.models.methods import METHODS
 from pel_core.spec.choices import CHOICES, INITS, REGISTRIES, readers, scoped_knobs
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 TRAINING = (
     "lr", "momentum", "weight_decay", "batch_size", "accumulate", "accumulation", "loss", "tau", "head", "scale", "init",
     "augment", "precision", "optimizer", "schedule", "sampler", "train_head",
+    "reweight", "sharpness",
 )  # fmt: skip
 
 
@@ -53,8 +55,13 @@ def check(spec: "RunSpec") -> None:
     _require(spec, "epochs", spec.trains or spec.epochs == 0, "0 for zero-shot, which trains nothing")
     _check_method_options(spec)
     _check_text(spec)
-    heads_only = all(METHODS[part.name].blocks == "none" for part in spec.parts)
-    _require(spec, "train_head", spec.train_head or not heads_only or not spec.trains, "true, since nothing else trains")
+    heads_only = spec.trains and all(METHODS[part.name].blocks == "none" for part in spec.parts)
+    _require(spec, "train_head", spec.train_head or not heads_only, "true, since nothing else trains")
+    idle = heads_only and not getattr(HEADS[spec.head], "trains", True)
+    _require(spec, "epochs", not idle or spec.epochs == 0, f"0, since nothing trains: head={spec.head} does not")
+    for scope, entry in spec.entries.items():
+        if need := entry.needs(spec):
+            raise PelError(f"{scope}={entry.name} is not possible for {spec.method} here; it needs {need}")
     for name, knob in scoped_knobs(spec.entries).items():
         if limit := knob.limit(spec):
             what = spec.dataset if name.startswith(f"{SCOPE}.") else spec.method

@@ -22,6 +22,8 @@ LOSSES: Registry[Any] = Registry("loss", ("pel_core.training.losses",))
 OPTIMIZERS: Registry[Any] = Registry("optimizer", ("pel_core.training.optimizers",))
 SCHEDULES: Registry[Any] = Registry("schedule", ("pel_core.training.schedules",))
 SAMPLERS: Registry[Any] = Registry("sampler", ("pel_core.training.samplers",))
+SHARPNESS: Registry[Any] = Registry("sharpness", ("pel_core.training.sharpness",))
+REWEIGHTS: Registry[Any] = Registry("reweight", ("pel_core.training.reweights",))
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
     "sampler": SAMPLERS,
+    "reweight": REWEIGHTS,
+    "sharpness": SHARPNESS,
     "augment": AUGMENTATIONS,
     "tte": TTE,
 }

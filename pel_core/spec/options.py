@@ -64,6 +64,19 @@ RECIPES: dict[str, Recipe] = {
         {"epochs": 5, "lr": 0.02, "augment": "mda", "interpolation": "bicubic", "adapter_dim": "auto-tuned"},
         {"inat2018": {"epochs": 15}} | dict.fromkeys(STAND_INS, _DEMO),
     ),
+    "clip-adapter": Recipe(
+        "CLIP-Adapter (Gao et al. 2021), with the method head-only: cross-entropy at CLIP's scale; rate and epochs as in lift",
+        {"head": "clip-adapter", "scale": 100, "loss": "ce"},
+    ),
+    "tip-adapter": Recipe(
+        "Tip-Adapter (Zhang et al. 2022), with the method head-only: a cache of training features; nothing trains",
+        {"head": "tip-adapter", "scale": 100, "epochs": 0},
+    ),
+    "tip-adapter-f": Recipe(
+        "Tip-Adapter-F (Zhang et al. 2022), with the method head-only: the cache's keys train, as in the released code but "
+        "for epochs, crops and batch, which are lift's",
+        {"head": "tip-adapter-f", "scale": 100, "loss": "ce", "optimizer": "adamw", "lr": 1e-3, "schedule": "cosine-step"},
+    ),
 }
 
 

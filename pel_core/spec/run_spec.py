@@ -15,14 +15,14 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.common.registry import Entry, spell
 from pel_core.data.datasets import DATASETS, LongTailed, drawn_ratio, split_name
 from pel_core.data.factors import FACTORS, SCOPE, Factors
-from pel_core.models.backbones import BACKBONES, Backbone, find_backbone
+from pel_core.models.backbones import BACKBONES, Backbone, backbone_name
 from pel_core.models.methods import METHODS, MethodPart, format_method, parse_method
 from pel_core.spec import checks, posthoc
 from pel_core.spec.choices import REGISTRIES, TTE, knob_owners, scoped_knobs
 from pel_core.spec.options import EVALUATION, convert, fixed_by, is_evaluation, name_ratio, recipe
 
 SLUG = re.compile(
-    r"(?P<dataset>[a-z][a-z0-9_-]*(?:(?<=\d)\.\d+)?)\.(?P<backbone>[a-z][a-z0-9_-]*)\.(?P<method>[a-z0-9@:+-]+)"
+    r"(?P<dataset>[a-z][a-z0-9_-]*(?:(?<=\d)\.\d+)?)\.(?P<backbone>[a-z][A-Za-z0-9_-]*)\.(?P<method>[a-z0-9@:+-]+)"
     r"\.s(?P<seed>\d+)(?P<overrides>(?:\.[a-z][a-z0-9_.-]*=.+)?)"
 )
 KEY = r"[a-z_]+|[a-z][a-z0-9_-]*\.[a-z_][a-z0-9_]*"  # of an option: a field, or SCOPE.KNOB
@@ -43,7 +43,8 @@ class RunSpec:
     in every run, or ``"run"``, the run's own seed. ``crop_min_scale`` is the smallest area of a training crop, where an
     ``mda`` schedule starts. ``expand`` is how many pixels test-time ensembling enlarges the image before cropping,
     ``crops`` the number of random crops of ``tte="randaug"``; ``precision`` is training's, ``eval_precision`` evaluation's.
-    ``train_head`` false leaves the head at its start.
+    ``train_head`` false leaves the head at its start. ``reweight`` weighs the loss of each image by its class,
+    ``sharpness`` takes gradients where the loss is worst nearby (SAM).
 
     ``knobs`` holds the options that belong to one entry, as far as they depart from its defaults: pairs of full name
     (``loss.gamma``; of a method ``METHOD.KNOB``) and value, sorted. Ask for one by ``knob``, for an entry's by ``knobs_of``.
@@ -82,6 +83,8 @@ class RunSpec:
     optimizer: str = "sgd"
     schedule: str = "cosine"
     sampler: str = "shuffle"
+    reweight: str = "none"
+    sharpness: str = "none"
     train_head: bool = True
     tte: str = "fivecrop"
     expand: int = 24
@@ -103,7 +106,8 @@ class RunSpec:
         Raises:
             PelError: an unknown backbone, method, recipe or field, a value that is not possible, or one without any effect.
         """
-        layers = find_backbone(backbone).layers
+        backbone = backbone_name(backbone)
+        layers = BACKBONES[backbone].layers
         method = format_method(parse_method(method, layers), layers)
         shared = dict(shared or {})
         owners = knob_owners() if any("." in name for name in (*shared, *overrides)) else {}

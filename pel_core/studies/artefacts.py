@@ -9,7 +9,7 @@ from typing import Any
 from pel_core.common.errors import PelError, unknown
 from pel_core.data.datasets import split_name
 from pel_core.ingest.entries import declared
-from pel_core.models.backbones import BACKBONES
+from pel_core.models.backbones import backbone_name
 from pel_core.spec.results import value_path
 from pel_core.studies.cells import (
     Artefact,
@@ -50,14 +50,13 @@ def make_bindings(content: Mapping[str, Any], values: Mapping[str, Any], path: P
         for role, entry in entries.items():
             if entry["dataset"] not in datasets:
                 raise unknown("data set", entry["dataset"], datasets, f"(data: {role}; without -irRATIO)")
-        if values["backbone"] not in BACKBONES:
-            raise unknown("backbone", values["backbone"], BACKBONES)
+        backbone = backbone_name(values["backbone"])
     except PelError as error:
         raise PelError(f"{where}: {error}") from None
     titles = {role: entries.get(role, {}).get("title", title) for role, title in content["roles"].items()}
     data = {role: entry["dataset"] for role, entry in entries.items()}
     tune = content.get("tune") or None
-    return Bindings(titles, data, datasets, values["backbone"], tuple(values["seeds"]), values.get("recipe", {}), tune)
+    return Bindings(titles, data, datasets, backbone, tuple(values["seeds"]), values.get("recipe", {}), tune)
 
 
 def make_artefacts(

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.registry import Entry
 from pel_core.data.datasets import LongTailed, find_dataset, require_factors, split_name
+from pel_core.models.backbones import backbone_name
 from pel_core.models.methods import METHODS, PART
 from pel_core.spec import posthoc
 from pel_core.spec.options import spell
@@ -225,7 +226,7 @@ def make_cell(bindings: Bindings, seeds: Iterable[int], selections: Iterable[Sel
     seeds = tuple(seeds)
     if fields.get(posthoc.ENSEMBLE) == ROW_SEEDS:  # of all of them one value
         fields[posthoc.ENSEMBLE], seeds = list(seeds), seeds[:1]
-    base = Base(bindings.dataset(text), backbone, method, bindings.recipe, fields)
+    base = Base(bindings.dataset(text), backbone_name(backbone), method, bindings.recipe, fields)
     specs = tuple(base.spec(seed) for seed in (seeds[:1] if tune else seeds))  # of a tuned row to see that it is possible
     for spec in specs[:1]:
         require_factors(spec.dataset, spec.factors, bindings.datasets)

@@ -16,7 +16,7 @@ from pel_core.common.renames import renamed_keys
 from pel_core.common.yaml_files import load_yaml
 from pel_core.data.datasets import DATASETS
 from pel_core.data.naming import located
-from pel_core.models.backbones import BACKBONES, expand_weights
+from pel_core.models.backbones import backbone_name, expand_weights
 from pel_core.studies import job_options
 from pel_core.studies.schema.configuration import Configuration
 from pel_core.studies.schema.study_file import study_model
@@ -167,9 +167,11 @@ def _check_together(values: Mapping[str, Any]) -> None:
     """What no key says alone: names that must be known, keys that need or exclude each other."""
     if not values.get("comparable", True) and not values.get("notice"):
         raise PelError("comparable is false; say why in the key 'notice'")
-    for name in values.get("weights", {}):
-        if name not in BACKBONES:
-            raise PelError(f"weights: {unknown('backbone', name, BACKBONES)}")
+    try:
+        if "weights" in values:
+            values["weights"] = {backbone_name(name): given for name, given in values["weights"].items()}
+    except PelError as error:
+        raise PelError(f"weights: {error}") from None
     job_options.check(values)
     every = {*DATASETS, *values.get("datasets", {})}
     listed = (("roots", DATASETS), ("lists", DATASETS), ("user_lists", DATASETS), ("descriptions", every), ("naming", every))

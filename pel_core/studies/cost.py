@@ -20,7 +20,7 @@ from pel_core.spec.posthoc import is_posthoc
 from pel_core.spec.results import read_record, result_files
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.data_sizes import classes, data_size
-from pel_core.studies.gflop import forward_gflop, training_gflop
+from pel_core.studies.gflop import forward_gflop, passes, training_gflop
 from pel_core.studies.study import Study
 
 # TFLOP/s of matrix products, dense, accumulated in fp32, as the makers' data sheets say; nothing was measured on them here.
@@ -33,8 +33,8 @@ REACHED = 0.55  # of a data sheet's number, assumed
 
 @dataclass(frozen=True)
 class Work:
-    """Images a run passes through the network in training (epochs counted) and evaluation (crops counted), their GFLOP, and
-    the bytes it leaves on disk."""
+    """Images a run passes through the network in training (epochs and passes counted) and evaluation (crops counted), their
+    GFLOP, and the bytes it leaves on disk."""
 
     train: int
     evaluate: int
@@ -76,7 +76,7 @@ def work(study: Study, spec: RunSpec) -> Work | None:
     # Logits; head and deltas (about twice the head in the reference's adapters); predictions.
     logits = stored_bytes(size[1], number, study.config.get("logits", "compact")) + 12 * number * spec.vit.width * spec.trains
     disk = logits * (not is_posthoc(spec)) + 150 * size[1]
-    return Work(train, test, train * training_gflop(spec), test * forward_gflop(spec), disk)
+    return Work(train * passes(spec), test, train * training_gflop(spec), test * forward_gflop(spec), disk)
 
 
 def decoded_bytes(study: Study, specs: Iterable[RunSpec]) -> int:

@@ -1,37 +1,57 @@
 """Operations of one image through the network of a run, in GFLOP: matrix products and attention, a multiply-add as two."""
 
+from pel_core.spec.choices import SHARPNESS
 from pel_core.spec.run_spec import RunSpec
 
 
-def block_gflop(tokens: int, width: int, read: int | None = None) -> float:
-    """One block: qkv, attention, projection and MLP (24 N D^2 + 4 N^2 D); of the last only ``read`` tokens are asked for."""
+def block_gflop(tokens: int, width: int, read: int | None = None, mlp: float = 8.0) -> float:
+    """One block: qkv, attention, projection and MLP (24 N D^2 + 4 N^2 D); of the last only ``read`` tokens are asked for.
+
+    ``mlp``: the MLP's weights in D^2.
+    """
     read = tokens if read is None else read
     keys = 4 * tokens * width**2  # keys and values are needed of every token
-    return (keys + read * (2 * width**2 + 4 * tokens * width + 18 * width**2)) / 1e9
+    return (keys + read * (2 * width**2 + 4 * tokens * width + 2 * (mlp + 1) * width**2)) / 1e9
+
+
+def _blocks(spec: RunSpec) -> list[float]:
+    """GFLOP of each block; the last is asked for what the feature is made of."""
+    vit, tokens = spec.vit, _tokens(spec)
+    hidden = vit.hidden / vit.width if vit.hidden else 4.0
+    mlp = hidden * (1.5 if vit.gated else 2)
+    last = block_gflop(tokens, vit.width, None if vit.reads_all else 1, mlp)
+    return [block_gflop(tokens, vit.width, None, mlp)] * (vit.layers - 1) + [last]
 
 
 def forward_gflop(spec: RunSpec) -> float:
     """One image through the network of a run; all blocks but the last in full. ViT-B/16 at 224: 33 GFLOP."""
     vit, tokens = spec.vit, _tokens(spec)
-    embed = 2 * (tokens - 1) * 3 * vit.patch**2 * vit.width / 1e9
-    return embed + (vit.layers - 1) * block_gflop(tokens, vit.width) + block_gflop(tokens, vit.width, 1)
+    embed = 2 * (tokens - vit.prefix_tokens) * 3 * vit.patch**2 * vit.width / 1e9
+    *full, last = _blocks(spec)
+    return embed + len(full) * full[0] + last if full else embed + last
 
 
 def training_gflop(spec: RunSpec) -> float:
     """One image forward, and the gradient back to the lowest block in which something trains, attention's counted twice.
 
-    Frozen weights have no gradient; ``full`` has one for every weight from there on. Deltas are left out: a few per cent.
+    Frozen weights have no gradient; ``full`` has one for every weight from there on. Deltas are left out: a few per cent. Where
+    an image goes through several times in a step, all `passes` are counted.
     """
     blocks = [part.start for part in spec.parts if part.blocks]
     if not blocks:
-        return forward_gflop(spec)
+        return passes(spec) * forward_gflop(spec)
     vit, tokens, lowest = spec.vit, _tokens(spec), min(blocks)
-    linear = [block_gflop(tokens, vit.width)] * (vit.layers - 1 - lowest) + [block_gflop(tokens, vit.width, 1)]
+    linear = _blocks(spec)[lowest:]
     attention = 4 * tokens**2 * vit.width / 1e9 * (vit.layers - 1 - lowest)
     weights = sum(linear) - attention if any(part.name == "full" for part in spec.parts) else 0.0
-    return forward_gflop(spec) + sum(linear) + attention + weights
+    return passes(spec) * (forward_gflop(spec) + sum(linear) + attention + weights)
+
+
+def passes(spec: RunSpec) -> int:
+    """The most times that an image goes forward and back in a step: 2 with SAM."""
+    return int(SHARPNESS[spec.sharpness].passes)
 
 
 def _tokens(spec: RunSpec) -> int:
     prompts = spec.vpt_len if any(part.name.startswith("vpt") for part in spec.parts) else 0
-    return 1 + (spec.pixels // spec.vit.patch) ** 2 + int(prompts)
+    return spec.vit.prefix_tokens + (spec.pixels // spec.vit.patch) ** 2 + int(prompts)

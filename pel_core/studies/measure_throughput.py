@@ -19,6 +19,7 @@ from pel_core.studies.cost import forward_gflop, throughput_file, training_gflop
 from pel_core.training.classifier import build, cast_frozen_weights
 from pel_core.training.loop import predict
 from pel_core.training.losses import make_loss
+from pel_core.training.sharpness import make_sharpness
 from pel_core.training.step import PRECISIONS, Step
 
 SECONDS = 3.0  # of repeats, after one to warm up
@@ -58,7 +59,7 @@ def _speeds(spec: RunSpec, device: torch.device) -> tuple[float, float, int]:
     labels = torch.randint(0, CLASSES, (batch,), generator=generator).to(device)
     classifier = build(spec, _network(spec).to(device), CLASSES, _text(spec, generator)).to(device)
     criterion = make_loss(spec, torch.ones(CLASSES)).to(device)
-    step = Step(classifier, criterion, spec, device, ProcessGroup())
+    step = Step(classifier, criterion, spec, device, ProcessGroup(), sharpness=make_sharpness(spec, torch.ones(CLASSES)))
     evaluate = batch * forward_gflop(spec) / _seconds(lambda: predict(classifier, [(images[:, None], labels)]), device)
     cast_frozen_weights(classifier, PRECISIONS[spec.precision])  # as a run that trains does
     train = batch * training_gflop(spec) / _seconds(lambda: step(images, labels, batch), device)

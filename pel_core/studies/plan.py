@@ -12,6 +12,7 @@ from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.cells import Artefact
 from pel_core.studies.config import shown
 from pel_core.studies.cost import REACHED, SHEETS, Work, decoded_bytes, measured, on_paper, work
+from pel_core.studies.gflop import passes
 from pel_core.studies.study import Study
 from pel_core.studies.tuning_words import finals_to_come, tuning_lines
 from pel_core.studies.user_images import check_splits
@@ -97,10 +98,20 @@ def _cost(study: Study, to_train: list[RunSpec], missing: list[RunSpec]) -> list
     trained = {spec: known[spec] for spec in to_train if spec in known}
     images = sum(cost.train for cost in trained.values()), sum(cost.evaluate for cost in known.values())
     lines.append(f"Images: {images[0]:,} to train on, {images[1]:,} to evaluate (crops counted).")
+    lines += _passes(trained)
     lines.append(f"Disk: about {_bytes(sum(cost.disk for cost in known.values()))} of results.")
     if decoded := decoded_bytes(study, known):
         lines.append(f"Decoded images (image_cache): about {_bytes(decoded)} more in {study.results}/cache.")
     return lines + _time(study, trained, known)
+
+
+def _passes(trained: Mapping[RunSpec, Work]) -> list[str]:
+    """A line where a step of some runs takes several passes over its images."""
+    several = Counter((spec.sharpness, passes(spec)) for spec in trained if passes(spec) > 1)
+    return [
+        f"{count_of(count, 'run')} of sharpness={name}: a step takes up to {number} passes, and images and time are counted so."
+        for (name, number), count in several.items()
+    ]
 
 
 def _time(study: Study, trained: Mapping[RunSpec, Work], known: Mapping[RunSpec, Work]) -> list[str]:

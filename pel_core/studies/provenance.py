@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pel_core.common.errors import PelError, unknown
+from pel_core.common.errors import PelError
 from pel_core.common.fingerprints import canonical, departing_fields, fingerprint, later_preparation
-from pel_core.models.backbones import BACKBONES, local_weights
+from pel_core.models.backbones import BACKBONES, find_backbone, local_weights
 from pel_core.spec.options import is_evaluation
 from pel_core.spec.plugins import with_plugins
 from pel_core.spec.run_spec import DEFAULTS, RunSpec
@@ -50,8 +50,7 @@ def backbone_params(name: str, weights: str | None = None) -> str:
     Raises:
         PelError: an unknown backbone, or the weights do not exist.
     """
-    if name not in BACKBONES:
-        raise unknown("backbone", name, BACKBONES)
+    find_backbone(name)
     # The interpolation is what upstream does, not what a run does.
     entry = {key: value for key, value in departing_fields(BACKBONES[name]).items() if key not in ("label", "interpolation")}
     hub = weights is not None and local_weights(weights) is None

@@ -7,6 +7,7 @@ from typing import Any
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.paths import expand_user
 from pel_core.models.backbones import expand_weights
+from pel_core.models.by_name import file_safe
 from pel_core.studies.config import parse_seeds
 
 SETTINGS = ("study", "config", "seeds", "results", "figures", "root", "backbone", "weights", "plugins")
@@ -79,7 +80,7 @@ def apply_settings(values: dict[str, Any], settings: Mapping[str, Any]) -> None:
     if "backbone" in given:
         values["backbone"] = str(given["backbone"])
     if "weights" in given:
-        values["weights"] = {**values.get("weights", {}), values["backbone"]: expand_weights(str(given["weights"]))}
+        values["weights"] = {**values.get("weights", {}), file_safe(values["backbone"]): expand_weights(str(given["weights"]))}
     if "results" in given:
         values["results"] = expand_user(given["results"])
         if "figures" not in values:

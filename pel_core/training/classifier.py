@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from pel_core.common.errors import PelError
 from pel_core.common.seeds import torch_generator
-from pel_core.models.heads import HEADS, ZeroShot
+from pel_core.models.heads import HEADS, Head, ZeroShot
 from pel_core.models.methods import METHODS
 from pel_core.models.surgery import Inside, Tuned, apply, auto_adapter_dim, auto_mask_ratio
 from pel_core.models.vit import ViT
@@ -31,9 +31,9 @@ class Classifier(nn.Module):
         head = {f"head.{name}": value for name, value in self.head.named_parameters() if value.requires_grad}
         return {tuned.name: tuned.parameter for tuned in self.tuned} | head
 
-    def stored(self) -> dict[str, nn.Parameter]:
-        """What a checkpoint holds by name: ``trainable()`` and the head, also a frozen one: it may come from images."""
-        return self.trainable() | {f"head.{name}": value for name, value in self.head.named_parameters()}
+    def stored(self) -> dict[str, Tensor]:
+        """What a checkpoint holds by name: ``trainable()`` and all of the head, also what is frozen: it may come from images."""
+        return self.trainable() | {f"head.{name}": value for name, value in self.head.state_dict(keep_vars=True).items()}
 
     def trainable_state(self) -> dict[str, Tensor]:
         """The checkpoint: detached CPU copies of ``stored()``."""
@@ -46,6 +46,8 @@ class Classifier(nn.Module):
         Raises:
             PelError: the checkpoint is of another method, head or class count.
         """
+        if hasattr(self.head, "allocate"):  # what it remembers has the size that it had
+            self.head.allocate({name.removeprefix("head."): value.shape for name, value in state.items()})
         stored = self.stored()
         if missing := stored.keys() ^ state.keys():
             raise PelError(f"the checkpoint is of another run: {len(missing)} names differ, e.g. '{min(missing)}'")
@@ -64,6 +66,8 @@ class Classifier(nn.Module):
         head = sum(value.numel() for value in self.head.parameters() if value.requires_grad)
         everything = [*self.vit.parameters(), *self.head.parameters()]
         frozen = sum(value.numel() for value in everything if not value.requires_grad)
+        if isinstance(self.head, Head) and self.head.projection is not None:
+            frozen += self.head.projection.numel()
         counts = {"learnable": learnable, "head": head, "learnable_with_head": learnable + head, "frozen": frozen}
         return counts | {"by_part": by_part}
 
@@ -114,31 +118,64 @@ def method_choices(spec: RunSpec, classes: int) -> dict[str, Any]:
     }
 
 
-def build(spec: RunSpec, vit: ViT, classes: int, text: Mapping[str, Tensor], rows: Tensor | None = None) -> Classifier:
+def build(
+    spec: RunSpec,
+    vit: ViT,
+    classes: int,
+    text: Mapping[str, Tensor],
+    rows: Tensor | None = None,
+    remembered: tuple[Tensor, Tensor] | None = None,
+) -> Classifier:
     """Attach the spec's method to ``vit`` (in place) and put its head on.
 
     Args:
-        text: ``text.features`` (C, E), ``text.projection`` (D, E), ``text.logit_scale``, where the spec needs them.
+        text: ``text.features`` (C, E), ``text.projection`` (D, E), ``text.logit_scale``, where the spec needs them; with
+            ``text.shift`` (E,) where the projection has one.
         rows: (C, D) that the head starts from, where the spec takes them from images; without them it starts at random, to
-            be loaded from a checkpoint.
+            be loaded from a checkpoint. With projected features (C, E).
+        remembered: features (M, D), or projected (M, E), and labels (M,) of the training images that the head asks for
+            (`Head.remembers`).
 
     Raises:
-        PelError: text features missing or of another number of classes.
+        PelError: text features or the projection missing, or of another number of classes.
     """
     if spec.needs_text and len(text.get("text.features", ())) != classes:
         raise PelError(f"{spec.slug} needs {classes} class-text features, found {len(text.get('text.features', ()))}")
     parts = tuple(part for part in spec.parts if METHODS[part.name].blocks != "none")
     tuned = apply(vit, parts, **method_choices(spec, classes))
     if not spec.trains:
-        return Classifier(vit, ZeroShot(text["text.projection"], text["text.features"], float(text["text.logit_scale"])), tuned)
-    head = HEADS[spec.head](vit.width, classes, spec.scale, torch_generator(spec.seed, "head"), **spec.knobs_of("head"))
-    head.requires_grad_(spec.train_head)
+        scale, shift = float(text["text.logit_scale"]), text.get("text.shift")
+        return Classifier(vit, ZeroShot(text["text.projection"], text["text.features"], scale, shift), tuned)
+    projection = image_projection(spec, text)
+    knobs = {name: value for name, value in spec.knobs_of("head").items() if name != "feature"}
+    width = vit.width if projection is None else projection.shape[1]
+    head = HEADS[spec.head](width, classes, spec.scale, torch_generator(spec.seed, "head"), **knobs)
+    if projection is not None:
+        head.projection, head.shift = projection, text.get("text.shift")
+    if not spec.train_head:
+        head.requires_grad_(False)
     if spec.init == "text":
-        rows = text_head(text["text.features"], text["text.projection"])
+        of_text = text["text.features"]
+        rows = text_head(of_text, text["text.projection"]) if projection is None else F.normalize(of_text, dim=-1)
     if rows is not None:
         with torch.no_grad():
             head.weight.copy_(rows)
+    if remembered is not None:
+        head.remember(*remembered)
     return Classifier(vit, head, tuned)
+
+
+def image_projection(spec: RunSpec, text: Mapping[str, Tensor]) -> Tensor | None:
+    """CLIP's image projection (D, E) where the run's head stands on projected features; else None.
+
+    Raises:
+        PelError: the backbone has none.
+    """
+    if not spec.trains or spec.knobs_of("head").get("feature") != "projected":
+        return None
+    if "text.projection" not in text:
+        raise PelError(f"{spec.slug}: head.feature=projected needs an image projection, which {spec.backbone} has not; use width")
+    return text["text.projection"]
 
 
 def text_head(features: Tensor, projection: Tensor) -> Tensor:

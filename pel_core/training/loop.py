@@ -23,6 +23,7 @@ from pel_core.training.checkpoints import CheckpointManager
 from pel_core.training.classifier import Classifier
 from pel_core.training.losses import make_loss
 from pel_core.training.schedules import check_warmup, learning_rate, rate_factor
+from pel_core.training.sharpness import make_sharpness
 from pel_core.training.state import State, reset_peak_memory
 from pel_core.training.state import peak_memory_mb as peak_memory_mb
 from pel_core.training.step import PRECISIONS, OutOfMemory, Step
@@ -71,17 +72,19 @@ def train(
         manager: saves checkpoints, brings one back, and stops when asked to. group: the processes that train together.
 
     Raises:
-        PelError: the warm-up is longer than the run, the loss is not finite (names epoch, step, learning rate and images), images
-            cannot be read, or one image does not fit into the device's memory.
+        PelError: the warm-up is longer than the run, no class is in ImbSAM's tail, the loss is not finite (names epoch, step,
+            learning rate and images), images cannot be read, or one image does not fit into the device's memory.
         Stopped: a signal asked for it.
     """
+    if not classifier.trainable():  # a head that only remembers
+        return Training()
     device = next(classifier.parameters()).device
     manager, group = manager or CheckpointManager(), group or ProcessGroup()
     criterion = make_loss(spec, counts).to(device)
     steps = len(batches)
     check_warmup(spec, steps)
     progress = progress or Progress(spec.slug, spec.epochs * steps, quiet=True)
-    step = Step(classifier, criterion, spec, device, group, progress.say)
+    step = Step(classifier, criterion, spec, device, group, progress.say, make_sharpness(spec, counts))
     reset_peak_memory(device)
     state = State(step, spec, steps, device)
     manager.restore(state, progress)
@@ -90,6 +93,7 @@ def train(
     images = None
     try:
         while state.epoch < spec.epochs:
+            step.set_epoch(state.epoch)
             for images, labels, indices in batches.epoch(state.epoch, state.step):
                 step.set_rates(rate_factor(spec, state.epoch, state.step, steps))
                 state.add(images, labels, len(indices))

@@ -2,22 +2,26 @@
 
 Each is a module built from ``Prior(counts, tau, scale)`` and its own knobs; the statistics are float32 buffers, so they
 follow the device. A loss that is a plain mean over images says ``decomposable = True``: parts of a batch then add up to it.
+One whose ``forward`` also takes ``reduction="none"`` gives each image's loss (B,) then, which REWEIGHTS may weigh.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pel_core.common.lazy import F, Module, torch
-from pel_core.common.registry import Knob, above, at_least, between
+from pel_core.common.registry import Knob, above, at_least, between, one_of
 from pel_core.spec.choices import LOSSES
+from pel_core.training.reweights import class_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pel_core.spec.run_spec import RunSpec
 
+SHAPES = ("concave", "linear", "convex")  # of label-aware smoothing
 SMOOTHING = Knob("label_smoothing", 0.0, "share of the target that is spread evenly over all classes", between(0, 1))
 
 
@@ -45,8 +49,8 @@ class CrossEntropy(Module):
         super().__init__()
         self.label_smoothing = label_smoothing
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+    def forward(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing, reduction=reduction)
 
 
 @LOSSES.register("la", knobs=(SMOOTHING,), reads=("tau",))
@@ -60,8 +64,8 @@ class LogitAdjusted(Module):
         self.label_smoothing = label_smoothing
         self.register_buffer("shift", (prior.tau if tau is None else tau) * prior.probabilities.log())
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits + self.shift, labels, label_smoothing=self.label_smoothing)
+    def forward(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+        return F.cross_entropy(logits + self.shift, labels, label_smoothing=self.label_smoothing, reduction=reduction)
 
 
 @LOSSES.register("bs", knobs=(SMOOTHING,))
@@ -82,9 +86,9 @@ class Focal(Module):
         super().__init__()
         self.gamma = gamma
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
         loss = F.cross_entropy(logits, labels, reduction="none")
-        return ((1 - torch.exp(-loss)) ** self.gamma * loss).mean()
+        return _reduced((1 - torch.exp(-loss)) ** self.gamma * loss, reduction)
 
 
 class Weighted(Module):
@@ -129,9 +133,62 @@ class LDAM(Module):
         margins = prior.counts.double() ** -0.25
         self.register_buffer("margins", (margins * (largest / margins.max()) * prior.scale).float())
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
         true = F.one_hot(labels, logits.shape[-1]).to(logits.dtype)
-        return F.cross_entropy(logits - true * self.margins[labels, None], labels)
+        return F.cross_entropy(logits - true * self.margins[labels, None], labels, reduction=reduction)
+
+
+GAMMA = Knob("gamma", 0.3, "the logit of a class of n images is multiplied by (n / n_max)^gamma", at_least(0))
+
+
+@LOSSES.register("vs", knobs=(GAMMA,), reads=("tau",))
+class VectorScaling(Module):
+    """Cross-entropy of (n / n_max)^gamma * logits + tau * log prior (VS loss, Kini et al. 2021; factors as in their code).
+
+    With gamma = 0 it is logit adjustment, with tau = 0 the class-dependent temperatures of Ye et al. 2020 (CDT).
+    """
+
+    decomposable = True
+
+    def __init__(self, prior: Prior, gamma: float = 0.3):
+        super().__init__()
+        counts = prior.counts.double()
+        self.register_buffer("factor", ((counts / counts.max()) ** gamma).float())
+        self.register_buffer("shift", prior.tau * prior.probabilities.log())
+
+    def forward(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+        return F.cross_entropy(logits * self.factor + self.shift, labels, reduction=reduction)
+
+
+@LOSSES.register(
+    "las",
+    knobs=(
+        Knob("head", 0.4, "smoothing of the largest class", between(0, 1)),
+        Knob("tail", 0.1, "smoothing of the smallest class", between(0, 1)),
+        Knob("shape", "concave", "how it rises with the images of a class: concave, linear, convex", one_of(*SHAPES)),
+    ),
+)
+class LabelAwareSmoothing(Module):
+    """Cross-entropy with more label smoothing the more images a class has (MiSLAS, Zhong et al. 2021).
+
+    As in their code, whose defaults for CIFAR-100-LT at ratio 100 these are: like ``label_smoothing`` the smoothing is spread
+    over all C classes. The paper's equation spreads it over the C - 1 others, as much as C / (C - 1) times the smoothing here.
+    """
+
+    decomposable = True
+
+    def __init__(self, prior: Prior, head: float = 0.4, tail: float = 0.1, shape: str = "concave"):
+        super().__init__()
+        counts = prior.counts.double()
+        span = counts.max() - counts.min()
+        place = (counts - counts.min()) / span if span else torch.ones_like(counts)  # equal classes are all the largest
+        rise = {"concave": torch.sin(place * math.pi / 2), "linear": place, "convex": 1 - torch.cos(place * math.pi / 2)}
+        self.register_buffer("smoothing", (tail + (head - tail) * rise[shape]).float())
+
+    def forward(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+        surprise = -F.log_softmax(logits.float(), -1)
+        true = surprise.gather(-1, labels[:, None])[:, 0]
+        return _reduced(torch.lerp(true, surprise.mean(-1), self.smoothing[labels]), reduction)
 
 
 @LOSSES.register("lade", knobs=(Knob("weight", 0.1, "factor of the disentangling term", at_least(0)),))
@@ -155,9 +212,42 @@ class LADE(Module):
         return self.adjusted(logits, labels) + self.weight * estimate
 
 
+class ByClass(Module):
+    """A loss whose images count by their class from an epoch on: the mean of their losses, weighted by ``weights`` (C,).
+
+    Parts of a batch weigh as much as their images together (`image_mass`), so that they add up to the whole batch's loss.
+    """
+
+    def __init__(self, loss: nn.Module, weights: Tensor, first: int):
+        super().__init__()
+        self.loss, self.first, self.active = loss, first, first == 0
+        self.register_buffer("weights", weights.float())
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the weights, or not, as this epoch does, counted from 0."""
+        self.active = epoch >= self.first
+
+    def image_mass(self, labels: Tensor) -> Tensor | int:
+        """How much images of these labels (B,) count together: () on the device; before the first epoch their number."""
+        return self.weights[labels].sum() if self.active else len(labels)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if not self.active:
+            return self.loss(logits, labels)
+        weights = self.weights[labels]
+        return (weights * self.loss(logits, labels, reduction="none")).sum() / weights.sum()
+
+
+def _reduced(each: Tensor, reduction: str) -> Tensor:
+    """Losses of images (B,): their mean, or themselves."""
+    return each.mean() if reduction == "mean" else each
+
+
 def make_loss(spec: RunSpec, counts: Tensor) -> nn.Module:
     """The loss of a run; ``counts``: training images per class (C,)."""
-    return LOSSES[spec.loss](Prior(counts, spec.tau, spec.scale), **spec.knobs_of("loss"))
+    loss = LOSSES[spec.loss](Prior(counts, spec.tau, spec.scale), **spec.knobs_of("loss"))
+    weights = class_weights(spec, counts)
+    return ByClass(loss, torch.from_numpy(weights[0]), weights[1]) if weights else loss
 
 
 def decomposable(loss: str) -> bool:

@@ -16,7 +16,7 @@ from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, write_text
 from pel_core.common.versions import made_by, versions
 from pel_core.data.datasets import DATASETS, split_name
-from pel_core.models.backbones import REPOSITORIES
+from pel_core.models.backbones import repository
 from pel_core.models.methods import METHODS
 from pel_core.spec.options import evaluation_options, is_evaluation
 from pel_core.spec.posthoc import is_ensemble
@@ -113,7 +113,7 @@ def model_card(record: Mapping[str, Any], evaluated: Sequence[Mapping[str, Any]]
 
 
 def _front_matter(spec: RunSpec, record: Mapping[str, Any], evaluated: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    base = {"base_model": REPOSITORIES[spec.backbone], "base_model_relation": "adapter"} if spec.backbone in REPOSITORIES else {}
+    base = {"base_model": repo, "base_model_relation": "adapter"} if (repo := repository(spec.backbone)) else {}
     tags = ["pel-lab", "long-tailed-recognition", "parameter-efficient-fine-tuning", *(part.name for part in spec.parts)]
     front = {
         "library_name": "pel-lab",

@@ -44,6 +44,10 @@ SHARED = (
         Check("above 0 and at most 1", lambda value: 0 < value <= 1),
         needs=lambda spec: "" if any(part.blocks for part in spec.parts) else "a method that trains in the blocks",
     ),
+    Knob(
+        "clip_norm", "none", "longest gradient, over all that trains and of the whole batch; a longer one is shortened to it",
+        above(0), ("none",), float,
+    ),
 )  # fmt: skip
 
 
@@ -100,6 +104,7 @@ def make_optimizer(classifier: Classifier, spec: RunSpec, fused: bool | None = N
     fused = next(iter(classifier.trainable().values())).is_cuda if fused is None else fused
     knobs = spec.knobs_of("optimizer")
     shared = {knob.name: knobs.pop(knob.name, knob.default) for knob in SHARED}
+    del shared["clip_norm"]  # the step's
     return OPTIMIZERS[spec.optimizer](parameter_groups(classifier, spec, **shared), spec, fused, **knobs)
 
 

@@ -22,13 +22,14 @@ from pel_core.data.image_cache import cache_folder, open_cache
 from pel_core.data.split import Split
 from pel_core.data.transforms import downscaled
 from pel_core.hardware.devices import loader_workers
+from pel_core.models.heads import HEADS
 from pel_core.models.inits import INITS, images_for
 from pel_core.models.vit import ViT
 from pel_core.models.weights import load_vit
 from pel_core.spec.plugins import other_plugins, with_plugins
 from pel_core.spec.results import inputs_of, run_folder
 from pel_core.spec.run_spec import RunSpec, completed, differences
-from pel_core.training.classifier import Classifier, adapter_dim, build
+from pel_core.training.classifier import Classifier, adapter_dim, build, image_projection
 from pel_core.training.prefix_cache import PrefixCache
 
 
@@ -57,10 +58,16 @@ def load(
         path = results / "text" / spec.backbone / f"{base}.{spec.prompt}.safetensors"
         features, info["descriptions"] = load_text(path, data, info)
         text |= features
-    rows = None
-    if fresh and INITS[spec.init].start == "images":
-        rows = image_rows(spec, vit.to(device), data, device, PrefixCache(results, prefix_cache_gb), info["sha256"])
-    classifier = build(spec, vit.to(device), len(data.class_names), text, rows).to(device)
+    rows = remembered = None
+    if fresh and spec.trains:  # the untuned network looks at training images, where head or start ask for that
+        looking = spec, vit.to(device), data, device, PrefixCache(results, prefix_cache_gb), info["sha256"]
+        projection = image_projection(spec, text)
+        if INITS[spec.init].start == "images":
+            rows = image_rows(*looking, projection)
+        if hasattr(HEADS[spec.head], "remembers"):
+            chosen = HEADS[spec.head].remembers(data.train.labels, spec.seed, spec.knobs_of("head"))
+            remembered = image_features(*looking, chosen, projection)
+    classifier = build(spec, vit.to(device), len(data.class_names), text, rows, remembered).to(device)
     return data, classifier, info
 
 
@@ -100,27 +107,50 @@ def decoded(data: Prepared, results: Path, size: int | None) -> Prepared:
 
 
 def image_rows(
-    spec: RunSpec, vit: ViT, data: Prepared, device: torch.device, cache: PrefixCache | None = None, backbone: str = ""
+    spec: RunSpec,
+    vit: ViT,
+    data: Prepared,
+    device: torch.device,
+    cache: PrefixCache | None = None,
+    backbone: str = "",
+    projection: Tensor | None = None,
 ) -> Tensor:
-    """Head rows (C, D) from the untuned features of training images: resized to the network's side and cropped at the centre.
-
-    ``cache`` keeps the features for other runs, with the SHA-256 of the ``backbone``.
+    """Head rows (C, D) from the untuned features of training images, or (C, E) with a ``projection`` (D, E): as `image_features`.
 
     Raises:
         PelError: a class without an image.
     """
     chosen = images_for(spec.init, data.train.labels, spec.seed)
+    features, labels = image_features(spec, vit, data, device, cache, backbone, chosen, projection)
+    # On the CPU sums have one order; only the probe's many products are worth the device.
+    where = device if spec.init == "linear-probe" else torch.device("cpu")
+    return INITS[spec.init].rows(features.to(where), labels.to(where), len(data.class_names))
+
+
+def image_features(
+    spec: RunSpec,
+    vit: ViT,
+    data: Prepared,
+    device: torch.device,
+    cache: PrefixCache | None,
+    backbone: str,
+    chosen: np.ndarray,
+    projection: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Untuned features (M, D) of the training images at positions ``chosen``, times the ``projection`` (D, E) if any, and their
+    labels (M,), both on the CPU. Images are resized to the network's side and cropped at the centre.
+
+    ``cache`` keeps the features for other runs, with the SHA-256 of the ``backbone``.
+    """
     split = data.train.take(chosen) if len(chosen) < len(data.train) else data.train
     workers = loader_workers(data.train.images is None, device)
     batches = EvalBatches(
         split, "plain", 0, spec.pixels, spec.vit.mean, spec.vit.std, device, workers=workers, interpolation=spec.interpolation
     )
-    # On the CPU sums have one order; only the probe's many products are worth the device.
-    where = device if spec.init == "linear-probe" else torch.device("cpu")
     about = {"backbone": backbone, "data": data.sha256, "native": spec.reduction, "positions": _digest(chosen)}
-    features = (cache or PrefixCache(".", 0)).predict(vit, batches, vit.layers, about).to(where)
-    labels = torch.as_tensor(np.asarray(split.labels, np.int64)).to(where)
-    return INITS[spec.init].rows(features, labels, len(data.class_names))
+    features = (cache or PrefixCache(".", 0)).predict(vit, batches, vit.layers, about)
+    labels = torch.as_tensor(np.asarray(split.labels, np.int64))
+    return features if projection is None else features @ projection.cpu(), labels
 
 
 def _digest(positions: np.ndarray) -> str:

@@ -1,21 +1,31 @@
 """SAMPLERS: the order in which an epoch's training images come. Torch-free.
 
 An entry is a function of a generator, the labels (N,), int64, and its knobs; it returns N positions, int64, in the training
-split: as many images make an epoch as there are.
+split: as many images make an epoch as there are, whatever the sampler, so that epochs cost and rates fall alike. One that has a
+parameter ``progress`` is told it: 0 in the first epoch, 1 in the last. The generator is the epoch's own, so that a run that goes
+on in the middle of an epoch, and each of several processes, finds the same order.
+
+Those that balance draw with replacement: of a class with many images a part is seen in an epoch, one with few is seen repeatedly,
+each time in another crop. With the knob `defer_knob` the run shuffles before they begin.
 """
 
 from __future__ import annotations
 
-from functools import partial
+from inspect import signature
 from typing import TYPE_CHECKING
 
+from pel_core.common.registry import Knob
 from pel_core.spec.choices import SAMPLERS
+from pel_core.training.reweights import BETA, effective
+from pel_core.training.schedules import defer_knob, first_epoch
 
 if TYPE_CHECKING:
     import numpy as np
 
     from pel_core.data.batches import Sampler
     from pel_core.spec.run_spec import RunSpec
+
+DEFER = defer_knob("sampler")
 
 
 @SAMPLERS.register("shuffle")
@@ -26,6 +36,65 @@ def shuffle(generator: np.random.Generator, labels: np.ndarray) -> np.ndarray:
     return shuffled(generator, labels)
 
 
+@SAMPLERS.register("balanced", knobs=(DEFER,))
+def balanced(generator: np.random.Generator, labels: np.ndarray) -> np.ndarray:
+    """Class-balanced: every class equally likely, then an image of it (Kang et al. 2020, equation 1 at q = 0)."""
+    return power(generator, labels, 0.0)
+
+
+@SAMPLERS.register("square-root", knobs=(DEFER,))
+def square_root(generator: np.random.Generator, labels: np.ndarray) -> np.ndarray:
+    """A class as likely as the square root of its images (Kang et al. 2020, equation 1 at q = 1/2)."""
+    return power(generator, labels, 0.5)
+
+
+@SAMPLERS.register("power", knobs=(Knob("q", 1.0, "a class is as likely as n^q: 1 like its images, 0 like the others"), DEFER))
+def power(generator: np.random.Generator, labels: np.ndarray, q: float) -> np.ndarray:
+    """A class as likely as n^q of its n images (Kang et al. 2020, equation 1); below 0 the rare ones are favoured."""
+    return draw(generator, labels, _counts(labels) ** q)
+
+
+@SAMPLERS.register("progressive", needs=lambda spec: "" if spec.epochs > 1 else "at least 2 epochs")
+def progressive(generator: np.random.Generator, labels: np.ndarray, progress: float) -> np.ndarray:
+    """Progressively balanced: from the classes' own shares in the first epoch to equal ones in the last (Kang et al. 2020)."""
+    counts = _counts(labels)
+    return draw(generator, labels, (1 - progress) * counts / counts.sum() + progress / len(counts))
+
+
+@SAMPLERS.register("effective", knobs=(BETA, DEFER))
+def by_effective_number(generator: np.random.Generator, labels: np.ndarray, beta: float) -> np.ndarray:
+    """An image as likely as (1 - beta) / (1 - beta^n), by its class's effective number (as Cao et al. 2019 re-sample for DRS)."""
+    counts = _counts(labels)
+    return draw(generator, labels, counts * effective(counts, beta))
+
+
+def draw(generator: np.random.Generator, labels: np.ndarray, likely: np.ndarray) -> np.ndarray:
+    """N positions with replacement: a class in proportion to ``likely`` (classes that have images, ascending), then any of its
+    images."""
+    import numpy as np
+
+    _, own, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    each = (likely / counts)[own]
+    return generator.choice(len(labels), len(labels), p=each / each.sum())
+
+
+def _counts(labels: np.ndarray) -> np.ndarray:
+    """Images of each class that has some, in ascending order of the classes, float64."""
+    import numpy as np
+
+    return np.unique(labels, return_counts=True)[1].astype(np.float64)
+
+
 def make_sampler(spec: RunSpec) -> Sampler:
-    """The run's sampler with its knobs."""
-    return partial(SAMPLERS[spec.sampler], **spec.knobs_of("sampler"))
+    """The run's sampler with its knobs; before its first epoch images are shuffled."""
+    sample, knobs, first = SAMPLERS[spec.sampler], spec.knobs_of("sampler"), first_epoch(spec, "sampler")
+    knobs.pop("defer", None)
+    paced = "progress" in signature(sample).parameters
+
+    def order(generator: np.random.Generator, labels: np.ndarray, epoch: int) -> np.ndarray:
+        if epoch < first:
+            return shuffle(generator, labels)
+        pace = {"progress": epoch / max(spec.epochs - 1, 1)} if paced else {}
+        return sample(generator, labels, **knobs, **pace)
+
+    return order

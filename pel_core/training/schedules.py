@@ -6,6 +6,7 @@ of it in a checkpoint.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,23 @@ WARMUP = (
     Knob("warmup_unit", "epochs", "what warmup counts: epochs or steps", one_of("epochs", "steps"), needs=_needs_warmup),
     Knob("warmup_start", 0.0, "factor of the rate at the first step of the warm-up", between(0, 1), needs=_needs_warmup),
 )
+
+
+def _defers(scope: str) -> Callable[[Any], str]:
+    return lambda spec: "" if first_epoch(spec, scope) else f"more epochs than {spec.epochs}, so that one passes before it"
+
+
+def defer_knob(scope: str) -> Knob:
+    """The knob by which an entry of a ``scope`` (sampler, reweight) begins late: deferred re-sampling and re-weighting."""
+    meaning = "part of the epochs that pass before this begins, rounded down to whole ones; 0: from the start"
+    return Knob("defer", 0.0, meaning, between(0, 1), needs=_defers(scope))
+
+
+def first_epoch(spec: Any, scope: str) -> int:
+    """The epoch, counted from 0, in which the entry of a scope begins: ``floor(defer * epochs)``, the last one at the latest."""
+    return math.floor(spec.knobs_of(scope).get("defer", 0.0) * spec.epochs + 1e-9)
+
+
 FINAL = Knob("final", 0.0, "factor of the rate towards which the schedule falls", between(0, 1))
 
 

@@ -19,6 +19,7 @@ from pel_core.training.classifier import Classifier
 from pel_core.training.losses import decomposable
 from pel_core.training.optimizer_state import load_optimizer, optimizer_numbers, optimizer_tensors
 from pel_core.training.optimizers import make_optimizer
+from pel_core.training.sharpness import Plain
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 OutOfMemory: type[RuntimeError] = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)  # the former from torch 2.5 on
@@ -33,7 +34,7 @@ class Step:
     Where the device runs out of memory a group is taken in smaller micro-batches, which leaves its numbers as they are (up to
     rounding); ``micro_batch`` is the images that go through at once. Shapes: see ``__call__``.
 
-    ``say`` is told of what a person should know: that memory was short.
+    ``say`` is told of what a person should know: that memory was short. ``sharpness`` is an entry of SHARPNESS, plain by default.
     """
 
     def __init__(
@@ -44,10 +45,14 @@ class Step:
         device: torch.device,
         group: ProcessGroup,
         say: Callable[[str], None] = logger.info,
+        sharpness: Any = None,
     ):
         self.classifier, self.criterion, self.spec, self.group, self.say = classifier, criterion, spec, group, say
+        self.sharpness, self.parameters = sharpness or Plain(None), list(classifier.trainable().values())
+        self.clip_norm = spec.knobs_of("optimizer").get("clip_norm", "none")
         self.optimizer = make_optimizer(classifier, spec)
         self.scaler = torch.amp.GradScaler(device.type, enabled=spec.precision == "fp16")
+        self._average: Tensor | None = None
         self.micro_batch = math.ceil(spec.batch_size / spec.accumulate)
         if device.type == "cpu" and decomposable(spec.loss):
             self.micro_batch = min(self.micro_batch, cpu.images_per_micro_batch(classifier.vit.tokens))
@@ -56,6 +61,11 @@ class Step:
         """Set every parameter group's learning rate to its initial one times ``factor``."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the loss which epoch begins, from 0, if it asks (`losses.ByClass`): also after a checkpoint."""
+        if hasattr(self.criterion, "set_epoch"):
+            self.criterion.set_epoch(epoch)
 
     def __call__(self, images: Tensor, labels: Tensor, count: int) -> Tensor:
         """Take one step on images (B, 3, R, R) and labels (B,), this process's part of a batch of ``count`` images.
@@ -66,14 +76,36 @@ class Step:
         Raises:
             PelError: not even one image fits into memory.
         """
-        while (total := self._fits(images, labels, count)) is None:
-            # Out of the handler: nothing holds the failed attempt's activations any more.
-            self._halve(len(labels))
-        self.group.sum_gradients(self.classifier.trainable().values())
+        self._weigh(labels, count)
+        total = self.sharpness.gradients(self, images, labels, count)
+        if self.clip_norm != "none":
+            self.scaler.unscale_(self.optimizer)  # what overflowed is found here, and the step skipped
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return self.group.sum(total)
+
+    def accumulate(self, images: Tensor, labels: Tensor, count: int) -> Tensor:
+        """Leave the gradients of these images' part of the batch's loss, of all processes, in the parameters; they have none yet.
+
+        Returns:
+            (2,) sums of this process as ``__call__`` has them of all.
+        """
+        while (total := self._fits(images, labels, count)) is None:
+            # Out of the handler: nothing holds the failed attempt's activations any more.
+            self._halve(len(labels))
+        self.group.sum_gradients(self.parameters)
+        return total
+
+    def _weigh(self, labels: Tensor, count: int) -> None:
+        """See how much an average image of the batch of ``count`` counts, of which this process has those of ``labels``."""
+        mass = self.criterion.image_mass(labels) if hasattr(self.criterion, "image_mass") else count
+        self._average = self.group.sum(mass) / count if isinstance(mass, Tensor) else None
+
+    def _weight(self, labels: Tensor) -> Tensor | int:
+        """As how many average images of the batch those of these labels count: their number, but for `losses.ByClass`."""
+        return len(labels) if self._average is None else self.criterion.image_mass(labels) / self._average
 
     def _fits(self, images: Tensor, labels: Tensor, count: int) -> Tensor | None:
         size = math.ceil(self.spec.batch_size / self.spec.accumulate)
@@ -83,17 +115,17 @@ class Step:
             return total  # fewer images than processes
         try:
             for chunk, target in zip(images.split(size), labels.split(size), strict=True):
-                share = 1 / groups if self.spec.accumulation == "reference" else len(target) / count
+                share = 1 / groups if self.spec.accumulation == "reference" else self._weight(target) / count
                 total += self._backward(chunk, target, share)
         except OutOfMemory:
             return None
         return total
 
-    def _backward(self, images: Tensor, labels: Tensor, share: float) -> Tensor:
+    def _backward(self, images: Tensor, labels: Tensor, share: float | Tensor) -> Tensor:
         """Add a group's gradients, weighted by ``share``; returns its sums as ``__call__`` does."""
         if self.micro_batch >= len(labels) or decomposable(self.spec.loss):
             parts = zip(images.split(self.micro_batch), labels.split(self.micro_batch), strict=True)
-            sums = [self._direct(chunk, target, share * (len(target) / len(labels))) for chunk, target in parts]
+            sums = [self._direct(chunk, target, share * (self._weight(target) / self._weight(labels))) for chunk, target in parts]
             return torch.stack(sums).sum(0) if len(sums) > 1 else sums[0]
         # The loss's gradient at the logits of the whole group first, then each part again, with its share of that gradient.
         with torch.no_grad():
@@ -104,14 +136,14 @@ class Step:
         (grad_logits,) = torch.autograd.grad(self.scaler.scale(loss * share), logits)
         for chunk, part in zip(images.split(self.micro_batch), grad_logits.split(self.micro_batch), strict=True):
             self._logits(chunk).backward(part)
-        return _sums(loss, logits, labels)
+        return _sums(loss, logits, labels, self._weight(labels))
 
-    def _direct(self, images: Tensor, labels: Tensor, share: float) -> Tensor:
+    def _direct(self, images: Tensor, labels: Tensor, share: float | Tensor) -> Tensor:
         with self._autocast(images):
             logits = self.classifier(images)
             loss = self.criterion(logits, labels)
         self.scaler.scale(loss * share).backward()
-        return _sums(loss, logits, labels)
+        return _sums(loss, logits, labels, self._weight(labels))
 
     def _logits(self, images: Tensor) -> Tensor:
         with self._autocast(images):
@@ -157,6 +189,6 @@ class Step:
         self.micro_batch = min(self.micro_batch, micro_batch)
 
 
-def _sums(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+def _sums(loss: Tensor, logits: Tensor, labels: Tensor, weight: Tensor | int) -> Tensor:
     correct = (logits.detach().argmax(1) == labels).sum()
-    return torch.stack([loss.detach().double() * len(labels), correct.double()])
+    return torch.stack([loss.detach().double() * weight, correct.double()])

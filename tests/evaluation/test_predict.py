@@ -19,7 +19,8 @@ from pel_core.evaluation.new_images import find_images
 from pel_core.spec.results import run_folder
 
 SLUG, NATIVE, ZERO = "mine.toy.adaptformer.s0.epochs=2", "mine.toy.ln.s0.epochs=1.native=18", "mine.toy.zero-shot.s0"
-RUNS = (SLUG, NATIVE, ZERO)
+CACHE = "mine.toy.head-only.s0.epochs=1.head=tip-adapter-f"  # which remembers training images
+RUNS = (SLUG, NATIVE, ZERO, CACHE)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pel_core.models.deltas import DELTAS, SiteContext, Sparse
-from pel_core.models.methods import parse_method
+from pel_core.models.methods import METHODS, parse_method
 from pel_core.models.surgery import apply
 from pel_core.models.vit import ViT
 
@@ -20,12 +20,16 @@ def place(**changes):
     return SiteContext(**{**values, "mask_ratio": RATIO, "generator": torch.Generator().manual_seed(0), **changes})
 
 
-OPTIONS = {"lora": {"parts": (True, False, True)}}
+def attachment(name):
+    """A delta's options and the knobs of the method that attaches it, as the first method has them."""
+    method, attach = next((method, attach) for method in METHODS.values() for attach in method.attach if attach.delta == name)
+    return attach.options, {knob.name: knob.default for knob in method.knobs}
 
 
 @pytest.mark.parametrize("name", DELTAS)
 def test_a_delta_is_a_function_of_its_place_alone(name):
-    first, again = (DELTAS[name](place(module=linear), **OPTIONS.get(name, {})) for linear in [place().module] * 2)
+    options, knobs = attachment(name)
+    first, again = (DELTAS[name](place(module=linear, knobs=knobs), **options) for linear in [place().module] * 2)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
 
 

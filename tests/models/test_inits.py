@@ -16,6 +16,7 @@ from pel_core.models.inits import INITS, class_mean, images_for
 from pel_core.models.vit import ViT
 from pel_core.models.weights import load_vit
 from pel_core.spec.run_spec import RunSpec
+from pel_core.training.classifier import image_projection
 from pel_core.training.run_inputs import image_rows, load
 
 CLASSES, WIDTH = 5, 12
@@ -67,9 +68,9 @@ def test_which_images_are_looked_at(init):
 def test_every_head_starts_from_images(toy_results, init, head):
     spec = RunSpec.make("toy-ir20", "toy", "adaptformer+ssf-ln", 3, init=init, head=head)
     data, classifier, _ = load(spec, toy_results, torch.device("cpu"), fresh=True)
-    vit, _, _ = load_vit(toy_results / "backbones" / "toy")
-    rows = image_rows(spec, vit, data, torch.device("cpu"))
-    assert torch.equal(classifier.head.weight, rows) and rows.shape == (6, vit.width)
+    vit, text, _ = load_vit(toy_results / "backbones" / "toy")
+    rows = image_rows(spec, vit, data, torch.device("cpu"), projection=image_projection(spec, text))
+    assert torch.equal(classifier.head.weight, rows) and rows.shape == (6, 16 if "adapter" in head else vit.width)
     torch.testing.assert_close(rows.norm(dim=-1), torch.ones(6))
     if head == "linear":
         assert not classifier.head.bias.any()

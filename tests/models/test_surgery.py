@@ -13,7 +13,7 @@ from pel_core.common.errors import PelError
 from pel_core.models import surgery
 from pel_core.models.deltas import DELTAS, SiteContext
 from pel_core.models.heads import HEADS
-from pel_core.models.methods import METHODS, Attach, Method, MethodPart, parse_method
+from pel_core.models.methods import METHODS, Attach, BlockContext, Method, MethodPart, parse_method
 from pel_core.models.surgery import WRAPS, apply
 from pel_core.models.vit import ViT
 from pel_core.training.classifier import Classifier
@@ -21,9 +21,11 @@ from pel_core.training.classifier import Classifier
 LAYERS, WIDTH, RANK, PROMPTS, RATIO = 3, 32, 3, 2, 0.1
 TUNING = [name for name, method in METHODS.items() if method.blocks != "none"]
 RANGED = [name for name, method in METHODS.items() if method.blocks == "any"]
-PAIRS = [(a, b) for a, b in combinations(TUNING, 2) if b not in METHODS[a].excludes]
+PAIRS = [(a, b) for a, b in combinations(TUNING, 2) if b not in METHODS[a].excludes and a not in METHODS[b].excludes]
+# All that go together: one kind of prompts, one method that computes with a matrix's own weights.
+EVERYTHING = [name for name in TUNING if name not in ("vpt-shallow", "vpt-gated", "dora")]
 # These start as random perturbations (scale and shift) or as random tokens; every other method starts as the identity.
-NOT_IDENTITY = {"ssf-ln", "ssf-attn", "ssf-mlp", "vpt-shallow", "vpt-deep"}
+NOT_IDENTITY = {"ssf-ln", "ssf-attn", "ssf-mlp", "vpt-shallow", "vpt-deep", "vpt-gated"}
 D, R = WIDTH, RANK
 BOTTLENECK = 2 * D * R + R + 3 * D
 MATRICES = {"attn.qkv": (3 * D, D), "attn.proj": (D, D), "ffn.fc1": (4 * D, D), "ffn.fc2": (D, 4 * D)}
@@ -98,51 +100,59 @@ def steps(model, count=2):
         optimizer.step()
 
 
-def one_block(method):
-    """Names within a block and numbers of what a method trains there: of every delta alone, and of what its patterns match."""
-    vit, found = toy_vit(), {}
-    block = vit.blocks[0]
-    for attach in METHODS[method].attach:
-        module = block.get_submodule(attach.site)
-        widths = (module.in_features, module.out_features) if isinstance(module, nn.Linear) else (WIDTH, WIDTH)
-        knobs = {knob.name: knob.default for knob in METHODS[method].knobs}
-        numbers = (vit.tokens, vit.patch, RANK, PROMPTS, RATIO, torch.Generator().manual_seed(0))
-        delta = DELTAS[attach.delta](SiteContext(module, *widths, *numbers, knobs=knobs), **attach.options)
-        found |= {f"{attach.site}.{name}".lstrip("."): value.numel() for name, value in delta.named_parameters()}
-    for pattern in METHODS[method].train:
-        matching = {name: value.numel() for name, value in block.named_parameters() if re.fullmatch(pattern, name)}
-        found |= {f"/{name}": count for name, count in matching.items()}  # stored under the backbone's name
+def blocks_of(method):
+    return range(1 if METHODS[method].blocks == "first" else LAYERS)
+
+
+def as_deltas_have(method, blocks):
+    """Stored names and numbers of what a method trains: of every delta alone, and of what its patterns match."""
+    vit, found, held = toy_vit(), {}, {}
+    knobs = {knob.name: knob.default for knob in METHODS[method].knobs}
+    for index in blocks:
+        block = vit.blocks[index]
+        for attach in METHODS[method].attached(BlockContext(index, blocks, LAYERS, knobs)):
+            module = block.get_submodule(attach.site)
+            widths = (module.in_features, module.out_features) if isinstance(module, nn.Linear) else (WIDTH, WIDTH)
+            numbers = (vit.tokens, vit.patch, RANK, PROMPTS, RATIO, torch.Generator().manual_seed(0))
+            site = SiteContext(module, *widths, *numbers, knobs=knobs, blocks=blocks, held=held)
+            delta = DELTAS[attach.delta](site, **attach.options)
+            shared = {id(value): f"{method}.shared.{name}" for name, value in held.items()}
+            for name, value in delta.named_parameters():
+                if value.requires_grad:
+                    own = ".".join(filter(None, [method, str(index), attach.site, name]))
+                    found[shared.get(id(value), own)] = value.numel()
+        for pattern in METHODS[method].train:
+            matching = {name: value.numel() for name, value in block.named_parameters() if re.fullmatch(pattern, name)}
+            found |= {f"blocks.{index}.{name}": count for name, count in matching.items()}
     return found
 
 
-def names_and_count(method):
-    """As the tables of this file have it, for other methods as ``one_block`` finds it."""
+def names_and_count(method, blocks):
+    """As the tables of this file have it, for other methods as their deltas do."""
     if method in COUNTS:
-        names = {f"/{name}" for name in NAMES[method]} if METHODS[method].train else set(NAMES[method])
-        return names, COUNTS[method]
-    found = one_block(method)
+        stored = "blocks" if METHODS[method].train else method
+        return {f"{stored}.{block}.{name}" for block in blocks for name in NAMES[method]}, COUNTS[method] * len(blocks)
+    found = as_deltas_have(method, blocks)
     return set(found), sum(found.values())
 
 
 def expected_names(method, blocks):
-    stored = [f"blocks.{{}}.{name[1:]}" if name[0] == "/" else f"{method}.{{}}.{name}" for name in names_and_count(method)[0]]
-    return {name.format(block) for block in blocks for name in stored}
+    return names_and_count(method, blocks)[0]
 
 
 @pytest.mark.parametrize("method", COUNTS)
 def test_what_deltas_have_is_what_the_tables_of_this_file_say(method):
-    found = one_block(method)
-    assert (set(found), sum(found.values())) == names_and_count(method)
+    found = as_deltas_have(method, blocks_of(method))
+    assert (set(found), sum(found.values())) == names_and_count(method, blocks_of(method))
 
 
 @pytest.mark.parametrize("method", TUNING)
 def test_names_and_counts(method):
     _, tuned = tune(method)
-    blocks = range(1 if METHODS[method].blocks == "first" else LAYERS)
     names = [entry.name for entry in tuned]
     assert len(names) == len(set(names))
-    assert set(names) == expected_names(method, blocks)
-    assert sum(entry.parameter.numel() for entry in tuned) == names_and_count(method)[1] * len(blocks)
+    total = sum(entry.parameter.numel() for entry in tuned)
+    assert (set(names), total) == names_and_count(method, blocks_of(method))
     assert {entry.method for entry in tuned} == {method}
 
 
@@ -159,7 +169,7 @@ def test_exactly_what_is_named_trains_and_nothing_else_changes(method):
     assert all(torch.equal(value, buffers[name]) for name, value in model.named_buffers())
 
 
-@pytest.mark.parametrize("method", COUNTS)
+@pytest.mark.parametrize("method", TUNING)
 def test_identity_at_initialisation(method):
     plain = toy_vit()(images())
     vit, _ = tune(method)
@@ -170,7 +180,7 @@ def test_identity_at_initialisation(method):
 @pytest.mark.parametrize("method", RANGED)
 def test_a_block_range_touches_these_blocks_only(method):
     vit, tuned = tune(f"{method}@1:2")
-    assert {entry.name for entry in tuned} == expected_names(method, [1])
+    assert {entry.name for entry in tuned} == expected_names(method, range(1, 2))
     assert {entry.block for entry in tuned} == {1}
     for block in (vit.blocks[0], vit.blocks[2]):
         assert not any(isinstance(module, surgery.Wrapped) for module in block.modules())
@@ -181,8 +191,7 @@ def test_a_block_range_touches_these_blocks_only(method):
 def test_every_two_methods_compose(first, second):
     model = classifier(f"{first}+{second}")
     names = {entry.name for entry in model.tuned}
-    separate = [expected_names(name, range(1 if METHODS[name].blocks == "first" else LAYERS)) for name in (first, second)]
-    assert names == separate[0] | separate[1]
+    assert names == expected_names(first, blocks_of(first)) | expected_names(second, blocks_of(second))
     F.cross_entropy(model(images()), torch.arange(4)).backward()
     unreached = {name for name, value in model.trainable().items() if value.grad is None}
     assert not unreached
@@ -192,12 +201,13 @@ def test_every_two_methods_compose(first, second):
 
 
 def test_every_method_at_once_in_any_order():
-    stack = [name for name in TUNING if name != "vpt-shallow"]
+    stack = EVERYTHING
     model, other = classifier("+".join(stack)), classifier("+".join(reversed(stack)))
     assert torch.equal(model(images()), other(images()))
     # "full" has every backbone parameter that "ln" and "bias" train; each counts once.
-    own = sum(names_and_count(name)[1] for name in stack if name not in ("ln", "bias"))
-    assert model.census()["learnable"] == LAYERS * own == sum(model.census()["by_part"].values())
+    own = sum(names_and_count(name, range(LAYERS))[1] for name in stack if name not in ("ln", "bias", "difffit"))
+    own += LAYERS * 2 * D  # of difffit, the factors
+    assert model.census()["learnable"] == own == sum(model.census()["by_part"].values())
 
 
 def test_a_method_draws_the_same_start_whatever_it_is_stacked_with():
@@ -210,7 +220,7 @@ def test_a_method_draws_the_same_start_whatever_it_is_stacked_with():
 def test_the_seed_decides_the_start(method):
     first, again, other = (torch.cat([entry.parameter.flatten() for entry in tune(method, seed=seed)[1]]) for seed in (0, 0, 1))
     assert torch.equal(first, again)
-    assert torch.equal(first, other) == (METHODS[method].draws == "mask")
+    assert torch.equal(first, other) == (METHODS[method].draws != "run")
 
 
 def test_several_attaches_on_one_site_stack(monkeypatch):
@@ -264,7 +274,7 @@ def test_compiles_as_one_graph(method):
 @pytest.mark.slow
 def test_a_large_stack_compiles_as_one_graph():
     torch.compiler.reset()
-    model = classifier("+".join(name for name in TUNING if name != "vpt-shallow"))
+    model = classifier("+".join(EVERYTHING))
     torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="eager")(images()), model(images()))
 
 

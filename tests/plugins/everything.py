@@ -27,12 +27,14 @@ from pel_core.models.methods import Attach, Method, add_method
 from pel_core.reporting.figure_style import save, style
 from pel_core.reporting.runs import read_runs
 from pel_core.reporting.tables import statistic
-from pel_core.spec.choices import LOSSES, OPTIMIZERS, SAMPLERS, SCHEDULES, metric
+from pel_core.spec.choices import LOSSES, OPTIMIZERS, SAMPLERS, SCHEDULES, SHARPNESS, metric
 from pel_core.spec.posthoc import POSTHOC, step_knob
 from pel_core.studies.kinds import FIGURE, FIGURES, ArtefactKind
 from pel_core.studies.selection_rules import SELECTION_RULES
 from pel_core.training.losses import Prior
+from pel_core.training.reweights import add_reweight
 from pel_core.training.schedules import WARMUP, Position
+from pel_core.training.sharpness import away
 
 
 # delta: a module that a method attaches
@@ -60,14 +62,17 @@ add_method(
 # loss: built from the training counts and its knobs (`loss.power`)
 @LOSSES.register("my-loss", knobs=(Knob("power", 0.5, "images count n^-power", at_least(0)),))
 class MyLoss(Module):
-    """Cross-entropy whose classes count n^-power."""
+    """Cross-entropy whose images count n^-power of their class."""
+
+    decomposable = True
 
     def __init__(self, prior: Prior, power: float):
         super().__init__()
         self.register_buffer("weights", (prior.counts.double() ** -power).float())
 
-    def forward(self, logits_BC, labels_B):
-        return F.cross_entropy(logits_BC.float(), labels_B, weight=self.weights)
+    def forward(self, logits_BC, labels_B, reduction: str = "mean"):
+        each_B = self.weights[labels_B] * F.cross_entropy(logits_BC.float(), labels_B, reduction="none")
+        return each_B.mean() if reduction == "mean" else each_B
 
 
 # head: features (B, D) -> logits (B, C)
@@ -114,6 +119,30 @@ def my_balanced(generator: np.random.Generator, labels_N: np.ndarray) -> np.ndar
     """Every class as often as every other, with replacement."""
     counts = np.bincount(labels_N)
     return generator.choice(len(labels_N), len(labels_N), p=1 / (counts[labels_N] * (counts > 0).sum()))
+
+
+# class weights: how much an image of each class counts in the loss (with `reweight.defer`)
+@add_reweight("my-rarer")
+def my_rarer(counts_C: np.ndarray) -> np.ndarray:
+    """One over the logarithm of the class's images."""
+    return 1 / np.log(counts_C + 1)
+
+
+# sharpness: where the gradient that a step follows is taken (`sharpness.rho`)
+@SHARPNESS.register("my-lookout", knobs=(Knob("rho", 0.05, "length of the look ahead", above(0)),))
+class Lookout:
+    """The gradient a step further down: two passes over the batch."""
+
+    passes = 2
+
+    def __init__(self, counts_C, rho: float):
+        self.rho = rho
+
+    def gradients(self, step, images, labels, count: int):
+        sums = step.accumulate(images, labels, count)
+        with away(step.parameters, -self.rho):
+            step.accumulate(images, labels, count)
+        return sums
 
 
 # post-hoc step: what is done to stored logits before they are scored (`posthoc.my_power`); N images, C classes

@@ -54,7 +54,7 @@ def fresh(results, method="adaptformer", seed=0, **options):
     return load(spec, results, CPU, fresh=True)[1]
 
 
-BESIDE = {"reference": {"accumulate": 4}}  # what a word needs to have an effect
+BESIDE = {"reference": {"accumulate": 4}, "progressive": {"epochs": 2}}  # what a word needs to have an effect
 WORDS = [(name, word) for name, words in CHOICES.items() for word in words if (name, word) != ("split", "val")]
 NUMBERS = [
     ("mask", {"mask_ratio": 0.1}),

@@ -224,7 +224,7 @@ def test_differences_name_the_field_and_forgive_young_fields():
         (dict(method="zero-shot", epochs=3), "trains nothing"),
         (dict(backbone="in21k-b16"), "class-mean"),
         (dict(backbone="dinov2-b14"), "has no text tower"),
-        (dict(backbone="siglip-b16"), "no class token"),
+        (dict(backbone="clip-rn50"), "no transformer blocks"),
         (dict(backbone="clip-rn50"), "no transformer blocks"),
         (dict(recipe="lift++"), "Did you mean 'lift+'"),
         (dict(augment="mda-convex"), "unknown augment"),

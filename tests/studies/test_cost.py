@@ -52,3 +52,18 @@ def test_a_calibration_measures_this_machine(tmp_path, capsys):
     assert "short calibration" in plan(study)
     assert main(["measure-throughput", "--config", "cifar", "--results", str(tmp_path)]) == 0
     assert "fp16 is for a GPU" in capsys.readouterr().out or torch.cuda.is_available()
+
+
+def test_a_plan_says_which_runs_take_two_passes(tmp_path):
+    rows = "\n".join(f"      - {{label: {name}, sharpness: {name}}}" for name in ("none", "sam", "imbsam"))
+    where = "{method: adaptformer, dataset: c-ir100, value: overall}"
+    table = f'  t:\n    title: "{{c}}: passes"\n    where: {where}\n    rows:\n{rows}'
+    (tmp_path / "study.yaml").write_text(f"title: T\nroles: {{c: C}}\ntables:\n{table}\n    columns: [{{label: Overall}}]\n")
+    (tmp_path / "config.yaml").write_text("{title: T, backbone: clip-b16, seeds: [0], data: {c: cifar100}}")
+    study = load(tmp_path / "study.yaml", tmp_path / "config.yaml", results=tmp_path / "results")
+    costs = {spec.sharpness: work(study, spec) for spec in study.specs.values()}
+    assert costs["sam"] == costs["imbsam"] and costs["sam"].train == 2 * costs["none"].train
+    assert costs["sam"].train_gflop == 2 * costs["none"].train_gflop and costs["sam"].evaluate == costs["none"].evaluate
+    text = plan(study)
+    assert "1 run of sharpness=sam: a step takes up to 2 passes" in text and "1 run of sharpness=imbsam" in text
+    assert f"Images: {5 * 10 * 10_847:,} to train on" in text

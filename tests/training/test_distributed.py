@@ -154,11 +154,19 @@ def same(a: Path, b: Path, spec: RunSpec) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"sampler": "balanced", "reweight": "effective", "sharpness": "imbsam", "optimizer.clip_norm": 0.5},
+    ],
+    ids=["plain", "balanced"],
+)
 @pytest.mark.parametrize("processes", [3])
-def test_several_processes_end_where_one_ends(results, tmp_path_factory, processes):
+def test_several_processes_end_where_one_ends(results, tmp_path_factory, processes, options):
     """The last batch of each epoch has one image, so that a rank has none."""
     images = len(open_prepared(results / "data/toy", "toy-ir20").train)
-    spec = RunSpec.make("toy-ir20", "toy", "adaptformer+ln", 0, batch_size=images - 1)
+    spec = RunSpec.make("toy-ir20", "toy", "adaptformer+ln", 0, batch_size=images - 1, **options)
     other = tmp_path_factory.mktemp("several")
     for name in ("backbones", "data", "text"):
         (other / name).symlink_to(results / name)

@@ -12,11 +12,22 @@ from pel_core.common.errors import PelError
 from pel_core.models.heads import HEADS, ZeroShot
 from pel_core.models.inits import class_mean, linear_probe
 from pel_core.training.classifier import text_head
-from pel_core.training.losses import LDAM, LOSSES, ClassBalanced, Focal, LogitAdjusted, Prior, Reweighted
+from pel_core.training.losses import (
+    LDAM,
+    LOSSES,
+    ClassBalanced,
+    Focal,
+    LabelAwareSmoothing,
+    LogitAdjusted,
+    Prior,
+    Reweighted,
+    VectorScaling,
+)
 
-NORMED = [name for name in HEADS if name != "linear"]
-# LADE's regulariser looks at the size of the logits, so a constant added to them counts.
-SHIFT_INVARIANT = [name for name in LOSSES if name != "lade"]
+NORMED = ["cosine", "l2norm", "layernorm"]  # the others: tests/models/test_clip_heads.py
+OWN = {"linear": {"weight", "bias"}, "clip-adapter": {"down", "up"}, "tip-adapter": set(), "tip-adapter-f": {"keys"}}
+# LADE's regulariser looks at the size of the logits, and VS multiplies them by class, so a constant added to them counts.
+SHIFT_INVARIANT = [name for name in LOSSES if name not in ("lade", "vs")]
 
 
 def draw(seed=0):
@@ -42,7 +53,7 @@ def loss(name, logits, labels, counts, **prior):
 def test_a_head_gives_logits_and_trains_only_its_own(name):
     module = head(name)
     assert module(torch.randn(3, 16)).shape == (3, 5)
-    assert set(dict(module.named_parameters())) == ({"weight", "bias"} if name == "linear" else {"weight"})
+    assert {key for key, value in module.named_parameters() if value.requires_grad} == OWN.get(name, {"weight"})
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -116,7 +127,7 @@ def test_a_constant_added_to_the_logits_changes_nothing(name, seed, shift):
     )
 
 
-@pytest.mark.parametrize("name", ["la", "bs", "cb", "grw", "ce"])
+@pytest.mark.parametrize("name", ["la", "bs", "cb", "grw", "ce", "vs"])
 @given(seed=st.integers(0, 1000), count=st.integers(1, 500))
 @settings(max_examples=25, deadline=None)
 def test_balanced_counts_give_plain_cross_entropy(name, seed, count):
@@ -157,6 +168,12 @@ def test_relations_between_losses(seed):
         "focal at gamma 0": (Focal(prior, gamma=0.0)(logits, labels), plain),
         "GRW at exponent 0": (Reweighted(prior, exponent=0.0)(logits, labels), plain),
         "LDAM without margin": (LDAM(prior, largest=0.0)(logits, labels), plain),
+        "VS at gamma 0 is LA": (VectorScaling(prior, gamma=0.0)(logits, labels), loss("la", logits, labels, counts)),
+        "LAS without smoothing": (LabelAwareSmoothing(prior, 0.0, 0.0)(logits, labels), plain),
+        "LAS alike is label smoothing": (
+            LabelAwareSmoothing(prior, 0.3, 0.3)(logits, labels),
+            F.cross_entropy(logits, labels, label_smoothing=0.3),
+        ),
         "CB near beta 0": (ClassBalanced(prior, beta=1e-9)(logits, labels), plain),
         "counts matter up to a factor only": (loss("la", logits, labels, 3 * counts), loss("la", logits, labels, counts)),
     }
@@ -169,6 +186,39 @@ def test_ldam_margins():
     counts, scale = torch.tensor([1, 16, 81]), 10.0
     found = LDAM(Prior(counts, scale=scale)).margins / scale
     torch.testing.assert_close(found, torch.tensor([0.5, 0.25, 1 / 6]))
+
+
+@given(seed=st.integers(0, 1000), gamma=st.floats(0, 1), tau=st.floats(0, 2))
+@settings(max_examples=25, deadline=None)
+def test_vs_is_the_papers_sum(seed, gamma, tau):
+    """Image by image: -log of e^(D_y z_y + i_y) over the sum of e^(D_c z_c + i_c)."""
+    logits, labels, counts = batch(seed)
+    numbers, total, found = counts.tolist(), 0.0, VectorScaling(Prior(counts, tau), gamma)(logits, labels)
+    for row, label in zip(logits.double().tolist(), labels.tolist(), strict=True):
+        moved = [
+            (n / max(numbers)) ** gamma * logit + tau * math.log(n / sum(numbers)) for n, logit in zip(numbers, row, strict=True)
+        ]
+        total += math.log(sum(math.exp(value - moved[label]) for value in moved))
+    assert found.item() == pytest.approx(total / len(labels), rel=1e-4, abs=1e-5)
+
+
+@given(seed=st.integers(0, 1000), shape=st.sampled_from(["concave", "linear", "convex"]))
+@settings(max_examples=25, deadline=None)
+def test_label_aware_smoothing_is_cross_entropy_with_a_target_of_its_own_for_each_class(seed, shape):
+    logits, labels, counts = batch(seed)
+    numbers, total = counts.tolist(), 0.0
+    found = LabelAwareSmoothing(Prior(counts), 0.4, 0.1, shape)(logits, labels)
+    for row, label in zip(logits.double(), labels.tolist(), strict=True):
+        place = (numbers[label] - min(numbers)) / (max(numbers) - min(numbers))
+        rise = {"concave": math.sin(place * math.pi / 2), "linear": place, "convex": 1 - math.cos(place * math.pi / 2)}[shape]
+        smoothing = 0.1 + 0.3 * rise
+        for number, surprise in enumerate((-row.log_softmax(0)).tolist()):
+            total += ((1 - smoothing) * (number == label) + smoothing / 5) * surprise
+    assert found.item() == pytest.approx(total / len(labels), rel=1e-4, abs=1e-5)
+
+
+def test_label_aware_smoothing_of_balanced_classes_is_that_of_the_largest():
+    assert LabelAwareSmoothing(Prior(torch.full((3,), 7)), 0.4, 0.1).smoothing.tolist() == pytest.approx([0.4] * 3)
 
 
 def test_weights_have_mean_one_and_favour_rare_classes():

@@ -74,6 +74,15 @@ VARIANTS = [
     ),
     *({"method": "adaptformer", "optimizer": optimizer, "precision": "fp16", **GROUPS} for optimizer in CHOICES["optimizer"]),
     {"method": "ln", "train_head": False, "init": "class-mean"},
+    {"method": "adaptformer", "head.feature": "projected"},
+    {"method": "head-only", "head": "clip-adapter", "precision": "bf16"},
+    {"method": "ssf-ln", "head": "tip-adapter", "head.per_class": 5},
+    {"method": "head-only", "head": "tip-adapter-f"},
+    *({"method": "head-only", "sampler": sampler} for sampler in CHOICES["sampler"]),
+    *({"method": "head-only", "loss": "ldam", "reweight": reweight} for reweight in CHOICES["reweight"]),
+    *({"method": "adaptformer", "sharpness": name, "precision": "fp16"} for name in CHOICES["sharpness"]),
+    {"method": "adaptformer", "sharpness": "imbsam", "reweight": "effective", "optimizer.clip_norm": 0.5, "accumulate": 2},
+    {"method": "head-only", "sampler": "balanced", "sampler.defer": 0.5, "reweight": "effective", "reweight.defer": 0.5},
 ]
 
 

@@ -3,7 +3,7 @@
 
 wildcard_constraints:
     run=r"[^/]+",
-    backbone=r"[a-z0-9_-]+",
+    backbone=r"[A-Za-z0-9_-]+",
     base=r"[a-z0-9_-]+",
     prompt=r"[a-z]+",
     size=r"[1-9]\d*",
