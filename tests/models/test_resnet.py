@@ -31,7 +31,7 @@ def test_open_clip_declares_the_same(name):
     config, weights = open_clip.get_model_config(entry.arch), get_pretrained_cfg(entry.arch, entry.tag)
     vision = config["vision_cfg"]
     assert (tuple(vision["layers"]), vision["width"], vision["image_size"]) == (entry.stages, 64, entry.resolution)
-    assert config["embed_dim"] == entry.width and config["quick_gelu"] == weights["quick_gelu"] and entry.text
+    assert config["embed_dim"] == entry.width and config["quick_gelu"] == weights["quick_gelu"] == entry.quick_gelu and entry.text
     assert (entry.mean, entry.std, entry.interpolation) == (weights["mean"], weights["std"], weights["interpolation"])
     assert weights["hf_hub"].rstrip("/") == repository(name)
 
