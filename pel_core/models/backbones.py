@@ -58,6 +58,11 @@ class Backbone:
     stages: tuple[int, ...] = ()
 
     @property
+    def causal_text(self) -> bool:
+        """Whether its text tower is CLIP's, causal and read at the end token: the kind that heads can train through."""
+        return self.text and "SigLIP" not in self.arch
+
+    @property
     def folder(self) -> Path:
         """Where a ``bundled`` model lies: ``arch`` below the package."""
         return Path(__file__).parents[1] / self.arch

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pel_core.common.errors import PelError, unknown
-from pel_core.common.registry import Check, Knob, Registry, above
+from pel_core.common.registry import Check, Knob, Registry, above, one_of
 from pel_core.models.deltas import DELTAS
 
 # The matrices of a block by site: the equal parts of what the layer there puts out, by the names that knobs use.
@@ -60,7 +60,7 @@ class Method:
     ``draws`` says which seed its initial values come from: the run's, or the masks' (the reference's masks are the same in
     every run), or ``"nothing"`` where they are the same in any case. ``knobs`` are options of its own, ``METHOD.KNOB`` in a
     study; its deltas find them in `SiteContext.knobs`. ``networks``: the kinds of backbone that it is for, ``"vit"`` and
-    ``"resnet"``; ``misfit``: why it cannot act on a `Backbone` of such a kind, empty where it can.
+    ``"resnet"``.
     """
 
     about: str
@@ -73,7 +73,6 @@ class Method:
     draws: Literal["run", "mask", "nothing"] = "run"
     knobs: tuple[Knob, ...] = ()
     networks: tuple[str, ...] = ("vit",)
-    misfit: Callable[[Any], str] = lambda vit: ""
 
     def attached(self, block: BlockContext) -> tuple[Attach, ...]:
         """What it attaches to a block."""
@@ -115,6 +114,7 @@ def matrices_knob(default: str) -> Knob:
     return Knob("matrices", default, meaning, Check(f"{words}, in this order and joined by +", _are_matrices))
 
 
+_BRANCH = {site: "attn" if site.startswith("attn") else "mlp" for site in MATRICES}
 ALPHA = Knob("alpha", 1.0, "the update is alpha / r times the product of its two factors of rank r; 1 in LIFT", above(0))
 
 # The order of entries is the order in which stacked methods are applied, innermost first. It is the reference's: LoRA's
@@ -123,8 +123,16 @@ ALPHA = Knob("alpha", 1.0, "the update is alpha / r times the product of its two
 _METHODS: dict[str, Method] = {
     "mask": Method(
         "a random fraction of the scalar weights of the four matrices and their biases",
-        tuple(Attach(site, "inside", "sparse") for site in ("attn.qkv", "attn.proj", "ffn.fc1", "ffn.fc2")),
+        tuple(
+            Attach(site, "inside", "sparse", when=lambda block, own=_BRANCH[site]: block.knobs["sites"] in ("all", own))
+            for site in MATRICES
+        ),
         draws="mask",
+        knobs=(
+            Knob(
+                "sites", "all", "matrices with weights that train: all, or attention's or the MLP's", one_of("all", "attn", "mlp")
+            ),
+        ),
     ),
     "lora": Method(
         "low-rank update of the query and value projections, or of other matrices (Hu et al. 2021)",

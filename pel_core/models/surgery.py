@@ -110,7 +110,13 @@ def apply(
         of_masks = METHODS[part.name].draws == "mask"
         generator = torch.Generator().manual_seed(mask_seed) if of_masks else torch_generator(seed, "delta", part.name)
         own = {knob.name: knob.default for knob in METHODS[part.name].knobs} | dict((knobs or {}).get(part.name, {}))
-        given[part] = choices | {"generator": generator, "knobs": own, "blocks": part.blocks, "held": {}}
+        given[part] = choices | {
+            "generator": generator,
+            "knobs": own,
+            "blocks": part.blocks,
+            "held": {},
+            "prefix": getattr(vit, "num_prefix_tokens", 0),  # a ResNet has none
+        }
     places = [
         (part, attach, index)
         for part in parts
@@ -166,8 +172,7 @@ def _bare(module: nn.Module) -> nn.Module:
 def _attach(vit: ViT, part: MethodPart, attach: Attach, index: int, choices: Mapping[str, Any]) -> list[Tuned]:
     occupant = _site(vit.blocks[index], attach.site, index)
     width_in, width_out = _widths(_bare(occupant), vit.width)
-    prefix = getattr(vit, "num_prefix_tokens", 0)  # a ResNet has none
-    place = SiteContext(_bare(occupant), width_in, width_out, vit.tokens, vit.patch, **choices, prefix_tokens=prefix)
+    place = SiteContext(_bare(occupant), width_in, width_out, vit.tokens, vit.patch, **choices)
     reference = next(vit.parameters())
     delta = DELTAS[attach.delta](place, **attach.options).to(reference.device, reference.dtype)
     wrapped = WRAPS[attach.how](occupant, delta)

@@ -25,8 +25,10 @@ from pel_core.models.backbones import BACKBONES, Backbone, find_backbone
 from pel_core.models.building import at_resolution, build_tower, build_vit
 from pel_core.models.prompt_tokens import check_prompts
 from pel_core.models.state_names import OPEN_CLIP_NAMES, TIMM_NAMES, State, fold_layer_scale, rename
+from pel_core.models.text_heads import TOWER
+from pel_core.models.text_tower import digest, tower_tensors
 from pel_core.models.towers import open_clip_tower, timm_tower, upstream_features
-from pel_core.models.upstream import load_open_clip, load_timm, load_tokenizer
+from pel_core.models.upstream import load_open_clip, load_timm, load_tokenizer, open_clip_model
 from pel_core.models.vit import ViT
 
 SAME = 1e-3  # of the largest feature: rounding is 100 times less, a wrong activation 10 times more
@@ -192,10 +194,7 @@ def text_features(
     tokenizer = load_tokenizer(name, weights, cache_dir)
     texts = described or [[line.format(name) for line in templates(prompt)] for name in spoken(class_names)]
     notes += check_prompts(texts, class_names, tokenizer, allow_equal, allow_cut=entry.source == "bundled")  # its 20 tokens
-    model, source = load_open_clip(name, weights, cache_dir)
-    if sha not in (None, source["sha256"]):
-        found = f"{source['file']} is {source['sha256'][:12]}..."
-        raise PelError(f"{name} was prepared from weights {sha[:12]}..., {found}; prepare it again")
+    model = open_clip_model(name, weights, cache_dir, sha)
     if described:
         return encode_sentences(model, tokenizer, described)
     return encode_text(model, tokenizer, class_names, templates(prompt))
@@ -268,7 +267,8 @@ def prepare_text(
     cache_dir: str | None = None,
     descriptions: str | Path | None = None,
 ) -> None:
-    """Write ``text.features`` (C, E) of a prepared data set's class names, with the names and the weights' hash as metadata.
+    """Write ``text.features`` (C, E) of a prepared data set's class names, with the names and the weights' hash as metadata; for
+    the ``prompt`` `TOWER` also the text tower and the names' tokens (`tower_tensors`).
 
     Raises:
         PelError: the weights are not those the backbone was prepared from, or as ``text_features``.
@@ -277,11 +277,17 @@ def prepare_text(
     sha = info["source"].get("sha256")
     published = (base := about.get("name")) in DATASETS and not used([DATASETS.entry(base)])  # ImageNet has two pairs
     names, notes = about["class_names"], []
-    features = text_features(info["name"], names, prompt, weights, cache_dir, sha, descriptions, published, notes)
+    about_tower = {}
+    if prompt == TOWER:
+        made = tower_tensors(info["name"], names, weights, cache_dir, sha, published, notes)
+        about_tower = {"text_tower": digest(made)}
+    else:
+        source = weights, cache_dir, sha, descriptions, published, notes
+        made = {"text.features": text_features(info["name"], names, prompt, *source)}
     metadata = {"class_names": json.dumps(names), "backbone_sha256": info["sha256"], "prompt": prompt}
-    metadata["versions"] = json.dumps(versions("prepare"))
+    metadata |= {"versions": json.dumps(versions("prepare")), **about_tower}
     if prompt == "descriptions":
         metadata["descriptions"] = sha256(descriptions)
     if notes:
         metadata["notes"] = json.dumps(notes)
-    write_tensors(out, {"text.features": features}, metadata)
+    write_tensors(out, made, metadata)

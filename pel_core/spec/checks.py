@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 # Fields that only training reads; precision too: evaluation has its own.
 TRAINING = (
     "lr", "momentum", "weight_decay", "batch_size", "accumulate", "accumulation", "loss", "tau", "head", "scale", "init",
-    "augment", "precision", "optimizer", "schedule", "sampler", "train_head",
-    "reweight", "sharpness",
+    "augment", "mix", "precision", "optimizer", "schedule", "sampler", "train_head", "reweight", "sharpness",
 )  # fmt: skip
 
 KINDS = {"vit": "ViT", "resnet": "ResNet, without a transformer's blocks"}
@@ -49,8 +48,6 @@ def require_network(method: str, backbone: str) -> None:
         if name in METHODS and kind not in METHODS[name].networks:
             fit = ", ".join(each for each, entry in METHODS.items() if kind in entry.networks)
             raise PelError(f"{name} does not act on {backbone}, which is a {KINDS[kind]}; what does: {fit}")
-        if name in METHODS and (reason := METHODS[name].misfit(entry)):
-            raise PelError(f"{name} does not act on {backbone}: {reason}; take another method, e.g. lora")
 
 
 def check(spec: "RunSpec") -> None:
@@ -102,6 +99,9 @@ def _check_method_options(spec: "RunSpec") -> None:
 
 
 def _check_text(spec: "RunSpec") -> None:
+    if spec.reads_tower:
+        _require(spec, "head", spec.vit.causal_text, f"without a text tower (cosine, ...): {spec.backbone} has none of CLIP's")
+        _require(spec, "init", spec.init == "text", f"text: head={spec.head} starts from what the text tower says")
     name = "init" if spec.init == "text" else "method"
     images = [entry.name for entry in INITS.entries() if entry.value.start == "images"]
     instead = f"{', '.join(images)} or random" if spec.trains else "one that trains"
@@ -113,6 +113,8 @@ def idle_options(spec: "RunSpec") -> dict[str, str]:
     base = spec.base
     read = {name for entry in spec.entries.values() for name in entry.reads} | ({"prompt"} if spec.needs_text else set())
     needs = {name: need for name, need in _partly_read(_sizes()).items() if name not in read}
+    if spec.reads_tower:
+        needs["prompt"] = f"another head: head={spec.head} has class names after a context"
     if spec.accumulate == 1:
         needs["accumulation"] = "accumulate above 1"
     if not held_as_files(spec.dataset) or spec.native:

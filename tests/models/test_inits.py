@@ -63,7 +63,7 @@ def test_which_images_are_looked_at(init):
         assert images_for(init, labels, 1).tolist() != chosen.tolist()
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", [name for name in HEADS if not getattr(HEADS[name], "tower", False)])
 @pytest.mark.parametrize("init", IMAGE_INITS)
 def test_every_head_starts_from_images(toy_results, init, head):
     spec = RunSpec.make("toy-ir20", "toy", "adaptformer+ssf-ln", 3, init=init, head=head)
