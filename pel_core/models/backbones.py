@@ -74,8 +74,8 @@ def _clip(label: str, arch: str, layers: int, width: int, patch: int, tag: str, 
 
 
 def _resnet(label: str, arch: str, stages: tuple[int, ...], width: int) -> Backbone:
-    """A ResNet of OpenAI's CLIP; the feature is the projected one, as in LIFT. Only its text tower has a GELU."""
-    return Backbone(label, "open_clip", arch, 1, width, 32, 224, "openai", stages=stages)
+    """A ResNet of OpenAI's CLIP; the feature is the projected one, as in LIFT. QuickGELU is its text tower's."""
+    return Backbone(label, "open_clip", arch, 1, width, 32, 224, "openai", quick_gelu=True, stages=stages)
 
 
 def _siglip(label: str, arch: str, layers: int, width: int, patch: int, resolution: int, hidden: int = 0) -> Backbone:

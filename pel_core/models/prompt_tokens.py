@@ -94,7 +94,8 @@ def _digests(texts: Sequence[str], tokenizer: Any) -> tuple[list[bytes], list[bo
     """A digest of the tokens that the tower gets of each text, and whether the text is cut."""
     length = tokenizer.context_length
     tokens = tokenizer([*texts, ""], context_length=length + 1)  # one more than it reads shows what is cut
-    tokens, padding = tokens[:-1], tokens[-1, -1]
-    cut = tokens[:, length] != padding
+    empty, tokens, padding = tokens[-1], tokens[:-1], tokens[-1, -1]
+    last = length - 1 if (empty == padding).all() else length  # SigLIP's texts end with what fills them up
+    cut = tokens[:, last] != padding
     tokens[cut, length - 1] = tokens[cut, length]  # what is cut ends as every text does
     return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in tokens[:, :length].numpy()], cut.tolist()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pel_core.common.errors import PelError
+from pel_core.reporting.posthoc_text import posthoc_lines
 from pel_core.reporting.soup_text import soup_lines
 from pel_core.spec.outcomes import reason_of
 from pel_core.spec.results import invalid_reason, metrics_file, read_record, read_result, require_same_inputs
@@ -60,13 +61,15 @@ class Runs(dict[str, Record]):
         return ", ".join(f"{word} ({count} of {len(slugs)})" for word, count in words.items())
 
     def notes(self) -> list[str]:
-        """A line on each soup and on each blank, for a footnote."""
-        soups = soup_lines(self.values())
-        lines = [f"Run {blank}." for blank in self.blanks.values()]
+        """A line on each kind of soup and of post-hoc run, and on each blank, for a footnote."""
+        made, lines = (
+            soup_lines(self.values()) + posthoc_lines(self.values()),
+            [f"Run {blank}." for blank in self.blanks.values()],
+        )
         more = len(lines) - LISTED
         if more < 1:
-            return [*soups, *lines]
-        return [*soups, *lines[:LISTED], f"And {more} more without a result (python -m pel_core status)."]
+            return [*made, *lines]
+        return [*made, *lines[:LISTED], f"And {more} more without a result (python -m pel_core status)."]
 
 
 def read_runs(study: Study, artefact: Artefact) -> Runs:

@@ -15,7 +15,9 @@ from pel_core.common.registry import Entry
 from pel_core.data.datasets import LongTailed, find_dataset, require_factors, split_name
 from pel_core.models.backbones import backbone_name
 from pel_core.models.methods import METHODS, PART
+from pel_core.spec import posthoc
 from pel_core.spec.options import spell
+from pel_core.spec.posthoc import with_sources
 from pel_core.spec.results import value_path
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.kinds import ArtefactKind, read_knobs
@@ -23,6 +25,7 @@ from pel_core.studies.origins import ALL, FROM, FROM_SEEDS, listed, parents_of, 
 from pel_core.studies.tuning import Base, TunedRow, Tuning, make_tuned
 
 Selection = Mapping[str, Any]
+ROW_SEEDS = "seeds"  # of `posthoc.ensemble`: the row's own
 BRACES = re.compile(r"(?<![\w\\^$}])\{([a-z][a-z0-9_-]*)\}")
 
 
@@ -38,7 +41,8 @@ class Bindings:
     """What a configuration brings to a study: data and backbone for its roles, seeds and shared values.
 
     ``roles``: the study's role -> title; ``data``: the bound roles -> data set; ``datasets``: declared data sets; ``tune``: what
-    every row is tuned by that says nothing else; ``tunings`` holds those that were laid out (`tuning.make_tuned`).
+    every row is tuned by that says nothing else; ``tunings`` holds those that were laid out, ``validation`` what candidates need
+    to be scored on validation images (`tuning.make_tuned`).
     """
 
     roles: Mapping[str, str]
@@ -49,6 +53,7 @@ class Bindings:
     recipe: Mapping[str, Any]
     tune: Mapping[str, Any] | None = None
     tunings: dict[str, Tuning] = field(default_factory=dict, compare=False, repr=False)
+    validation: dict[tuple[str, float], dict[str, Any]] = field(default_factory=dict, compare=False, repr=False)
 
     def dataset(self, text: str) -> str:
         """A data set as a study writes it -> its name: ``cifar100-ir200`` -> ``demo-cifar-ir200``.
@@ -170,6 +175,13 @@ class Artefact:
         """Its runs by slug, in reading order; none where it is drawn from models."""
         return {} if self.how.from_models else {spec.slug: spec for cell in self.cells for spec in cell.specs}
 
+    @property
+    def planned(self) -> set[str]:
+        """Its runs by slug before a look at results: candidates, runs of a tuned row at the settings nearest to its own, and
+        those whose logits post-hoc runs need."""
+        rows = {*with_sources({spec.slug: spec for cell in self.cells for spec in cell.expected})}
+        return rows.union(*(tuning.specs for tuning in self.tunings.values()))
+
     @cached_property
     def tunings(self) -> dict[str, Tuning]:
         """The tunings of its rows by name."""
@@ -206,7 +218,10 @@ def make_cell(bindings: Bindings, seeds: Iterable[int], selections: Iterable[Sel
     selections, seeds = tuple(selections), tuple(seeds)
     fields = _laid_over(bindings, selections, ("dataset", "method", "value"))
     text, method, value, tune = fields["dataset"], fields["method"], fields["value"], fields["tune"]
-    base = _base(bindings, selections, fields, seeds)
+    every = seeds
+    if fields.get(posthoc.ENSEMBLE) == ROW_SEEDS:  # of all of them one value
+        fields[posthoc.ENSEMBLE], seeds = list(seeds), seeds[:1]
+    base = _base(bindings, selections, fields, every)
     if base.over and tune:
         raise PelError("from_seeds: all makes one run, whose settings cannot be chosen over seeds; say `tune: false` there")
     if fields.get(FROM_SEEDS) == ALL and not base.parents:
@@ -215,14 +230,14 @@ def make_cell(bindings: Bindings, seeds: Iterable[int], selections: Iterable[Sel
     specs = tuple(base.spec(seed) for seed in (seeds[:1] if once else seeds))
     for spec in (run for child in specs[:1] for run in (child, *child.ancestors.values())):
         require_factors(spec.dataset, spec.factors, bindings.datasets)
-    tuned = make_tuned(base, seeds, tune, bindings.datasets, bindings.tunings) if tune else None
+    tuned = make_tuned(base, seeds, tune, bindings.datasets, bindings.tunings, bindings.validation) if tune else None
     return Cell(*at, dataset=text, method=method, value=value_path(value), specs=() if tuned else specs, tuned=tuned)
 
 
 def _laid_over(bindings: Bindings, selections: Iterable[Selection], needed: Iterable[str]) -> dict[str, Any]:
     fields: dict[str, Any] = {"backbone": bindings.backbone, "tune": bindings.tune}
     for selection in selections:
-        fields |= {key: value for key, value in selection.items() if key not in ("label", "at")}
+        fields |= {key: value for key, value in posthoc.flat(selection).items() if key not in ("label", "at")}
     for key in needed:
         if key not in fields:
             raise PelError(f"no {key} is given; say it in `where`, or in the row or column")
@@ -238,7 +253,8 @@ def _base(bindings: Bindings, selections: tuple[Selection, ...], fields: Mapping
             of_parent = _laid_over(bindings, above, ("dataset", "method"))
             if of_parent["tune"]:
                 raise PelError("its settings are still to be chosen (tune); say `tune: false` there, and the settings")
-            parents.append(_base(bindings, above, of_parent, seeds))
+            steps = [key for key in of_parent if key.startswith(f"{posthoc.SCOPE}.")]  # of logits, which no start has
+            parents.append(_base(bindings, above, {k: v for k, v in of_parent.items() if k not in steps}, seeds))
         except PelError as error:
             raise PelError(str(error) if str(error).startswith("from: ") else f"from: {error}") from None
     others = ("dataset", "backbone", "method", "value", "tune", FROM, FROM_SEEDS)
@@ -313,6 +329,6 @@ def _pairs(
 
 def _name(selection: Selection) -> str:
     """A selection in words: its method, and what else it sets."""
-    rest = [f"{key}={value}" for key, value in selection.items() if key not in ("method", "tune", FROM)]
+    rest = [f"{key}={value}" for key, value in posthoc.flat(selection).items() if key not in ("method", "tune", FROM)]
     rest += [f"from ({_name(parent)})" for parent in listed(selection.get(FROM) or [])]
     return " ".join([str(selection.get("method", "")), *rest]).strip()

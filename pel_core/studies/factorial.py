@@ -14,6 +14,7 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.data.datasets import split_name
 from pel_core.data.factors import AS_IS, GROUPING
 from pel_core.spec.choices import METRICS
+from pel_core.spec.posthoc import is_ensemble
 from pel_core.spec.results import value_path
 from pel_core.studies.cells import Artefact, Bindings, Cell, Selection, expand, make_cell
 from pel_core.studies.design import Design, Factor, Levels, regular_fraction
@@ -49,13 +50,14 @@ class Factorial:
 
 
 def require_seeds(cell: Cell) -> None:
-    """Refuse a soup over seeds, whose one value has no spread over seeds to take apart.
+    """Refuse an ensemble and a soup over seeds, whose one value has no spread over seeds to take apart.
 
     Raises:
         PelError: the cell is one.
     """
-    if cell.expected[0].pooled:
-        raise PelError("from_seeds: all: it is one value, and what is taken apart here is over seeds; show it in a table")
+    one = "posthoc: ensemble" if is_ensemble(cell.expected[0]) else "from_seeds: all" if cell.expected[0].pooled else ""
+    if one:
+        raise PelError(f"{one}: it is one value, and what is taken apart here is over seeds; show it in a table")
 
 
 def read_factorial(entry: Mapping[str, Any]) -> Factorial:
@@ -80,7 +82,8 @@ def read_factorial(entry: Mapping[str, Any]) -> Factorial:
     for value in values:
         if value_path(value).removeprefix("metrics.").split(".")[0] not in (*METRICS, "per_class"):
             raise PelError(f"values: {value} is no metric of test images, so its effects have no interval; put it into a table")
-    return Factorial(design, entry.get("where", {}), options, own, values)
+    shared = {"tune": entry["tune"]} if "tune" in entry else {}
+    return Factorial(design, {**shared, **entry.get("where", {})}, options, own, values)
 
 
 def _check_factor(factor: Factor) -> None:

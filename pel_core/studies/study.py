@@ -148,14 +148,22 @@ def load(study: str | Path = "report", config: str | Path = "demo", **settings: 
     )  # fmt: skip
     _check_accepted(made)
     check_tunings(made, content)
-    for spec in made.planned.values():  # refuses a split or a prompt's file that there is not, before anything is planned
-        require_split(spec.dataset, spec.split, bindings.datasets, spec.factors.val)
-    for spec in made.known.values():
-        if spec.trains and SOUPS[spec.soup].validates:
-            require_split(spec.dataset, "val", bindings.datasets, spec.factors.val, f"soup={spec.soup}")
-    for slug in made.known:
-        made._sentences(slug)
+    _check_inputs(made)
     return made
+
+
+def _check_inputs(study: Study) -> None:
+    """Refuse a split or a prompt's file that there is not, before anything is planned."""
+    for slug, spec in study.planned.items():
+        try:
+            require_split(spec.dataset, spec.split, study.bindings.datasets, spec.factors.val)
+        except PelError as error:
+            asked = next(name for name, made in study.declared.items() if slug in made.planned)
+            raise PelError(f"{shown(study.path)}: {asked}: {error}") from None
+    for slug, spec in study.known.items():
+        if spec.trains and SOUPS[spec.soup].validates:
+            require_split(spec.dataset, "val", study.bindings.datasets, spec.factors.val, f"soup={spec.soup}")
+        study._sentences(slug)
 
 
 def _check_accepted(study: Study) -> None:

@@ -18,7 +18,7 @@ from pel_core.models.resnet import ResNet
 from pel_core.models.weights import load_vit, prepare_backbone, text_features
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.gflop import forward_gflop, training_gflop
-from pel_core.training.classifier import build
+from pel_core.training.classifier import Classifier, build, cast_frozen_weights
 
 RESNETS = [name for name, entry in BACKBONES.items() if entry.stages]
 SMALL = {"layers": [1, 2, 1, 1], "width": 16, "image_size": 64}
@@ -31,7 +31,7 @@ def test_open_clip_declares_the_same(name):
     config, weights = open_clip.get_model_config(entry.arch), get_pretrained_cfg(entry.arch, entry.tag)
     vision = config["vision_cfg"]
     assert (tuple(vision["layers"]), vision["width"], vision["image_size"]) == (entry.stages, 64, entry.resolution)
-    assert config["embed_dim"] == entry.width and config["quick_gelu"] == weights["quick_gelu"] and entry.text
+    assert config["embed_dim"] == entry.width and config["quick_gelu"] == weights["quick_gelu"] == entry.quick_gelu and entry.text
     assert (entry.mean, entry.std, entry.interpolation) == (weights["mean"], weights["std"], weights["interpolation"])
     assert weights["hf_hub"].rstrip("/") == repository(name)
 
@@ -129,3 +129,14 @@ def test_operations(name):
     assert forward_gflop(head) == pytest.approx(counter.get_total_flops() / 1e9, rel=0.001)
     full, bias = (training_gflop(RunSpec.make("toy", name, method, 0)) for method in ("full", "bias"))
     assert full == 3 * training_gflop(head) and bias == 2 * training_gflop(head)
+
+
+@torch.no_grad()
+def test_half_precision(small):
+    """Frozen convolutions held in bf16 under autocast, as on a GPU."""
+    net, _, _ = load_vit(small[1])
+    images = torch.randn(2, 3, 64, 64)
+    expected = net(images)
+    cast_frozen_weights(Classifier(net.requires_grad_(False), torch.nn.Identity(), []), torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.nn.functional.cosine_similarity(net(images).float(), expected).min() > 0.99

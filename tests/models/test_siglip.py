@@ -19,6 +19,7 @@ from pel_core.models import weights
 from pel_core.models.backbones import BACKBONES, repository
 from pel_core.models.heads import ZeroShot
 from pel_core.models.lookup import answer
+from pel_core.models.prompt_tokens import check_prompts
 from pel_core.models.upstream import load_tokenizer
 from pel_core.models.weights import load_vit, prepare_backbone, text_features
 from pel_core.training.classifier import text_head
@@ -110,3 +111,19 @@ def test_siglip_s_tokenizer(monkeypatch, tmp_path):
     tokenizer = load_tokenizer("siglip-b16", str(tmp_path))
     assert tokenizer(["a", "b"]).shape == (2, 64)
     assert asked.asked == ["timm/ViT-B-16-SigLIP", tmp_path]
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_a_text_that_is_cut_is_noticed_also_where_padding_is_the_end_of_texts(padding):
+    """SigLIP's tokenizer fills up with the token that ends a text (1); SigLIP 2's has another (0)."""
+
+    def tokenizer(texts, context_length=4):
+        rows = [[*list(map(len, text.split()))[: context_length - 1], 1] for text in texts]
+        return torch.tensor([row + [padding] * (context_length - len(row)) for row in rows])
+
+    tokenizer.context_length = 4
+    whole, cut = [["aa aaa aaaa"], ["aa aaa aaa"]], [["aa aaa aaaa aa"], ["aa aaa aaa"]]
+    assert check_prompts(whole, ["one", "two"], tokenizer) == []
+    assert "the texts of 1 of 2 classes are longer than the 4 tokens" in check_prompts(cut, ["one", "two"], tokenizer)[0]
+    with pytest.raises(PelError, match="agree in all of the 4 tokens that it reads: 'one' and 'two'"):
+        check_prompts([["aa aaa aaaa aa"], ["aa aaa aaaa aaa"]], ["one", "two"], tokenizer)

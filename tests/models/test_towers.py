@@ -20,6 +20,7 @@ from pel_core.models.towers import open_clip_tower, timm_tower, upstream_feature
 from pel_core.models.vit_parts import Rotary
 from pel_core.models.weights import load_vit, prepare_backbone
 from pel_core.spec.run_spec import RunSpec
+from pel_core.training.classifier import Classifier, cast_frozen_weights
 
 SMALL = {"depth": 2, "embed_dim": 64, "num_heads": 2, "img_size": 64}
 # What each shows; of every option of the ViT two values are among them.
@@ -275,3 +276,18 @@ def test_a_tower_that_was_misread_is_found_out(monkeypatch, tmp_path):
     monkeypatch.setattr(weights, "timm_tower", lambda model: (timm_tower(model)[0], timm_tower(model)[1] | {"act": "relu"}))
     with pytest.raises(PelError, match="features differ from those of its own library by"):
         prepare_backbone(name, tmp_path / "wrong", given)
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_half_precision(name):
+    """With frozen matrices held in bf16 and autocast, as on a GPU: features as near as bf16 allows, gradients that are finite."""
+    vit, parameters = tuned(name, "adaptformer+ssf-ln+vpt-deep")
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = vit(images)
+    cast_frozen_weights(Classifier(vit, torch.nn.Identity(), parameters), torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = vit(images)
+    found.float().pow(2).sum().backward()
+    assert torch.nn.functional.cosine_similarity(found.float(), expected).min() > 0.995
+    assert all(each.parameter.grad is not None and each.parameter.grad.isfinite().all() for each in parameters)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from pel_core.common.errors import PelError
 from pel_core.models import weights
 from pel_core.models.backbones import BACKBONES, Backbone
+from pel_core.models.building import resize_positions
 from pel_core.models.upstream import read_state
 from pel_core.models.weights import (
     OPEN_CLIP_NAMES,
@@ -24,7 +25,6 @@ from pel_core.models.weights import (
     load_vit,
     prepare_backbone,
     rename,
-    resize_positions,
     spoken,
     templates,
     text_features,
