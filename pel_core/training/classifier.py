@@ -68,8 +68,8 @@ class Classifier(nn.Module):
         head = sum(value.numel() for value in self.head.parameters() if value.requires_grad)
         everything = [*self.vit.parameters(), *self.head.parameters()]
         frozen = sum(value.numel() for value in everything if not value.requires_grad)
-        if isinstance(self.head, Head) and self.head.projection is not None:
-            frozen += self.head.projection.numel()
+        if isinstance(self.head, Head):
+            frozen += sum(value.numel() for value in (self.head.projection, self.head.shift) if value is not None)
         counts = {"learnable": learnable, "head": head, "learnable_with_head": learnable + head, "frozen": frozen}
         return counts | {"by_part": by_part}
 

@@ -1,4 +1,4 @@
-"""Methods against numbers that public implementations gave: `tests/golden/methods.npz`, made by running them, in float64.
+"""Methods against numbers that public implementations gave: `tests/golden/public/methods.npz`, made by running them, in float64.
 
 Sources, at the commits that were run: RepAdapter luogen1996/RepAdapter 360992f · Convpass, FacT JieShibo/PETL-ViT 026e4f1 · DoRA
 NVlabs/DoRA 7e2f10a · VeRA huggingface/peft 5d602fd (a layer's forward pass) · gated prompts ryongithub/GatedPromptTuning dd7d1ea
@@ -19,7 +19,7 @@ from pel_core.models.methods import METHODS, parse_method
 from pel_core.models.surgery import apply
 from pel_core.models.vit import ViT, attend
 
-GOLDEN = np.load(Path(__file__).parents[1] / "golden/methods.npz")
+GOLDEN = np.load(Path(__file__).parents[1] / "golden/public/methods.npz")
 WIDTH, RANK, TOKENS = 16, 4, 10
 
 

@@ -17,7 +17,8 @@ from pel_core.spec.choices import CHOICES, HEADS, LOSSES
 from pel_core.spec.options import RECIPES, recipe
 from pel_core.spec.run_spec import DEFAULTS, RunSpec, differences
 
-RANGED = [name for name in METHODS if METHODS[name].blocks == "any" and name not in ("vpt-deep", "dora")]  # exclude others
+ALONE = ("vpt-deep", "dora", "repadapter")  # exclude others, or want an even rank
+RANGED = [name for name in METHODS if METHODS[name].blocks == "any" and name not in ALONE]
 METHOD = st.lists(st.sampled_from(RANGED), min_size=1, max_size=3, unique=True)
 
 
