@@ -15,6 +15,7 @@ from pel_core.common.versions import versions
 from pel_core.data.datasets import split_name
 from pel_core.evaluation.outputs import CLASSES as OUTPUT_CLASSES
 from pel_core.evaluation.outputs import PREDICTIONS, write_csv, write_parquet
+from pel_core.spec.posthoc import is_posthoc, steps_of
 from pel_core.spec.results import METRICS, OUTPUTS, metrics_file, result_files, run_folder, scoring, slug_of
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.kinds import FIGURE, SUMMARY, TABLE
@@ -134,6 +135,11 @@ def fake_record(spec: RunSpec) -> dict[str, Any]:
         "training": {"curve": fake_curve(spec), "seconds": 5.0, "images_per_second": 1000.0, "peak_memory_mb": 500.0},
         "evaluation": {"tte": spec.tte, "crops": spec.views, "seconds": 2.0, "images_per_second": 400.0, "peak_memory_mb": 500.0},
         "environment": {"python": "3", "torch": "0", "device": "cpu"},
+        **(
+            {"posthoc": {name: 1.0 if value == "val" else value for name, value in steps_of(spec).items()}}
+            if is_posthoc(spec)
+            else {}
+        ),
     }
 
 
@@ -201,6 +207,10 @@ def main(words: list[str]) -> None:
             write_json(f"{folder}/metrics.json", fake_record(spec))
             for file in ("logits.safetensors", *OUTPUTS):
                 write_bytes(f"{folder}/{file}", b"")
+    elif command == "score" and rest:
+        write_json(metrics_file(asked.results, rest[0]), fake_record(RunSpec.parse(rest[0])))
+        for file in OUTPUTS:
+            write_bytes(run_folder(asked.results, rest[0]) / file, b"")
     elif command == "score":
         for path in result_files(asked.results):
             write_json(path, fake_record(RunSpec.parse(slug_of(path.parent))))

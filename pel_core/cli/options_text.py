@@ -15,6 +15,7 @@ from pel_core.data.factors import FACTORS, SCOPE
 from pel_core.ingest.sources import SOURCES
 from pel_core.models.backbones import BACKBONES
 from pel_core.models.methods import METHODS
+from pel_core.spec import posthoc
 from pel_core.spec.choices import METRICS, REGISTRIES, Metric
 from pel_core.spec.results import SECTIONS
 from pel_core.studies.kinds import FIGURES, REQUIRED
@@ -24,6 +25,7 @@ def sections() -> dict[str, Registry[Any]]:
     """The registries that a study chooses from, by their heading."""
     fields = {f"`{field}`": registry for field, registry in REGISTRIES.items()}
     drawn: dict[str, Registry[Any]] = {"`value`": METRICS, "Kinds of figure": FIGURES}
+    fields[f"`{posthoc.SCOPE}`"] = posthoc.POSTHOC
     return {"`method`": METHODS, **fields, "`backbone`": BACKBONES, "Data sets": DATASETS, "Kinds of data": SOURCES, **drawn}
 
 
@@ -33,7 +35,8 @@ def options_text(plugins: bool = True) -> str:
     for heading, registry in sections().items():
         entries = [entry for entry in registry.entries() if plugins or not entry.plugin]
         parts += [f"### {heading}", "", *(_metrics(entries) if registry is METRICS else _entries(entries))]
-        parts += [*_knobs(heading, entries), ""]
+        more = [posthoc.ensemble_entry()] if registry is posthoc.POSTHOC else []
+        parts += [*_knobs(heading, [*more, *entries]), ""]
         if registry is DATASETS:
             parts += [f"### `{SCOPE}`", "", *_entries([FACTORS]), *_knobs(f"`{SCOPE}`", [FACTORS]), ""]
     return "\n".join(parts).rstrip() + "\n"
@@ -43,6 +46,7 @@ def metrics_text(plugins: bool = True) -> str:
     """The table of metrics, then what else in metrics.json a study may print."""
     entries = [entry for entry in METRICS.entries() if plugins or not entry.plugin]
     also = {"metrics": "every metric", "spec": "every field and knob of [options.md](options.md)"}
+    also["posthoc"] = "the number of each post-hoc step of the run: `posthoc.la`"
     fields = {**SECTIONS, "spec": ()}
     rows = [
         [f"`{name}.`", ", ".join([*filter(None, [also.get(name)]), *(f"`{key}`" for key in keys)])]
@@ -119,7 +123,7 @@ def _knobs(heading: str, entries: Sequence[Entry[Any]]) -> list[str]:
     for entry in entries:
         scope = "" if heading[0] != "`" else f"{entry.name}." if heading == "`method`" else f"{heading[1:-1]}."
         for knob in entry.knobs:  # a figure's are keys of its own, without a scope
-            default = "needed" if knob.default is REQUIRED else f"`{spell(knob.default)}`" if knob.default != "" else ""
+            default = "needed" if knob.default is REQUIRED else f"`{spell(knob.default)}`" if knob.default not in ("", ()) else ""
             owners.setdefault((f"`{scope}{knob.name}`", default), []).append((f"`{entry.name}`", knob))
     rows = []
     for (name, default), found in owners.items():

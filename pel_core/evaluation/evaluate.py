@@ -9,6 +9,7 @@ from pel_core.evaluation.score import score_run
 from pel_core.hardware.devices import release
 from pel_core.hardware.lease import SignOfLife
 from pel_core.spec.plugins import parse_run
+from pel_core.spec.posthoc import is_posthoc, sources
 from pel_core.spec.seals import require_unsealed
 from pel_core.training.checkpoints import drop_checkpoint
 from pel_core.training.loggers import evaluated
@@ -27,6 +28,8 @@ def evaluate_run(
     """Evaluate a trained run (or zero-shot): ``logits.safetensors`` and ``predict.json``, then ``metrics.json`` and the files of
     `outputs`. Both stages share a process: a study of 2,000 runs starts no interpreter more for the second.
 
+    A post-hoc run is scored from the logits of others, which are evaluated first.
+
     Args: as `predict_run`; ``loggers`` as for `train_run`.
 
     Raises:
@@ -34,6 +37,11 @@ def evaluate_run(
     """
     spec = parse_run(slug, results)
     require_unsealed(results, spec)
+    if is_posthoc(spec):
+        for run in sources(spec):  # what lies there is predicted no second time
+            evaluate_run(run.slug, results, device, accept, loggers, prefix_cache_gb, logits)
+        score_run(spec, Path(results))
+        return
     with SignOfLife(Path(results) / "checkpoints" / f"{slug}.predict.lease", slug, str(device), "evaluated") as sign:
         data = predict_run(spec, Path(results), device, accept, prefix_cache_gb, logits, sign.note)
         release()

@@ -7,7 +7,7 @@ R pixels a side, C classes, k of the most probable classes.
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,11 @@ from pel_core.data.loading import EvalReader, RandomCrops, loader
 from pel_core.data.resample import normalise
 from pel_core.evaluation.outputs import printable, top_classes, write_csv, write_parquet
 from pel_core.evaluation.predictions import TOP
+from pel_core.evaluation.stored_logits import take_steps
 from pel_core.evaluation.trained_run import open_run
 from pel_core.hardware.devices import loader_workers, pick_device
+from pel_core.spec.posthoc import is_ensemble, is_posthoc
+from pel_core.spec.results import metrics_file, read_record
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.classifier import Classifier
 from pel_core.training.loop import predict
@@ -73,10 +76,11 @@ def predict_files(
         raise PelError(f"--out {out}: expected a file that ends in .csv or .parquet")
     paths = find_images(images)
     spec, classifier, names = open_run(run, Path(results), target := pick_device(device), evaluation, among)
+    steps = _steps(spec, Path(run), Path(results))
     if out is not None:
         require_writable(out.parent)
     errors: list[str] = []
-    made = list(classify(spec, classifier, names, paths, target, top, errors))
+    made = list(classify(spec, classifier, names, paths, target, top, errors, steps))
     if made and out is None:
         print("\n".join(table(made)))
     elif made and out is not None:
@@ -85,6 +89,24 @@ def predict_files(
     if errors:
         rest = f"; the other {len(made)} are {'above' if out is None else f'in {out}'}" if made else ""
         raise PelError(f"{len(errors)} of {len(paths)} images could not be read (each is named above){rest}")
+
+
+def _steps(spec: RunSpec, run: Path, results: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """What a run's post-hoc steps do to logits, with the numbers that its result records.
+
+    Raises:
+        PelError: it has no result, or is an ensemble.
+    """
+    if not is_posthoc(spec):
+        return lambda logits: logits
+    if is_ensemble(spec):
+        raise PelError(f"{spec.slug} is an ensemble of several trainings, and images are classified by one: name one of them")
+    inside = spec.slug.removeprefix(f"{spec.train.slug}.")
+    files = [run / "metrics.json", run / inside / "metrics.json", metrics_file(results, spec.slug)]
+    for record in (read_record(file) for file in files if file.is_file()):
+        if record["slug"] == spec.slug:
+            return lambda logits: take_steps(logits, record["data"]["train_counts"], record["posthoc"])
+    raise PelError(f"{spec.slug} has no result, which says its post-hoc numbers: python -m pel_core evaluate '{spec.slug}'")
 
 
 def find_images(words: Sequence[str]) -> list[str]:
@@ -158,8 +180,10 @@ def classify(
     device: torch.device,
     top: int,
     errors: list[str],
+    steps: Callable[[np.ndarray], np.ndarray] = lambda logits: logits,
 ) -> Iterator[Prediction]:
-    """Classify image files (N,) with the run's own crops; those that cannot be read are said, and added to ``errors``."""
+    """Classify image files (N,) with the run's own crops and post-hoc ``steps``; those that cannot be read are said, and added to
+    ``errors``."""
     from tqdm import tqdm
 
     random = RandomCrops(spec.crops, spec.seed, spec.crop_min_scale)
@@ -176,7 +200,7 @@ def classify(
         pixels = crops.to(device).permute(0, 1, 4, 2, 3).float(memory_format=torch.contiguous_format)
         batch = [(normalise(pixels, mean, std), Tensor())]
         logits = predict(classifier, batch, precision=spec.eval_precision)
-        classes, probabilities = top_classes(logits.numpy(), top)
+        classes, probabilities = top_classes(steps(logits.numpy()), top)
         for index, row, values in zip(kept, classes.tolist(), probabilities.tolist(), strict=True):
             yield Prediction(printable(paths[index]), row, [names[i] for i in row], values)
 

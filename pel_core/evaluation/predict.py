@@ -16,8 +16,9 @@ from pel_core.common.versions import made_by, versions
 from pel_core.data.batches import EvalBatches
 from pel_core.data.datasets import Prepared
 from pel_core.data.loading import RandomCrops
-from pel_core.evaluation.predictions import KINDS, images_in, kind_of, write_predictions
+from pel_core.evaluation.predictions import KINDS, NotFinite, images_in, kind_of, write_predictions
 from pel_core.hardware.devices import environment, loader_workers, pick_device
+from pel_core.spec.outcomes import failed_file
 from pel_core.spec.results import run_folder
 from pel_core.spec.run_spec import RunSpec, differences
 from pel_core.training.classifier import cast_frozen_weights
@@ -45,7 +46,8 @@ def predict_run(
         watcher: called after each batch with ``images``, those that are done, and ``of``, how many there are.
 
     Raises:
-        PelError: the trained run is missing, or was trained from another spec, data or weights; or its logits are not finite.
+        PelError: the trained run is missing, or was trained from another spec, data or weights; or its logits are not finite,
+            which ``evaluation-failed.json`` in its folder keeps.
     """
     if logits not in KINDS:
         raise PelError(f"logits={logits}: expected {' or '.join(KINDS)}")
@@ -83,7 +85,14 @@ def predict_run(
     seconds = time.perf_counter() - clock
     # Removed first: a process that is killed in between leaves no logits beside a record that describes others.
     (folder / "predict.json").unlink(missing_ok=True)
-    kind = write_predictions(folder / "logits.safetensors", found.numpy(), np.asarray(split.labels), logits)
+    failed = failed_file(results, spec.slug, "predict")
+    try:
+        kind = write_predictions(folder / "logits.safetensors", found.numpy(), np.asarray(split.labels), logits)
+    except NotFinite as error:
+        record |= {"failed": {"stage": "predict", "reason": error.reason}, "environment": environment(target, started)}
+        write_json(failed, record)
+        raise PelError(f"{error}. That it diverged is kept in {failed}: a study counts it as an outcome") from None
+    failed.unlink(missing_ok=True)
     record["evaluation"] = {
         "tte": spec.tte,
         "crops": batches.crops,

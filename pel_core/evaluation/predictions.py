@@ -22,6 +22,14 @@ KINDS = ("compact", "full")
 EXACT = ("top_classes", "top_logits", "label_logits", "totals")  # of a compact file, beside `logits` and `labels`
 
 
+class NotFinite(PelError):
+    """Logits that are NaN or infinite; ``reason`` says of how many images, without advice."""
+
+    def __init__(self, reason: str):
+        super().__init__(f"{reason}: the model diverged or overflowed; lower the learning rate or use precision=fp32")
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class Predictions:
     """What a network said of N images, in numbers that fp32 logits give exactly.
@@ -80,14 +88,12 @@ def require_finite(logits: np.ndarray) -> None:
     """Refuse logits (N, C) of a network that diverged.
 
     Raises:
-        PelError: naming the first image with a NaN or infinite logit.
+        NotFinite: naming the first image with a NaN or infinite logit.
     """
     finite = np.isfinite(logits).all(axis=1)
     if not finite.all():
-        raise PelError(
-            f"{int((~finite).sum())} of {len(logits)} images have NaN or infinite logits, image {int(finite.argmin())} first: "
-            "the model diverged or overflowed; lower the learning rate or use precision=fp32"
-        )
+        first = int(finite.argmin())
+        raise NotFinite(f"{int((~finite).sum())} of {len(logits)} images have NaN or infinite logits, image {first} first")
 
 
 def write_predictions(path: str | Path, logits: np.ndarray, labels: np.ndarray, kind: str = "compact") -> str:
@@ -132,6 +138,26 @@ def read_predictions(path: str | Path) -> Predictions:
     except SafetensorError as error:
         raise PelError(f"{path} is damaged ({error}); delete it and run again") from None
     return Predictions(labels, classes, top.astype(np.float64), own.astype(np.float64), totals)
+
+
+def read_logits(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (N, C) as fp32, and labels (N,), of a file of either kind.
+
+    Of a compact one the logits of each image's most probable classes and of its label are those that there were; the others are
+    rounded to fp16, by 2^-11 of a logit at most.
+
+    Raises:
+        PelError: the file is missing or damaged.
+    """
+    said = read_predictions(path)
+    with safe_open(path, "np") as handle:
+        logits = handle.get_tensor("logits")
+    if logits.dtype == np.float32:
+        return logits, said.labels
+    logits, rows = logits.astype(np.float32), np.arange(len(said.labels))
+    logits[rows[:, None], said.top_classes] = said.top_logits
+    logits[rows, said.labels] = said.label_logits
+    return logits, said.labels
 
 
 def images_in(path: str | Path) -> int | None:

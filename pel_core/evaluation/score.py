@@ -1,6 +1,7 @@
 """The stage `score`: stored predictions -> ``metrics.json`` and the files of `outputs`; seconds for many runs, and no torch.
 
 A pure function of what `predict` has stored and of the prepared data's names and groups: scoring again gives the same bits.
+A post-hoc run (`spec.posthoc`) has no predictions of its own: it is scored from the logits of the runs that it is made of.
 """
 
 import os
@@ -21,13 +22,15 @@ from pel_core.data.factors import Factors
 from pel_core.data.subsets import group_rules
 from pel_core.evaluation.metrics import score_predictions
 from pel_core.evaluation.outputs import write_outputs
-from pel_core.evaluation.predictions import read_predictions
-from pel_core.spec.plugins import other_plugins
+from pel_core.evaluation.predictions import Predictions, read_predictions
+from pel_core.evaluation.stored_logits import adjusted_predictions, fit_steps, logits_file, posthoc_record
+from pel_core.spec.plugins import other_plugins, with_plugins
+from pel_core.spec.posthoc import fitting_runs, is_ensemble, is_posthoc, sources, stored_runs
 from pel_core.spec.results import head_is_scored, inputs_of, needs_score, result_files, run_folder, scoring, slug_of
 from pel_core.spec.run_spec import RunSpec, differences
 from pel_core.training.model_card import write_card
 
-SEEN = ("predict.json", "logits.safetensors", "metrics.json")
+SEEN = ("predict.json", "logits.safetensors")
 _opening = Lock()
 
 
@@ -44,16 +47,9 @@ def score_run(spec: RunSpec, results: Path, data: Prepared | None = None, replac
             are prepared.
     """
     folder = run_folder(results, spec.slug)
-    seen = _state(folder)
-    record = stored_predictions(folder)
-    if changed := differences(record["spec"], spec):
-        raise PelError(f"{folder}: predicted from another spec ({'; '.join(changed)}); delete the folder and run again")
-    if reason := other_plugins(record, spec):
-        raise PelError(f"{folder}: its predictions were {reason}; delete the folder and run again, or give the earlier file")
+    seen = _state(results, spec)
     data = data or _prepared(results / "data" / split_name(spec.dataset)[0], spec)
-    if data.sha256 != record["data"]["sha256"]:
-        raise PelError(f"{folder}: its predictions are of other data than are prepared; delete the folder and run again")
-    predictions = read_predictions(folder / "logits.safetensors")
+    record, predictions = _read(spec, results, data)
     metrics = score_predictions(predictions, data.groups, group_rules(spec.factors))
     made = {stage: number for stage, number in made_by(record).items() if spec.trains or stage != "train"}
     head = {
@@ -65,12 +61,42 @@ def score_run(spec: RunSpec, results: Path, data: Prepared | None = None, replac
     tail = {key: record[key] for key in ("training", "evaluation", "environment")}
     rest = {key: value for key, value in record.items() if key not in {*head, *tail, "engine", "metrics"}}
     record = head | rest | {"metrics": metrics} | tail
-    if replace_only and (_state(folder) != seen or not (folder / "metrics.json").is_file()):
+    if replace_only and (_state(results, spec) != seen or not (folder / "metrics.json").is_file()):
         return record
     write_outputs(folder, spec, data, results, predictions)
     write_json(folder / "metrics.json", record)
-    if spec.trains:
+    if spec.trains and not is_ensemble(spec):
         write_card(run_folder(results, spec.train.slug), record)
+    return record
+
+
+def _read(spec: RunSpec, results: Path, data: Prepared) -> tuple[dict[str, Any], Predictions]:
+    """What is known of a run's predictions, and what they say.
+
+    Raises:
+        PelError: as `score_run`.
+    """
+    if not is_posthoc(spec):
+        return _record(spec, results, data), read_predictions(logits_file(results, spec))
+    records = [_record(run, results, data) for run in stored_runs(spec)]
+    for run in fitting_runs(spec):
+        _record(run, results, data)
+    counts = records[0]["data"]["train_counts"]
+    values = fit_steps(spec, results, counts)
+    record = posthoc_record(spec, records, values) | with_plugins(spec)
+    return record, adjusted_predictions(spec, results, counts, values)
+
+
+def _record(spec: RunSpec, results: Path, data: Prepared) -> dict[str, Any]:
+    """What is known of the stored predictions of a run that is not post-hoc, which are of this spec, plugins and data."""
+    folder = run_folder(results, spec.slug)
+    record = stored_predictions(folder)
+    if changed := differences(record["spec"], spec):
+        raise PelError(f"{folder}: predicted from another spec ({'; '.join(changed)}); delete the folder and run again")
+    if reason := other_plugins(record, spec):
+        raise PelError(f"{folder}: its predictions were {reason}; delete the folder and run again, or give the earlier file")
+    if data.sha256 != record["data"]["sha256"]:
+        raise PelError(f"{folder}: its predictions are of other data than are prepared; delete the folder and run again")
     return record
 
 
@@ -85,8 +111,8 @@ def stored_predictions(folder: Path) -> dict[str, Any]:
     return read_json(path, ("slug", "spec", "data", "backbone", "training", "evaluation", "environment"))
 
 
-def _state(folder: Path) -> list[tuple[int, int] | None]:
-    """What tells a file from one that replaced it."""
+def _state(results: Path, spec: RunSpec) -> list[tuple[int, int] | None]:
+    """What tells the files that a run is scored from, and its result, from those that replaced them."""
 
     def stamp(path: Path) -> tuple[int, int] | None:
         try:
@@ -95,7 +121,9 @@ def _state(folder: Path) -> list[tuple[int, int] | None]:
             return None
         return status.st_ino, status.st_mtime_ns
 
-    return [stamp(folder / name) for name in SEEN]
+    runs = sources(spec) or (spec,)
+    files = [run_folder(results, run.slug) / name for run in runs for name in SEEN]
+    return [*map(stamp, files), stamp(run_folder(results, spec.slug) / "metrics.json")]
 
 
 def _prepared(folder: Path, spec: RunSpec) -> Prepared:

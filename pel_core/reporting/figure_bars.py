@@ -14,6 +14,7 @@ from pel_core.reporting.runs import Runs, read_runs
 from pel_core.reporting.statistics.effects import LEAST_SEEDS
 from pel_core.reporting.statistics.values import is_metric
 from pel_core.reporting.tables import Statistic, statistic
+from pel_core.spec.posthoc import is_ensemble
 from pel_core.studies.cells import Cell
 from pel_core.studies.kinds import AXIS, DIGITS, FIGURE, FIGURES, ArtefactKind
 from pel_core.studies.study import Study
@@ -87,7 +88,8 @@ def bar_figure(study: Study, name: str) -> BarFigure:
 def _intervals(cell: Cell, runs: Runs, rows: Rows) -> tuple[Ends, Ends, list[str]]:
     """The ends of both intervals over several seeds, and why one is not there."""
     if not cell.specs[0].seeded:
-        return None, None, ["A point without lines: nothing in it depends on the seed."]
+        what = "an ensemble of all seeds is one value" if is_ensemble(cell.specs[0]) else "nothing in it depends on the seed"
+        return None, None, [f"A point without lines: {what}."]
     found = value_effect(cell, runs, rows)
     training, general = ends_of(found)
     why = [] if training or len(found.seeds) < LEAST_SEEDS else [f"No thick line: {found.training.reason}."]

@@ -12,6 +12,7 @@ from pel_core.common.registry import spell
 from pel_core.common.versions import STAGES, made_by
 from pel_core.models.backbones import BACKBONES
 from pel_core.reporting.runs import Runs
+from pel_core.spec import posthoc
 from pel_core.spec.choices import REGISTRIES, entry_of
 from pel_core.spec.run_spec import DEFAULTS, RunSpec
 from pel_core.studies.cells import Artefact
@@ -106,7 +107,7 @@ def recipe_line(records: Sequence[Record]) -> str:
 
 def recipe_parts(records: Sequence[Record]) -> list[str]:
     """The parts of the recipe: ``loss logit adjustment (tau 1)``, ``classifier cosine (scale 25)``, ..."""
-    specs = [{**DEFAULTS, **record["spec"]} for record in records]
+    specs = [{**DEFAULTS, **_no_steps(), **record["spec"]} for record in records]
     names = {
         "optimizer": _joined(OPTIMIZERS.get(spec["optimizer"], spec["optimizer"]) for spec in specs),
         "schedule": _joined(SCHEDULES.get(spec["schedule"], f"{spec['schedule']} schedule") for spec in specs),
@@ -128,6 +129,11 @@ def recipe_parts(records: Sequence[Record]) -> list[str]:
     parts += _knobs(specs)
     parts.append(f"versions {', '.join(_versions(records))}")
     return parts
+
+
+def _no_steps() -> dict[str, Any]:
+    """What the records of runs without post-hoc steps leave out."""
+    return {f"{posthoc.SCOPE}.{knob.name}": knob.default for knob in posthoc.scope_entry().knobs}
 
 
 def recipe_note(records: Sequence[Record]) -> str:
@@ -178,7 +184,7 @@ def _knobs(specs: Sequence[Mapping[str, Any]]) -> list[str]:
     for spec in specs:
         for name, value in spec.items():
             if "." in name:
-                shown = spell(tuple(value) if isinstance(value, list) else value)
+                shown = spell(tuple(value) if isinstance(value, list) else value) or "none"
                 values.setdefault(name, []).append((shown, shown != _default(spec, name)))
     return [f"{name} {_joined(shown for shown, _ in found)}" for name, found in values.items() if any(own for _, own in found)]
 
@@ -188,7 +194,7 @@ def _default(spec: Mapping[str, Any], name: str) -> str | None:
     scope, _, short = name.partition(".")
     entry = entry_of(scope, spec.get(scope, ""))
     knob = entry.knob(short) if entry else None
-    return spell(knob.default) if knob else None
+    return spell(knob.default) or "none" if knob else None
 
 
 def _versions(records: Sequence[Record]) -> list[str]:

@@ -5,12 +5,14 @@ column of which some cannot be read is not marked, and the footnote names the fi
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 
 from pel_core.common.errors import PelError
 from pel_core.reporting.paired import Rows
 from pel_core.reporting.runs import Runs
 from pel_core.reporting.statistics import marks
+from pel_core.reporting.statistics.effects import value_of
 from pel_core.reporting.statistics.marks import Column, Marked
 from pel_core.reporting.statistics.runs import Row, require_same_images
 from pel_core.reporting.statistics.values import is_metric
@@ -35,6 +37,7 @@ def mark_columns(cells: Sequence[Sequence[Cell]], runs: Runs, rows: Rows, baseli
     """
     found: list[Column | str] = []
     readable: dict[int, tuple[list[Row | None], str]] = {}
+    others: dict[int, tuple[int, ...]] = {}
     for j, column in enumerate(zip(*cells, strict=True)):
         values = {cell.value for cell in column}
         if not all(map(is_metric, values)):
@@ -45,20 +48,44 @@ def mark_columns(cells: Sequence[Sequence[Cell]], runs: Runs, rows: Rows, baseli
             continue
         read = [None if runs.without(cell.slugs) else rows.row(cell) for cell in column]
         found.append(next((row for row in read if isinstance(row, str)), ""))
-        if not found[-1] and _on_other_images(column):
+        others[j] = _on_other_images(column, baseline)
+        if not found[-1] and len(column) - len(others[j]) == 1 < len(column):
             found[-1] = OTHER_IMAGES
         if not found[-1]:
-            _refuse_other_images(read)  # type: ignore[arg-type]
+            _refuse_other_images([row for i, row in enumerate(read) if i not in others[j]])  # type: ignore[arg-type]
             readable[j] = read, column[0].value  # type: ignore[assignment]
-    made = _columns([row for row, _ in readable.values()], [value for _, value in readable.values()], baseline)
+    alike = [[None if i in others[j] else row for i, row in enumerate(read)] for j, (read, _) in readable.items()]
+    made = _columns(alike, [value for _, value in readable.values()], baseline)
     for j, column in zip(readable, made, strict=True):
-        found[j] = column
+        found[j] = column if isinstance(column, str) else _with_others(column, readable[j][0], others[j])
     return found
 
 
-def _on_other_images(cells: Sequence[Cell]) -> bool:
-    """Whether rows of one data set are to have different test images: of fewer classes, or held out in another way."""
-    return len({images_of(cell) for cell in cells}) > len({images_of(cell)[0] for cell in cells})
+def _on_other_images(cells: Sequence[Cell], baseline: int | None) -> tuple[int, ...]:
+    """The rows that are to have other test images than most rows of their data set: of fewer classes, or held out in another way.
+    Where as many rows have the one as the other, the baseline's count, else those of the first row."""
+    groups = dict[tuple[object, ...], list[int]]()
+    for i, cell in enumerate(cells):
+        groups.setdefault(images_of(cell), []).append(i)
+    if len(groups) == len({images[0] for images in groups}):
+        return ()
+    if len({images[0] for images in groups}) > 1:  # the data sets are not compared either
+        return tuple(range(1, len(cells)))
+    most = max(groups.values(), key=lambda rows: (len(rows), baseline in rows))
+    return tuple(i for i in range(len(cells)) if i not in most)
+
+
+def _with_others(column: Column, rows: Sequence[Row | None], others: Sequence[int]) -> Column:
+    """A column with the values of rows that were compared with none."""
+    marked = [_value(rows[i], column.metric) if i in others else each for i, each in enumerate(column.rows)]
+    return replace(column, rows=tuple(marked), apart=tuple(i for i in others if rows[i]))
+
+
+def _value(row: Row | None, metric: str) -> Marked:
+    try:
+        return Marked(value_of(row, metric) if row else None)
+    except PelError:  # its confidences cannot be read
+        return Marked(None)
 
 
 def _refuse_other_images(rows: Sequence[Row | None]) -> None:
@@ -87,8 +114,9 @@ def mark_of(columns: Sequence[Column | str], row: int, column: int) -> Marked:
     return Marked(None) if isinstance(found, str) else found.rows[row]
 
 
-def mark_notes(columns: Sequence[Column | str], labels: Sequence[str], baseline: str) -> list[str]:
-    """The footnote: what marks claim, the test and its family, what is not marked and why, and what can be seen at all."""
+def mark_notes(columns: Sequence[Column | str], labels: Sequence[str], baseline: str, rows: Sequence[str] = ()) -> list[str]:
+    """The footnote: what marks claim, the test and its family, what is not marked and why, and what can be seen at all. ``rows``:
+    their labels."""
     names = [label or "the column" for label in labels]
     reasons = [found if isinstance(found, str) else found.reason for found in columns]
     marked = [found for found, reason in zip(columns, reasons, strict=True) if not reason]
@@ -97,6 +125,9 @@ def mark_notes(columns: Sequence[Column | str], labels: Sequence[str], baseline:
         where = [name for name, why in zip(names, reasons, strict=True) if why == reason]
         place = f" in {', '.join(where)}" if len(where) < len(columns) else ""
         lines.append(f"Nothing is marked{place}: {reason}.")
+    apart = dict.fromkeys(i for found in columns if not isinstance(found, str) for i in found.apart)
+    if apart:
+        lines.append(f"Compared with none, being on other test images than the other rows: {', '.join(rows[i] for i in apart)}.")
     known = [(name, found) for name, found in zip(names, columns, strict=True) if not isinstance(found, str)]
     if sizes := [(name, found) for name, found in known if found.detectable]:
         seeds = min((found.seeds for _, found in sizes if found.seeds), default=0)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pel_core.reporting.latex_text import tex_needs, tex_row, tex_text
 from pel_core.reporting.statistics.intervals import quantile
-from pel_core.reporting.table_marks import mark_of
+from pel_core.reporting.table_marks import OTHER_IMAGES, mark_of
 
 if TYPE_CHECKING:
     from pel_core.reporting.statistics.marks import Comparison, Marked
@@ -68,7 +68,7 @@ def table_long(grid: Grid) -> str:
 
 def _numbers(grid: Grid, stat: Statistic, i: int, j: int) -> list[str]:
     column, found = grid.columns[j], mark_of(grid.columns, i, j)
-    reason = column if isinstance(column, str) else column.reason
+    reason = column if isinstance(column, str) else OTHER_IMAGES if i in column.apart else column.reason
     value = found.value
     ends = [value.training.low, value.training.high, value.general.low, value.general.high] if value else [None] * 4
     words = ["best" * found.best, "like best" * found.like_best, found.arrow and f"{found.arrow} baseline"]

@@ -147,7 +147,7 @@ def table_grid(study: Study, name: str) -> Grid:
         notes=[
             *([entry["note"]] if "note" in entry else []),
             seeds_words(artefact.seeds, entry.get("spread", "sd"), entry.get("intervals", False)),
-            *mark_notes(marked, value_labels, entry.get("baseline", "")),
+            *mark_notes(marked, value_labels, entry.get("baseline", ""), [str(row["label"]) for row in rows]),
             *gaps,
             *runs.notes(),
             data_line(flat),

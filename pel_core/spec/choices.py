@@ -16,6 +16,7 @@ from pel_core.data.factors import FACTORS, SCOPE
 from pel_core.models.heads import HEADS
 from pel_core.models.inits import INITS
 from pel_core.models.methods import METHODS
+from pel_core.spec import posthoc
 
 LOSSES: Registry[Any] = Registry("loss", ("pel_core.training.losses",))
 OPTIMIZERS: Registry[Any] = Registry("optimizer", ("pel_core.training.optimizers",))
@@ -130,6 +131,8 @@ def entry_of(scope: str, chosen: str) -> Entry[Any] | None:
     """The entry that a stored run chose for a scope: of a field, a method, or what every data set has; None if unknown here."""
     if scope == SCOPE:
         return FACTORS
+    if scope == posthoc.SCOPE:
+        return posthoc.scope_entry()
     registry = REGISTRIES.get(scope, METHODS)
     name = chosen if scope in REGISTRIES else scope
     return registry.entry(name) if name in registry else None
@@ -148,6 +151,7 @@ def knob_owners() -> dict[str, list[str]]:
             for knob in entry.knobs:
                 owners.setdefault(f"{scope}.{knob.name}", []).append(f"{scope}={entry.name}")
     owners |= {f"{SCOPE}.{knob.name}": [FACTORS.name] for knob in FACTORS.knobs}
+    owners |= {f"{posthoc.SCOPE}.{knob.name}": [posthoc.scope_entry().name] for knob in posthoc.scope_entry().knobs}
     for entry in METHODS.entries():
         for knob in entry.knobs:
             owners.setdefault(f"{entry.name}.{knob.name}", []).append(f"the method {entry.name}")

@@ -11,6 +11,7 @@ from pel_core.data.datasets import DATASETS, split_name
 from pel_core.data.factors import FACTORS, GROUPING, SCOPE
 from pel_core.demo.stand_ins import STAND_INS
 from pel_core.models.methods import METHODS
+from pel_core.spec.posthoc import SCOPE as POSTHOC_SCOPE
 
 if TYPE_CHECKING:
     from pel_core.spec.run_spec import RunSpec
@@ -25,21 +26,24 @@ WORDS: dict[str, tuple[tuple[Any, ...], type]] = {
     "mask_ratio": (("auto",), float),
     "mask_seed": (("run",), int),
 }
-EVALUATION = ("tte", "expand", "crops", "split", "eval_precision")  # fields that training does not read; so are TTE's knobs
+# Fields that training does not read; nor does it the knobs of TTE, of groups and of post-hoc steps.
+EVALUATION = ("tte", "expand", "crops", "split", "eval_precision")
+SCOPES = ("tte.", f"{POSTHOC_SCOPE}.")
 
 GROUPING_KNOBS = tuple(f"{SCOPE}.{name}" for name in GROUPING)
 
 
 def is_evaluation(name: str) -> bool:
     """Whether a field or knob is read by evaluation alone."""
-    return name in EVALUATION or name.startswith("tte.") or name in GROUPING_KNOBS
+    return name in EVALUATION or name.startswith(SCOPES) or name in GROUPING_KNOBS
 
 
 def evaluation_options(spec: "RunSpec") -> dict[str, Any]:
     """What an evaluation does with an image: its options by name, those that have an effect here."""
     read = spec.entries["tte"].reads
     fields = {name: getattr(spec, name) for name in EVALUATION if name in ("tte", "eval_precision", *read)}
-    return fields | {f"tte.{name}": value for name, value in spec.knobs_of("tte").items()}
+    posthoc = {name: spell(value) for name, value in spec.knobs if name.startswith(f"{POSTHOC_SCOPE}.")}
+    return fields | {f"tte.{name}": value for name, value in spec.knobs_of("tte").items()} | posthoc
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pel_core.data.datasets import DATASETS, split_name
 from pel_core.models.backbones import BACKBONES
 from pel_core.models.deltas import DELTAS
 from pel_core.models.methods import METHODS
+from pel_core.spec.posthoc import POSTHOC, steps_of
 from pel_core.spec.run_spec import RunSpec
 
 GIVE = "give its file with --plugins FILE (snakemake --config plugins=FILE)"
@@ -20,6 +21,7 @@ def plugins_of(spec: RunSpec) -> dict[str, str]:
     """Name and SHA-256 of every plugin that a run uses; of most runs, none."""
     entries = [*spec.entries.values(), BACKBONES.entry(spec.backbone)]
     entries += [DELTAS.entry(attach.delta) for part in spec.parts for attach in METHODS[part.name].attach]
+    entries += [POSTHOC.entry(name) for name in steps_of(spec)]
     base = split_name(spec.dataset)[0]  # a user's own is in no registry
     return used([*entries, *([DATASETS.entry(base)] if base in DATASETS else [])])
 

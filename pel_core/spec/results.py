@@ -21,6 +21,7 @@ from pel_core.data.factors import AS_IS, Factors
 from pel_core.spec.choices import METRICS, knob_owners
 from pel_core.spec.options import is_evaluation
 from pel_core.spec.plugins import other_plugins
+from pel_core.spec.posthoc import POSTHOC, sources
 from pel_core.spec.records import damage
 from pel_core.spec.run_spec import DEFAULTS, OVERRIDE, SLUG, RunSpec, differences
 
@@ -35,6 +36,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "data": ("name", "classes", "train_images", "test_images", "train_counts", "groups", "sha256"),
     "spec": ("dataset", "backbone", "method", "seed", *DEFAULTS),
     "backbone": ("name", "arch", "label", "layers", "sha256", "source_sha256"),
+    "posthoc": (),
 }
 
 
@@ -56,8 +58,8 @@ def value_path(text: str) -> str:
 
 
 def section_keys(section: str) -> tuple[str, ...]:
-    """What there is in a section of metrics.json: metrics and knobs, those of plugins among them."""
-    also = {"metrics": METRICS, "spec": knob_owners() if section == "spec" else ()}.get(section, ())
+    """What there is in a section of metrics.json: metrics, knobs and post-hoc steps, those of plugins among them."""
+    also = {"metrics": METRICS, "posthoc": POSTHOC, "spec": knob_owners() if section == "spec" else ()}.get(section, ())
     return (*also, *SECTIONS[section])
 
 
@@ -112,7 +114,8 @@ INPUTS = re.compile(rb'"inputs": \{\s*"data": "([0-9a-f]{64})",\s*"backbone": "(
 def needs_score(results: str | Path, spec: RunSpec, accept: Collection[str] = ()) -> bool:
     """Whether a run's metrics are of another scoring, while its predictions can be used and lie there."""
     path = metrics_file(results, spec.slug)
-    if head_is_scored(path) or not (path.parent / "logits.safetensors").is_file():
+    runs = sources(spec) or (spec,)
+    if head_is_scored(path) or not all((run_folder(results, run.slug) / "logits.safetensors").is_file() for run in runs):
         return False
     try:
         record = read_record(path)

@@ -18,7 +18,7 @@ from pel_core.data.factors import FACTORS, SCOPE, Factors
 from pel_core.models.backbones import BACKBONES, Backbone, backbone_name
 from pel_core.models.methods import METHODS, MethodPart, format_method, parse_method
 from pel_core.models.text_heads import TOWER
-from pel_core.spec import checks
+from pel_core.spec import checks, posthoc
 from pel_core.spec.choices import REGISTRIES, TTE, knob_owners, scoped_knobs
 from pel_core.spec.options import EVALUATION, convert, fixed_by, is_evaluation, name_ratio, recipe
 
@@ -173,11 +173,15 @@ class RunSpec:
 
     @cached_property
     def entries(self) -> dict[str, Entry[Any]]:
-        """The chosen entries by scope: the field that names one, a stacked method's name, ``data`` for what every data set has.
-        Of what trains nothing, few."""
+        """The chosen entries by scope: the field that names one, a stacked method's name, ``data`` for what every data set has,
+        ``posthoc`` for what may be done to any run's logits. Of what trains nothing, few."""
         scopes = REGISTRIES if self.trains else {"tte": TTE}
         chosen = {scope: registry.entry(getattr(self, scope)) for scope, registry in scopes.items()}
-        return chosen | {part.name: METHODS.entry(part.name) for part in self.parts} | {SCOPE: FACTORS}
+        return (
+            chosen
+            | {part.name: METHODS.entry(part.name) for part in self.parts}
+            | {SCOPE: FACTORS, posthoc.SCOPE: posthoc.scope_entry()}
+        )
 
     def knob(self, name: str) -> Any:
         """The value of a knob of a chosen entry by its full name."""
@@ -242,8 +246,9 @@ class RunSpec:
 
     @property
     def seeded(self) -> bool:
-        """Whether anything in its numbers depends on the seed: a training, or random crops of the test images."""
-        return self.trains or not TTE[self.tte].views
+        """Whether anything in its numbers depends on the seed: a training, or random crops of the test images. An ensemble is of
+        given seeds: there is one of it."""
+        return (self.trains or not TTE[self.tte].views) and not posthoc.is_ensemble(self)
 
     @property
     def needs_text(self) -> bool:
@@ -286,10 +291,11 @@ class RunSpec:
         return self.resolution or self.vit.resolution
 
     def to_json(self) -> dict[str, Any]:
-        """Every resolved value: fields and the knobs of chosen entries; what evaluation alone reads comes last."""
+        """Every resolved value: fields and the knobs of chosen entries, post-hoc ones where they depart; what evaluation alone
+        reads comes last."""
         knobs = scoped_knobs(self.entries)
         given = dict(self.knobs)
-        of_knobs = {name: given.get(name, knob.default) for name, knob in sorted(knobs.items())}
+        of_knobs = {name: given.get(name, knob.default) for name, knob in sorted(knobs.items()) if _is_told(name, given)}
         plain = {name: _plain(value) for name, value in of_knobs.items()}
         values = {name: getattr(self, name) for name in FIELDS} | plain
         return dict(sorted(values.items(), key=lambda item: is_evaluation(item[0])))
@@ -315,6 +321,11 @@ def completed(stored: Mapping[str, Any], spec: RunSpec) -> dict[str, Any]:
     """A stored spec with the fields and the knobs of ``spec`` that are younger than the record, at their defaults."""
     younger = {name: _plain(knob.default) for name, knob in scoped_knobs(spec.entries).items()}
     return {**DEFAULTS, **younger, **stored}
+
+
+def _is_told(name: str, given: Mapping[str, Any]) -> bool:
+    """Whether a record says a knob's default: of post-hoc steps, which no part of a training or prediction reads, it does not."""
+    return name in given or not name.startswith(f"{posthoc.SCOPE}.")
 
 
 def _plain(value: Any) -> Any:

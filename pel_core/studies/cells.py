@@ -15,13 +15,16 @@ from pel_core.common.registry import Entry
 from pel_core.data.datasets import LongTailed, find_dataset, require_factors, split_name
 from pel_core.models.backbones import backbone_name
 from pel_core.models.methods import METHODS, PART
+from pel_core.spec import posthoc
 from pel_core.spec.options import spell
+from pel_core.spec.posthoc import with_sources
 from pel_core.spec.results import value_path
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.kinds import ArtefactKind, read_knobs
 from pel_core.studies.tuning import Base, TunedRow, Tuning, make_tuned
 
 Selection = Mapping[str, Any]
+ROW_SEEDS = "seeds"  # of `posthoc.ensemble`: the row's own
 BRACES = re.compile(r"(?<![\w\\^$}])\{([a-z][a-z0-9_-]*)\}")
 
 
@@ -37,7 +40,8 @@ class Bindings:
     """What a configuration brings to a study: data and backbone for its roles, seeds and shared values.
 
     ``roles``: the study's role -> title; ``data``: the bound roles -> data set; ``datasets``: declared data sets; ``tune``: what
-    every row is tuned by that says nothing else; ``tunings`` holds those that were laid out (`tuning.make_tuned`).
+    every row is tuned by that says nothing else; ``tunings`` holds those that were laid out, ``validation`` what candidates need
+    to be scored on validation images (`tuning.make_tuned`).
     """
 
     roles: Mapping[str, str]
@@ -48,6 +52,7 @@ class Bindings:
     recipe: Mapping[str, Any]
     tune: Mapping[str, Any] | None = None
     tunings: dict[str, Tuning] = field(default_factory=dict, compare=False, repr=False)
+    validation: dict[tuple[str, float], dict[str, Any]] = field(default_factory=dict, compare=False, repr=False)
 
     def dataset(self, text: str) -> str:
         """A data set as a study writes it -> its name: ``cifar100-ir200`` -> ``demo-cifar-ir200``.
@@ -169,6 +174,13 @@ class Artefact:
         """Its runs by slug, in reading order; none where it is drawn from models."""
         return {} if self.how.from_models else {spec.slug: spec for cell in self.cells for spec in cell.specs}
 
+    @property
+    def planned(self) -> set[str]:
+        """Its runs by slug before a look at results: candidates, runs of a tuned row at the settings nearest to its own, and
+        those whose logits post-hoc runs need."""
+        rows = {*with_sources({spec.slug: spec for cell in self.cells for spec in cell.expected})}
+        return rows.union(*(tuning.specs for tuning in self.tunings.values()))
+
     @cached_property
     def tunings(self) -> dict[str, Tuning]:
         """The tunings of its rows by name."""
@@ -204,19 +216,21 @@ def make_cell(bindings: Bindings, seeds: Iterable[int], selections: Iterable[Sel
     """
     fields: dict[str, Any] = {"backbone": bindings.backbone, "tune": bindings.tune}
     for selection in selections:
-        fields |= {key: value for key, value in selection.items() if key not in ("label", "at")}
+        fields |= {key: value for key, value in posthoc.flat(selection).items() if key not in ("label", "at")}
     for key in ("dataset", "method", "value"):
         if key not in fields:
             raise PelError(f"no {key} is given; say it in `where`, or in the row or column")
     text, method, backbone, value = (fields.pop(key) for key in ("dataset", "method", "backbone", "value"))
     tune = fields.pop("tune")
     check_method(method)
-    base = Base(bindings.dataset(text), backbone_name(backbone), method, bindings.recipe, fields)
     seeds = tuple(seeds)
+    if fields.get(posthoc.ENSEMBLE) == ROW_SEEDS:  # of all of them one value
+        fields[posthoc.ENSEMBLE], seeds = list(seeds), seeds[:1]
+    base = Base(bindings.dataset(text), backbone_name(backbone), method, bindings.recipe, fields)
     specs = tuple(base.spec(seed) for seed in (seeds[:1] if tune else seeds))  # of a tuned row to see that it is possible
     for spec in specs[:1]:
         require_factors(spec.dataset, spec.factors, bindings.datasets)
-    tuned = make_tuned(base, seeds, tune, bindings.datasets, bindings.tunings) if tune else None
+    tuned = make_tuned(base, seeds, tune, bindings.datasets, bindings.tunings, bindings.validation) if tune else None
     return Cell(*at, dataset=text, method=method, value=value_path(value), specs=() if tuned else specs, tuned=tuned)
 
 
@@ -284,5 +298,5 @@ def _pairs(
 
 def _name(selection: Selection) -> str:
     """A selection in words: its method, and what else it sets."""
-    rest = [f"{key}={value}" for key, value in selection.items() if key not in ("method", "tune")]
+    rest = [f"{key}={value}" for key, value in posthoc.flat(selection).items() if key not in ("method", "tune")]
     return " ".join([str(selection.get("method", "")), *rest]).strip()

@@ -16,6 +16,7 @@ from pel_core.data.datasets import split_name
 from pel_core.data.ensembling import TTE
 from pel_core.data.image_cache import cache_folder
 from pel_core.evaluation.predictions import stored_bytes
+from pel_core.spec.posthoc import is_posthoc
 from pel_core.spec.results import read_record, result_files
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.data_sizes import classes, data_size
@@ -70,11 +71,11 @@ def work(study: Study, spec: RunSpec) -> Work | None:
     size = data_size(study, spec.dataset, spec.factors)
     if size is None:
         return None
-    train, test = spec.epochs * size[0] * spec.trains, views(spec.to_json()) * size[1]
+    train, test = spec.epochs * size[0] * spec.trains, views(spec.to_json()) * size[1] * (not is_posthoc(spec))
     number = classes(study, spec.dataset, spec.factors)
     # Logits; head and deltas (about twice the head in the reference's adapters); predictions.
-    logits = stored_bytes(size[1], number, study.config.get("logits", "compact"))
-    disk = logits + 12 * number * spec.vit.width * spec.trains + 150 * size[1]
+    logits = stored_bytes(size[1], number, study.config.get("logits", "compact")) + 12 * number * spec.vit.width * spec.trains
+    disk = logits * (not is_posthoc(spec)) + 150 * size[1]
     return Work(train * passes(spec), test, train * training_gflop(spec), test * forward_gflop(spec), disk)
 
 
@@ -95,6 +96,8 @@ def measured(study: Study, backbone: str) -> Speed | None:
     for path in result_files(study.results, run=f"*.{backbone}.*"):
         try:
             record = read_record(path)
+            if is_posthoc(RunSpec.parse(record["slug"])):
+                continue  # its seconds are those of others
             spec, data = RunSpec.parse(record["slug"]), record["data"]
             parts = {"training": spec.epochs * data["train_images"] * training_gflop(spec)} if spec.trains else {}
             if not record["environment"].get("blocks_from_cache"):  # else it is the speed of the rest of the network

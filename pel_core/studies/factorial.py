@@ -14,6 +14,7 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.data.datasets import split_name
 from pel_core.data.factors import AS_IS, GROUPING
 from pel_core.spec.choices import METRICS
+from pel_core.spec.posthoc import is_ensemble
 from pel_core.spec.results import value_path
 from pel_core.studies.cells import Artefact, Bindings, Cell, Selection, expand, make_cell
 from pel_core.studies.design import Design, Factor, Levels, regular_fraction
@@ -40,9 +41,21 @@ class Factorial:
         """
         chosen = [options[level] for options, level in zip(self.options, levels, strict=True)]
         try:
-            return make_cell(bindings, seeds, (self.where, *chosen, self.own.get(levels, {}), {"value": value}), at)
+            cell = make_cell(bindings, seeds, (self.where, *chosen, self.own.get(levels, {}), {"value": value}), at)
+            require_seeds(cell)
+            return cell
         except PelError as error:
             raise PelError(f"cell ({self.design.label(levels)}): {error}") from None
+
+
+def require_seeds(cell: Cell) -> None:
+    """Refuse an ensemble, whose one value has no spread over seeds to take apart.
+
+    Raises:
+        PelError: the cell is one.
+    """
+    if is_ensemble(cell.expected[0]):
+        raise PelError("posthoc: ensemble: it is one value, and what is taken apart here is over seeds; show it in a table")
 
 
 def read_factorial(entry: Mapping[str, Any]) -> Factorial:
@@ -67,7 +80,8 @@ def read_factorial(entry: Mapping[str, Any]) -> Factorial:
     for value in values:
         if value_path(value).removeprefix("metrics.").split(".")[0] not in (*METRICS, "per_class"):
             raise PelError(f"values: {value} is no metric of test images, so its effects have no interval; put it into a table")
-    return Factorial(design, entry.get("where", {}), options, own, values)
+    shared = {"tune": entry["tune"]} if "tune" in entry else {}
+    return Factorial(design, {**shared, **entry.get("where", {})}, options, own, values)
 
 
 def _check_factor(factor: Factor) -> None:

@@ -27,7 +27,7 @@ TARGETS = ("all", "provenance")  # rules that make nothing themselves
 TOLD = 8  # lines of the log of a job that failed
 # Jobs of a moment at the end of a study: without one that is finished, the time that is left is known without them.
 LATER = "(known later)"  # jobs that a checkpoint added, whatever their rules
-MOMENTS = ("score", "table", "figure", "summary", "runs", "page")
+MOMENTS = ("score", "posthoc", "table", "figure", "summary", "runs", "page")
 
 
 # What Snakemake says of its own work between jobs, the command of a job that failed, and events that have a line of ours.
@@ -159,7 +159,7 @@ def outcome(job: Any) -> str:
     """What came out of a training or an evaluation, from the file that it wrote; nothing for other jobs or an unreadable file."""
     files = {Path(file).name: file for file in job.output}
     with suppress(PelError, OSError, KeyError, IndexError, TypeError, ValueError):
-        if job.rule_name == "predict":
+        if job.rule_name in ("predict", "posthoc"):
             return f"accuracy {read_json(files['metrics.json'])['metrics']['overall']:.1f} %"
         if job.rule_name == "train":
             last = read_json(files["train.json"])["training"]["curve"][-1]

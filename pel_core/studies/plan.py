@@ -7,7 +7,9 @@ from pathlib import Path
 from pel_core.common.counts import count_of
 from pel_core.common.errors import PelError
 from pel_core.ingest.sources import open_source
+from pel_core.spec.posthoc import is_posthoc
 from pel_core.spec.run_spec import RunSpec
+from pel_core.studies.cells import Artefact
 from pel_core.studies.config import shown
 from pel_core.studies.cost import REACHED, SHEETS, Work, decoded_bytes, measured, on_paper, work
 from pel_core.studies.gflop import passes
@@ -15,6 +17,7 @@ from pel_core.studies.study import Study
 from pel_core.studies.tuning_words import finals_to_come, tuning_lines
 from pel_core.studies.user_images import check_splits
 
+VARIES = "no spread of seeds is known from one, so it will show no component of the variance; give two or more (seeds=0,1)"
 PARALLEL = "Runs are independent: N CPU cores, or N GPUs of a cluster, take about an Nth of the time."
 LARGE = 1e7  # GFLOP from which a GPU is worth a word
 
@@ -37,16 +40,19 @@ def plan(study: Study) -> str:
     to_train = {spec.train.slug: spec for spec in missing if spec.trains and not _trained(study, spec, stale)}
     later = finals_to_come(study)
     again = f", to score again {len(unscored)} (seconds)" if unscored else ""
+    stepped = sum(map(is_posthoc, missing))
+    again += f", to score from stored logits {stepped} (seconds)" if stepped else ""
     lines = [
         f"{study.title}: {shown(study.path)} on {shown(study.config_path)} ({study.config['title']})",
         f"Makes {', '.join(study.artefacts)}; seeds {', '.join(map(str, study.seeds))}.",
         *(f"Leaves out {', '.join(names)}: {reason}." for reason, names in _by_reason(study).items()),
         f"Runs: {len(states)}, of which {len(done)} done{f' ({gone} diverged)' if gone else ''}, {len(missing)} missing; "
-        f"to train {len(to_train)}, to evaluate {len(missing)}{again}.",
+        f"to train {len(to_train)}, to evaluate {len(missing) - stepped}{again}.",
     ]
     lines += [f"  cannot be used: {slug}: {state}" for slug, state in list(unusable.items())[:5]]
     lines += [f"  ... and {len(unusable) - 5} more"] if len(unusable) > 5 else []
     lines += tuning_lines(study)
+    lines += [f"But {name} has one seed: {VARIES}." for name, made in study.artefacts.items() if _of_one_seed(made)]
     if missing or later:
         trained_later = {spec.train.slug: spec for spec in later if spec.trains and spec.train.slug not in to_train}
         lines += _cost(study, [*to_train.values(), *trained_later.values()], [*missing, *later])
@@ -57,6 +63,10 @@ def plan(study: Study) -> str:
     lines += [f"But {reason}. That, and what was made from it, is made again." for reason in study.others.values()]
     lines += [f"But `make study` will not start: {why}" for base, why in refused.items() if _concerns(study, base)]
     return "\n".join(lines)
+
+
+def _of_one_seed(artefact: Artefact) -> bool:
+    return artefact.kind == "variance" and len(artefact.seeds) < 2
 
 
 def _concerns(study: Study, base: str) -> bool:

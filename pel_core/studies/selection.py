@@ -8,7 +8,7 @@ import csv
 import io
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from pel_core.common.files import sha256, write_json, write_text
 from pel_core.common.registry import spell
 from pel_core.spec.choices import METRICS
 from pel_core.spec.outcomes import reason_of
+from pel_core.spec.posthoc import stored_runs
 from pel_core.spec.records import number, why_none
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.cells import Artefact, Cell, Claim, Contrast
@@ -33,12 +34,13 @@ NOTHING = "no candidate has a score, so the row keeps the settings nearest to it
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out of one run of a candidate: its score, or ``reason`` why there is none; hours on one device, if known."""
+    """What came out of one run of a candidate: its score, or ``reason`` why there is none; hours on one device of training and
+    of evaluation, if known."""
 
     spec: RunSpec
     score: float | None
     reason: str
-    hours: float | None
+    hours: tuple[float, float] | None
     parameters: int
     sha256: str
     diverged: bool = False
@@ -103,12 +105,22 @@ class Selection:
     @property
     def hours(self) -> float:
         """Hours on one device that these took, as far as they say."""
-        return sum(outcome.hours or 0.0 for tried in self.tried for outcome in tried.outcomes)
+        return hours_of(outcome for tried in self.tried for outcome in tried.outcomes)
 
     @property
     def untimed(self) -> int:
         """Runs that do not say how long they took: those that diverged."""
         return sum(outcome.hours is None for tried in self.tried for outcome in tried.outcomes)
+
+
+def hours_of(outcomes: Iterable[Outcome]) -> float:
+    """Hours on one device that runs took, as far as they say: a training that several evaluations share counts once,
+    and so do predictions."""
+    training, evaluation = dict[str, float](), dict[str, float]()
+    for outcome in outcomes:
+        if outcome.hours is not None:
+            training[outcome.spec.train.slug], evaluation[stored_runs(outcome.spec)[0].slug] = outcome.hours
+    return sum(training.values()) + sum(evaluation.values())
 
 
 def select(study: "Study", tuning: Tuning) -> Selection | None:
@@ -144,9 +156,9 @@ def _outcome(study: "Study", spec: RunSpec, by: str, state: str, record: Mapping
     if state == "diverged":
         return Outcome(spec, None, f"diverged: {reason_of(record)}", None, _learnt(record), digest, True)
     score = number(record, f"metrics.{by}")
-    seconds = sum((record.get(part) or {}).get("seconds") or 0.0 for part in ("training", "evaluation"))
+    training, evaluation = ((record.get(part) or {}).get("seconds") or 0.0 for part in ("training", "evaluation"))
     reason = "" if score is not None else f"no {by}: {why_none(record, f'metrics.{by}')}"
-    return Outcome(spec, score, reason, seconds / 3600, _learnt(record), digest)
+    return Outcome(spec, score, reason, (training / 3600, evaluation / 3600), _learnt(record), digest)
 
 
 def _learnt(record: Mapping[str, Any]) -> int:

@@ -147,10 +147,19 @@ def load(study: str | Path = "report", config: str | Path = "demo", **settings: 
     )  # fmt: skip
     _check_accepted(made)
     check_tunings(made, content)
-    for slug, spec in made.planned.items():  # refuses a split or a prompt's file that there is not, before anything is planned
-        require_split(spec.dataset, spec.split, bindings.datasets, spec.factors.val)
-        made._sentences(slug)
+    _check_inputs(made)
     return made
+
+
+def _check_inputs(study: Study) -> None:
+    """Refuse a split or a prompt's file that there is not, before anything is planned."""
+    for slug, spec in study.planned.items():
+        try:
+            require_split(spec.dataset, spec.split, study.bindings.datasets, spec.factors.val)
+        except PelError as error:
+            asked = next(name for name, made in study.declared.items() if slug in made.planned)
+            raise PelError(f"{shown(study.path)}: {asked}: {error}") from None
+        study._sentences(slug)
 
 
 def _check_accepted(study: Study) -> None:

@@ -11,7 +11,8 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.common.paths import user_path
 from pel_core.data.datasets import require_factors, split_name
 from pel_core.data.image_cache import cache_folder
-from pel_core.spec.results import run_folder, scoring
+from pel_core.spec.posthoc import sources, with_sources
+from pel_core.spec.results import metrics_file, run_folder, scoring
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.cells import Artefact, Bindings
 from pel_core.studies.config import carried, shown
@@ -63,7 +64,7 @@ class StudyFiles:
         """Every run by slug, as far as it is known without a look at results: the runs of a tuned row with the settings nearest
         to its own."""
         cells = (cell for artefact in self.declared.values() if not artefact.how.from_models for cell in artefact.cells)
-        return {spec.slug: spec for cell in cells for spec in cell.expected} | self.candidates
+        return with_sources({spec.slug: spec for cell in cells for spec in cell.expected} | self.candidates)
 
     @property
     def accept(self) -> tuple[str, ...]:
@@ -157,6 +158,10 @@ class StudyFiles:
         if spec.needs_text:
             files["text"] = f"{self.results}/text/{spec.backbone}/{base}.{spec.text_file}.safetensors"
         return files
+
+    def stored(self, slug: str) -> list[str]:
+        """The results of the runs whose logits a post-hoc run is scored from; they stand for the logits."""
+        return [str(metrics_file(self.results, run.slug)) for run in sources(self.spec(slug))]
 
     def delta(self, slug: str) -> str:
         """The trained parameters an evaluation reads; empty for zero-shot."""

@@ -11,7 +11,8 @@ from pel_core.common.versions import STAGES, made_by, stale
 from pel_core.ingest.identity import data_params
 from pel_core.ingest.sources import Size
 from pel_core.ingest.user_outline import Outline
-from pel_core.spec.outcomes import diverged, failed_file
+from pel_core.spec.outcomes import diverged, failed_file, stage_of
+from pel_core.spec.posthoc import with_sources
 from pel_core.spec.results import invalid_reason, metrics_file, needs_score, read_record, run_folder
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies import inputs, provenance
@@ -41,9 +42,10 @@ class StudyState(StudyFiles):
 
     @cached_property  # planning asks several times for each run
     def specs(self) -> dict[str, RunSpec]:
-        """The union of all artefacts' runs by slug, and of candidates: each is trained and evaluated once, whoever shares it."""
+        """The union of all artefacts' runs by slug, of candidates, and of runs whose logits post-hoc ones need: each is trained
+        and evaluated once, whoever shares it."""
         runs = {slug: spec for artefact in self.artefacts.values() for slug, spec in artefact.specs.items()}
-        return runs | self.candidates
+        return with_sources(runs | self.candidates)
 
     def decide(self, anew: bool = False) -> None:
         """Look again which settings can be chosen. ``anew``: also whether those that were chosen still would be."""
@@ -58,12 +60,13 @@ class StudyState(StudyFiles):
         return tuple(name for name in self.tunings if name not in self.selections)
 
     def result_file(self, slug: str) -> str:
-        """What is read of a run: its result, or that its training diverged."""
-        return str(failed_file(self.results, slug) if self.diverged(slug) else metrics_file(self.results, slug))
+        """What is read of a run: its result, or that it diverged."""
+        record = self.diverged(slug)
+        return str(failed_file(self.results, record["slug"], stage_of(record)) if record else metrics_file(self.results, slug))
 
     def diverged(self, slug: str) -> dict[str, Any] | None:
-        """The record of a run's training that diverged; None where it did not, or the configuration is strict: then it is made
-        again, and nothing is drawn without it."""
+        """The record of a run that diverged (`spec.outcomes`); None where it did not, or the configuration is strict: then it is
+        made again, and nothing is drawn without it."""
         strict = self.config.get("strict") and slug not in self.candidates  # it is a reason not to choose one
         record = None if strict else diverged(self.results, slug, self.spec(slug))
         return record if record and not self._of_others(slug) else None

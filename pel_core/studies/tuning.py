@@ -19,6 +19,7 @@ from pel_core.common.seeds import generator
 from pel_core.data.datasets import LongTailed
 from pel_core.ingest.sources import require_split, validation_options
 from pel_core.spec.choices import METRICS
+from pel_core.spec.posthoc import ENSEMBLE
 from pel_core.spec.run_spec import RunSpec, is_evaluation
 from pel_core.studies.selection_rules import SELECTION_RULES
 
@@ -120,7 +121,12 @@ class TunedRow:
 
 
 def make_tuned(
-    base: Base, seeds: tuple[int, ...], tune: Mapping[str, Any], datasets: Mapping[str, LongTailed], known: dict[str, Tuning]
+    base: Base,
+    seeds: tuple[int, ...],
+    tune: Mapping[str, Any],
+    datasets: Mapping[str, LongTailed],
+    known: dict[str, Tuning],
+    validation: dict[tuple[str, float], dict[str, Any]],
 ) -> TunedRow:
     """A row's tuning.
 
@@ -130,6 +136,7 @@ def make_tuned(
         tune: the declaration, as the study has it.
         datasets: the declared data sets.
         known: takes tunings by what was asked for, so that each is laid out once.
+        validation: takes the options that hold images out, by data set and fraction: a user's images are looked at once.
 
     Raises:
         PelError: it would choose on the test set or on a split that there is not, its seeds are the row's, or its settings are
@@ -140,29 +147,38 @@ def make_tuned(
         _check(base, seeds, declaration)
         key = canonical([base.dataset, base.backbone, base.method, base.training().fields, declaration])
         if key not in known:
-            held = _held_out(base, declaration, datasets)
+            held = _held_out(base, declaration, datasets, validation)
             known[key] = _lay_out(base.training(), declaration, {"split": declaration["split"], **held})
         return TunedRow(known[key], base, seeds)
     except PelError as error:
         raise PelError(f"tune: {error}") from None
 
 
-def _held_out(base: Base, tune: Mapping[str, Any], datasets: Mapping[str, LongTailed]) -> dict[str, Any]:
+def _held_out(
+    base: Base,
+    tune: Mapping[str, Any],
+    datasets: Mapping[str, LongTailed],
+    known: dict[tuple[str, float], dict[str, Any]],
+) -> dict[str, Any]:
     """What candidates alone have so that there are validation images: the row trains on these, once its settings are chosen."""
-    val = base.spec(0).factors.val
+    val = base.training().spec(0).factors.val
     if val or not tune["hold_out"]:
         try:
             require_split(base.dataset, tune["split"], datasets, val)
         except PelError as error:
             raise PelError(f"{error}; tune: {{hold_out: 0.1}} holds them out for the candidates alone") from None
         return {}
-    return validation_options(base.dataset, datasets, tune["hold_out"])
+    key = base.dataset, tune["hold_out"]
+    if key not in known:
+        known[key] = validation_options(base.dataset, datasets, tune["hold_out"])
+    return known[key]
 
 
 def _check(base: Base, seeds: tuple[int, ...], tune: Mapping[str, Any]) -> None:
     if tune["split"] != "val":
         told = "the test set is for the runs with chosen settings alone" if tune["split"] == "test" else "expected val"
         raise PelError(f"split={tune['split']}: settings are chosen on the validation split (split: val); {told}")
+    seeds = tuple(base.fields.get(ENSEMBLE, seeds))  # of an ensemble the row has one run, and reads several
     if shared := sorted({*seeds} & {*tune["seeds"]}):
         raise PelError(
             f"seeds {', '.join(map(str, shared))} are the row's own too: it would be shown with the luck it was chosen by; "
@@ -216,7 +232,13 @@ def _lay_out(base: Base, tune: Mapping[str, Any], fixed: Mapping[str, Any]) -> T
         except PelError as error:
             hint = "leave that out of the grid, or say `tune: false` in the row"
             raise PelError(f"{error}; {hint}" if "has no effect" in str(error) else str(error)) from None
-        candidate = Candidate(point, specs, _change(point, values, specs[0].to_json()))
+        after = specs[0].to_json()
+        # A number that is quoted in YAML is one: it may lie at an end of the grid.
+        point = {
+            name: after[name] if isinstance(given, str) and _is_number(after.get(name)) else given
+            for name, given in point.items()
+        }
+        candidate = Candidate(point, specs, _change(point, values, after))
         slugs = tuple(spec.slug for spec in specs)
         if slugs in candidates:
             raise PelError(f"grid: {candidate.words} and {candidates[slugs].words} are the same run; give each value once")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pel_core.common.errors import PelError
+from pel_core.spec.posthoc import with_sources
 from pel_core.spec.results import result_files, slug_of
 from pel_core.spec.run_spec import RunSpec
 from pel_core.spec.seals import set_seals
@@ -24,8 +25,9 @@ def check_tunings(study: "Study", content: Mapping[str, Any]) -> None:
     """
     most, where = content.get("max_runs"), shown(study.path)
     cells = [cell for each in study.declared.values() if not each.how.from_models for cell in each.cells]
-    given = {spec.slug for cell in cells for spec in cell.specs} | {*study.candidates}
-    if most is not None and (count := len(given) + len(most_finals(cells, given))) > most:
+    given = {*with_sources({spec.slug: spec for cell in cells for spec in cell.specs} | study.candidates)}
+    finals = with_sources({spec.slug: spec for spec in most_finals(cells, given)}).keys() - given
+    if most is not None and (count := len(given) + len(finals)) > most:
         tried = len(study.candidates)
         raise PelError(
             f"{where}: max_runs: {most:,}, but the study comes to {count:,} runs, {tried:,} of them candidates of "

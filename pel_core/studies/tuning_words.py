@@ -5,9 +5,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pel_core.common.counts import count_of
+from pel_core.spec.posthoc import with_sources
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.cells import Artefact, Cell
-from pel_core.studies.selection import Selection, selection_folder
+from pel_core.studies.selection import Selection, hours_of, selection_folder
 from pel_core.studies.tuning import Tuning
 from pel_core.studies.tuning_checks import most_finals
 
@@ -69,7 +70,7 @@ def cost_words(selections: Iterable[Selection]) -> str:
     outcomes = {run.slug: run for found in selections for each in found.tried for run in each.outcomes}
     untimed = sum(run.hours is None for run in outcomes.values())
     told = f" ({untimed} that diverged not counted)" if untimed else ""
-    return f"{count_of(len(runs), 'run')}, {sum(run.hours or 0.0 for run in outcomes.values()):.2g} hours on one device{told}"
+    return f"{count_of(len(runs), 'run')}, {hours_of(outcomes.values()):.2g} hours on one device{told}"
 
 
 def row_labels(artefact: Artefact) -> dict[str, str]:
@@ -112,7 +113,8 @@ def waits(study: "StudyState", names: Iterable[str]) -> str:
 def finals_to_come(study: "StudyState") -> list[RunSpec]:
     """Runs that cost what those will whose settings are not chosen yet: as many, or fewer where rows share some."""
     cells = [cell for artefact in study.artefacts.values() for cell in artefact.cells if cell.tuned and not cell.specs]
-    return most_finals(cells, study.specs)
+    made = {spec.slug: spec for spec in most_finals(cells, study.specs)}
+    return [spec for slug, spec in with_sources(made).items() if slug not in study.specs]
 
 
 def goes_on(study: "StudyState") -> str:

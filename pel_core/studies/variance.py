@@ -7,7 +7,7 @@ from typing import Any
 from pel_core.common.errors import PelError
 from pel_core.spec.results import value_path
 from pel_core.studies.cells import Artefact, Bindings, expand, make_cell
-from pel_core.studies.factorial import images_within
+from pel_core.studies.factorial import images_within, require_seeds
 from pel_core.studies.kinds import DESIGNS
 
 VALUES = ("overall", "head", "med", "tail")
@@ -37,6 +37,7 @@ def variance_artefact(name: str, entry: Mapping[str, Any], bindings: Bindings) -
         for j, value in enumerate(values):
             try:
                 cell = make_cell(bindings, seeds, (entry.get("where", {}), row, {"value": value_path(value)}), (i, j))
+                require_seeds(cell)
             except PelError as error:
                 raise PelError(f"subset {row['label']}: {error}") from None
             cells.append(cell)

@@ -19,6 +19,7 @@ from pel_core.data.datasets import DATASETS, split_name
 from pel_core.models.backbones import repository
 from pel_core.models.methods import METHODS
 from pel_core.spec.options import evaluation_options, is_evaluation
+from pel_core.spec.posthoc import is_ensemble
 from pel_core.spec.results import METRICS
 from pel_core.spec.run_spec import RunSpec
 
@@ -58,12 +59,13 @@ def write_card(folder: str | Path, record: Mapping[str, Any]) -> None:
 
 
 def evaluations(folder: Path, record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The results of a training's evaluations, its own first: those of just this checkpoint."""
+    """The results of a training's evaluations, its own first: those of just this checkpoint, and of no ensemble."""
     found = []
     for path in [folder / "metrics.json", *sorted(folder.glob("*=*/metrics.json"))]:
         with suppress(PelError):  # not there, damaged, or of another program: tables refuse it by name
             each = read_json(path, ("slug", "spec", "data", "metrics", "evaluation"))
-            RunSpec.parse(each["slug"])
+            if is_ensemble(RunSpec.parse(each["slug"])):
+                continue
             if each.get("delta_sha256") in (None, record.get("delta_sha256")):  # None: of before it was kept
                 found.append(each)
     return found

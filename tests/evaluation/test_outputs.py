@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from pel_core import __version__
 from pel_core.cli.main import main
-from pel_core.common.files import read_json, sha256
+from pel_core.common.files import read_json, sha256, write_json
 from pel_core.common.tensors import read_tensors, write_tensors
 from pel_core.common.versions import made_by
 from pel_core.data.datasets import open_prepared
@@ -25,8 +25,11 @@ from pel_core.evaluation import evaluate
 from pel_core.evaluation.outputs import printable, top_classes, write_csv, write_parquet
 from pel_core.evaluation.predictions import Predictions
 from pel_core.models.backbones import BACKBONES, REPOSITORIES
+from pel_core.spec.outcomes import diverged, failed_file, reason_of
 from pel_core.spec.results import METRICS, OUTPUTS, run_folder
+from pel_core.spec.run_spec import RunSpec
 from pel_core.training.model_card import evaluations, model_card
+from pel_core.training.prefix_cache import PrefixCache
 
 SLUG = "toy-ir20.toy.adaptformer@2:4+ln.s7"
 ZERO = "toy-ir20.toy.zero-shot.s7"
@@ -263,6 +266,31 @@ def test_the_card_tells_every_evaluation_and_its_command(tmp_path):
     assert card(path.read_text())[1].index(f"predict --run {slug} IMAGES") < body.index(".tte=none IMAGES")
     record = read_json(path.with_name("train.json"))
     assert model_card(record, evaluations(path.parent, record | {"delta_sha256": "of another training"})).count("IMAGES") == 1
+
+
+def test_logits_that_are_not_finite_are_an_outcome_until_they_are(results, monkeypatch, capsys):
+    slug = f"{SLUG}.tte=none.eval_precision=bf16"
+    predict = PrefixCache.predict
+
+    def broken(self, *words):
+        logits = predict(self, *words).clone()
+        logits[5, 2] = torch.nan
+        return logits
+
+    monkeypatch.setattr(PrefixCache, "predict", broken)
+    assert main(["evaluate", slug, "--results", str(results)]) == 1
+    assert "1 of 60 images have NaN or infinite logits, image 5 first: the model diverged" in capsys.readouterr().err
+    spec, kept = RunSpec.parse(slug), failed_file(results, slug, "predict")
+    assert kept.parent.name == "tte=none.eval_precision=bf16"
+    assert reason_of(diverged(results, slug, spec)) == "in evaluation, 1 of 60 images have NaN or infinite logits, image 5 first"
+    assert diverged(results, SLUG, RunSpec.parse(SLUG)) is None  # another evaluation of the training
+    record = read_json(kept)
+    write_json(kept, record | {"delta_sha256": "0" * 64})  # of an earlier training
+    assert diverged(results, slug, spec) is None
+    write_json(kept, record)
+    monkeypatch.setattr(PrefixCache, "predict", predict)
+    assert main(["evaluate", slug, "--results", str(results)]) == 0
+    assert not kept.exists() and diverged(results, slug, spec) is None
 
 
 def test_the_hub_s_own_reader_accepts_the_card(results):

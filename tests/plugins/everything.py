@@ -28,6 +28,7 @@ from pel_core.reporting.figure_style import save, style
 from pel_core.reporting.runs import read_runs
 from pel_core.reporting.tables import statistic
 from pel_core.spec.choices import LOSSES, OPTIMIZERS, SAMPLERS, SCHEDULES, SHARPNESS, metric
+from pel_core.spec.posthoc import POSTHOC, step_knob
 from pel_core.studies.kinds import FIGURE, FIGURES, ArtefactKind
 from pel_core.studies.selection_rules import SELECTION_RULES
 from pel_core.training.losses import Prior
@@ -146,6 +147,23 @@ class Lookout:
         with away(step.parameters, -self.rho):
             step.accumulate(images, labels, count)
         return sums
+
+
+# post-hoc step: what is done to stored logits before they are scored (`posthoc.my_power`); N images, C classes
+@POSTHOC.register("my_power", knobs=(step_knob("my_power", "p of logits * (n / largest n)^-p"),))
+class Power:
+    """Logits of rare classes made larger: times (training images / those of the largest class) to the power of -p."""
+
+    @staticmethod
+    def apply(logits_NC: np.ndarray, counts_C: np.ndarray, value: float) -> np.ndarray:
+        """The logits after it."""
+        return logits_NC * (counts_C / counts_C.max()) ** -value
+
+    @staticmethod
+    def fit(logits_NC: np.ndarray, labels_N: np.ndarray, counts_C: np.ndarray) -> float:
+        """The most accurate of 0, 0.1, ..., 1."""
+        powers = [p / 10 for p in range(11)]
+        return max(powers, key=lambda p: np.mean(Power.apply(logits_NC, counts_C, p).argmax(1) == labels_N))
 
 
 # augmentation: crop boxes (n, 4) and flips (n,) from uniforms u (n, draws)

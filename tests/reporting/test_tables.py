@@ -362,9 +362,13 @@ def test_a_table_says_what_of_its_recipe_is_not_the_default(sweep, tmp_path):
     assert "\nRecipe: PEL-Lab's defaults, but " in text and "; batch 32; " in text and "momentum 0.9" not in text
 
 
-def test_rows_of_fewer_classes_stand_in_a_table_and_are_not_compared(tmp_path):
-    """docs/data.md's own example: it was refused once all of its runs were made."""
-    rows = "[{label: all, method: adaptformer}, {label: three, method: adaptformer, data.classes: 3}]"
+ALL_AND_FEWER = "{label: all, method: adaptformer}, {label: three, method: adaptformer, data.classes: 3}"
+
+
+@pytest.mark.parametrize("more", ["", ", {label: ssf, method: ssf-ln}"])
+def test_rows_of_fewer_classes_stand_in_a_table_and_are_not_compared(tmp_path, more):
+    """docs/data.md's own example: it was refused once all of its runs were made. Other rows are compared all the same."""
+    rows = f"[{ALL_AND_FEWER}{more}]"
     text = f"title: T\nroles: {{a: A}}\ntables:\n  t: {{title: T, where: {{dataset: a-ir20}}, rows: {rows}, "
     (tmp_path / "s.yaml").write_text(text + "columns: [{label: All, value: overall}]}\n")
     (tmp_path / "c.yaml").write_text("title: C\nbackbone: toy\nseeds: [0, 1, 2]\ndata: {a: toy}\n")
@@ -377,7 +381,15 @@ def test_rows_of_fewer_classes_stand_in_a_table_and_are_not_compared(tmp_path):
             about = {"slug": slug, "split": "test", "data_sha256": "fewer"}
             write_parquet(path, {"index": labels, "path": None, "label": labels, "prediction": labels}, about)
             record_overall(study.results, slug, 100.0)
-    assert "Nothing is marked: the rows are on different test images." in table_files(study, "t")["md"]
+    texts = table_files(study, "t")
+    if not more:
+        assert "Nothing is marked: the rows are on different test images." in texts["md"]
+        return
+    assert "Nothing is marked" not in texts["md"] and "a column's 1 comparison with the best" in texts["md"]
+    assert "Compared with none, being on other test images than the other rows: three." in texts["md"]
+    marked = pd.read_csv(io.StringIO(texts["long.csv"])).set_index("row")
+    assert marked.loc[["all", "ssf"], "mark"].notna().any() and pd.isna(marked.loc["three", "mark"])
+    assert marked.loc["three", "reason"] == "the rows are on different test images"
 
 
 if __name__ == "__main__":

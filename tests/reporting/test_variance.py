@@ -18,6 +18,7 @@ from pel_core.reporting.statistics.reading import Reader
 from pel_core.reporting.variance import _components, find_components, variance_files
 from pel_core.spec.outcomes import failed_file
 from pel_core.spec.results import metrics_file
+from pel_core.studies.plan import plan
 from pel_core.studies.study import load
 
 ENTRY = {
@@ -35,6 +36,12 @@ def study(folder, results=True, **changes):
     if results:
         write_results(made.results, made.specs)
     return made
+
+
+def test_a_plan_says_that_one_seed_shows_no_component(tmp_path):
+    told = "But luck has one seed: no spread of seeds is known from one, so it will show no component"
+    assert told in plan(study(tmp_path, results=False, seeds=[0]))
+    assert "one seed" not in plan(study(tmp_path, results=False, seeds=[0, 1]))
 
 
 def test_its_numbers_are_those_of_the_predictions(tmp_path):

@@ -191,9 +191,11 @@ def test_the_values_a_study_may_print_are_those_that_are_stored(toy_results):
     for command in ("train", "evaluate"):
         assert main([command, slug, "--results", str(toy_results)]) == 0
     record = read_json(metrics_file(toy_results, slug))
+    assert main(["evaluate", f"{slug}.posthoc.la=1", "--results", str(toy_results)]) == 0
+    stepped = read_json(metrics_file(toy_results, f"{slug}.posthoc.la=1"))
     for section in SECTIONS:
         known = section_keys(section)
-        assert {*record[section]} - {"null_reasons"} <= {*known}, section
+        assert {*(stepped if section == "posthoc" else record)[section]} - {"null_reasons"} <= {*known}, section
         assert all(value_path(f"{section}.{key}") for key in known)
     assert number(record, value_path("spec.loss.label_smoothing")) == 0.0 and lookup(record, "training.curve.last.loss") > 0
     with pytest.raises(PelError, match=r"unknown value 'spec\.lossy\.gamma'.*Did you mean 'spec\.loss"):

@@ -11,6 +11,7 @@ from pel_core.common.files import read_json, write_json
 from pel_core.reporting.claims import claim_files, claim_rows
 from pel_core.reporting.figure_curve import curve_figure, draw_curve
 from pel_core.reporting.figure_style import plt, style
+from pel_core.spec.posthoc import is_posthoc
 from pel_core.spec.records import lookup
 from pel_core.spec.results import metrics_file
 from pel_core.spec.run_spec import RunSpec
@@ -42,6 +43,7 @@ STUDIES = {
     "fair-probe": (160, 160, 2, 5),
     "sensitivity": (16, 16, 4, 8),
     "subsets": (12, 12, 1, 1),
+    "posthoc": (16, 4, 6, 11),
     "tour": (42, 25, 22, 23),
 }
 TOY = "{title: T, backbone: toy, seeds: [0, 1, 2], data: {toy: toy}}"
@@ -95,7 +97,9 @@ def test_a_study_plans_on_the_demo_and_at_full_size(name, tmp_path):
     for study in (demo, paper):
         assert all(RunSpec.parse(slug) == spec for slug, spec in study.specs.items())
         text = plan(study)
-        assert f"to evaluate {len(study.specs)}." in text
+        stepped = sum(map(is_posthoc, study.specs.values()))
+        again = f", to score from stored logits {stepped} (seconds)" * bool(stepped)
+        assert f"to evaluate {len(study.specs) - stepped}{again}." in text
         assert "compare" not in text
         assert "0 TFLOP" not in re.sub(r"[\d,.]*[1-9][\d,.]*0? TFLOP", "", text)
         assert "1 minutes" not in text.replace("11 minutes", "").replace("21 minutes", "")

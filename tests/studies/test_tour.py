@@ -70,10 +70,13 @@ def test_the_tour_uses_every_key_kind_and_word():
     left = keys_of(schema) - used
     tuned = {*used_keys(yaml.safe_load(next(quote for quote in WHOLE if "\ntune:" in quote)))}
     assert {*Tune.model_fields} <= tuned
-    # report.yaml; a backbone is the configuration's to name; of a critical-difference diagram; place.yaml; beside a fraction; the
-    # demo has no validation split of its own
-    assert left <= {"reported", "file", "methods", "backbone", "datasets", "cells", "levels", "exclude"} | tuned, left
-    place = yaml.safe_load((WORKFLOW / "config" / "place.yaml").read_text(encoding="utf-8"))
+    # posthoc.yaml; report.yaml; a backbone is the configuration's to name; of a critical-difference diagram; place.yaml; beside a
+    # fraction; the demo has no validation split of its own
+    assert left <= {"posthoc", "reported", "file", "methods", "backbone", "datasets", "cells", "levels", "exclude"} | tuned, left
+    place, steps = (
+        yaml.safe_load((WORKFLOW / "config" / f"{name}.yaml").read_text(encoding="utf-8")) for name in ("place", "posthoc")
+    )
+    assert "posthoc" in set(used_keys(steps)) and "posthoc: {" in PAGE
     assert {"cells", "levels"} <= set(used_keys(place)) and all(f"`{key}:" in PAGE for key in ("cells", "exclude"))
     assert {"reported", "file", "methods"} <= set(used_keys(yaml.safe_load(REPORT)))
     content = read_study(WORKFLOW / "config" / "tour.yaml", "small")

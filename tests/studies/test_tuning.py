@@ -19,7 +19,7 @@ from pel_core.reporting.claims import claim_files
 from pel_core.reporting.tables import table_files
 from pel_core.spec.choices import METRICS
 from pel_core.spec.outcomes import failed_file
-from pel_core.spec.results import metrics_file
+from pel_core.spec.results import metrics_file, train_folder
 from pel_core.spec.run_spec import RunSpec
 from pel_core.spec.seals import require_unsealed, set_seals
 from pel_core.studies.plan import plan
@@ -250,6 +250,60 @@ def test_a_candidate_that_diverges_has_a_reason_and_is_no_choice(make):
     assert "no candidate has a score" in "\n".join(tuning_lines(study))
 
 
+def test_a_candidate_that_diverges_in_evaluation_alone_has_a_reason_too(make):
+    study = make()
+    write_candidates(study)
+    study.decide()
+    name, _ = next(iter(study.tunings.items()))
+    gone = study.selections[name].chosen
+    spec = gone.specs[0]
+    metrics_file(study.results, spec.slug).unlink()
+    record = {key: value for key, value in fake_record(spec).items() if key not in ("metrics", "evaluation")}
+    failed = {"stage": "predict", "reason": "3 of 800 images have NaN or infinite logits, image 5 first"}
+    kept = failed_file(study.results, spec.slug, "predict")
+    write_json(kept, record | {"failed": failed, "delta_sha256": "d" * 64})
+    study.decide(anew=True)
+    assert study.pending == (name,)  # its training is not there: nothing says that it is the same checkpoint
+    write_json(train_folder(study.results, spec.slug) / "train.json", {"delta_sha256": "d" * 64})
+    study.decide(anew=True)
+    assert study.pending == () and study.selections[name].chosen != gone
+    found = next(each for each in study.selections[name].tried if each.candidate == gone)
+    assert found.reason == "diverged: in evaluation, 3 of 800 images have NaN or infinite logits, image 5 first"
+    assert study.result_file(spec.slug) == str(kept) and str(kept) in study.tried(name)
+    assert str(metrics_file(study.results, spec.slug)) not in study.targets()
+    write_json(train_folder(study.results, spec.slug) / "train.json", {"delta_sha256": "e" * 64})
+    study.decide(anew=True)
+    assert study.pending == (name,)  # trained anew since
+
+
+def test_a_number_in_quotes_lies_at_an_end_of_the_grid(make):
+    study = make(tune=tune(grid={"lr": ["0.001", 0.01, "1e-1"]}))
+    write_candidates(study, lambda record: {**record, "metrics": {**record["metrics"], "mean_class": record["spec"]["lr"]}})
+    study.decide()
+    assert "PEL: lr=0.1 (highest of its grid)" in study.artefact("one").declaration["note"]
+
+
+def test_hours_of_a_training_that_candidates_share_count_once(make):
+    table = {**STUDY["tables"]["one"], "columns": [{"label": "All", "value": "overall"}]}
+    study = make(tune=tune(grid={"tte": ["none", "fivecrop"]}), tables={"one": table})
+    write_candidates(study)
+    study.decide()
+    found = next(iter(study.selections.values()))
+    assert found.runs == 4 and found.hours == pytest.approx((2 * 5 + 4 * 2) / 3600)
+    assert f"Tuning took 8 runs, {2 * 18 / 3600:.2g} hours" in study.artefact("one").declaration["note"]
+
+
+def test_a_design_is_tuned_as_a_table_is_and_its_own_where_is_nearer(make):
+    methods = [{"label": "adapter", "method": "adaptformer"}, {"label": "ssf", "method": "ssf-ln"}]
+    factors = {"method": methods, "data": [{"label": name, "dataset": name} for name in "ab"]}
+    design, own = {"title": "Design", "factors": factors}, tune(grid={"lr": [0.03, 0.3]})
+    sizes = [
+        {len(tuning.candidates) for tuning in make(factorial={"grid": {**design, **keys}}, tables={}).tunings.values()}
+        for keys in ({}, {"tune": own}, {"tune": False, "where": {"tune": own}}, {"tune": own, "where": {"tune": False}})
+    ]
+    assert sizes == [{6}, {2}, {2}, set()]
+
+
 def test_ties_go_to_the_smaller_change(make):
     study = make()
     write_candidates(study, lambda record: {**record, "metrics": {**record["metrics"], "mean_class": 50.0}})
@@ -374,6 +428,9 @@ def test_a_row_that_the_grid_does_not_fit_is_refused(make, row, words):
 def test_a_set_without_validation_is_refused_by_name(make):
     with pytest.raises(PelError, match=r"tables\.one: PEL x All: tune: split=val: data set 'inat2018' has no .*hold_out: 0\.1"):
         make(config={"data": {"a": "inat2018"}})
+    plain = {"one": {**STUDY["tables"]["one"], "where": {"dataset": "a", "split": "val"}}}
+    with pytest.raises(PelError, match=r"study\.yaml: one: split=val: data set 'inat2018' has no validation split"):
+        make(config={"data": {"a": "inat2018"}}, tables=plain, tune=False)
 
 
 def test_validation_images_are_held_out_from_candidates_alone(make):

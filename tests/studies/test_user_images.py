@@ -86,8 +86,11 @@ def test_candidates_of_images_with_a_validation_split_hold_none_out(make_study, 
     tune = {"grid": {"lr": [0.01, 0.1]}, "seeds": [5], "hold_out": 0.1}
     monkeypatch.setitem(STUDY, "tune", tune)
     plan(make_study())
-    with pytest.raises(PelError, match=r"^tune: hold_out=0.1: data set 'mine' has validation images of its own; leave it out"):
-        plan(make_study(root=str(_divided(tmp_path))))
+    assert {spec.factors.val for spec in make_study().candidates.values()} == {0.1}
+    divided = make_study(root=str(_divided(tmp_path)))
+    plan(divided)
+    assert {(spec.factors.val, spec.split) for spec in divided.candidates.values()} == {(0.0, "val")}
+    assert {spec.factors.val for spec in make_study(val_fraction=0.3).candidates.values()} == {0.0}
     monkeypatch.setitem(STUDY, "tune", {key: tune[key] for key in ("grid", "seeds")})
     with pytest.raises(PelError, match=r"no validation split.*\(tune: {hold_out: 0.1} for candidates alone, data.val"):
         plan(make_study())

@@ -177,6 +177,26 @@ def test_a_seed_runs_only_itself(lab):
     assert Counter(job.split()[0] for job in jobs) == {"train": 4, "predict": 7, "table": 2, "figure": 1, "summary": 1}
 
 
+def test_steps_on_stored_logits_pass_no_image_through_a_network(lab):
+    """A row of `posthoc` takes the runs that are there; an ensemble waits for the seeds that it lacks."""
+    lab.edit("study.yaml", "- {label: SSF, method: ssf-ln}", "- {label: LA, method: adaptformer, posthoc: {la: 1}}")
+    plan = [job for job in lab.plan() if job.split()[0] in ("posthoc", "train", "predict")]
+    assert plan == [f"posthoc toy-ir{ratio}.toy.adaptformer.s0/posthoc.la=1" for ratio in (10, 20)]
+    done = lab.snakemake("--cores", "1", "--resources", "gpu=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert lab.plan() == []
+    (lab.work / "results/runs/toy-ir20.toy.adaptformer.s0/metrics.json").unlink()  # is predicted anew, and so scored anew
+    plan = [job.split()[0] for job in lab.plan()]
+    assert plan.count("predict") == plan.count("posthoc") == 1 and "train" not in plan
+    lab.edit("study.yaml", "posthoc: {la: 1}", "posthoc: {ensemble: seeds}")
+    lab.edit("config.yaml", "seeds: [0]", "seeds: [0, 1]")
+    plan = lab.plan()
+    for ratio in (10, 20):
+        run = f"toy-ir{ratio}.toy.adaptformer"
+        assert {f"posthoc {run}.s0/posthoc.ensemble=0,1", f"train {run}.s1", f"predict {run}.s1"} <= {*plan}
+    assert sum(job.startswith("posthoc") for job in plan) == 2
+
+
 def test_a_value_that_is_stored_costs_no_run(lab):
     lab.edit(
         "study.yaml", '{label: "10", dataset: small-ir10, value: overall}', "{label: F1, dataset: small-ir20, value: macro_f1}"

@@ -22,7 +22,7 @@ rule predict:
         accept=uncompared(lambda run: "--accept" if slug_of(run) in STUDY.accept else ""),
         options=uncompared(lambda run: job_options.evaluate_options(STUDY.config)),
     wildcard_constraints:
-        run=r"[^/]+(/[^/]+)?",
+        run=r"(?!.*posthoc\.)[^/]+(/[^/]+)?",
     log:
         f"{RESULTS}/logs/{{run}}.predict.log",
     threads: STUDY.resource("threads")
@@ -33,6 +33,28 @@ rule predict:
     shell:
         "exec {PYTHON:q} -m pel_core evaluate {params.run:q} --results={RESULTS:q} {params.accept}"
         " {params.options} > {log:q} 2>&1"
+
+
+# What is scored from the logits that other runs have stored (`posthoc` of a row): no network, no GPU. Their results stand for them.
+rule posthoc:
+    input:
+        lambda wc: [] if STUDY.accepted(slug_of(wc.run)) else STUDY.stored(slug_of(wc.run)),
+    output:
+        metrics=f"{RESULTS}/runs/{{run}}/metrics.json",
+        others=expand("{results}/runs/{{run}}/{file}", results=RESULTS, file=OUTPUTS),
+    params:
+        key=lambda wc: STUDY.predict_params(slug_of(wc.run)),
+        run=uncompared(slug_of),
+    wildcard_constraints:
+        run=r"[^/]+/[^/]*posthoc\.[^/]+",
+    log:
+        f"{RESULTS}/logs/{{run}}.predict.log",
+    threads: 1
+    resources:
+        mem_mb=lambda wc, attempt: STUDY.resource("mem_mb") * attempt,
+        runtime=lambda wc, attempt: 30 * attempt,
+    shell:
+        "exec {PYTHON:q} -m pel_core score {params.run:q} --results={RESULTS:q} > {log:q} 2>&1"
 
 
 # Where SCORE or the list of metrics has changed: all finished runs of the results folder at once, from their logits, in one process.

@@ -72,6 +72,10 @@ class Source:
         """Whether there is a validation split, or there may be one, which shows when the data are read."""
         return False
 
+    def has_val(self) -> bool:
+        """Whether there is a validation split, as far as that can be seen now: images as they are found are looked at."""
+        return self.may_have_val
+
     @property
     def root(self) -> str | None:
         """The image folder as jobs are told and a prepared folder remembers; None where images are kept as pixels."""
@@ -230,7 +234,6 @@ def require_split(name: str, split: str, datasets: Mapping[str, LongTailed], val
 
 def validation_options(name: str, datasets: Mapping[str, LongTailed], fraction: float) -> dict[str, Any]:
     """The options of a run that is evaluated on validation images: ``split: val``, and where a data set has none of its own,
-    ``data.val`` so that this fraction is held out. Of images as they are found a split that is there shows when they are read."""
+    ``data.val`` so that this fraction is held out."""
     source = open_source(split_name(name)[0], datasets[split_name(name)[0]])
-    has = getattr(source.options, "val_fraction", 0) if source.is_users else source.may_have_val
-    return {"split": "val"} | ({} if has else {"data.val": fraction})
+    return {"split": "val"} | ({} if source.has_val() else {"data.val": fraction})

@@ -74,6 +74,15 @@ class UserSource(Source):
     is_users: ClassVar[bool] = True
     may_have_val = True
 
+    def has_val(self) -> bool:
+        """Whether the images come with a validation split, or one is held out of them; False where they are not there."""
+        from pel_core.ingest.user_outline import outline
+
+        try:
+            return bool(self.options.val_fraction) or "val" in outline(self.locate()).splits
+        except PelError:
+            return False  # which is told by whoever needs the images
+
     @property
     def root(self) -> str:
         """The image folder of a located source, in full."""

@@ -66,6 +66,7 @@ class Column:
         seeds: the fewest of a contrast; 0 where all rows are deterministic.
         images: of the test set that take part.
         family: how many comparisons Holm corrects for: with the best, with the baseline.
+        apart: rows that were compared with none, being on other test images.
     """
 
     metric: str
@@ -75,6 +76,7 @@ class Column:
     seeds: int
     images: int
     family: tuple[int, int]
+    apart: tuple[int, ...] = ()
 
 
 def holm(p: Sequence[float | None]) -> list[float | None]:

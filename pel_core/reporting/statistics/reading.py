@@ -13,7 +13,9 @@ from pel_core.data.datasets import split_name
 from pel_core.data.sampling import GROUPS
 from pel_core.evaluation.outputs import CLASSES, PREDICTIONS
 from pel_core.evaluation.predictions import Predictions, read_predictions
+from pel_core.evaluation.stored_logits import adjusted_predictions, logits_file
 from pel_core.reporting.statistics.runs import Images, Row, Run, make_images, ordered, small
+from pel_core.spec.posthoc import is_posthoc, stored_runs
 from pel_core.spec.records import number
 from pel_core.spec.results import metrics_file, read_record, run_folder
 from pel_core.spec.run_spec import RunSpec
@@ -77,10 +79,10 @@ class Reader:
         _require_recorded(metrics_file(self.results, spec.slug), spec.slug, labels, predicted.to_numpy(), again)
 
         def load() -> Predictions:
-            path = folder / "logits.safetensors"
+            path = logits_file(self.results, stored_runs(spec)[0])
             predict = f"python -m pel_core evaluate '{spec.slug}' --results '{self.results}'"
             try:
-                found = read_predictions(path)
+                found = self._posthoc(spec) if is_posthoc(spec) else read_predictions(path)
             except PelError as error:
                 raise PelError(f"{error}. The command is: {predict}") from None
             if not np.array_equal(found.labels, labels):
@@ -88,6 +90,11 @@ class Reader:
             return ordered(found, order)
 
         return Run(spec.slug, spec.seed, images, groups, small(predicted.to_numpy()[order], len(groups)), load)
+
+    def _posthoc(self, spec: RunSpec) -> Predictions:
+        """What a post-hoc run says, with the numbers that its result records."""
+        record = read_record(metrics_file(self.results, spec.slug))
+        return adjusted_predictions(spec, self.results, record["data"]["train_counts"], record.get("posthoc", {}))
 
     def _share(self, images: Images, order: np.ndarray) -> tuple[Images, np.ndarray]:
         same = (other for other, _ in self._images.values() if other.digest == images.digest)

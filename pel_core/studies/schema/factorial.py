@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pel_core.studies.schema.selections import Rows, Selection
+from pel_core.studies.schema.tune import AnyTune, tune_field
 from pel_core.studies.schema.types import Declaration, Expected, Label, Margin, Natural, Seeds, Text, Word, no_repeats
 
 Levels = Annotated[dict[Text, Label], Expected("a mapping of factor to the label of one of its levels")]
@@ -55,6 +56,7 @@ class Factorial(Declaration):
         default=["overall"], description="The metrics whose effects are tested."
     )
     seeds: Seeds = Field(default=[], description="Seeds of its own, in place of the configuration's.")
+    tune: AnyTune = tune_field()
     note: Text = Field(default="", description="A note below each of its tables and figures.")
 
 

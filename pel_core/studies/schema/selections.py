@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from pel_core.spec.run_spec import DEFAULTS
 from pel_core.studies.schema.tune import AnyTune, tune_field
-from pel_core.studies.schema.types import KNOB, Declaration, Expected, Label, Number, Text, Word
+from pel_core.studies.schema.types import KNOB, Declaration, Expected, Label, Number, Text, Word, scalar
 
 
 class Fields(Declaration):
@@ -36,6 +36,9 @@ class Fields(Declaration):
         return given
 
 
+PosthocValue = scalar(str, int, float, words="a number, or val, none or seeds", schema=["string", "number"])
+
+
 def _types(field: str) -> tuple[type, ...]:
     """What a field's value may be in YAML; RunSpec says which values are possible."""
     return (str, int, float, type(None), *[bool] * isinstance(DEFAULTS[field], bool))
@@ -52,6 +55,11 @@ class Selection(Fields):
         description="What is shown: a metric or a path in metrics.json (parameters.head); docs/studies.md has a table of both.",
     )
     tune: AnyTune = tune_field()
+    posthoc: dict[Word, PosthocValue] = Field(
+        default_factory=dict,
+        description="What is done to the stored logits before they are scored: {la: 1.0}, {la: val, temperature: val}, "
+        "{ensemble: seeds} (docs/studies.md).",
+    )
 
 
 class Row(Selection):
