@@ -140,7 +140,7 @@ def measure_throughput(arguments: Arguments) -> None:
     from pel_core.studies.cost import measured
 
     study = open_study(arguments)
-    specs = {spec.backbone: spec for spec in study.specs.values() if spec.trains}
+    specs = {spec.backbone: spec for spec in study.specs.values() if spec.trains and spec.epochs}
     for backbone, spec in specs.items():
         if measured(study, backbone) is None:
             from pel_core.studies.measure_throughput import measure_throughput as measure

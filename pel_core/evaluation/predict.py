@@ -18,6 +18,7 @@ from pel_core.data.datasets import Prepared
 from pel_core.data.loading import RandomCrops
 from pel_core.evaluation.predictions import KINDS, NotFinite, images_in, kind_of, write_predictions
 from pel_core.hardware.devices import environment, loader_workers, pick_device
+from pel_core.models.inits import INITS
 from pel_core.spec.outcomes import failed_file
 from pel_core.spec.results import run_folder
 from pel_core.spec.run_spec import RunSpec, differences
@@ -52,17 +53,21 @@ def predict_run(
     if logits not in KINDS:
         raise PelError(f"logits={logits}: expected {' or '.join(KINDS)}")
     target, started = pick_device(device), time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    data, classifier, info = load(spec, results, target)
+    between = spec.wise_ft != 1
+    data, classifier, info = load(spec, results, target, between and INITS[spec.init].start == "images", prefix_cache_gb)
+    start = classifier.trainable_state() if between else {}
     record = describe(spec, data, info, classifier)
     stored = load_trained(spec, results, classifier, record, accept) if spec.trains else {"training": None}
     record["parameters"] |= classifier.census()  # a head that remembers images has its size from the checkpoint
     trained = {stage: made_by(stored)[stage] for stage in ("prepare", "train")} if spec.trains else versions("prepare")
     record |= {"versions": trained | versions("predict"), "training": stored["training"]}
-    record |= {"delta_sha256": stored["delta_sha256"]} if spec.trains else {}
+    record |= {key: stored[key] for key in ("delta_sha256", "parents", "soup") if key in stored}
     folder = run_folder(results, spec.slug)
     require_writable(folder)
     if is_predicted(folder, spec, record, logits):
         return data
+    if between:
+        classifier.interpolate(start, spec.wise_ft)
     cast_frozen_weights(classifier, PRECISIONS[spec.eval_precision])
     split = data.split(spec.split)
     workers = loader_workers(data.train.images is None, target)

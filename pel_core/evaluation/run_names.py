@@ -184,7 +184,8 @@ def _with_evaluation(named: RunSpec, words: str) -> RunSpec:
     if words != DEFAULT and ("".join(f".{name}={value}" for name, value in pairs) != f".{words}" or not pairs):
         raise PelError(f"--evaluation {words}: expected {DEFAULT}, or option=value[.option=value...], e.g. tte=tencrop.expand=4")
     if bad := [name for name, _ in pairs if not is_evaluation(name)]:
-        raise PelError(f"--evaluation {words}: {bad[0]} is an option of training; expected tte, expand, crops or eval_precision")
+        expected = "tte, expand, crops, eval_precision or wise_ft"
+        raise PelError(f"--evaluation {words}: {bad[0]} is an option of training; expected {expected}")
     spec = _with_options(named.train, dict(pairs))
     if named not in (named.train, spec):
         raise PelError(f"the run is named with the evaluation {words_of(named)}, and --evaluation says {words}; say it once")

@@ -48,8 +48,12 @@ def open_run(
     if about.get("slug", spec.train.slug) != spec.train.slug or (changed := differences(stored["spec"], spec.train)):
         found = about.get("slug") if about.get("slug") != spec.train.slug else "; ".join(changed)
         raise PelError(f"{path} was trained from another spec ({found}); train it again")
-    classifier = _classifier(spec, results, stored["backbone"]["sha256"], len(stored["class_names"]), {})
+    features = _start(spec, results, stored["class_names"], stored["backbone"]["sha256"]) if spec.wise_ft != 1 else {}
+    classifier = _classifier(spec, results, stored["backbone"]["sha256"], len(stored["class_names"]), features)
+    start = classifier.trainable_state() if spec.wise_ft != 1 else {}
     classifier.load_trainable(state)
+    if start:
+        classifier.interpolate(start, spec.wise_ft)
     return spec, _ready(classifier, spec, device), stored["class_names"]
 
 
@@ -68,15 +72,38 @@ def _stored(folder: Path, about: Mapping[str, str], spec: RunSpec, results: Path
     return {**record, "class_names": read_json(data, ("class_names",))["class_names"]}
 
 
-def _zero_shot(spec: RunSpec, results: Path, device: torch.device) -> tuple[RunSpec, Classifier, list[str]]:
-    path = results / "text" / spec.backbone / f"{split_name(spec.dataset)[0]}.{spec.text_file}.safetensors"
+def _start(spec: RunSpec, results: Path, class_names: list[str], backbone: str) -> dict[str, Tensor]:
+    """The class-text features that a run's head started from.
+
+    Raises:
+        PelError: it started from images, or the prepared features are of other classes or weights (``backbone``: their SHA-256).
+    """
+    if spec.init != "text":
+        raise PelError(
+            f"{spec.slug}: wise_ft={spec.wise_ft:g} needs where the head started, which init={spec.init} takes from the training "
+            "images; new images are classified between start and end with init=text only (--evaluation default takes the end)"
+        )
+    features, names, sha = _text_features(spec, results)
+    if names != class_names or sha != backbone:
+        what = "classes" if names != class_names else "weights"
+        raise PelError(f"{spec.slug}: the class-text features prepared in {results} are of other {what}; prepare its own")
+    return features
+
+
+def _text_features(spec: RunSpec, results: Path) -> tuple[dict[str, Tensor], list[str], str]:
+    """The prepared features of a run's classes, their names, and the SHA-256 of the backbone that they are of."""
+    path = results / "text" / spec.backbone / f"{split_name(spec.dataset)[0]}.{spec.prompt}.safetensors"
     features, about = read_tensors(path)
     check_versions(path, about)
     names = json.loads(about["class_names"])
     chosen = chosen_classes(len(names), spec.factors)
     names = [names[label] for label in chosen]
-    features = {name: rows[torch.as_tensor(chosen)] for name, rows in features.items()}
-    return spec, _ready(_classifier(spec, results, about["backbone_sha256"], len(names), features), spec, device), names
+    return {name: rows[torch.as_tensor(chosen)] for name, rows in features.items()}, names, about["backbone_sha256"]
+
+
+def _zero_shot(spec: RunSpec, results: Path, device: torch.device) -> tuple[RunSpec, Classifier, list[str]]:
+    features, names, sha = _text_features(spec, results)
+    return spec, _ready(_classifier(spec, results, sha, len(names), features), spec, device), names
 
 
 def _classifier(spec: RunSpec, results: Path, sha: str, classes: int, features: Mapping[str, Tensor]) -> Classifier:

@@ -2,7 +2,11 @@
 
 A head is made of width D, classes C, the option ``scale``, a generator, and its own knobs by name. With the knob ``FEATURE`` it
 may stand on CLIP's image projection f P (B, E) of the features; its width is then E. A head in a file of its own (`clip_adapter`,
-`tip_adapter`) is imported by this package.
+`tip_adapter`, `knn`) is imported by this package.
+
+Kang et al. 2020 (Decoupling Representation and Classifier for Long-Tailed Recognition) divide a trained linear head's rows by
+their norm to the power tau: a knob of ``linear``. The other heads normalise their rows, whatever length these have, so that it
+would change nothing there: they are at tau = 1. Their learnable weight scaling (LWS) is the knob ``scales`` of these four heads.
 """
 
 from __future__ import annotations
@@ -10,12 +14,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pel_core.common.lazy import F, Module, nn, torch
-from pel_core.common.registry import Knob, Registry, one_of
+from pel_core.common.registry import Knob, Registry, at_least, one_of
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 HEADS: Registry[Any] = Registry("head")
+SCALES = Knob(
+    "scales", "none", "a factor of each class's logit, from 1: none, learnable with the rows, or alone, while the rows stay",
+    one_of("none", "learnable", "alone"), needs=lambda spec: "" if spec.train_head else "train_head=true",
+)  # fmt: skip
+TAU_NORM = Knob(
+    "tau_norm", 0.0, "rows are divided by their norm to this power, and the bias is left out as Kang et al. do; 0 does neither",
+    at_least(0),
+)  # fmt: skip
 
 
 def feature_knob(default: str = "width") -> Knob:
@@ -42,12 +54,14 @@ class Head(Module):
     """A head on features f (B, D), or on f P (B, E) once ``projection`` is set to P (D, E), which does not train
     (plus ``shift`` (E,), of the few towers that have one).
 
-    ``trains``: whether it has parameters that train. A head that also looks at training images has ``remembers`` (which
-    ones: labels (N,), seed and knobs -> positions), ``remember`` (takes their features and labels before anything is trained) and
-    ``allocate`` (makes room for what a checkpoint holds, by shape).
+    ``trains``: whether it has parameters that train; ``rows``: whether it has rows, ``weight`` (C, D), that start as ``init``
+    says. A head that also looks at training images has ``remembers`` (which ones: labels (N,), seed and knobs -> positions),
+    ``remember`` (takes their features and labels before anything is trained) and ``allocate`` (makes room for what a checkpoint
+    holds, by shape).
     """
 
     trains = True
+    rows = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,52 +76,73 @@ class Head(Module):
         return projected if self.shift is None else projected + self.shift
 
 
-class _Normed(Head):
+class _Rows(Head):
+    """A head with a row of weights for each class, and perhaps a factor: ``scales`` (C,)."""
+
+    def add_scales(self, scales: str) -> None:
+        """What `SCALES` asks for, once the head has all else that trains."""
+        if scales == "alone":
+            for parameter in self.parameters():
+                parameter.requires_grad_(False)
+        self.scales = None if scales == "none" else nn.Parameter(torch.ones(len(self.weight)))
+
+    def scaled(self, logits_BC: Tensor) -> Tensor:
+        """Logits times the classes' factors, if there are some."""
+        return logits_BC if self.scales is None else logits_BC * self.scales
+
+
+class _Normed(_Rows):
     """A head of unit rows; its weight starts uniform in (-1, 1), scaled to unit rows."""
 
-    def __init__(self, width: int, classes: int, scale: float, generator: Generator):
+    def __init__(self, width: int, classes: int, scale: float, generator: Generator, scales: str = "none"):
         super().__init__()
         rows = torch.empty(classes, width).uniform_(-1, 1, generator=generator)
         self.weight = nn.Parameter(F.normalize(rows, dim=-1))
         self.scale = scale
+        self.add_scales(scales)
 
 
-@HEADS.register("cosine", knobs=(FEATURE,), reads=("scale",))
+@HEADS.register("cosine", knobs=(FEATURE, SCALES), reads=("scale",))
 class Cosine(_Normed):
     """scale * cos(f, w)"""
 
     def forward(self, f_BD: Tensor) -> Tensor:
-        return F.linear(F.normalize(self.feature(f_BD), dim=-1), F.normalize(self.weight, dim=-1)) * self.scale
+        return self.scaled(F.linear(F.normalize(self.feature(f_BD), dim=-1), F.normalize(self.weight, dim=-1)) * self.scale)
 
 
-@HEADS.register("linear", knobs=(FEATURE,))
-class Linear(Head):
+@HEADS.register("linear", knobs=(FEATURE, SCALES, TAU_NORM))
+class Linear(_Rows):
     """f W^T + b; Kaiming-normal weights (std sqrt(2/D)), zero bias."""
 
-    def __init__(self, width: int, classes: int, scale: float, generator: Generator):
+    def __init__(self, width: int, classes: int, scale: float, generator: Generator, scales: str = "none", tau_norm: float = 0.0):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(classes, width).normal_(0, (2 / width) ** 0.5, generator=generator))
         self.bias = nn.Parameter(torch.zeros(classes))
+        self.tau_norm = tau_norm
+        self.add_scales(scales)
 
     def forward(self, f_BD: Tensor) -> Tensor:
-        return F.linear(self.feature(f_BD), self.weight, self.bias)
+        feature = self.feature(f_BD)
+        if not self.tau_norm:
+            return self.scaled(F.linear(feature, self.weight, self.bias))
+        return self.scaled(F.linear(feature, self.weight / self.weight.norm(dim=-1, keepdim=True) ** self.tau_norm))
 
 
-@HEADS.register("l2norm", knobs=(FEATURE,))
+@HEADS.register("l2norm", knobs=(FEATURE, SCALES))
 class L2Norm(_Normed):
     """f w / |w|"""
 
     def forward(self, f_BD: Tensor) -> Tensor:
-        return F.linear(self.feature(f_BD), F.normalize(self.weight, dim=-1))
+        return self.scaled(F.linear(self.feature(f_BD), F.normalize(self.weight, dim=-1)))
 
 
-@HEADS.register("layernorm", knobs=(FEATURE,))
+@HEADS.register("layernorm", knobs=(FEATURE, SCALES))
 class LayerNormed(_Normed):
     """LayerNorm(f) w / |w|, the norm without affine parameters (eps 1e-12)"""
 
     def forward(self, f_BD: Tensor) -> Tensor:
         feature = self.feature(f_BD)
-        return F.linear(F.layer_norm(feature, feature.shape[-1:], eps=1e-12), F.normalize(self.weight, dim=-1))
+        return self.scaled(F.linear(F.layer_norm(feature, feature.shape[-1:], eps=1e-12), F.normalize(self.weight, dim=-1)))
 
 
 class ZeroShot(Module):

@@ -84,8 +84,9 @@ METHODS: Registry[Method] = Registry("method")
 
 
 def add_method(name: str, method: Method) -> None:
-    """Add a method. It reads the options that its deltas read."""
+    """Add a method. It reads the options that its deltas read, and where it attaches some that start at random, their seed."""
     reads = dict.fromkeys(option for attach in method.attach for option in DELTAS.entry(attach.delta).reads)
+    reads |= {"delta_seed": None} if method.attach and method.draws == "run" else {}
     METHODS.register(name, method, about=method.about, knobs=method.knobs, reads=tuple(reads))
 
 

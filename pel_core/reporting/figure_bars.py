@@ -88,7 +88,8 @@ def bar_figure(study: Study, name: str) -> BarFigure:
 def _intervals(cell: Cell, runs: Runs, rows: Rows) -> tuple[Ends, Ends, list[str]]:
     """The ends of both intervals over several seeds, and why one is not there."""
     if not cell.specs[0].seeded:
-        what = "an ensemble of all seeds is one value" if is_ensemble(cell.specs[0]) else "nothing in it depends on the seed"
+        one = "an ensemble" if is_ensemble(cell.specs[0]) else "a soup" if cell.specs[0].pooled else ""
+        what = f"{one} of all seeds is one value" if one else "nothing in it depends on the seed"
         return None, None, [f"A point without lines: {what}."]
     found = value_effect(cell, runs, rows)
     training, general = ends_of(found)

@@ -103,19 +103,24 @@ def _of_results(part: Contrast, runs: Runs, unread: str) -> Effect:
         unread: why there are no predictions, and so no general interval; empty for a value that does not come from test images.
     """
     found: list[float] = []
-    for index in range(len(part.pairs[0][0].specs)):
+    longest = max((cell for pair in (*part.pairs, *part.minus) for cell in pair), key=lambda cell: len(cell.specs))
+    for index in range(len(longest.specs)):  # of a soup of seeds there is one, which stands beside each of the other side
         sides = []
         for group in (part.pairs, part.minus):
-            values = [[number(runs[cell.slugs[index]], cell.value) for cell in pair] for pair in group]
+            values = [[number(runs[_at(cell, index)], cell.value) for cell in pair] for pair in group]
             for pair, cells in zip(values, group, strict=True):
                 for value, cell in zip(pair, cells, strict=True):
                     if value is None:
-                        why = why_none(runs[cell.slugs[index]], cell.value)
+                        why = why_none(runs[_at(cell, index)], cell.value)
                         return nothing(part.value, f"{cell.method} on {cell.dataset}: {why}")
             sides.append(statistics.fmean(a - b for a, b in values) if values else 0.0)  # type: ignore[operator]
         found.append(sides[0] - sides[1])
-    seeds = tuple(spec.seed for spec in part.pairs[0][0].specs)
+    seeds = tuple(spec.seed for spec in longest.specs)
     return _by_seed(part.value, found, seeds, unread)
+
+
+def _at(cell: Cell, index: int) -> str:
+    return cell.slugs[min(index, len(cell.slugs) - 1)]
 
 
 def _by_seed(metric: str, values: Sequence[float], seeds: tuple[int, ...], unread: str) -> Effect:

@@ -68,6 +68,11 @@ def _init(spec: Mapping[str, Any]) -> str:
     return f"class-text features{prompt}" if spec["init"] == "text" else spec["init"]
 
 
+def _start(spec: Mapping[str, Any]) -> str:
+    what = {"all": "", "delta": "the delta of ", "head": "the classifier of "}[spec["take"]]
+    return f"{what}{spec['parents']}" if spec["parents"] else "nothing that was trained"
+
+
 def _tte(spec: Mapping[str, Any]) -> str:
     return TTES.get(spec["tte"], spec["tte"]) + (f" (expand {spec['expand']} px)" if "crop" in spec["tte"] else "")
 
@@ -95,7 +100,7 @@ WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 TOLD = {
     "dataset", "backbone", "method", "seed", "resolution", "native", "adapter_dim", "vpt_len", "loss", "tau", "head", "scale",
     "init", "prompt", "optimizer", "schedule", "lr", "momentum", "weight_decay", "epochs", "batch_size", "accumulate",
-    "accumulation", "crop_min_scale", "precision", "tte", "expand", "split",
+    "accumulation", "crop_min_scale", "precision", "tte", "expand", "split", "parents", "take",
 }
 # fmt: on
 
@@ -122,6 +127,8 @@ def recipe_parts(records: Sequence[Record]) -> list[str]:
         parts.append(f"adapter dimension {_joined(map(_dimension, records))}")
     if any("vpt" in record["spec"]["method"] for record in records):
         parts.append(f"prompt length {_joined(str(record['spec']['vpt_len']) for record in records)}")
+    if any(spec["parents"] for spec in specs):
+        parts.append(f"starts from {_joined(map(_start, specs))}")
     others = [name for name in DEFAULTS if name not in TOLD]
     for name in others:
         values = [str(record["spec"].get(name, DEFAULTS[name])) for record in records]

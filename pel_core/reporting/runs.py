@@ -9,6 +9,7 @@ from typing import Any
 
 from pel_core.common.errors import PelError
 from pel_core.reporting.posthoc_text import posthoc_lines
+from pel_core.reporting.soup_text import soup_lines
 from pel_core.spec.outcomes import reason_of
 from pel_core.spec.results import invalid_reason, metrics_file, read_record, read_result, require_same_inputs
 from pel_core.spec.run_spec import RunSpec
@@ -60,14 +61,15 @@ class Runs(dict[str, Record]):
         return ", ".join(f"{word} ({count} of {len(slugs)})" for word, count in words.items())
 
     def notes(self) -> list[str]:
-        """A line on each kind of post-hoc run and on each blank, for a footnote."""
-        stepped, lines = posthoc_lines(self.values()), [f"Run {blank}." for blank in self.blanks.values()]
-        more = len(lines) - LISTED
-        return (
-            [*stepped, *lines]
-            if more < 1
-            else [*stepped, *lines[:LISTED], f"And {more} more without a result (python -m pel_core status)."]
+        """A line on each kind of soup and of post-hoc run, and on each blank, for a footnote."""
+        made, lines = (
+            soup_lines(self.values()) + posthoc_lines(self.values()),
+            [f"Run {blank}." for blank in self.blanks.values()],
         )
+        more = len(lines) - LISTED
+        if more < 1:
+            return [*made, *lines]
+        return [*made, *lines[:LISTED], f"And {more} more without a result (python -m pel_core status)."]
 
 
 def read_runs(study: Study, artefact: Artefact) -> Runs:

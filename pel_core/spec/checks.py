@@ -11,6 +11,7 @@ from pel_core.models.backbones import BACKBONES
 from pel_core.models.heads import HEADS
 from pel_core.models.methods import METHODS
 from pel_core.spec.choices import CHOICES, INITS, REGISTRIES, readers, scoped_knobs
+from pel_core.spec.parents import check_parents, idle_without_parents
 
 if TYPE_CHECKING:
     from pel_core.spec.run_spec import RunSpec
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 # Fields that only training reads; precision too: evaluation has its own.
 TRAINING = (
     "lr", "momentum", "weight_decay", "batch_size", "accumulate", "accumulation", "loss", "tau", "head", "scale", "init",
-    "augment", "mix", "precision", "optimizer", "schedule", "sampler", "train_head", "reweight", "sharpness",
+    "augment", "mix", "precision", "optimizer", "schedule", "sampler", "train_head", "reweight", "sharpness", "parents", "take",
+    "train_delta", "average", "soup",
 )  # fmt: skip
 
 KINDS = {"vit": "ViT", "resnet": "ResNet, without a transformer's blocks"}
@@ -70,12 +72,24 @@ def check(spec: "RunSpec") -> None:
     cache = spec.image_cache
     _require(spec, "image_cache", cache is None or cache >= spec.pixels, f"at least the network's {spec.pixels} pixels")
     _require(spec, "epochs", spec.trains or spec.epochs == 0, "0 for zero-shot, which trains nothing")
+    _require(spec, "wise_ft", 0 <= spec.wise_ft <= 1, "at least 0 (where the training started) and at most 1 (where it ended)")
+    between = spec.wise_ft != 1 and spec.trains
+    _require(spec, "wise_ft", not (between and spec.parents), "1, since a run that starts from another has no zero-shot start")
+    random = between and spec.init == "random"
+    _require(spec, "wise_ft", not random, "1, since a head that starts at random knows no class: init=text, or one from images")
+    tower = between and spec.reads_tower
+    _require(spec, "wise_ft", not tower, f"1, since the head {spec.head} is what a text tower says, which no evaluation holds")
+    keeps = between and hasattr(HEADS[spec.head], "remembers")
+    _require(spec, "wise_ft", not keeps, f"1, since the head {spec.head} keeps training images")
     _check_method_options(spec)
     _check_text(spec)
     heads_only = spec.trains and all(METHODS[part.name].blocks == "none" for part in spec.parts)
     _require(spec, "train_head", spec.train_head or not heads_only, "true, since nothing else trains")
     idle = heads_only and not getattr(HEADS[spec.head], "trains", True)
     _require(spec, "epochs", not idle or spec.epochs == 0, f"0, since nothing trains: head={spec.head} does not")
+    learns = (spec.train_head and getattr(HEADS[spec.head], "trains", True)) or spec.train_delta or spec.epochs == 0
+    _require(spec, "train_delta", learns, "true, since nothing else trains; or epochs 0, for a run that trains nothing")
+    check_parents(spec)
     for scope, entry in spec.entries.items():
         if need := entry.needs(spec):
             raise PelError(f"{scope}={entry.name} is not possible for {spec.method} here; it needs {need}")
@@ -84,7 +98,7 @@ def check(spec: "RunSpec") -> None:
             what = spec.dataset if name.startswith(f"{SCOPE}.") else spec.method
             raise PelError(f"{name}={spell(spec.knob(name))} is not possible for {what} here; it must be {limit}")
     for name, need in idle_options(spec).items():
-        raise PelError(f"{name}={getattr(spec, name)} has no effect on {spec.method} here: it needs {need}")
+        raise PelError(f"{name}={spell(getattr(spec, name))} has no effect on {spec.method} here: it needs {need}")
 
 
 def _check_method_options(spec: "RunSpec") -> None:
@@ -94,6 +108,7 @@ def _check_method_options(spec: "RunSpec") -> None:
     _require(spec, "adapter_scale", isinstance(scale, str) or scale > 0, "learnable or above 0")
     _require(spec, "mask_seed", isinstance(masks, str) or masks >= 0, "run or at least 0")
     smallest = width * (width + 1)  # entries of the attention's output projection
+    _require(spec, "delta_seed", isinstance(spec.delta_seed, str) or spec.delta_seed >= 0, "run or at least 0")
     possible = isinstance(ratio, str) or (ratio <= 1 and int(ratio * smallest) >= 1)
     _require(spec, "mask_ratio", possible, f"auto or {1 / smallest:.2g}..1, so that every matrix has a weight that trains")
 
@@ -113,6 +128,9 @@ def idle_options(spec: "RunSpec") -> dict[str, str]:
     base = spec.base
     read = {name for entry in spec.entries.values() for name in entry.reads} | ({"prompt"} if spec.needs_text else set())
     needs = {name: need for name, need in _partly_read(_sizes()).items() if name not in read}
+    needs |= idle_without_parents(spec)
+    if spec.trains and not spec.takes_head and not spec.starts_rows:
+        needs["init"] = f"another head than {spec.head}, which has no rows"
     if spec.reads_tower:
         needs["prompt"] = f"another head: head={spec.head} has class names after a context"
     if spec.accumulate == 1:
@@ -120,7 +138,7 @@ def idle_options(spec: "RunSpec") -> dict[str, str]:
     if not held_as_files(spec.dataset) or spec.native:
         needs["image_cache"] = "a data set of image files, and no native"
     if not spec.trains:
-        needs |= dict.fromkeys(TRAINING, "a method that trains")
+        needs |= dict.fromkeys((*TRAINING, "wise_ft"), "a method that trains")
     return {name: need for name, need in needs.items() if getattr(spec, name) != base[name]}
 
 

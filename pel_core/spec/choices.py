@@ -22,6 +22,8 @@ LOSSES: Registry[Any] = Registry("loss", ("pel_core.training.losses",))
 OPTIMIZERS: Registry[Any] = Registry("optimizer", ("pel_core.training.optimizers",))
 SCHEDULES: Registry[Any] = Registry("schedule", ("pel_core.training.schedules",))
 SAMPLERS: Registry[Any] = Registry("sampler", ("pel_core.training.samplers",))
+AVERAGES: Registry[Any] = Registry("average", ("pel_core.training.averages",))
+SOUPS: Registry[Any] = Registry("soup", ("pel_core.training.soups",))
 SHARPNESS: Registry[Any] = Registry("sharpness", ("pel_core.training.sharpness",))
 REWEIGHTS: Registry[Any] = Registry("reweight", ("pel_core.training.reweights",))
 MIXES: Registry[Any] = Registry("mix", ("pel_core.training.mixing",))
@@ -94,6 +96,8 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
     "sampler": SAMPLERS,
+    "average": AVERAGES,
+    "soup": SOUPS,
     "reweight": REWEIGHTS,
     "sharpness": SHARPNESS,
     "augment": AUGMENTATIONS,
@@ -106,6 +110,7 @@ WORD_FIELDS: dict[str, tuple[str, ...]] = {
     "prompt": ("default", "classname", "ensemble", "descriptions"),
     "interpolation": ("bilinear", "bicubic"),
     "precision": ("fp16", "bf16", "fp32"),
+    "take": ("all", "delta", "head"),
     "split": ("test", "val"),
     "eval_precision": ("fp32", "bf16", "fp16"),
 }

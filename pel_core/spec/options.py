@@ -25,9 +25,10 @@ WORDS: dict[str, tuple[tuple[Any, ...], type]] = {
     "adapter_scale": (("learnable",), float),
     "mask_ratio": (("auto",), float),
     "mask_seed": (("run",), int),
+    "delta_seed": (("run",), int),
 }
 # Fields that training does not read; nor does it the knobs of TTE, of groups and of post-hoc steps.
-EVALUATION = ("tte", "expand", "crops", "split", "eval_precision")
+EVALUATION = ("tte", "expand", "crops", "split", "eval_precision", "wise_ft")
 SCOPES = ("tte.", f"{POSTHOC_SCOPE}.")
 
 GROUPING_KNOBS = tuple(f"{SCOPE}.{name}" for name in GROUPING)
@@ -42,6 +43,7 @@ def evaluation_options(spec: "RunSpec") -> dict[str, Any]:
     """What an evaluation does with an image: its options by name, those that have an effect here."""
     read = spec.entries["tte"].reads
     fields = {name: getattr(spec, name) for name in EVALUATION if name in ("tte", "eval_precision", *read)}
+    fields |= {"wise_ft": spec.wise_ft} if spec.wise_ft != 1 else {}
     posthoc = {name: spell(value) for name, value in spec.knobs if name.startswith(f"{POSTHOC_SCOPE}.")}
     return fields | {f"tte.{name}": value for name, value in spec.knobs_of("tte").items()} | posthoc
 

@@ -24,10 +24,13 @@ def failed_file(results: str | Path, slug: str, stage: Stage = "train") -> Path:
 def diverged(results: str | Path, slug: str, spec: RunSpec) -> dict[str, Any] | None:
     """The record of a run that diverged: of a training what train.json says before it, of an evaluation what predict.json does,
     and ``failed`` (reason; of a training also step, epoch, loss, learning_rate; of an evaluation ``stage``: predict). None where
-    there is none, or it is of another spec, data, weights, version or checkpoint than the run means now."""
+    there is none, or it is of another spec, data, weights, version or checkpoint than the run means now.
+
+    A run that starts from one that diverged has its outcome too: ``failed`` then names that one as ``run``."""
     runs = {run.slug: run for run in sources(spec)} or {slug: spec}  # a post-hoc run diverges as one that it is made of
-    found = (_record(results, name, run, stage) for name, run in runs.items() for stage in ("train", "predict"))
-    return next((record for record in found if record), None)
+    found = [_record(results, name, run, stage) for name, run in runs.items() for stage in ("train", "predict")]
+    of_parents = (_of_parent(results, parent, spec) for parent in spec.parent_specs)
+    return next((record for record in (*found, *of_parents) if record), None)
 
 
 def _record(results: str | Path, slug: str, spec: RunSpec, stage: Stage) -> dict[str, Any] | None:
@@ -49,6 +52,15 @@ def _record(results: str | Path, slug: str, spec: RunSpec, stage: Stage) -> dict
 def stage_of(record: Mapping[str, Any]) -> Stage:
     """In which stage it diverged."""
     return record["failed"].get("stage", "train")
+
+
+def _of_parent(results: str | Path, parent: RunSpec, spec: RunSpec) -> dict[str, Any] | None:
+    record = diverged(results, parent.slug, parent)
+    if record is None or (train_folder(results, parent.slug) / "delta.safetensors").is_file():
+        return None
+    failed = {"run": parent.slug, **record["failed"]}
+    failed["reason"] = f"the run it starts from, {parent.slug}, diverged: {record['failed']['reason']}"
+    return {**record, "slug": spec.train.slug, "spec": spec.train.to_json(), "failed": failed}
 
 
 def reason_of(record: Mapping[str, Any]) -> str:

@@ -229,25 +229,26 @@ def _is_result(record: Any) -> bool:
 
 def _other_inputs(record: Mapping[str, Any], spec: RunSpec, results: Path) -> str:
     stored = {part: record.get(part, {}).get("sha256") for part in ("data", "backbone")}
-    if reason := _differing(stored, spec, results):
+    if reason := _differing(stored, spec, results) or _other_parents(record, spec, results):
         return f"{reason}. snakemake (make study) makes it again; or prepare the earlier one again"
     return ""
 
 
 def read_other_inputs(path: Path, spec: RunSpec, results: Path) -> str:
-    """Whether the record in a file (train.json, metrics.json) is of other data or weights than are prepared now, and which, in
-    words; empty where it is not, says nothing of them, or is not there. Of a new record only the beginning is read."""
+    """Whether the record in a file (train.json, metrics.json) is of other data, weights or parents than there are now, and which,
+    in words; empty where it is not, says nothing of them, or is not there. Of a new record only the beginning is read, unless
+    the run starts from others."""
     try:
         with open(path, "rb") as handle:
             head = INPUTS.search(handle.read(HEAD))
+        record = read_json(path) if spec.parents or not head else {}
         if head:
             stored = {"data": head[1].decode(), "backbone": head[2].decode()}
         else:
-            record = read_json(path)
             stored = {part: record[part]["sha256"] for part in ("data", "backbone")}
+        return _differing(stored, spec, results) or _other_parents(record, spec, results)
     except (PelError, OSError, KeyError, TypeError):
         return ""  # not there, of another program, or damaged: whoever opens it says so
-    return _differing(stored, spec, results)
 
 
 def inputs_of(record: Mapping[str, Any]) -> dict[str, str]:
@@ -264,6 +265,21 @@ def _differing(stored: Mapping[str, Any], spec: RunSpec, results: Path) -> str:
     for part, word in (("data", f"data set {base}"), ("backbone", f"weights of {spec.backbone}")):
         if now[part] and stored[part] != now[part]:
             return f"made from another {word} ({str(stored[part])[:12]}) than is prepared now ({now[part][:12]})"
+    return ""
+
+
+def _other_parents(record: Mapping[str, Any], spec: RunSpec, results: Path) -> str:
+    """Why a record is of other parents than lie there now; a parent that does not lie there says nothing."""
+    stored = {parent["slug"]: parent["delta_sha256"] for parent in record.get("parents", ())}
+    for parent in spec.parent_specs:
+        path = train_folder(results, parent.slug) / "train.json"
+        now = read_json(path).get("delta_sha256") if path.is_file() else None
+        if now and stored.get(parent.slug) != now:
+            return (
+                f"made from another training of {parent.slug} ({str(stored.get(parent.slug))[:12]}) than lies there ({now[:12]})"
+            )
+        if reason := read_other_inputs(path, parent, results):
+            return f"made from {parent.slug}, which was {reason}"
     return ""
 
 

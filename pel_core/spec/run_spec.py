@@ -6,7 +6,7 @@ every value that departs from these, and the recipe unless it is the default one
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -16,17 +16,18 @@ from pel_core.common.registry import Entry, spell
 from pel_core.data.datasets import DATASETS, LongTailed, drawn_ratio, split_name
 from pel_core.data.factors import FACTORS, SCOPE, Factors
 from pel_core.models.backbones import BACKBONES, Backbone, backbone_name
+from pel_core.models.heads import HEADS
 from pel_core.models.methods import METHODS, MethodPart, format_method, parse_method
 from pel_core.models.text_heads import TOWER
 from pel_core.spec import checks, posthoc
 from pel_core.spec.choices import REGISTRIES, TTE, knob_owners, scoped_knobs
 from pel_core.spec.options import EVALUATION, convert, fixed_by, is_evaluation, name_ratio, recipe
+from pel_core.spec.parents import KEY, read_parents, spell_parents
 
 SLUG = re.compile(
     r"(?P<dataset>[a-z][a-z0-9_-]*(?:(?<=\d)\.\d+)?)\.(?P<backbone>[a-z][A-Za-z0-9_-]*)\.(?P<method>[a-z0-9@:+-]+)"
     r"\.s(?P<seed>\d+)(?P<overrides>(?:\.[a-z][a-z0-9_.-]*=.+)?)"
 )
-KEY = r"[a-z_]+|[a-z][a-z0-9_-]*\.[a-z_][a-z0-9_]*"  # of an option: a field, or SCOPE.KNOB
 OVERRIDE = re.compile(rf"\.({KEY})=(.*?)(?=\.(?:{KEY})=|$)")
 
 
@@ -38,14 +39,18 @@ class RunSpec:
     ``scale`` the cosine head's, ``resolution`` pixels or None for the backbone's own; ``native`` the pixels to which larger
     images are reduced (shorter side) before anything else, as if the data set came at that resolution; ``image_cache`` the
     same for files that are decoded and reduced once for all runs, training and evaluation alike. ``adapter_dim`` is
-    the rank of bottlenecks and LoRA, or ``"auto"`` (the reference's rule) or ``"auto-tuned"`` (LIFT+'s, which divides by
-    the tuned blocks only); ``adapter_scale`` AdaptFormer's factor, ``"learnable"`` from 1 or fixed. ``mask_ratio`` is the
-    fraction of sparse fine-tuning, ``"auto"`` the reference's rule; ``mask_seed`` draws its masks: 0 as the reference does
-    in every run, or ``"run"``, the run's own seed. ``crop_min_scale`` is the smallest area of a training crop, where an
-    ``mda`` schedule starts. ``expand`` is how many pixels test-time ensembling enlarges the image before cropping,
-    ``crops`` the number of random crops of ``tte="randaug"``; ``precision`` is training's, ``eval_precision`` evaluation's.
-    ``train_head`` false leaves the head at its start. ``reweight`` weighs the loss of each image by its class,
-    ``sharpness`` takes gradients where the loss is worst nearby (SAM).
+    the rank of bottlenecks and LoRA, or ``"auto"`` (the reference's rule) or ``"auto-tuned"`` (LIFT+'s, which divides by the
+    tuned blocks only); ``adapter_scale`` AdaptFormer's factor, ``"learnable"`` from 1 or fixed. ``mask_ratio`` is the fraction
+    of sparse fine-tuning, ``"auto"`` the reference's rule; ``mask_seed`` draws its masks: 0 as the reference does in every run,
+    or ``"run"``, the run's own seed; ``delta_seed`` draws what other deltas start from. ``crop_min_scale`` is the smallest area
+    of a training crop, where an ``mda`` schedule starts. ``expand`` is how many pixels test-time ensembling enlarges the image
+    before cropping, ``crops`` the number of random crops of ``tte="randaug"``; ``precision`` is training's, ``eval_precision``
+    evaluation's. ``train_head`` false leaves the head at its start. ``average`` takes the mean of the trained parameters over
+    the training. ``wise_ft`` is the weight of what was trained against where it started, in an evaluation. ``reweight``
+    weighs the loss of each image by its class, ``sharpness`` takes gradients where the loss is worst nearby (SAM).
+
+    ``parents`` names the run that this one starts from, as `spec.parents` spells it; empty where it starts from none. ``take``
+    is what it takes over from there: the delta, the head, or all; ``train_delta`` false leaves the delta as it was there.
 
     ``knobs`` holds the options that belong to one entry, as far as they depart from its defaults: pairs of full name
     (``loss.gamma``; of a method ``METHOD.KNOB``) and value, sorted. Ask for one by ``knob``, for an entry's by ``knobs_of``.
@@ -77,6 +82,7 @@ class RunSpec:
     vpt_len: int = 10
     mask_ratio: float | str = "auto"
     mask_seed: int | str = 0
+    delta_seed: int | str = "run"
     augment: str = "rrc"
     crop_min_scale: float = 0.08
     mix: str = "none"
@@ -85,14 +91,20 @@ class RunSpec:
     optimizer: str = "sgd"
     schedule: str = "cosine"
     sampler: str = "shuffle"
+    average: str = "none"
     reweight: str = "none"
     sharpness: str = "none"
     train_head: bool = True
+    parents: str = ""
+    soup: str = "none"
+    take: str = "all"
+    train_delta: bool = True
     tte: str = "fivecrop"
     expand: int = 24
     crops: int = 10
     split: str = "test"
     eval_precision: str = "fp32"
+    wise_ft: float = 1.0
     knobs: tuple[tuple[str, Any], ...] = ()
 
     @classmethod
@@ -122,6 +134,8 @@ class RunSpec:
         stronger = fixed_by(dataset, method, overrides.get("recipe"))
         shared = {name: value for name, value in shared.items() if name not in stronger}
         given = {**base, **shared, **overrides}
+        parents = _trainings(given.pop("parents", ""), dataset, backbone, seed)
+        given |= {"parents": spell_parents(parents, dataset, seed)} if parents else {}
         values = {name: convert(name, value, DEFAULTS[name]) for name, value in given.items() if name in DEFAULTS}
         spec = cls(dataset=dataset, backbone=backbone, method=method, seed=seed, **values)
         checks.require_words(spec)
@@ -129,6 +143,7 @@ class RunSpec:
         spec = spec._with_knobs(knobs, mild=shared.keys() - overrides.keys())
         idle = [name for name in checks.idle_options(spec) if name in shared and name not in overrides]
         spec = replace(spec, **{name: spec.base[name] for name in idle})
+        spec.__dict__["parent_specs"] = parents  # which need not be read from their text again
         checks.check(spec)
         return spec
 
@@ -177,11 +192,10 @@ class RunSpec:
         ``posthoc`` for what may be done to any run's logits. Of what trains nothing, few."""
         scopes = REGISTRIES if self.trains else {"tte": TTE}
         chosen = {scope: registry.entry(getattr(self, scope)) for scope, registry in scopes.items()}
-        return (
-            chosen
-            | {part.name: METHODS.entry(part.name) for part in self.parts}
-            | {SCOPE: FACTORS, posthoc.SCOPE: posthoc.scope_entry()}
-        )
+        if not self.starts_rows:
+            chosen.pop("init", None)
+        chosen |= {part.name: METHODS.entry(part.name) for part in self.parts}
+        return chosen | {SCOPE: FACTORS, posthoc.SCOPE: posthoc.scope_entry()}
 
     def knob(self, name: str) -> Any:
         """The value of a knob of a chosen entry by its full name."""
@@ -244,16 +258,50 @@ class RunSpec:
         """False for zero-shot, which has no training run."""
         return any(METHODS[part.name].trains_head for part in self.parts)
 
+    @cached_property
+    def parent_specs(self) -> "tuple[RunSpec, ...]":
+        """The trainings that it starts from."""
+        return _read(self.parents, self.dataset, self.backbone, self.seed) if self.parents else ()
+
+    @property
+    def ancestors(self) -> "dict[str, RunSpec]":
+        """The trainings that it starts from and those that these start from, by slug, each before what starts from it."""
+        found: dict[str, RunSpec] = {}
+        for parent in self.parent_specs:
+            found |= parent.ancestors | {parent.slug: parent}
+        return found
+
+    @property
+    def takes_delta(self) -> bool:
+        """Whether its delta is that of a parent."""
+        return bool(self.parents) and self.take != "head" and any(part.blocks for part in self.parts)
+
+    @property
+    def takes_head(self) -> bool:
+        """Whether its head is that of a parent."""
+        return bool(self.parents) and self.take != "delta"
+
+    @property
+    def starts_rows(self) -> bool:
+        """Whether its head has rows that start as ``init`` says: none of a parent's, nor of a head without rows."""
+        return self.trains and not self.takes_head and getattr(HEADS[self.head], "rows", True)
+
     @property
     def seeded(self) -> bool:
         """Whether anything in its numbers depends on the seed: a training, or random crops of the test images. An ensemble is of
         given seeds: there is one of it."""
-        return (self.trains or not TTE[self.tte].views) and not posthoc.is_ensemble(self)
+        return ((self.trains and not self.pooled) or not TTE[self.tte].views) and not posthoc.is_ensemble(self)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether it is one run of several seeds: a soup of them that trains no further, or what starts from one and does not."""
+        parents = () if self.epochs else self.parent_specs
+        return len({parent.seed for parent in parents}) > 1 or any(parent.pooled for parent in parents)
 
     @property
     def needs_text(self) -> bool:
         """Whether class-text features start the head, or decide without one."""
-        return self.init == "text" or not self.trains
+        return not self.trains or self.reads_tower or (self.init == "text" and self.starts_rows)
 
     @property
     def text_file(self) -> str:
@@ -303,12 +351,31 @@ class RunSpec:
     def departures(self, base: Mapping[str, Any]) -> dict[str, Any]:
         """The values that depart from ``base`` (fields) and from the entries' defaults (knobs), in the order of a slug."""
         values = {name: getattr(self, name) for name in FIELDS if name in base and getattr(self, name) != base[name]}
-        return dict(sorted((values | dict(self.knobs)).items(), key=lambda item: is_evaluation(item[0])))
+        # Parents are the last that training reads, since a parent's own are read to the end of its text.
+        return dict(sorted((values | dict(self.knobs)).items(), key=lambda item: (is_evaluation(item[0]), item[0] == "parents")))
 
 
 FIELDS = tuple(field.name for field in fields(RunSpec) if field.name != "knobs")
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(RunSpec) if field.default is not MISSING}
 del DEFAULTS["knobs"]
+
+
+def _trainings(parents: "str | Iterable[RunSpec]", dataset: str, backbone: str, seed: int) -> tuple[RunSpec, ...]:
+    """Parents, as text or as specs: their trainings."""
+    if not parents:
+        return ()
+    specs = _read(parents, dataset, backbone, seed) if isinstance(parents, str) else tuple(parents)
+    for spec in specs:
+        if spec.backbone != backbone:
+            raise PelError(f"from: {spec.slug}: its backbone is {spec.backbone}, this run's {backbone}; give both the same")
+    return tuple(spec if spec.train == spec else spec.train for spec in specs)
+
+
+def _read(parents: str, dataset: str, backbone: str, seed: int) -> tuple[RunSpec, ...]:
+    def make(dataset: str, method: str, seed: int, **options: Any) -> RunSpec:
+        return RunSpec.make(dataset, backbone, method, seed, **options)
+
+    return read_parents(parents, dataset, seed, make)
 
 
 def differences(stored: Mapping[str, Any], spec: RunSpec) -> list[str]:

@@ -21,6 +21,7 @@ from pel_core.spec.posthoc import with_sources
 from pel_core.spec.results import value_path
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.kinds import ArtefactKind, read_knobs
+from pel_core.studies.origins import ALL, FROM, FROM_SEEDS, listed, parents_of, with_origins
 from pel_core.studies.tuning import Base, TunedRow, Tuning, make_tuned
 
 Selection = Mapping[str, Any]
@@ -214,24 +215,53 @@ def make_cell(bindings: Bindings, seeds: Iterable[int], selections: Iterable[Sel
         UnboundRole: its role has no data set here.
         PelError: something is missing or not possible.
     """
-    fields: dict[str, Any] = {"backbone": bindings.backbone, "tune": bindings.tune}
-    for selection in selections:
-        fields |= {key: value for key, value in posthoc.flat(selection).items() if key not in ("label", "at")}
-    for key in ("dataset", "method", "value"):
-        if key not in fields:
-            raise PelError(f"no {key} is given; say it in `where`, or in the row or column")
-    text, method, backbone, value = (fields.pop(key) for key in ("dataset", "method", "backbone", "value"))
-    tune = fields.pop("tune")
-    check_method(method)
-    seeds = tuple(seeds)
+    selections, seeds = tuple(selections), tuple(seeds)
+    fields = _laid_over(bindings, selections, ("dataset", "method", "value"))
+    text, method, value, tune = fields["dataset"], fields["method"], fields["value"], fields["tune"]
+    every = seeds
     if fields.get(posthoc.ENSEMBLE) == ROW_SEEDS:  # of all of them one value
         fields[posthoc.ENSEMBLE], seeds = list(seeds), seeds[:1]
-    base = Base(bindings.dataset(text), backbone_name(backbone), method, bindings.recipe, fields)
-    specs = tuple(base.spec(seed) for seed in (seeds[:1] if tune else seeds))  # of a tuned row to see that it is possible
-    for spec in specs[:1]:
+    base = _base(bindings, selections, fields, every)
+    if base.over and tune:
+        raise PelError("from_seeds: all makes one run, whose settings cannot be chosen over seeds; say `tune: false` there")
+    if fields.get(FROM_SEEDS) == ALL and not base.parents:
+        raise PelError("from_seeds: all has no effect without `from`")
+    once = tune or base.over  # of a tuned row to see that it is possible
+    specs = tuple(base.spec(seed) for seed in (seeds[:1] if once else seeds))
+    for spec in (run for child in specs[:1] for run in (child, *child.ancestors.values())):
         require_factors(spec.dataset, spec.factors, bindings.datasets)
     tuned = make_tuned(base, seeds, tune, bindings.datasets, bindings.tunings, bindings.validation) if tune else None
     return Cell(*at, dataset=text, method=method, value=value_path(value), specs=() if tuned else specs, tuned=tuned)
+
+
+def _laid_over(bindings: Bindings, selections: Iterable[Selection], needed: Iterable[str]) -> dict[str, Any]:
+    fields: dict[str, Any] = {"backbone": bindings.backbone, "tune": bindings.tune}
+    for selection in selections:
+        fields |= {key: value for key, value in posthoc.flat(selection).items() if key not in ("label", "at")}
+    for key in needed:
+        if key not in fields:
+            raise PelError(f"no {key} is given; say it in `where`, or in the row or column")
+    return fields
+
+
+def _base(bindings: Bindings, selections: tuple[Selection, ...], fields: Mapping[str, Any], seeds: tuple[int, ...]) -> Base:
+    """A cell's run without its seed, with those that it starts from. ``fields``: the selections laid over each other."""
+    check_method(fields["method"])
+    parents = []
+    for above in map(tuple, parents_of(selections)):
+        try:
+            of_parent = _laid_over(bindings, above, ("dataset", "method"))
+            if of_parent["tune"]:
+                raise PelError("its settings are still to be chosen (tune); say `tune: false` there, and the settings")
+            steps = [key for key in of_parent if key.startswith(f"{posthoc.SCOPE}.")]  # of logits, which no start has
+            parents.append(_base(bindings, above, {k: v for k, v in of_parent.items() if k not in steps}, seeds))
+        except PelError as error:
+            raise PelError(str(error) if str(error).startswith("from: ") else f"from: {error}") from None
+    others = ("dataset", "backbone", "method", "value", "tune", FROM, FROM_SEEDS)
+    own = {key: value for key, value in fields.items() if key not in others}
+    over = seeds if parents and fields.get(FROM_SEEDS) == ALL else ()
+    named = bindings.dataset(fields["dataset"]), backbone_name(fields["backbone"]), fields["method"]
+    return Base(*named, bindings.recipe, own, tuple(parents), over)
 
 
 def check_method(method: str) -> None:
@@ -255,6 +285,7 @@ def grid(
         UnboundRole, PelError: as ``make_cell``; the message says which row and column.
     """
     seeds, cells = tuple(seeds), []
+    rows, columns = with_origins(rows), with_origins(columns)
     for i, row in enumerate(rows):
         for j, column in enumerate(columns):
             try:
@@ -298,5 +329,6 @@ def _pairs(
 
 def _name(selection: Selection) -> str:
     """A selection in words: its method, and what else it sets."""
-    rest = [f"{key}={value}" for key, value in posthoc.flat(selection).items() if key not in ("method", "tune")]
+    rest = [f"{key}={value}" for key, value in posthoc.flat(selection).items() if key not in ("method", "tune", FROM)]
+    rest += [f"from ({_name(parent)})" for parent in listed(selection.get(FROM) or [])]
     return " ".join([str(selection.get("method", "")), *rest]).strip()

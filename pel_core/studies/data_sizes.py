@@ -79,7 +79,7 @@ def check_factors(study: "Study") -> None:
     Raises:
         PelError: naming the first run that asks for more classes than there are, or for a ratio that leaves one without an image.
     """
-    asked = {(spec.dataset, spec.factors): spec for spec in study.planned.values() if spec.factors.content()}
+    asked = {(spec.dataset, spec.factors): spec for spec in study.known.values() if spec.factors.content()}
     for (name, factors), spec in asked.items():
         pool, _, prepared = _pool(study, name)
         try:

@@ -19,6 +19,7 @@ from pel_core.spec.results import value_path
 from pel_core.studies.cells import Artefact, Bindings, Cell, Selection, expand, make_cell
 from pel_core.studies.design import Design, Factor, Levels, regular_fraction
 from pel_core.studies.kinds import DESIGNS, TABLES
+from pel_core.studies.origins import with_origins
 
 MOST_LINES = 8  # of an interaction plot
 
@@ -49,13 +50,14 @@ class Factorial:
 
 
 def require_seeds(cell: Cell) -> None:
-    """Refuse an ensemble, whose one value has no spread over seeds to take apart.
+    """Refuse an ensemble and a soup over seeds, whose one value has no spread over seeds to take apart.
 
     Raises:
         PelError: the cell is one.
     """
-    if is_ensemble(cell.expected[0]):
-        raise PelError("posthoc: ensemble: it is one value, and what is taken apart here is over seeds; show it in a table")
+    one = "posthoc: ensemble" if is_ensemble(cell.expected[0]) else "from_seeds: all" if cell.expected[0].pooled else ""
+    if one:
+        raise PelError(f"{one}: it is one value, and what is taken apart here is over seeds; show it in a table")
 
 
 def read_factorial(entry: Mapping[str, Any]) -> Factorial:
@@ -65,7 +67,7 @@ def read_factorial(entry: Mapping[str, Any]) -> Factorial:
         PelError: what cannot be meant: a factor of one level, a repeated label, two factors of one option, a fraction that is
         empty or cannot tell main effects apart, ...
     """
-    levels = {name: expand(rows) for name, rows in entry["factors"].items()}
+    levels = {name: with_origins(expand(rows)) for name, rows in entry["factors"].items()}
     factors = tuple(Factor(name, tuple(str(row["label"]) for row in rows)) for name, rows in levels.items())
     options = tuple(tuple({k: v for k, v in row.items() if k not in ("label", "at")} for row in rows) for rows in levels.values())
     for factor in factors:

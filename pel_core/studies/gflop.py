@@ -58,7 +58,7 @@ def training_gflop(spec: RunSpec) -> float:
     Frozen weights have no gradient; ``full`` has one for every weight from there on. Deltas are left out: a few per cent. Where
     an image goes through several times in a step, all `passes` are counted.
     """
-    blocks = [part.start for part in spec.parts if part.blocks]
+    blocks = [part.start for part in spec.parts if part.blocks and spec.train_delta]
     if not blocks:
         return passes(spec) * forward_gflop(spec)
     if spec.vit.stages:

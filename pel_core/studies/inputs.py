@@ -19,6 +19,7 @@ from pel_core.ingest.identity import data_params, is_other, keep_params, other_p
 from pel_core.ingest.sources import open_source
 from pel_core.models.backbones import BACKBONES
 from pel_core.spec.results import metrics_file, read_other_inputs, run_folder
+from pel_core.spec.run_spec import RunSpec
 from pel_core.studies import provenance
 from pel_core.studies.config import shown
 
@@ -37,7 +38,7 @@ def other_inputs(study: "Study", refused: dict[str, str]) -> dict[str, str]:
         refused: takes, by data set, why its images cannot be used: they are not there, or are others in another place.
     """
     found = {}
-    for base in sorted({split_name(spec.dataset)[0] for spec in study.specs.values()}):
+    for base in sorted({split_name(spec.dataset)[0] for spec in study.trainings.values()}):
         folder = study.results / "data" / base
         try:
             reason = _other_data(study, base, folder)
@@ -46,7 +47,7 @@ def other_inputs(study: "Study", refused: dict[str, str]) -> dict[str, str]:
             continue
         if reason:
             found[f"{folder}/data.json"] = f"the images of {base} are not those that {shown(folder)} was prepared from: {reason}"
-    for name in sorted({spec.backbone for spec in study.specs.values()}):
+    for name in sorted({spec.backbone for spec in study.trainings.values()}):
         folder = study.results / "backbones" / name
         if (folder / "backbone.json").is_file() and (reason := _other_weights(study, name, folder)):
             found[f"{folder}/backbone.json"] = f"the weights of {name} are not those that {shown(folder)} was made from: {reason}"
@@ -102,7 +103,7 @@ def _contradicts(name: str, weights: str | None, source: dict[str, Any]) -> str:
 def _other_text(study: "Study") -> dict[str, str]:
     """Class-text features whose sentences are others now."""
     found = {}
-    for slug, spec in study.specs.items():
+    for slug, spec in study.trainings.items():
         path = study.prepared(slug).get("text") if spec.prompt == "descriptions" and not study.accepted(slug) else None
         if path and path not in found and (stored := _descriptions(Path(path))):
             for file in study.descriptions(split_name(spec.dataset)[0], spec.prompt):
@@ -123,23 +124,23 @@ def _descriptions(path: Path) -> str:
 
 
 def other_runs(study: "Study", inputs: dict[str, str]) -> dict[str, str]:
-    """The files of finished runs (delta.safetensors, metrics.json) made from other inputs than are prepared now, and why.
+    """The files of finished runs (delta.safetensors, metrics.json) made from other inputs, or from other parents, than there are
+    now, and why.
 
     Those whose prepared files are made again themselves (``inputs``) are not among them: they follow.
     """
     found = {}
-    for slug in study.specs:
+    for slug, spec in study.trainings.items():
         if study.accepted(slug) or any(file in inputs for file in study.prepared(slug).values()):
             continue
-        for file, record, of in _records(study, slug):
+        for file, record, of in _records(study, slug, spec):
             if file not in found and (reason := read_other_inputs(record, of, study.results)):
                 found[file] = f"{of.slug}: {reason}"
                 break  # what follows from it is made again with it
     return found
 
 
-def _records(study: "Study", slug: str) -> Iterator[tuple[str, Path, Any]]:
-    spec = study.specs[slug]
+def _records(study: "Study", slug: str, spec: RunSpec) -> Iterator[tuple[str, Path, Any]]:
     if spec.trains:
         yield study.delta(slug), run_folder(study.results, spec.train.slug) / "train.json", spec.train
     yield str(metrics_file(study.results, slug)), metrics_file(study.results, slug), spec

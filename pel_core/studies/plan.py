@@ -38,6 +38,10 @@ def plan(study: Study) -> str:
     unusable = {slug: state for slug, state in states.items() if state not in ("done", "diverged", "missing", "to score")}
     gone = sum(state == "diverged" for state in states.values())
     to_train = {spec.train.slug: spec for spec in missing if spec.trains and not _trained(study, spec, stale)}
+    origins = {slug: spec for child in to_train.values() for slug, spec in child.ancestors.items() if slug not in to_train}
+    origins = {slug: spec for slug, spec in origins.items() if not _trained(study, spec, stale)}
+    also = f" ({len(origins)} of them only for others to start from)" if origins else ""
+    to_train = origins | to_train
     later = finals_to_come(study)
     again = f", to score again {len(unscored)} (seconds)" if unscored else ""
     stepped = sum(map(is_posthoc, missing))
@@ -47,7 +51,7 @@ def plan(study: Study) -> str:
         f"Makes {', '.join(study.artefacts)}; seeds {', '.join(map(str, study.seeds))}.",
         *(f"Leaves out {', '.join(names)}: {reason}." for reason, names in _by_reason(study).items()),
         f"Runs: {len(states)}, of which {len(done)} done{f' ({gone} diverged)' if gone else ''}, {len(missing)} missing; "
-        f"to train {len(to_train)}, to evaluate {len(missing) - stepped}{again}.",
+        f"to train {len(to_train)}{also}, to evaluate {len(missing) - stepped}{again}.",
     ]
     lines += [f"  cannot be used: {slug}: {state}" for slug, state in list(unusable.items())[:5]]
     lines += [f"  ... and {len(unusable) - 5} more"] if len(unusable) > 5 else []
@@ -88,14 +92,14 @@ def _trained(study: Study, spec: RunSpec, stale: Mapping[str, str]) -> bool:
 
 
 def _cost(study: Study, to_train: list[RunSpec], missing: list[RunSpec]) -> list[str]:
-    costs = {spec: work(study, spec) for spec in missing}
+    costs = {spec: work(study, spec) for spec in {**dict.fromkeys(missing), **dict.fromkeys(to_train)}}
     unknown = dict.fromkeys(spec.dataset for spec, cost in costs.items() if cost is None)
     reason = "are not counted: their sizes are not known before they are prepared."
     lines = [f"Images and time of {', '.join(unknown)} {reason}"] if unknown else []
-    known = {spec: cost for spec, cost in costs.items() if cost}
+    trained = {spec: cost for spec in to_train if (cost := costs[spec])}
+    known = {spec: cost for spec in missing if (cost := costs[spec])}
     if not known:
         return lines
-    trained = {spec: known[spec] for spec in to_train if spec in known}
     images = sum(cost.train for cost in trained.values()), sum(cost.evaluate for cost in known.values())
     lines.append(f"Images: {images[0]:,} to train on, {images[1]:,} to evaluate (crops counted).")
     lines += _passes(trained)
@@ -116,7 +120,7 @@ def _passes(trained: Mapping[RunSpec, Work]) -> list[str]:
 
 def _time(study: Study, trained: Mapping[RunSpec, Work], known: Mapping[RunSpec, Work]) -> list[str]:
     hours, sources, untimed = 0.0, {}, []
-    for backbone, count in Counter(spec.backbone for spec in known).items():
+    for backbone, count in Counter(spec.backbone for spec in {**known, **trained}).items():
         train = sum(cost.train_gflop for spec, cost in trained.items() if spec.backbone == backbone)
         evaluate = sum(cost.evaluate_gflop for spec, cost in known.items() if spec.backbone == backbone)
         if speed := measured(study, backbone):

@@ -10,7 +10,7 @@ from typing import Any
 
 from pel_core.hardware.lease import STALE, dead
 from pel_core.ingest.notes import notes_lines
-from pel_core.spec.outcomes import failed_file, reason_of
+from pel_core.spec.outcomes import reason_of
 from pel_core.spec.results import run_folder
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.config import shown
@@ -123,7 +123,7 @@ def look(study: Study, now: float) -> tuple[Found, dict[str, dict[str, Any]]]:
         elif state == "to score":
             found.unscored.append(slug)
         elif record := study.diverged(slug):
-            again = f"to try again, remove {shown(failed_file(study.results, slug))}"
+            again = f"to try again, remove {shown(study.result_file(slug))}"
             found.diverged[slug] = of, f"{reason_of(record)}; {again}"
         elif of in live:
             found.running[slug] = of, progress(live[of])
@@ -143,13 +143,14 @@ def look(study: Study, now: float) -> tuple[Found, dict[str, dict[str, Any]]]:
             found.trained.append(slug)
         else:
             found.missing.append(slug)
-    trains = {spec.train.slug for spec in study.specs.values() if spec.trains}
+    trains = {spec.train.slug for spec in study.trainings.values() if spec.trains}
     return found, {slug: lease for slug, lease in live.items() if slug in trains}
 
 
 def failure(study: Study, slug: str, of: str) -> tuple[str, tuple[Path, str]] | None:
     """The job of a run that failed last: the run, its log and the error, without the run's name."""
-    jobs = [("predict", slug, "metrics.json")] + ([("train", of, "train.json")] if of else [])
+    trainings = [*([of] if of else []), *reversed(study.spec(slug).ancestors)]
+    jobs = [("predict", slug, "metrics.json"), *(("train", training, "train.json") for training in trainings)]
     for job, run, output in jobs:
         folder = run_folder(study.results, run)
         log = study.results / "logs" / f"{folder.relative_to(study.results / 'runs')}.{job}.log"
@@ -202,6 +203,7 @@ def status(study: Study, every: bool = False, now: float | None = None) -> str:
     lines = [
         f"{study.title}: {shown(study.path)} on {shown(study.config_path)} ({study.config['title']})",
         f"{len(states):,} runs: {', '.join(told)}",
+        *_origins(study, live),
         *_artefacts(study, {*found.done, *found.diverged}),
         *tuning_lines(study),
         *_section("Diverged, which counts as an outcome", found.diverged, every),
@@ -217,6 +219,15 @@ def status(study: Study, every: bool = False, now: float | None = None) -> str:
         width = max(map(len, states), default=0)
         lines += ["Every run:", *(f"  {slug:{width}}  {states[slug]}" for slug in study.specs)]
     return "\n".join(lines)
+
+
+def _origins(study: Study, live: Mapping[str, Any]) -> list[str]:
+    """How far trainings are that runs start from and that are no run of the study."""
+    slugs = [slug for slug in study.trainings if slug not in study.specs]
+    done = sum(Path(study.delta(slug)).is_file() for slug in slugs)
+    running = sum(slug in live for slug in slugs)
+    now = f", {running} running" if running else ""
+    return [f"{count_of(len(slugs), 'training')} only for others to start from: {done} done{now}"] if slugs else []
 
 
 def _artefacts(study: Study, done: set[str]) -> list[str]:
@@ -264,9 +275,12 @@ def _rest(study: Study, unfinished: Iterable[RunSpec], live: Mapping[str, Mappin
     if not unfinished:
         return []
     to_train = {spec.train.slug: spec for spec in unfinished if spec.trains and not Path(study.delta(spec.slug)).is_file()}
+    origins = {slug: spec for child in to_train.values() for slug, spec in child.ancestors.items() if slug not in to_train}
+    origins = {slug: spec for slug, spec in origins.items() if not Path(study.delta(slug)).is_file()}
+    to_train = origins | to_train
     speeds = {name: measured(study, name) for name in {spec.backbone for spec in unfinished}}
     hours, untimed = 0.0, []
-    for spec in unfinished:
+    for spec in [*origins.values(), *unfinished]:
         cost, speed = work(study, spec), speeds[spec.backbone]
         if cost is None or speed is None:
             untimed.append(spec.slug)
@@ -275,7 +289,7 @@ def _rest(study: Study, unfinished: Iterable[RunSpec], live: Mapping[str, Mappin
         if to_train.get(spec.train.slug) is spec:  # once, whoever shares the training
             lease = live.get(spec.train.slug, {})
             training = cost.train_gflop * (1 - lease.get("step", 0) / max(lease.get("steps") or 1, 1))
-        hours += speed.hours(training, cost.evaluate_gflop)
+        hours += speed.hours(training, 0.0 if spec.slug in origins else cost.evaluate_gflop)
     lines = []
     if hours:
         now = f", {about(hours / len(live))} while {len(live)} train at once" if len(live) > 1 else ""

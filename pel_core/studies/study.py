@@ -16,6 +16,7 @@ from pel_core.data.roots import tell_roots
 from pel_core.ingest.notes import data_notes, text_notes
 from pel_core.ingest.sources import open_source, require_split
 from pel_core.models.backbones import local_weights
+from pel_core.spec.choices import SOUPS
 from pel_core.spec.results import OUTPUTS, run_folder
 from pel_core.studies import provenance
 from pel_core.studies.artefacts import make_artefacts, make_bindings
@@ -105,7 +106,7 @@ class Study(StudyState):
         for name, path in self.config.get("weights", {}).items():
             if (local := local_weights(path)) and not local.exists():
                 raise PelError(f"{shown(self.config_path)}: weights of {name}: {path} does not exist")
-        entries = {base: self.bindings.datasets[base] for base in {split_name(spec.dataset)[0] for spec in self.planned.values()}}
+        entries = {base: self.bindings.datasets[base] for base in {split_name(spec.dataset)[0] for spec in self.known.values()}}
         roots = {}
         for base, entry in sorted(entries.items()):
             source = open_source(base, entry, self.config)
@@ -159,6 +160,9 @@ def _check_inputs(study: Study) -> None:
         except PelError as error:
             asked = next(name for name, made in study.declared.items() if slug in made.planned)
             raise PelError(f"{shown(study.path)}: {asked}: {error}") from None
+    for slug, spec in study.known.items():
+        if spec.trains and SOUPS[spec.soup].validates:
+            require_split(spec.dataset, "val", study.bindings.datasets, spec.factors.val, f"soup={spec.soup}")
         study._sentences(slug)
 
 

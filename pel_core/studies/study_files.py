@@ -66,6 +66,11 @@ class StudyFiles:
         cells = (cell for artefact in self.declared.values() if not artefact.how.from_models for cell in artefact.cells)
         return with_sources({spec.slug: spec for cell in cells for spec in cell.expected} | self.candidates)
 
+    @cached_property
+    def known(self) -> dict[str, RunSpec]:
+        """As ``planned``, and the trainings that these start from."""
+        return self.planned | {slug: spec for child in self.planned.values() for slug, spec in child.ancestors.items()}
+
     @property
     def accept(self) -> tuple[str, ...]:
         """Runs whose results of another version are accepted by name."""
@@ -158,6 +163,10 @@ class StudyFiles:
         if spec.needs_text:
             files["text"] = f"{self.results}/text/{spec.backbone}/{base}.{spec.text_file}.safetensors"
         return files
+
+    def parents(self, slug: str) -> list[str]:
+        """The trained parameters that a training starts from: those of its parents."""
+        return [self.delta(parent.slug) for parent in self.spec(slug).parent_specs]
 
     def stored(self, slug: str) -> list[str]:
         """The results of the runs whose logits a post-hoc run is scored from; they stand for the logits."""

@@ -47,6 +47,16 @@ class StudyState(StudyFiles):
         runs = {slug: spec for artefact in self.artefacts.values() for slug, spec in artefact.specs.items()}
         return with_sources(runs | self.candidates)
 
+    @property
+    def origins(self) -> dict[str, RunSpec]:
+        """The trainings that runs start from, by slug; a run of the study may be among them."""
+        return {slug: spec for child in self.specs.values() for slug, spec in child.ancestors.items()}
+
+    @property
+    def trainings(self) -> dict[str, RunSpec]:
+        """Every run of the study, and what these start from that is none: trained, but not evaluated."""
+        return self.specs | {slug: spec for slug, spec in self.origins.items() if slug not in self.specs}
+
     def decide(self, anew: bool = False) -> None:
         """Look again which settings can be chosen. ``anew``: also whether those that were chosen still would be."""
         if anew:
@@ -61,8 +71,9 @@ class StudyState(StudyFiles):
 
     def result_file(self, slug: str) -> str:
         """What is read of a run: its result, or that it diverged."""
-        record = self.diverged(slug)
-        return str(failed_file(self.results, record["slug"], stage_of(record)) if record else metrics_file(self.results, slug))
+        if not (record := self.diverged(slug)):
+            return str(metrics_file(self.results, slug))
+        return str(failed_file(self.results, record["failed"].get("run", record["slug"]), stage_of(record)))
 
     def diverged(self, slug: str) -> dict[str, Any] | None:
         """The record of a run that diverged (`spec.outcomes`); None where it did not, or the configuration is strict: then it is

@@ -7,7 +7,7 @@ for the same share it, and its candidates are ordinary runs: each is trained onc
 import hashlib
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 from typing import Any
@@ -33,22 +33,31 @@ NOT_TUNED = ("dataset", "backbone", "method", "value", "seed", "split", "tune")
 
 @dataclass(frozen=True)
 class Base:
-    """A row's run without its seed: what `RunSpec.make` is given. ``fields``: what the study's selections say."""
+    """A row's run without its seed: what `RunSpec.make` is given. ``fields``: what the study's selections say; ``parents``: the
+    runs that it starts from, at its own seed; or at all these seeds (``over``), of which it is one run, called by the first."""
 
     dataset: str
     backbone: str
     method: str
     recipe: Mapping[str, Any]
     fields: Mapping[str, Any]
+    parents: "tuple[Base, ...]" = ()
+    over: tuple[int, ...] = ()
 
     def spec(self, seed: int, settings: Mapping[str, Any] | None = None) -> RunSpec:
-        """The run of a seed, with other settings if some are given."""
-        return RunSpec.make(self.dataset, self.backbone, self.method, seed, self.recipe, **{**self.fields, **(settings or {})})
+        """The run of a seed, with other settings if some are given; those about the data are its parents' too, so that images
+        which are held out for it are held out of their training."""
+        given = {**self.fields, **(settings or {})}
+        seed = self.over[0] if self.over else seed
+        if self.parents:
+            shared = {name: value for name, value in (settings or {}).items() if name.startswith("data.")}
+            given["parents"] = tuple(parent.spec(each, shared) for parent in self.parents for each in self.over or (seed,))
+        return RunSpec.make(self.dataset, self.backbone, self.method, seed, self.recipe, **given)
 
     def training(self) -> "Base":
         """The same without what evaluation alone reads: a training is chosen once, whatever ways of evaluating it are shown."""
         fields = {name: value for name, value in self.fields.items() if not is_evaluation(name)}
-        return Base(self.dataset, self.backbone, self.method, self.recipe, fields)
+        return replace(self, fields=fields)
 
 
 @dataclass(frozen=True)
@@ -145,7 +154,8 @@ def make_tuned(
     declaration = {**DEFAULTS, **tune}
     try:
         _check(base, seeds, declaration)
-        key = canonical([base.dataset, base.backbone, base.method, base.training().fields, declaration])
+        parents = [base.spec(0).parents] if base.parents else []
+        key = canonical([base.dataset, base.backbone, base.method, base.training().fields, declaration, *parents])
         if key not in known:
             held = _held_out(base, declaration, datasets, validation)
             known[key] = _lay_out(base.training(), declaration, {"split": declaration["split"], **held})

@@ -28,12 +28,12 @@ class Classifier(nn.Module):
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Every parameter that trains, by its stored name: ``adaptformer.6.ffn.up.weight``, ``head.weight``."""
-        head = {f"head.{name}": value for name, value in self.head.named_parameters() if value.requires_grad}
-        return {tuned.name: tuned.parameter for tuned in self.tuned} | head
+        return {name: value for name, value in self.stored().items() if value.requires_grad}
 
     def stored(self) -> dict[str, Tensor]:
-        """What a checkpoint holds by name: ``trainable()`` and all of the head, also what is frozen: it may come from images."""
-        return self.trainable() | {f"head.{name}": value for name, value in self.head.state_dict(keep_vars=True).items()}
+        """What a checkpoint holds by name: delta and head, also what is frozen: it may come from images or from another run."""
+        head = {f"head.{name}": value for name, value in self.head.state_dict(keep_vars=True).items()}
+        return {tuned.name: tuned.parameter for tuned in self.tuned} | head
 
     def trainable_state(self) -> dict[str, Tensor]:
         """The checkpoint: detached CPU copies of ``stored()``."""
@@ -42,15 +42,15 @@ class Classifier(nn.Module):
         return {name: value.detach().cpu().clone() for name, value in self.stored().items()}
 
     @torch.no_grad()
-    def load_trainable(self, state: Mapping[str, Tensor]) -> None:
-        """Load a checkpoint; names and shapes must match exactly.
+    def load_trainable(self, state: Mapping[str, Tensor], part: str = "all") -> None:
+        """Load a checkpoint, or a part of it: its ``delta`` or its ``head``; names and shapes must match exactly.
 
         Raises:
             PelError: the checkpoint is of another method, head or class count.
         """
-        if hasattr(self.head, "allocate"):  # what it remembers has the size that it had
+        if part != "delta" and hasattr(self.head, "allocate"):  # what it remembers has the size that it had
             self.head.allocate({name.removeprefix("head."): value.shape for name, value in state.items()})
-        stored = self.stored()
+        stored, state = ({name: each[name] for name in each if _is_of(part, name)} for each in (self.stored(), state))
         if missing := stored.keys() ^ state.keys():
             raise PelError(f"the checkpoint is of another run: {len(missing)} names differ, e.g. '{min(missing)}'")
         for name, parameter in stored.items():
@@ -59,10 +59,21 @@ class Classifier(nn.Module):
         for name, parameter in stored.items():
             parameter.copy_(state[name])
 
+    @torch.no_grad()
+    def interpolate(self, start: Mapping[str, Tensor], alpha: float) -> None:
+        """WiSE-FT (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models"): each tensor of ``stored()`` becomes
+        (1 - alpha) start + alpha trained, the head's too. ``start``: by the same names, of before training.
+
+        These are the parameters as they train, not the matrices that they amount to; docs/averaging.md says what that is for
+        each delta.
+        """
+        for name, parameter in self.stored().items():
+            parameter.copy_(torch.lerp(start[name].to(parameter.device), parameter, alpha))
+
     def census(self) -> dict[str, Any]:
         """Parameter counts: ``learnable`` leaves the head out, as the report's columns do."""
         by_part: dict[str, int] = {}
-        for tuned in self.tuned:
+        for tuned in (tuned for tuned in self.tuned if tuned.parameter.requires_grad):
             by_part[tuned.method] = by_part.get(tuned.method, 0) + tuned.parameter.numel()
         learnable = sum(by_part.values())
         head = sum(value.numel() for value in self.head.parameters() if value.requires_grad)
@@ -74,16 +85,25 @@ class Classifier(nn.Module):
         return counts | {"by_part": by_part}
 
 
+def _is_of(part: str, name: str) -> bool:
+    """Whether a stored tensor belongs to a part of the checkpoint."""
+    return part == "all" or name.startswith("head.") == (part == "head")
+
+
 def cast_frozen_weights(classifier: Classifier, dtype: torch.dtype | None) -> None:
     """Hold the frozen matrices as autocast to ``dtype`` would cast them at each use, in place: the same numbers, less memory.
 
-    What trains stays as it is, and so do norms and biases: some are added to fp32. None, for no autocast, changes nothing.
+    What a checkpoint holds stays as it is, and so do norms and biases: some are added to fp32. None, for no autocast, changes
+    nothing.
     """
     if dtype is None:
         return
+    kept = {id(tuned.parameter) for tuned in classifier.tuned}
     read = {id(wrap.module) for wrap in classifier.vit.modules() if isinstance(wrap, Inside)}  # by their deltas, in fp32
     for module in classifier.vit.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d) and not module.weight.requires_grad and id(module) not in read:
+        if not isinstance(module, nn.Linear | nn.Conv2d) or module.weight.requires_grad:
+            continue
+        if id(module.weight) not in kept and id(module) not in read:
             module.weight.data = module.weight.data.to(dtype)
 
 
@@ -115,9 +135,18 @@ def method_choices(spec: RunSpec, classes: int) -> dict[str, Any]:
         "vpt_len": spec.vpt_len,
         "mask_ratio": auto_mask_ratio(classes, spec.vit.layers, spec.vit.width) if automatic else float(spec.mask_ratio),
         "mask_seed": spec.seed if spec.mask_seed == "run" else int(spec.mask_seed),
-        "seed": spec.seed,
+        "seed": spec.seed if spec.delta_seed == "run" else int(spec.delta_seed),
         "knobs": {part.name: spec.knobs_of(part.name) for part in spec.parts},
     }
+
+
+def start_head(head: nn.Module, rows: Tensor | None, remembered: tuple[Tensor, Tensor] | None) -> None:
+    """Put rows (C, D) and what is remembered of training images, features (M, D) and labels (M,), into a head."""
+    if rows is not None:
+        with torch.no_grad():
+            head.weight.copy_(rows)
+    if remembered is not None:
+        head.remember(*remembered)
 
 
 def build(
@@ -157,16 +186,14 @@ def build(
         head.projection, head.shift = projection, text.get("text.shift")
     if spec.reads_tower and "text.tokens" in text:
         head.attach(text, generator)
-    if not spec.train_head:
+    if not (spec.train_head and spec.epochs):
         head.requires_grad_(False)
-    if spec.init == "text" and not spec.reads_tower:
+    for each in tuned:
+        each.parameter.requires_grad_(spec.train_delta and spec.epochs > 0)
+    if spec.init == "text" and spec.starts_rows and not spec.reads_tower:
         of_text = text["text.features"]
         rows = text_head(of_text, text["text.projection"]) if projection is None else F.normalize(of_text, dim=-1)
-    if rows is not None:
-        with torch.no_grad():
-            head.weight.copy_(rows)
-    if remembered is not None:
-        head.remember(*remembered)
+    start_head(head, rows, remembered)
     return Classifier(vit, head, tuned)
 
 

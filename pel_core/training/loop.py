@@ -77,7 +77,7 @@ def train(
             learning rate and images), images cannot be read, or one image does not fit into the device's memory.
         Stopped: a signal asked for it.
     """
-    if not classifier.trainable():  # a head that only remembers
+    if not classifier.trainable():  # a run of no epochs, or a head that only remembers: it is what it starts from
         return Training()
     device = next(classifier.parameters()).device
     manager, group = manager or CheckpointManager(), group or ProcessGroup()
@@ -113,6 +113,9 @@ def train(
         if manager.requests.number:  # a scheduler signals a run's data workers too
             manager.stop(state, progress)
         raise PelError(f"{error}; {_kept(manager, manager.save(state, progress))}") from None
+    if state.average:
+        state.average.write()
+        _whole(classifier, spec, manager, steps, images, group)
     state.spend()
     rest = state.seconds, state.seen / max(state.seconds, 1e-9), state.peak_memory_mb, step.micro_batch
     return Training(state.curve, *rest)

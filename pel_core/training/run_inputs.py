@@ -19,6 +19,7 @@ from pel_core.common.versions import check_versions, made_by, stale, versions
 from pel_core.data.batches import EvalBatches
 from pel_core.data.datasets import DATASETS, Prepared, open_prepared, split_name
 from pel_core.data.image_cache import cache_folder, open_cache
+from pel_core.data.loading import RandomCrops
 from pel_core.data.split import Split
 from pel_core.data.transforms import downscaled
 from pel_core.hardware.devices import loader_workers
@@ -27,11 +28,14 @@ from pel_core.models.inits import INITS, images_for
 from pel_core.models.text_tower import PER_CLASS
 from pel_core.models.vit import ViT
 from pel_core.models.weights import load_vit
+from pel_core.spec.choices import SOUPS
 from pel_core.spec.plugins import other_plugins, with_plugins
 from pel_core.spec.results import inputs_of, run_folder
 from pel_core.spec.run_spec import RunSpec, completed, differences
-from pel_core.training.classifier import Classifier, adapter_dim, build, image_projection
+from pel_core.training.classifier import Classifier, adapter_dim, build, image_projection, start_head
+from pel_core.training.parents import read_parents, take_over
 from pel_core.training.prefix_cache import PrefixCache
+from pel_core.training.soups import cook
 
 
 def load(
@@ -39,8 +43,8 @@ def load(
 ) -> tuple[Prepared, Classifier, dict[str, Any]]:
     """The prepared data, the untrained classifier on ``device`` and backbone.json of a run.
 
-    ``fresh`` starts the head as the spec says, also where that takes a look at the training images; a run that loads a
-    checkpoint saves itself that.
+    ``fresh`` starts delta and head as the spec says, also where that takes a look at the training images or at the run that it
+    starts from; a run that loads a checkpoint saves itself that, unless it is evaluated between the two (``wise_ft``).
     """
     base = split_name(spec.dataset)[0]
     prepared = [path.parent.name for path in (results / "data").glob("*/data.json")]
@@ -51,7 +55,8 @@ def load(
             f"data set '{base}' is not prepared: run `python -m pel_core data prepare {base} --out {results}/data/{base}`"
         )
     # What is read from files has to be what was prepared; decoded images are those that they were decoded from.
-    compare = () if spec.image_cache else ("train",) if fresh else (spec.split,)
+    read = [("train", fresh), (spec.split, not fresh or spec.wise_ft != 1), ("val", fresh and SOUPS[spec.soup].validates)]
+    compare = () if spec.image_cache else tuple(dict.fromkeys(split for split, needed in read if needed))
     data = at_native(open_prepared(results / "data" / base, spec.dataset, compare, spec.factors), spec.native)
     data = decoded(data, results, spec.image_cache)
     vit, text, info = load_vit(results / "backbones" / spec.backbone, spec.resolution)
@@ -60,17 +65,60 @@ def load(
         features, about = load_text(path, data, info)
         info |= about
         text |= features if fresh else {"text.features": features["text.features"]}  # the tower is for training
-    rows = remembered = None
-    if fresh and spec.trains:  # the untuned network looks at training images, where head or start ask for that
-        looking = spec, vit.to(device), data, device, PrefixCache(results, prefix_cache_gb), info["sha256"]
-        projection = image_projection(spec, text)
-        if INITS[spec.init].start == "images":
-            rows = image_rows(*looking, projection)
-        if hasattr(HEADS[spec.head], "remembers"):
-            chosen = HEADS[spec.head].remembers(data.train.labels, spec.seed, spec.knobs_of("head"))
-            remembered = image_features(*looking, chosen, projection)
-    classifier = build(spec, vit.to(device), len(data.class_names), text, rows, remembered).to(device)
+    projection, seen = image_projection(spec, text) if spec.trains else None, {}
+    looks = fresh and spec.trains and not spec.takes_head
+    if looks and not spec.takes_delta:  # the untuned network looks, before a delta is attached
+        seen = look_at_images(
+            spec, vit.to(device), data, device, PrefixCache(results, prefix_cache_gb), info["sha256"], projection
+        )
+    classifier = build(spec, vit.to(device), len(data.class_names), text, **seen).to(device)
+    if fresh and spec.parents:
+        parents = read_parents(spec, results)
+        take_over(classifier, spec, parents, data)
+        info["parents"] = [parent.record for parent in parents]
+        if spec.soup != "none":
+            cache = PrefixCache(results, prefix_cache_gb)
+            info["soup"] = cook(classifier, spec, parents, lambda: validated(classifier, spec, results, data, info, cache))
+    if looks and spec.takes_delta:
+        start_head(classifier.head, **look_at_images(spec, classifier.vit, data, device, projection=projection))
     return data, classifier, info
+
+
+def validated(
+    classifier: Classifier, spec: RunSpec, results: Path, data: Prepared, info: dict[str, Any], cache: PrefixCache
+) -> tuple[Tensor, Tensor]:
+    """Logits (N, C) and labels (N,) of the validation split, by the crops of the training's own evaluation.
+
+    Raises:
+        PelError: there is no such split.
+    """
+    split, device = data.split("val"), next(classifier.parameters()).device
+    workers = loader_workers(split.images is None, device)
+    batches = EvalBatches(
+        split, spec.tte, spec.expand, spec.pixels, spec.vit.mean, spec.vit.std, device, workers=workers,
+        interpolation=spec.interpolation, random=RandomCrops(spec.crops, spec.seed, spec.crop_min_scale),
+    )  # fmt: skip
+    logits = cache.predict(classifier, batches, spec.num_frozen_prefix_blocks, test_images(spec, results, info, split))
+    return logits, torch.as_tensor(np.asarray(split.labels, np.int64))
+
+
+def look_at_images(
+    spec: RunSpec,
+    vit: ViT,
+    data: Prepared,
+    device: torch.device,
+    cache: PrefixCache | None = None,
+    backbone: str = "",
+    projection: Tensor | None = None,
+) -> dict[str, Any]:
+    """What a head starts from that looks at training images: ``rows`` and ``remembered``, each None where it does not."""
+    looking, head, rows, remembered = (spec, vit, data, device, cache, backbone), HEADS[spec.head], None, None
+    if spec.starts_rows and INITS[spec.init].start == "images":
+        rows = image_rows(*looking, projection)
+    if hasattr(head, "remembers"):
+        chosen = head.remembers(data.train.labels, spec.seed, spec.knobs_of("head"))
+        remembered = image_features(*looking, chosen, projection)
+    return {"rows": rows, "remembered": remembered}
 
 
 def at_native(data: Prepared, native: int | None) -> Prepared:
@@ -117,7 +165,7 @@ def image_rows(
     backbone: str = "",
     projection: Tensor | None = None,
 ) -> Tensor:
-    """Head rows (C, D) from the untuned features of training images, or (C, E) with a ``projection`` (D, E): as `image_features`.
+    """Head rows (C, D) from the features of training images, or (C, E) with a ``projection`` (D, E): as `image_features`.
 
     Raises:
         PelError: a class without an image.
@@ -139,10 +187,11 @@ def image_features(
     chosen: np.ndarray,
     projection: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Untuned features (M, D) of the training images at positions ``chosen``, times the ``projection`` (D, E) if any, and their
-    labels (M,), both on the CPU. Images are resized to the network's side and cropped at the centre.
+    """Features (M, D) of the training images at positions ``chosen``, times the ``projection`` (D, E) if any, and their
+    labels (M,), both on the CPU: of a network without a delta, or with that of a parent. Images are resized to the network's side
+    and cropped at the centre.
 
-    ``cache`` keeps the features for other runs, with the SHA-256 of the ``backbone``.
+    ``cache`` keeps the features of a bare network for other runs, with the SHA-256 of the ``backbone``.
     """
     split = data.train.take(chosen) if len(chosen) < len(data.train) else data.train
     workers = loader_workers(data.train.images is None, device)
@@ -213,7 +262,7 @@ def identity(record: dict[str, Any]) -> dict[str, Any]:
     """All that decides the numbers of a training run; a checkpoint with another identity is discarded."""
     # `engine` is what checkpoints from before call the version of TRAIN: they are gone on with.
     kept = {"slug": record["slug"], "engine": made_by(record)["train"], "spec": record["spec"]}
-    kept |= {name: record[name] for name in ("plugins", "text_tower") if name in record}
+    kept |= {name: record[name] for name in ("plugins", "parents", "text_tower") if name in record}
     return kept | {"descriptions": record.get("descriptions")} | {key: record[key]["sha256"] for key in ("data", "backbone")}
 
 
@@ -265,4 +314,5 @@ def describe(spec: RunSpec, data: Prepared, info: dict[str, Any], classifier: Cl
     }
     record |= {"spec": spec.to_json(), **with_plugins(spec)}
     record |= {name: info[name] for name in TEXTS if info.get(name)}
+    record |= {name: info[name] for name in ("parents", "soup") if name in info}
     return record | {"data": dataset, "backbone": backbone, "parameters": parameters}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pel_core.spec.run_spec import RunSpec
+from pel_core.training.averages import make_average
 from pel_core.training.schedules import rate_factor
 from pel_core.training.step import Step
 
@@ -29,6 +30,7 @@ class State:
         self.epoch = self.step = self.images = self.seen = 0
         self.curve: list[dict[str, float]] = []
         self.whole, self.seconds, self.peak_memory_mb = True, 0.0, 0.0
+        self.average = make_average(spec, step.classifier.trainable(), steps)
         self._clock = time.perf_counter()
 
     @property
@@ -51,6 +53,8 @@ class State:
         self.losses[self.step] = sums[0]
         self.step += 1
         self.images += count
+        if self.average:
+            self.average.step(self.done)
         self.whole = True
 
     def end_epoch(self) -> None:
@@ -70,7 +74,8 @@ class State:
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors of a checkpoint, on the CPU."""
-        return self.take.tensors() | {"total": self.total.cpu()}
+        average = self.average.tensors() if self.average else {}
+        return self.take.tensors() | {"total": self.total.cpu()} | average
 
     def numbers(self) -> dict[str, Any]:
         """The rest of a checkpoint, as JSON."""
@@ -78,6 +83,7 @@ class State:
         names = ("epoch", "step", "images", "seen", "curve", "seconds", "peak_memory_mb")
         entries = {name: getattr(self, name) for name in names}
         entries |= {"done": self.done, "steps": self.spec.epochs * self.steps}
+        entries |= {"averaged": self.average.count} if self.average else {}
         return entries | {"micro_batch": self.take.micro_batch, "device": self.device.type} | self.take.numbers()
 
     def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
@@ -85,6 +91,8 @@ class State:
         entries = {name: numbers[name] for name in ("epoch", "step", "images", "seen", "curve", "seconds", "peak_memory_mb")}
         alike = numbers.get("device") == self.device.type  # a CPU's micro-batch would waste a GPU
         self.take.load(tensors, numbers, numbers["micro_batch"] if alike else self.take.micro_batch)
+        if self.average:
+            self.average.load(tensors, numbers["averaged"])
         self.__dict__.update(entries)
         self.total.copy_(tensors["total"])
         self._clock = time.perf_counter()

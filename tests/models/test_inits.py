@@ -63,7 +63,10 @@ def test_which_images_are_looked_at(init):
         assert images_for(init, labels, 1).tolist() != chosen.tolist()
 
 
-@pytest.mark.parametrize("head", [name for name in HEADS if not getattr(HEADS[name], "tower", False)])
+OF_ROWS = [name for name in HEADS if getattr(HEADS[name], "rows", True) and not getattr(HEADS[name], "tower", False)]
+
+
+@pytest.mark.parametrize("head", OF_ROWS)
 @pytest.mark.parametrize("init", IMAGE_INITS)
 def test_every_head_starts_from_images(toy_results, init, head):
     spec = RunSpec.make("toy-ir20", "toy", "adaptformer+ssf-ln", 3, init=init, head=head)
@@ -92,7 +95,7 @@ def test_the_features_are_those_of_the_plain_backbone(toy_results):
 
 def test_a_checkpoint_needs_no_look_at_the_images(toy_results, monkeypatch):
     spec = RunSpec.make("toy-ir20", "toy", "ln", 0, init="class-mean")
-    monkeypatch.setattr("pel_core.training.run_inputs.image_rows", lambda *arguments: pytest.fail("looked at the images"))
+    monkeypatch.setattr("pel_core.training.run_inputs.image_features", lambda *arguments: pytest.fail("looked at the images"))
     load(spec, toy_results, torch.device("cpu"))
 
 

@@ -27,15 +27,17 @@ from pel_core.models.methods import Attach, Method, add_method
 from pel_core.reporting.figure_style import save, style
 from pel_core.reporting.runs import read_runs
 from pel_core.reporting.tables import statistic
-from pel_core.spec.choices import LOSSES, OPTIMIZERS, SAMPLERS, SCHEDULES, SHARPNESS, metric
+from pel_core.spec.choices import AVERAGES, LOSSES, OPTIMIZERS, SAMPLERS, SCHEDULES, SHARPNESS, SOUPS, metric
 from pel_core.spec.posthoc import POSTHOC, step_knob
 from pel_core.studies.kinds import FIGURE, FIGURES, ArtefactKind
 from pel_core.studies.selection_rules import SELECTION_RULES
+from pel_core.training.averages import shared
 from pel_core.training.losses import Prior
 from pel_core.training.mixing import WHEN, Pair, add_mix
 from pel_core.training.reweights import add_reweight
 from pel_core.training.schedules import WARMUP, Position
 from pel_core.training.sharpness import away
+from pel_core.training.soups import Soup
 
 
 # delta: a module that a method attaches
@@ -123,6 +125,22 @@ def my_balanced(generator: np.random.Generator, labels_N: np.ndarray) -> np.ndar
     """Every class as often as every other, with replacement."""
     counts = np.bincount(labels_N)
     return generator.choice(len(labels_N), len(labels_N), p=1 / (counts[labels_N] * (counts > 0).sum()))
+
+
+# average: the means of trained parameters over the training, changed in place at each new value
+@AVERAGES.register("my-middle", knobs=shared(0.0, "step"))
+def my_middle(means: list, values: list, count: int) -> None:
+    """Half of the mean so far and half of the new value."""
+    torch._foreach_lerp_(means, values, 0.5)
+
+
+# soup: which of several runs are averaged, by their positions; `score` asks the validation split, for one that `validates`
+def ends(count: int, score) -> list[int]:
+    """The first and the last."""
+    return [0, count - 1]
+
+
+SOUPS.register("my-ends", Soup(ends), about="the mean of the first run and the last")
 
 
 # class weights: how much an image of each class counts in the loss (with `reweight.defer`)

@@ -42,6 +42,8 @@ def results(toy_results, tmp_path_factory):
 def run(results, method="adaptformer", **options):
     """Train and evaluate; returns the record."""
     spec = RunSpec.make("toy-ir20", "toy", method, 0, **{"epochs": 1, **options})
+    for slug in spec.ancestors:
+        assert main(["train", slug, "--results", str(results)]) == 0
     if spec.trains:
         assert main(["train", spec.train.slug, "--results", str(results)]) == 0
     assert main(["evaluate", spec.slug, "--results", str(results)]) == 0
@@ -54,12 +56,19 @@ def fresh(results, method="adaptformer", seed=0, **options):
     return load(spec, results, CPU, fresh=True)[1]
 
 
-BESIDE = {"reference": {"accumulate": 4}, "progressive": {"epochs": 2}}  # what a word needs to have an effect
+PARENT = {"parents": "adaptformer,epochs:1"}
+TWO = {"parents": "adaptformer,seed:0+1,epochs:1,data.val:0.3", "data.val": 0.3}
+# What a word needs to have an effect.
+BESIDE = {("accumulation", "reference"): {"accumulate": 4}, ("head", "knn"): {"epochs": 0}}
+BESIDE |= {("take", "delta"): PARENT, ("take", "head"): PARENT, ("sampler", "progressive"): {"epochs": 2}}
+BESIDE |= {("average", "swa"): {"average.every": "step"}, ("soup", "uniform"): TWO, ("soup", "greedy"): TWO}
 WORDS = [(name, word) for name, words in CHOICES.items() for word in words if (name, word) != ("split", "val")]
 NUMBERS = [
     ("mask", {"mask_ratio": 0.1}),
     ("mask@1:3", {"mask_seed": "run"}),
     ("mask", {"mask_seed": 7}),
+    ("adaptformer", {"delta_seed": 7}),
+    ("adaptformer", {"wise_ft": 0.5}),
     ("adaptformer", {"adapter_scale": 0.1}),
     ("adaptformer@2:4", {"adapter_dim": "auto-tuned"}),
     ("adapter+lora", {"adapter_dim": 32}),
@@ -68,6 +77,7 @@ NUMBERS = [
     ("adaptformer", {"native": 7}),
     ("adaptformer", {"accumulate": 3}),
     ("adaptformer", {"train_head": False}),
+    ("adaptformer", {"train_delta": False, **PARENT}),
     ("head-only", {"tau": 0.5, "scale": 15, "lr": 0.1, "momentum": 0, "weight_decay": 0, "batch_size": 50}),
     ("head-only", {"tte": "randaug", "crops": 3}),
     ("head-only", {"tte": "tencrop", "expand": 5}),
@@ -77,7 +87,7 @@ NUMBERS = [
 
 @pytest.mark.parametrize(("name", "word"), WORDS)
 def test_every_word_runs(results, name, word):
-    record = run(results, **{name: word}, **BESIDE.get(word, {}))
+    record = run(results, **{name: word}, **BESIDE.get((name, word), {}))
     assert record["spec"][name] == word and record["metrics"]["overall"] >= 0
     assert record["evaluation"]["crops"] == RunSpec.parse(record["slug"]).views
     if word == "descriptions":
@@ -169,6 +179,15 @@ def test_masks_follow_their_seed(results):
     assert chosen(0) == chosen(1) == chosen(1, mask_seed=0)
     assert chosen(0, mask_seed="run") == chosen(0) != chosen(1, mask_seed="run")
     assert chosen(0, mask_seed=1) == chosen(1, mask_seed="run")
+
+
+@pytest.mark.parametrize("method", ["lora", "adaptformer", "vpt-deep", "ssf-attn"])
+def test_deltas_start_where_their_seed_says(results, method):
+    def start(seed, **options):
+        return torch.cat([tuned.parameter.detach().flatten() for tuned in fresh(results, method, seed, **options).tuned])
+
+    assert not torch.equal(start(0), start(1))
+    assert torch.equal(start(0, delta_seed=5), start(1, delta_seed=5)) and torch.equal(start(0, delta_seed=5), start(5))
 
 
 def test_the_mask_ratio_is_the_share_that_trains(results):

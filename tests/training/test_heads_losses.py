@@ -28,6 +28,7 @@ from pel_core.training.reweights import ByClass
 from pel_core.training.soft_targets import Expected, takes_soft_targets
 
 NORMED = ["cosine", "l2norm", "layernorm"]  # the others: tests/models/test_clip_heads.py
+ROWS = [name for name in HEADS if getattr(HEADS[name], "rows", True)]
 OWN = {"linear": {"weight", "bias"}, "clip-adapter": {"down", "up"}, "tip-adapter": set(), "tip-adapter-f": {"keys"}}
 OWN |= {"coop": set(), "text-tower": set()}  # without a tower, which holds what trains
 # LADE's regulariser looks at the size of the logits, and VS multiplies them by class, so a constant added to them counts.
@@ -38,8 +39,8 @@ def draw(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def head(name, width=16, classes=5, scale=25.0, seed=0):
-    return HEADS[name](width, classes, scale, draw(seed))
+def head(name, width=16, classes=5, scale=25.0, seed=0, **knobs):
+    return HEADS[name](width, classes, scale, draw(seed), **knobs)
 
 
 def batch(seed, classes=5, images=7):
@@ -53,14 +54,14 @@ def loss(name, logits, labels, counts, **prior):
     return LOSSES[name](Prior(counts, **prior))(logits, labels)
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", ROWS)
 def test_a_head_gives_logits_and_trains_only_its_own(name):
     module = head(name)
     assert module(torch.randn(3, 16)).shape == (3, 5)
     assert {key for key, value in module.named_parameters() if value.requires_grad} == OWN.get(name, {"weight"})
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", ROWS)
 def test_a_head_starts_from_its_generator_alone(name):
     first, again, other = head(name, seed=1), head(name, seed=1), head(name, seed=2)
     assert torch.equal(first.weight, again.weight) and not torch.equal(first.weight, other.weight)
@@ -358,3 +359,62 @@ def test_linear_probe_separates_what_is_separable(classes):
     assert rows.shape == (classes, 8)
     torch.testing.assert_close(rows.norm(dim=-1), torch.ones(classes))
     assert ((features - features.mean(0)) @ rows.T).argmax(-1).eq(labels).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in HEADS.entries() if entry.knob("scales")])
+def test_factors_of_classes_multiply_logits_and_may_train_alone(name):
+    """Kang et al.'s learnable weight scaling: s_c (w_c f + b_c)."""
+    features = torch.randn(3, 16)
+    for scales, names in {"learnable": {"scales", *dict(head(name).named_parameters())}, "alone": {"scales"}}.items():
+        module = head(name, scales=scales)
+        assert torch.equal(module(features), head(name)(features))
+        assert {key for key, value in module.named_parameters() if value.requires_grad} == names
+        with torch.no_grad():
+            module.scales.copy_(torch.arange(5) / 2)
+        torch.testing.assert_close(module(features), head(name)(features) * torch.arange(5) / 2)
+
+
+def test_tau_normalisation_divides_rows_by_a_power_of_their_norm_without_the_bias():
+    """As tau_norm.py of facebookresearch/classifier-balancing at 22370c6 does; on a cosine head it would change nothing."""
+    features = torch.randn(3, 16, generator=draw())
+    plain = head("linear")
+    with torch.no_grad():
+        plain.bias.copy_(torch.arange(5.0))
+        plain.weight.mul_(torch.tensor([[1.0], [2.0], [3.0], [0.5], [4.0]]))
+    for tau in (0.5, 1.0, 2.0):
+        module = head("linear", tau_norm=tau)
+        module.load_state_dict(plain.state_dict())
+        expected = torch.stack([features @ row / sum(value**2 for value in row) ** (tau / 2) for row in plain.weight], 1)
+        torch.testing.assert_close(module(features), expected)
+    module = head("linear", tau_norm=0.0)
+    module.load_state_dict(plain.state_dict())
+    assert torch.equal(module(features), plain(features))
+    assert head("l2norm", scale=1)(features).argmax(1).tolist() == _of_rows(head("l2norm").weight, features).argmax(1).tolist()
+
+
+def _of_rows(rows, features):
+    """A linear head of these rows at tau = 1."""
+    module = head("linear", tau_norm=1.0)
+    with torch.no_grad():
+        module.weight.copy_(3 * rows)
+    return module(features)
+
+
+def test_nearest_images_vote_by_their_cosine():
+    generator = draw(3)
+    features, labels = torch.randn(40, 16, generator=generator), torch.randint(0, 5, (40,), generator=generator)
+    asked = torch.randn(6, 16, generator=generator)
+    module = head("knn", k=7, temperature=0.2)
+    module.remember(features, labels)
+    for one, logits in zip(asked, module(asked), strict=True):
+        pairs = zip(features, labels, strict=True)
+        cosines = [(float(one @ other / one.norm() / other.norm()), int(label)) for other, label in pairs]
+        votes = [0.0] * 5
+        for cosine, label in sorted(cosines, reverse=True)[:7]:
+            votes[label] += math.exp(cosine / 0.2)
+        expected = torch.tensor([max(vote / sum(votes), 1e-4) for vote in votes]).log()
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    assert not [value for value in module.parameters() if value.requires_grad]
+    few = head("knn")
+    few.remember(features[:3], labels[:3])
+    assert few(asked).shape == (6, 5)  # fewer images than k: all vote

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from resuming import train_once
+from resuming import Asked, interrupted, train_once
 
 from pel_core.cli.main import main
 from pel_core.common.files import read_json
-from pel_core.common.signals import Requests, Stopped
+from pel_core.common.signals import Stopped
 from pel_core.data.batches import TrainBatches
 from pel_core.data.datasets import Split
 from pel_core.hardware.lease import Lease
@@ -26,35 +26,6 @@ from pel_core.training.step import Step
 
 TRAINABLE = [name for name in METHODS if METHODS[name].trains_head]
 SLUG = "toy-ir20.toy.adaptformer@2:4+vpt-shallow.s0"
-
-
-class Asked(Requests):
-    """Asks to stop after so many steps, once."""
-
-    def __init__(self, after: int):
-        super().__init__()
-        self.after, self.count = after, 0
-
-    @property
-    def number(self) -> int:
-        self.count += 1
-        return signal.SIGUSR1 if self.count > self.after else 0
-
-    @number.setter
-    def number(self, value: int) -> None:
-        pass
-
-
-def interrupted(results, spec, path, after):
-    """Train, stop after the given steps of each life, and go on until it ends."""
-    lives = 0
-    while True:
-        lives += 1
-        try:
-            state, log = train_once(results, spec, CheckpointManager(path, {"slug": spec.slug}, requests=Asked(after)))
-            return state, log, lives
-        except Stopped as stopped:
-            assert stopped.status == 138 and "saved; the same command goes on" in str(stopped)
 
 
 WARMUP = {"schedule.warmup": 3, "schedule.warmup_unit": "steps", "schedule.warmup_start": 0.1}
@@ -75,6 +46,12 @@ VARIANTS = [
     ),
     *({"method": "adaptformer", "optimizer": optimizer, "precision": "fp16", **GROUPS} for optimizer in CHOICES["optimizer"]),
     {"method": "ln", "train_head": False, "init": "class-mean"},
+    *(
+        {"method": "lora", "average": average, "average.every": every, "average.start": 0.3, "epochs": 4, "schedule": "constant"}
+        for average in CHOICES["average"]
+        for every in ("step", "epoch")
+        if average != "none"
+    ),
     {"method": "adaptformer", "head.feature": "projected"},
     {"method": "head-only", "head": "clip-adapter", "precision": "bf16"},
     {"method": "ssf-ln", "head": "tip-adapter", "head.per_class": 5},

@@ -160,6 +160,24 @@ def test_another_row_runs_its_own_runs(lab):
     assert lab.plan() == [*(f"predict {run}" for run in runs), "table t1", *(f"train {run}" for run in runs)]
 
 
+def test_a_run_that_starts_from_another_waits_for_it_and_follows_it(lab):
+    """An edge of the workflow: a parent that is no row is trained first, and not evaluated; another one makes the child again."""
+    start = "- {label: Two, method: ssf-ln, from: {method: ssf-ln, loss: ce}}"
+    lab.edit("study.yaml", "- {label: Zero, method: zero-shot}", start)
+    parent = "toy-ir20.toy.ssf-ln.s0.loss=ce"
+    child = "toy-ir20.toy.ssf-ln.s0.parents=ssf-ln,loss:ce"
+    first = [job for job in lab.plan() if not job.startswith("table")]
+    assert first == [f"predict {child}", f"predict {child}/tte=none", f"train {parent}", f"train {child}"]
+    done = lab.snakemake("--cores", "2", "--resources", "gpu=2", "--quiet", "all")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert lab.plan() == []
+    runs = lab.work / "results/runs"
+    assert not (runs / parent / "metrics.json").exists()
+    assert (runs / child / "train.json").stat().st_mtime_ns > (runs / parent / "train.json").stat().st_mtime_ns
+    (runs / parent / "delta.safetensors").write_bytes(b"another training")
+    assert [job for job in lab.plan() if job.startswith("train")] == [f"train {child}"]
+
+
 def test_a_label_redraws_its_figure_alone(lab):
     lab.edit("study.yaml", "label: ln,", "label: LayerNorm,")
     assert lab.plan() == ["figure f1"]

@@ -12,9 +12,16 @@ def prepared(wc):
     return compared({kind: ancient(path) if old or kind == "vit" else path for kind, path in STUDY.prepared(run).items()})
 
 
+def started_from(wc):
+    """The trainings that a run starts from: an edge of the workflow. Another one of these makes the run again."""
+    files = STUDY.parents(wc.run)
+    return [ancient(file) for file in files] if STUDY.accepted(wc.run) else files
+
+
 rule train:
     input:
         unpack(prepared),
+        parents=started_from,
     output:
         delta=f"{RESULTS}/runs/{{run}}/delta.safetensors",
         record=f"{RESULTS}/runs/{{run}}/train.json",

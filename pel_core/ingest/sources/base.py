@@ -213,10 +213,11 @@ def open_source(base: str, entry: LongTailed, config: Mapping[str, Any] | None =
     return SOURCES[entry.kind](base, entry, config or {})
 
 
-def require_split(name: str, split: str, datasets: Mapping[str, LongTailed], val: float = 0.0) -> None:
+def require_split(name: str, split: str, datasets: Mapping[str, LongTailed], val: float = 0.0, asked: str = "split=val") -> None:
     """See that a data set has the split that is evaluated on. Of images as they are found it shows when they are read.
 
-    ``val``: the fraction of training images that the run holds out for validation (``data.val``), 0 for none.
+    ``val``: the fraction of training images that the run holds out for validation (``data.val``), 0 for none. ``asked``: what
+    needs it, for the message.
 
     Raises:
         PelError: it has none of this name; the message says which data sets do, and how one is held out.
@@ -227,7 +228,7 @@ def require_split(name: str, split: str, datasets: Mapping[str, LongTailed], val
     have = [other for other in sorted(datasets) if open_source(other, datasets[other]).may_have_val]
     known = f"; {', '.join(have)} has" if have else ""
     raise PelError(
-        f"split=val: data set '{name}' has no validation split{known}. data.val=0.1 holds a tenth of its training images out, "
+        f"{asked}: data set '{name}' has no validation split{known}. data.val=0.1 holds a tenth of its training images out, "
         "of which the run does not train (docs/data.md)"
     )
 

@@ -15,12 +15,12 @@ from pel_core.spec.choices import CHOICES, METHODS, REGISTRIES
 from pel_core.spec.run_spec import DEFAULTS
 from pel_core.studies.schema.configuration import Configuration
 from pel_core.studies.schema.factorial import DesignCell
-from pel_core.studies.schema.selections import Fields, Point, Row, Selection, Sweep
+from pel_core.studies.schema.selections import FIELDS, Fields, Origin, Point, Row, Selection, Sweep
 from pel_core.studies.schema.study_file import study_model
 from pel_core.studies.schema.types import KNOB
 
 FILES: dict[str, Callable[[], type[BaseModel]]] = {"study": study_model, "config": lambda: Configuration}
-SELECTIONS = (Selection, Row, Point, Sweep, DesignCell)
+SELECTIONS = (Origin, Selection, Row, Point, Sweep, DesignCell)
 EMPTY = [("default", ""), ("default", []), ("default", {}), ("default", None)]
 SIZED = {
     "type": "object",
@@ -50,7 +50,9 @@ def json_schemas() -> dict[str, str]:
 
 def _fields() -> dict[str, Any]:
     """Fields of RunSpec, and knobs: each in one place, to which every selection refers."""
-    properties = {name: {"type": _kinds(default), "description": _about(name)} for name, default in DEFAULTS.items()}
+    properties = {
+        name: {"type": _kinds(default), "description": _about(name)} for name, default in DEFAULTS.items() if name in FIELDS
+    }
     properties |= {name: {"description": meaning} for name, meaning in _knobs().items()}
     knobs = {f"^{KNOB.pattern}$": {"description": "A knob of a plugin's entry."}}
     about = {"type": "object", "description": Fields.__doc__}

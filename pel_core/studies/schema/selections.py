@@ -4,14 +4,16 @@ Their keys are ``dataset``, ``backbone``, ``method``, ``value``, every field of 
 of entries such as ``loss.gamma``, which RunSpec checks.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, PlainValidator, Tag, WithJsonSchema, model_validator
+from pydantic import ConfigDict, Discriminator, Field, PlainValidator, Tag, WithJsonSchema, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
 from pel_core.spec.run_spec import DEFAULTS
 from pel_core.studies.schema.tune import AnyTune, tune_field
 from pel_core.studies.schema.types import KNOB, Declaration, Expected, Label, Number, Text, Word, scalar
+
+FIELDS = tuple(name for name in DEFAULTS if name != "parents")  # which a study says by `from`
 
 
 class Fields(Declaration):
@@ -25,8 +27,8 @@ class Fields(Declaration):
         """Refuse other keys, before what is declared is looked at: a key that is not known may be the one that is missing."""
         others = [key for key in given if key not in cls.model_fields] if isinstance(given, dict) else []
         for key in others:
-            if key not in DEFAULTS and not (isinstance(key, str) and KNOB.fullmatch(key)):
-                known = [*cls.model_fields, *DEFAULTS]
+            if key not in FIELDS and not (isinstance(key, str) and KNOB.fullmatch(key)):
+                known = [*cls.model_fields, *FIELDS]
                 raise PydanticCustomError("unknown_key", "unknown key", {"key": str(key), "known": known})
         for key in others:
             if key in DEFAULTS and type(given[key]) not in _types(key):
@@ -44,7 +46,16 @@ def _types(field: str) -> tuple[type, ...]:
     return (str, int, float, type(None), *[bool] * isinstance(DEFAULTS[field], bool))
 
 
-class Selection(Fields):
+class _Origin(Fields):
+    """A run that others start from. Its training alone counts."""
+
+    dataset: Word = Field(default="", description="A role of the study, in place of the data set of the run that starts from it.")
+    backbone: Word = Field(default="", description="The backbone of the run that starts from it, which it has anyway.")
+    method: Word = Field(default="", description="Its method.")
+    tune: Literal[False] = Field(default=None, description="false: what it trains by is given here, whatever the study says.")
+
+
+class _Selection(Fields):
     """Which data set, method, backbone and value, and with which fields of RunSpec."""
 
     dataset: Word = Field(default="", description="A role of the study, with -irN for an imbalance ratio: cifar100-ir100.")
@@ -60,6 +71,45 @@ class Selection(Fields):
         description="What is done to the stored logits before they are scored: {la: 1.0}, {la: val, temperature: val}, "
         "{ensemble: seeds} (docs/studies.md).",
     )
+
+
+# ``from`` is no name that Python lets a class body declare.
+SEEDS = "all: the runs that it starts from are those of every seed of the study, of which a soup makes one; own: of its own seed."
+ORIGIN = "What the runs start from: the label of a row beside this one, a run in that row's place, a list of these, or false."
+Origin = create_model(
+    "Origin",
+    __base__=_Origin,
+    __module__=__name__,
+    __doc__=_Origin.__doc__,
+    from_seeds=(Literal["own", "all"], Field(default=None, description=SEEDS)),
+    **{"from": ("AnyOrigin", Field(default=None, description=ORIGIN))},
+)
+OneOrigin = Annotated[
+    Annotated[Text, Tag("label")] | Annotated[Origin, Tag("run")],
+    Discriminator(lambda each: "run" if isinstance(each, dict) else "label"),
+]
+
+
+def _origin_form(given: Any) -> str:
+    return {list: "runs", dict: "run", bool: "none"}.get(type(given), "label")
+
+
+Called = Annotated[str, Field(min_length=1), Expected("the label of a row, a mapping, a list of these, or false")]
+AnyOrigin = Annotated[
+    Annotated[Called, Tag("label")]
+    | Annotated[Origin, Tag("run")]
+    | Annotated[list[OneOrigin], Field(min_length=1), Expected("a list with at least one label or mapping"), Tag("runs")]
+    | Annotated[Literal[False], Tag("none")],
+    Discriminator(_origin_form),
+]
+Selection = create_model(
+    "Selection",
+    __base__=_Selection,
+    __module__=__name__,
+    __doc__=_Selection.__doc__,
+    from_seeds=(Literal["own", "all"], Field(default=None, description=SEEDS)),
+    **{"from": (AnyOrigin, Field(default=None, description=ORIGIN))},
+)
 
 
 class Row(Selection):
@@ -81,7 +131,7 @@ def _swept(name: Any) -> Any:
     raise PydanticCustomError("unknown", "unknown field {name}", {"name": str(name), "known": SWEPT})
 
 
-SWEPT = ["dataset", "backbone", "method", "value", *DEFAULTS]
+SWEPT = ["dataset", "backbone", "method", "value", *FIELDS]
 SWEPT_SCHEMA = {"anyOf": [{"enum": SWEPT}, {"type": "string", "pattern": f"^{KNOB.pattern}$"}]}
 SweptField = Annotated[str, PlainValidator(_swept), WithJsonSchema(SWEPT_SCHEMA)]
 
