@@ -44,6 +44,7 @@ def toy_results(tmp_path_factory) -> Path:
     assert main(["data", "prepare", "toy", "--out", f"{results}/data/toy"]) == 0
     words = ["--backbone-dir", f"{results}/backbones/toy", "--data-dir", f"{results}/data/toy"]
     assert main(["text", *words, "--out", f"{results}/text/toy/toy.default.safetensors"]) == 0
+    assert main(["text", *words, "--prompt", "tower", "--out", f"{results}/text/toy/toy.tower.safetensors"]) == 0
     return results
 
 

@@ -165,7 +165,9 @@ class RepAdapter(PlainViT):
 class FacT(PlainViT):
     """Sums over the factors' indices, D x D matrix by matrix (Jie and Deng 2023)."""
 
-    matrices = ("q", "k", "v", "o", "fc1", "fc2")
+    @property
+    def matrices(self):
+        return ("q", "k", "v", "o") if self.knobs["sites"] == "attn" else ("q", "k", "v", "o", "fc1", "fc2")
 
     def factor(self, index: int, site: str, row: int, column: int) -> Tensor:
         """S (r, r) of the matrix from the ``row``-th D inputs of a layer to the ``column``-th D outputs."""
@@ -268,7 +270,7 @@ class BitFit(PlainViT):
 
     def updated(self, index, part, weight, bias):
         site, number = self.where(part)
-        return weight, bias + self.own(index, f"{site}.shift.{number}")
+        return weight, bias + self.own(index, f"{site}.shift").split(len(bias))[number]
 
 
 PLAIN = {each.name: each for each in (LoRA, DoRA, GatedPrompts, RepAdapter, TensorTrain, Tucker, VeRA, Convpass, DiffFit, BitFit)}

@@ -1,6 +1,7 @@
 """AUGMENTATIONS: how training images are cropped. Boxes are drawn from a table of uniforms (`transforms.uniforms`). Torch-free.
 
-An entry says which boxes are drawn and how the smallest area of a crop moves while a run trains.
+An entry says which boxes are drawn, how the smallest area of a crop moves while a run trains, and what is done to crops after
+that, if anything (`policies`).
 """
 
 import math
@@ -19,10 +20,15 @@ Boxes = Callable[[np.ndarray, int, int, float], tuple[np.ndarray, np.ndarray]]
 @dataclass(frozen=True)
 class Augmentation:
     """Crops and flips: ``boxes`` draws them; ``progress`` maps the part t in 0..1 of the training that is over to how far the
-    smallest area has moved from ``crop_min_scale`` to the whole image."""
+    smallest area has moved from ``crop_min_scale`` to the whole image.
+
+    ``policy`` makes, of the entry's knobs, what is done to each crop then: a function of a uint8 tensor (3, R, R), which may draw
+    from torch's generator of the CPU. The knobs ``crop``, another entry whose boxes are taken, and ``erase`` are read for it.
+    """
 
     boxes: Boxes
     progress: Callable[[float], float] = lambda t: 0.0
+    policy: Callable[..., Any] | None = None
 
     def smallest(self, min_scale: float, epoch: int, epochs: int) -> float:
         """The smallest area of a crop in an epoch, as a share of the image's.
@@ -33,7 +39,7 @@ class Augmentation:
         return min_scale + (1 - min_scale) * self.progress(t)
 
 
-AUGMENTATIONS: Registry[Augmentation] = Registry("augment")
+AUGMENTATIONS: Registry[Augmentation] = Registry("augment", ("pel_core.data.policies",))
 
 
 def _random(*drawn: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -6,11 +6,14 @@ Shapes: N images, B a batch, K crops, R pixels a side.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from copy import copy
+from itertools import groupby
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from pel_core.common.seeds import generator
 from pel_core.data.loading import EvalReader, RandomCrops, TrainReader, loader, named, received
@@ -38,6 +41,9 @@ class Augmentation(Protocol):
     augment: str
     crop_min_scale: float
     interpolation: str
+
+    def knobs_of(self, scope: str) -> dict[str, Any]:
+        """The knobs of the entry that is chosen for a scope, here ``augment``."""
 
 
 # A generator, the labels (N,) and the epoch, from 0 -> N positions, those of the epoch's images in their order.
@@ -80,15 +86,15 @@ class TrainBatches:
         self.sampler = sampler or shuffled
         self.split, self.spec, self.resolution, self.device = split, spec, resolution, torch.device(device)
         self.images, self.group = len(split), group or ProcessGroup()
-        self.augmenter = Augmenter(spec.augment, spec.crop_min_scale, spec.epochs)
+        knobs, fill = tuple(sorted(spec.knobs_of("augment").items())), tuple(round(255 * value) for value in mean)
+        self.augmenter = Augmenter(spec.augment, spec.crop_min_scale, spec.epochs, knobs, fill)
         self._mean, self._std = _channels(mean, self.device), _channels(std, self.device)
         self._labels = torch.from_numpy(np.asarray(split.labels, np.int64)).to(self.device)
+        self._order_name, self._crops_name, self._workers = "order", "augment", workers
         if split.images is not None:
             self._pixels = torch.from_numpy(_owned(split.images)).to(self.device)
         else:
-            source = spec.interpolation, split.native, split.cache
-            reader = TrainReader(split.paths or [], spec.seed, resolution, self.augmenter, *source)
-            self._loader = loader(reader, (), self.device, workers)
+            self._loader = self._make_loader()
 
     def __len__(self) -> int:
         return -(-self.images // self.spec.batch_size)
@@ -100,19 +106,37 @@ class TrainBatches:
         Raises:
             DataError: an image file cannot be decoded, or reading takes too long, or a worker died; files are named.
         """
+        yield from self.steps(epoch, range(first, len(self)))
+
+    def steps(self, epoch: int, steps: Sequence[int]) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
+        """As `epoch`, some of its steps, in rising order."""
         order = self._order(epoch)
         device_order = torch.from_numpy(order).to(self.device)
         arrays = self.split.images is not None
-        crops = self._device_crops(epoch, device_order, first) if arrays else self._file_crops(epoch, order, first)
-        for step, pixels in enumerate(crops, first):
+        crops = self._device_crops(epoch, device_order, steps) if arrays else self._file_crops(epoch, order, steps)
+        for step, pixels in zip(steps, crops, strict=True):
             batch = slice(step * self.spec.batch_size, (step + 1) * self.spec.batch_size)
             yield normalise(pixels, self._mean, self._std), self._labels[device_order[self._part(step)]], order[batch]
+
+    def second_stream(self, name: str, sampler: Sampler) -> "TrainBatches":
+        """Batches of the same images in another sampler's order, with crops of their own; ``name`` names the draws."""
+        other = copy(self)
+        other.sampler, other._order_name, other._crops_name = sampler, f"{name}-order", f"{name}-augment"
+        if self.split.images is None:
+            other._loader = other._make_loader()
+        return other
 
     def names(self, epoch: int, step: int) -> str:
         """The first images of a batch in words: their files, or their numbers in the training split."""
         chosen = self._order(epoch)[step * self.spec.batch_size :][: self.spec.batch_size]
         names = [self.split.paths[i] if self.split.paths else f"number {i}" for i in chosen]
         return named(names, "training images")
+
+    def _make_loader(self) -> DataLoader:
+        source = self.spec.interpolation, self.split.native, self.split.cache
+        paths = self.split.paths or []
+        reader = TrainReader(paths, self.spec.seed, self.resolution, self.augmenter, *source, purpose=self._crops_name)
+        return loader(reader, (), self.device, self._workers)
 
     def _part(self, step: int) -> slice:
         """This process's images of a batch, as positions in the epoch's order."""
@@ -121,23 +145,26 @@ class TrainBatches:
         return slice(start + part.start, start + part.stop)
 
     def _order(self, epoch: int) -> np.ndarray:
-        return self.sampler(generator(self.spec.seed, "order", epoch), np.asarray(self.split.labels), epoch)
+        return self.sampler(generator(self.spec.seed, self._order_name, epoch), np.asarray(self.split.labels), epoch)
 
-    def _device_crops(self, epoch: int, order: Tensor, first: int) -> Iterator[Tensor]:
+    def _device_crops(self, epoch: int, order: Tensor, steps: Sequence[int]) -> Iterator[Tensor]:
         _, height, width, _ = self._pixels.shape
-        u = uniforms(self.spec.seed, epoch, 0, self.images)
+        u = uniforms(self.spec.seed, epoch, 0, self.images, self._crops_name)
         # Sent once an epoch, so that no step waits for a copy.
         boxes, flips = (torch.from_numpy(x).to(self.device) for x in self.augmenter.boxes(u, height, width, epoch))
         ahead = max(1, min(CROPS_PER_CALL, PIXELS_PER_CALL // self.resolution**2) // self.spec.batch_size)
-        for start in range(first - first % ahead, len(self), ahead):
-            parts = [self._part(step) for step in range(start, min(start + ahead, len(self)))]
+        for _, together in groupby(steps, lambda step: step // ahead):
+            parts = [self._part(step) for step in together]
             chosen = torch.cat([torch.arange(part.start, part.stop, device=self.device) for part in parts])
             images = self._pixels[order[chosen]]
             crops = crop_resize(images, boxes[chosen], flips[chosen], self.resolution, self.spec.interpolation)
-            yield from crops.split([part.stop - part.start for part in parts])[max(0, first - start) :]
+            if self.augmenter.has_policy:
+                positions = [position for part in parts for position in range(part.start, part.stop)]
+                crops = self.augmenter.after(crops.byte(), self.spec.seed, self._crops_name, epoch, positions).float()
+            yield from crops.split([part.stop - part.start for part in parts])
 
-    def _file_crops(self, epoch: int, order: np.ndarray, first: int) -> Iterator[Tensor]:
-        parts = map(self._part, range(first, len(self)))
+    def _file_crops(self, epoch: int, order: np.ndarray, steps: Sequence[int]) -> Iterator[Tensor]:
+        parts = map(self._part, steps)
         keys = [(epoch, part.start, order[part]) for part in parts]
         for pixels in received(self._loader, self.device, keys):
             yield pixels.permute(0, 3, 1, 2).float(memory_format=torch.contiguous_format)

@@ -61,19 +61,25 @@ class TrainReader(Dataset):
     native: int | None = None
     cache: CachedImages | None = None
     reading: str = ""
+    purpose: str = "augment"  # names the draws of crops
 
     def __getitem__(self, key: tuple[int, int, np.ndarray]) -> Tensor | str:
         epoch, start, indices = key
         if not len(indices):  # fewer images than processes
             return torch.empty(0, self.resolution, self.resolution, 3, dtype=torch.uint8)
-        table = uniforms(self.seed, epoch, start, len(indices))
+        table = uniforms(self.seed, epoch, start, len(indices), self.purpose)
         try:
             images = (_open(self, int(i)) for i in indices)
             kind = self.resolution, self.augmenter, epoch, self.interpolation
             crops = [train_crop(image, u, *kind) for image, u in zip(images, table, strict=True)]
         except PelError as error:
             return str(error)
-        return torch.from_numpy(np.stack(crops))
+        batch = torch.from_numpy(np.stack(crops))
+        if not self.augmenter.has_policy:
+            return batch
+        positions = range(start, start + len(indices))
+        after = self.augmenter.after(batch.permute(0, 3, 1, 2), self.seed, self.purpose, epoch, positions)
+        return after.permute(0, 2, 3, 1).contiguous()
 
 
 @dataclass

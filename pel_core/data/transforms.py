@@ -4,8 +4,10 @@ NumPy and PIL only, so that a loading worker needs nothing else. Shapes: n image
 """
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -15,6 +17,9 @@ from pel_core.common.seeds import derive
 from pel_core.data.augmentations import AUGMENTATIONS
 from pel_core.data.ensembling import find_ensemble
 from pel_core.data.image_files import how_to_read, register_heic, suffix_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ATTEMPTS = 10  # of RandomResizedCrop, as in torchvision
 DRAWS = 24  # per image: area and aspect of each attempt, vertical and horizontal position, flip, one unused
@@ -83,16 +88,33 @@ def square_boxes(u: np.ndarray, height: int, width: int, min_scale: float) -> tu
 
 @dataclass(frozen=True)
 class Augmenter:
-    """How training images are cropped: ``augment`` (an entry of AUGMENTATIONS), its smallest area, the epochs it takes."""
+    """How training images are cropped: ``augment`` (an entry of AUGMENTATIONS), its smallest area, the epochs it takes.
+
+    ``knobs`` are the entry's, as pairs of name and value; ``fill`` (3,) in 0..255 is what erased pixels become.
+    """
 
     augment: str
     min_scale: float
     epochs: int = 1
+    knobs: tuple[tuple[str, Any], ...] = ()
+    fill: tuple[int, ...] = (0, 0, 0)
 
     def boxes(self, u: np.ndarray, height: int, width: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Crop boxes (n, 4) and flips (n,) in an epoch, from the rows of its table."""
-        entry = AUGMENTATIONS[self.augment]
+        entry = AUGMENTATIONS[dict(self.knobs).get("crop", self.augment)]
         return entry.boxes(u, height, width, entry.smallest(self.min_scale, epoch, self.epochs))
+
+    @property
+    def has_policy(self) -> bool:
+        """Whether anything is done to the crops after they are cut."""
+        return AUGMENTATIONS[self.augment].policy is not None
+
+    def after(self, crops: "Tensor", seed: int, purpose: str, epoch: int, positions: Sequence[int]) -> "Tensor":
+        """Crops uint8 (n, 3, R, R) after the entry's policy; ``positions`` (n,) are theirs in the epoch's order."""
+        from pel_core.data.policies import apply_policy, make_policy  # which imports torch
+
+        policy = make_policy(self.augment, self.knobs, self.fill)
+        return apply_policy(policy, crops, [(f"{purpose}-policy", epoch, position) for position in positions], seed)
 
 
 def fallback_box(height: int, width: int) -> tuple[int, int, int, int]:

@@ -23,7 +23,7 @@ from pel_core.spec.run_spec import RunSpec, differences
 from pel_core.training.classifier import cast_frozen_weights
 from pel_core.training.loop import peak_memory_mb, reset_peak_memory
 from pel_core.training.prefix_cache import GIGABYTES, PrefixCache
-from pel_core.training.run_inputs import describe, load, load_trained, test_images
+from pel_core.training.run_inputs import TEXTS, describe, load, load_trained, test_images
 from pel_core.training.step import PRECISIONS
 
 
@@ -102,7 +102,7 @@ def is_predicted(folder: Path, spec: RunSpec, record: dict[str, Any], logits: st
     """Whether predictions of just this run, checkpoint, data and weights lie in its folder, stored at least so finely."""
     try:
         stored = read_json(folder / "predict.json", ("slug", "versions", "spec", "data", "backbone", "evaluation"))
-        same = all(stored.get(key) == record.get(key) for key in ("slug", "versions", "descriptions", "delta_sha256"))
+        same = all(stored.get(key) == record.get(key) for key in ("slug", "versions", *TEXTS, "delta_sha256"))
         same = same and all(stored[key]["sha256"] == record[key]["sha256"] for key in ("data", "backbone"))
         fine = logits == "compact" or kind_of(stored) == "full"
         there = images_in(folder / "logits.safetensors") == record["data"]["test_images"]

@@ -69,7 +69,7 @@ def _stored(folder: Path, about: Mapping[str, str], spec: RunSpec, results: Path
 
 
 def _zero_shot(spec: RunSpec, results: Path, device: torch.device) -> tuple[RunSpec, Classifier, list[str]]:
-    path = results / "text" / spec.backbone / f"{split_name(spec.dataset)[0]}.{spec.prompt}.safetensors"
+    path = results / "text" / spec.backbone / f"{split_name(spec.dataset)[0]}.{spec.text_file}.safetensors"
     features, about = read_tensors(path)
     check_versions(path, about)
     names = json.loads(about["class_names"])

@@ -15,8 +15,8 @@ class ProcessGroup:
     rank = 0
     size = 1
 
-    def part(self, images: int) -> slice:
-        """This rank's part of a batch of so many images; it may be empty."""
+    def part(self, images: int, rank: int | None = None) -> slice:
+        """This rank's part, or another's, of a batch of so many images; it may be empty."""
         return slice(0, images)
 
     def same_start(self, parameters: Iterable[nn.Parameter], done: int) -> None:

@@ -4,4 +4,16 @@ Start with `methods` (data) and `surgery` (what applies them). A method with a d
 imported at the end of this one. Data and training are unknown here.
 """
 
-from pel_core.models import affine, clip_adapter, convpass, dora, fact, gated_prompts, knn, repadapter, tip_adapter, vera  # noqa: F401
+from pel_core.models import (  # noqa: F401
+    affine,
+    clip_adapter,
+    convpass,
+    dora,
+    fact,
+    gated_prompts,
+    knn,
+    repadapter,
+    text_heads,
+    tip_adapter,
+    vera,
+)

@@ -30,10 +30,10 @@ class Shift(OfParts):
 
     def __init__(self, site: SiteContext, parts: tuple[bool | str, ...]):
         super().__init__(site, parts)
-        self.shift = nn.ParameterList(nn.Parameter(torch.zeros(self.part_width)) for _ in range(sum(self.parts)))
+        self.shift = nn.Parameter(torch.zeros(sum(self.parts) * self.part_width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.spread(list(self.shift)).to(x.dtype)
+        return x + self.spread(list(self.shift.split(self.part_width))).to(x.dtype)
 
 
 add_method(

@@ -32,7 +32,8 @@ class Backbone:
 
     Of networks that are no plain ViT, for plans: ``prefix_tokens``, class token and registers; ``hidden``, the first MLP layer's
     outputs where not 4 widths; ``gated``: half of these gate the other half; ``reads_all``: the feature is pooled of all
-    patches. ``repository``: the hub's, of a backbone by name.
+    patches. ``repository``: the hub's, of a backbone by name. ``stages``: of a ResNet, the blocks of each; all of it is one block
+    to methods, and ``patch`` its stride.
     """
 
     label: str
@@ -54,6 +55,12 @@ class Backbone:
     gated: bool = False
     reads_all: bool = False
     repository: str = ""
+    stages: tuple[int, ...] = ()
+
+    @property
+    def causal_text(self) -> bool:
+        """Whether its text tower is CLIP's, causal and read at the end token: the kind that heads can train through."""
+        return self.text and "SigLIP" not in self.arch
 
     @property
     def folder(self) -> Path:
@@ -64,6 +71,11 @@ class Backbone:
 def _clip(label: str, arch: str, layers: int, width: int, patch: int, tag: str, resolution: int = 224, **options) -> Backbone:
     """A CLIP of open_clip; its name says whether the activation is QuickGELU."""
     return Backbone(label, "open_clip", arch, layers, width, patch, resolution, tag, arch.endswith("-quickgelu"), **options)
+
+
+def _resnet(label: str, arch: str, stages: tuple[int, ...], width: int) -> Backbone:
+    """A ResNet of OpenAI's CLIP; the feature is the projected one, as in LIFT. Only its text tower has a GELU."""
+    return Backbone(label, "open_clip", arch, 1, width, 32, 224, "openai", stages=stages)
 
 
 def _siglip(label: str, arch: str, layers: int, width: int, patch: int, resolution: int, hidden: int = 0) -> Backbone:
@@ -103,6 +115,8 @@ _BACKBONES: dict[str, Backbone] = {
     "datacomp-l14": _clip("ViT-L/14 (DataComp)", "ViT-L-14", 24, 1024, 14, "datacomp_xl_s13b_b90k"),
     "dfn-b16": _clip("ViT-B/16 (DFN-2B)", "ViT-B-16-quickgelu", 12, 768, 16, "dfn2b"),
     "metaclip-b16": _clip("ViT-B/16 (MetaCLIP)", "ViT-B-16-quickgelu", 12, 768, 16, "metaclip_400m"),
+    "clip-rn50": _resnet("RN50", "RN50-quickgelu", (3, 4, 6, 3), 1024),
+    "clip-rn101": _resnet("RN101", "RN101-quickgelu", (3, 4, 23, 3), 512),
     "siglip-b16": _siglip("ViT-B/16 (SigLIP)", "ViT-B-16-SigLIP", 12, 768, 16, 224),
     "siglip-l16": _siglip("ViT-L/16@256 (SigLIP)", "ViT-L-16-SigLIP-256", 24, 1024, 16, 256),
     "siglip-so400m": _siglip("SO400M/14 (SigLIP)", "ViT-SO400M-14-SigLIP", 27, 1152, 14, 224, 4304),
@@ -154,22 +168,13 @@ BACKBONES = Backbones("backbone")
 for _name, _entry in _BACKBONES.items():
     BACKBONES.register(_name, _entry, about=_entry.label)
 
-_RESNET = "a ResNet has no transformer blocks for the methods to act on; use a ViT, e.g. clip-b16"
-# What people ask for and cannot have, and why.
-UNFIT: dict[str, str] = {
-    "clip-rn50": _RESNET,
-    "clip-rn101": _RESNET,
-}
-
 
 def find_backbone(name: str) -> Backbone:
     """The entry of that name.
 
     Raises:
-        PelError: there is none; of some that people ask for, why.
+        PelError: there is none, or its library's network does not fit.
     """
-    if name in UNFIT:
-        raise PelError(f"backbone '{name}' does not fit: {UNFIT[name]}")
     if not is_by_name(name) and name not in BACKBONES:
         raise unknown("backbone", name, BACKBONES, f"(or any ViT of a library: {SPELLINGS})")
     return BACKBONES.entry(name).value
@@ -209,6 +214,8 @@ REPOSITORIES: dict[str, str] = {
     "clip-b16": "timm/vit_base_patch16_clip_224.openai",
     "clip-l14": "timm/vit_large_patch14_clip_224.openai",
     "clip-l14-336": "timm/vit_large_patch14_clip_336.openai",
+    "clip-rn50": "timm/resnet50_clip.openai",
+    "clip-rn101": "timm/resnet101_clip.openai",
     "laion-b32": "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
     "laion-b16": "laion/CLIP-ViT-B-16-laion2B-s34B-b88K",
     "laion-l14": "laion/CLIP-ViT-L-14-laion2B-s32B-b82K",

@@ -1,4 +1,4 @@
-"""Our ViT from its weights: sizes are read off their shapes, the rest are options; position embeddings for another grid."""
+"""Our networks from their weights: sizes are read off shapes, the rest are options; position embeddings for another grid."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,8 +7,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pel_core.models.resnet import ResNet
 from pel_core.models.state_names import State
 from pel_core.models.vit import ViT
+
+POOLED_POSITIONS = "blocks.0.attnpool.positional_embedding"  # of a ResNet, in place of a ViT's "pos"
+
+
+def build_tower(tower: State, options: Mapping[str, Any]) -> ViT | ResNet:
+    """The network of weights under our names; ``options`` say which kind it is."""
+    return build_resnet(tower, options) if "stages" in options else build_vit(tower, options)
+
+
+def build_resnet(tower: State, options: Mapping[str, Any]) -> ResNet:
+    """The ResNet of weights under its own names; ``options``: blocks of each of its ``stages`` and ``heads`` of its pooling."""
+    grid = round((len(tower[POOLED_POSITIONS]) - 1) ** 0.5)
+    sizes = {"stem": len(tower["blocks.0.conv3.weight"]), "width": len(tower["blocks.0.attnpool.c_proj.weight"])}
+    with torch.device("meta"):
+        net = ResNet(**options, **sizes, resolution=grid * ResNet.patch)
+    net.load_state_dict(tower, assign=True)
+    return net.eval()
 
 
 def build_vit(tower: State, options: Mapping[str, Any]) -> ViT:
@@ -41,6 +59,14 @@ def build_vit(tower: State, options: Mapping[str, Any]) -> ViT:
 def num_prefix_tokens(tower: State) -> int:
     """Class token and registers."""
     return ("cls" in tower) + len(tower.get("registers", ()))
+
+
+def at_resolution(tower: State, grid: int) -> State:
+    """The weights with position embeddings for ``grid`` patches a side."""
+    key, prefix = (POOLED_POSITIONS, 1) if POOLED_POSITIONS in tower else ("pos", num_prefix_tokens(tower))
+    if len(tower[key]) == prefix + grid**2:
+        return tower
+    return {**tower, key: resize_positions(tower[key], grid, prefix)}
 
 
 def resize_positions(pos: Tensor, grid: int, prefix: int = 1) -> Tensor:

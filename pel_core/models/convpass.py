@@ -21,15 +21,16 @@ if TYPE_CHECKING:
 class Convpass(Module):
     """A branch + scale * up(act(conv(act(down(LayerNorm(x)))))), conv being 3 x 3 over the patches; starts at zero.
 
-    The LayerNorm is the branch's own, with whatever is attached to it. The class token, and prompts if there are any, are each an
-    image of one pixel to the convolution, as in the public code, whose dropout (0.1) is not here. ``down`` is Xavier-uniform,
-    the convolution starts as the identity, ``up`` at zero; the activation is QuickGELU.
+    The LayerNorm is the branch's own, with whatever is attached to it. The class token, registers and prompts, if there are any,
+    are each an image of one pixel to the convolution, as the class token in the public code, whose dropout (0.1) is not here.
+    ``down`` is Xavier-uniform, the convolution starts as the identity, ``up`` at zero; the activation is QuickGELU.
     """
 
     def __init__(self, site: SiteContext):
         super().__init__()
         width, rank = site.width_in, site.rank
-        self.grid, self.scale = math.isqrt(site.tokens - 1), site.knobs["scale"]
+        self.prefix, self.grid = site.prefix, math.isqrt(site.tokens - site.prefix)
+        self.scale = site.knobs["scale"]
         self.down, self.conv, self.up = nn.Linear(width, rank), nn.Conv2d(rank, rank, 3, padding=1), nn.Linear(rank, width)
         with torch.no_grad():
             bound = math.sqrt(6 / (width + rank))
@@ -46,12 +47,12 @@ class Convpass(Module):
 
     def _convolved(self, x_BNR: Tensor) -> Tensor:
         centre = F.linear(x_BNR, self.conv.weight[:, :, 1, 1], self.conv.bias)  # of an image of one pixel
-        patches = self.grid**2
-        if x_BNR.shape[1] <= patches:  # the class token alone
+        if x_BNR.shape[1] <= self.prefix:  # the class token alone
             return centre
-        image_BRGG = x_BNR[:, 1 : 1 + patches].transpose(1, 2).unflatten(2, (self.grid, self.grid))
+        end = self.prefix + self.grid**2
+        image_BRGG = x_BNR[:, self.prefix : end].transpose(1, 2).unflatten(2, (self.grid, self.grid))
         convolved = self.conv(image_BRGG).flatten(2).transpose(1, 2)
-        return torch.cat([centre[:, :1], convolved, centre[:, 1 + patches :]], 1)
+        return torch.cat([centre[:, : self.prefix], convolved, centre[:, end:]], 1)
 
 
 def _quick_gelu(x: Tensor) -> Tensor:
@@ -67,7 +68,7 @@ add_method(
             Attach("ffn", "inside", "convpass", when=lambda block: block.knobs["sites"] == "both"),
         ),
         knobs=(
-            Knob("scale", 1.0, "factor of the bypass; the paper tries 0.01 to 100", above(0)),
+            Knob("scale", 1.0, "factor of the bypass; its authors choose among 0.01 to 100 for each data set", above(0)),
             Knob("sites", "both", "beside attention and MLP, or beside attention alone", one_of("both", "attn")),
         ),
     ),

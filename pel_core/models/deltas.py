@@ -25,7 +25,8 @@ class SiteContext:
     """What a delta may know of its site: the module there and its widths, the ViT's numbers, the run's choices.
 
     ``adapter_scale`` None stands for learnable. ``knobs``: the values of the knobs of the method that attaches it; ``blocks``:
-    the blocks that it acts on; ``held``: what all its deltas hold together, to be asked for by ``share``.
+    the blocks that it acts on; ``prefix``: how many of the tokens come before the patches; ``held``: what all deltas of the
+    method hold together, to be asked for by ``share``.
     """
 
     module: nn.Module
@@ -40,6 +41,7 @@ class SiteContext:
     adapter_scale: float | None = None
     knobs: Mapping[str, Any] = field(default_factory=dict)
     blocks: range = range(1)
+    prefix: int = 1
     held: dict[str, nn.Parameter] = field(default_factory=dict)
 
     def share(self, name: str, make: Callable[[], Tensor], trains: bool = True) -> nn.Parameter:

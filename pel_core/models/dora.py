@@ -30,15 +30,16 @@ class DoRA(LoRA):
 
     def forward(self, linear: nn.Linear, x: Tensor) -> Tensor:
         y = linear(x)
-        layers = zip(self.updated(linear.weight, 0), self.updated(linear.bias), self.updated(y), strict=True)
+        product = y if linear.bias is None else y - linear.bias
+        layers = zip(self.updated(linear.weight, 0), self.updated(product), strict=True)
         factors = zip(self.magnitude, self.down, self.up, strict=True)
         updates = []
-        for (weight, bias, out), (magnitude, down, up) in zip(layers, factors, strict=True):
+        for (weight, out), (magnitude, down, up) in zip(layers, factors, strict=True):
             with torch.set_grad_enabled(self.full_gradient and torch.is_grad_enabled()):
                 norm = torch.linalg.vector_norm(weight + (down @ up).T / self.divisor, dim=1)
             gain = magnitude / norm
             # Added to what the layer gives, which is then exact where nothing has been learnt.
-            updates.append((gain - 1) * (out - bias) + gain * (x @ down @ up / self.divisor))
+            updates.append((gain - 1) * out + gain * (x @ down @ up / self.divisor))
         return y + self.spread(updates).to(y.dtype)
 
 

@@ -56,6 +56,11 @@ class AttentionTemperature(Module):
         return torch.cat([query.to(qkv_BNX.dtype), qkv_BNX[..., self.width :]], -1)
 
 
+def _needs_gates(spec: Any) -> str:
+    (part,) = [part for part in spec.parts if part.name == "vpt-gated"]
+    return "" if part.start < spec.vit.layers - 1 else "vpt-gated on a block that is not the last"
+
+
 add_method(
     "vpt-gated",
     Method(
@@ -67,7 +72,12 @@ add_method(
         ),
         excludes=("vpt-shallow", "vpt-deep"),
         knobs=(
-            Knob("gate", -5.0, "what gates start from: a share sigmoid(gate) of what a block makes of the prompts passes on"),
+            Knob(
+                "gate",
+                -5.0,
+                "what gates start from: the share sigmoid(gate) of what a block makes of prompts passes on",
+                needs=_needs_gates,
+            ),
             Knob("shaping", True, "whether each block's attention has a learnt temperature, too"),
         ),
     ),

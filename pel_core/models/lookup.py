@@ -80,6 +80,8 @@ def of_open_clip(arch: str, tag: str) -> dict[str, Any]:
     finally:
         logging.disable(logging.NOTSET)
     tower, options, _ = open_clip_tower(visual)
+    if "stages" in options:
+        raise PelError("it is a ResNet, not a ViT; of these there are clip-rn50 and clip-rn101")
     clip = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD, "interpolation": "bicubic"}
     about: dict[str, Any] = {key: weights.get(key) or value for key, value in clip.items()}
     about |= {"label": f"{arch}{'/' if tag else ''}{tag} (open_clip)", "repository": (weights.get("hf_hub") or "").rstrip("/")}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pel_core.common.errors import PelError, unknown
-from pel_core.common.registry import Check, Knob, Registry, above
+from pel_core.common.registry import Check, Knob, Registry, above, one_of
 from pel_core.models.deltas import DELTAS
 
 # The matrices of a block by site: the equal parts of what the layer there puts out, by the names that knobs use.
@@ -59,7 +59,8 @@ class Method:
     ``recipe`` holds values of RunSpec fields that the method needs; ``excludes`` the methods it cannot be stacked with.
     ``draws`` says which seed its initial values come from: the run's, or the masks' (the reference's masks are the same in
     every run), or ``"nothing"`` where they are the same in any case. ``knobs`` are options of its own, ``METHOD.KNOB`` in a
-    study; its deltas find them in `SiteContext.knobs`.
+    study; its deltas find them in `SiteContext.knobs`. ``networks``: the kinds of backbone that it is for, ``"vit"`` and
+    ``"resnet"``.
     """
 
     about: str
@@ -71,12 +72,14 @@ class Method:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     draws: Literal["run", "mask", "nothing"] = "run"
     knobs: tuple[Knob, ...] = ()
+    networks: tuple[str, ...] = ("vit",)
 
     def attached(self, block: BlockContext) -> tuple[Attach, ...]:
         """What it attaches to a block."""
         return tuple(attach for attach in self.attach if attach.when(block))
 
 
+ANY_NETWORK = ("vit", "resnet")
 METHODS: Registry[Method] = Registry("method")
 
 
@@ -111,6 +114,7 @@ def matrices_knob(default: str) -> Knob:
     return Knob("matrices", default, meaning, Check(f"{words}, in this order and joined by +", _are_matrices))
 
 
+_BRANCH = {site: "attn" if site.startswith("attn") else "mlp" for site in MATRICES}
 ALPHA = Knob("alpha", 1.0, "the update is alpha / r times the product of its two factors of rank r; 1 in LIFT", above(0))
 
 # The order of entries is the order in which stacked methods are applied, innermost first. It is the reference's: LoRA's
@@ -119,8 +123,16 @@ ALPHA = Knob("alpha", 1.0, "the update is alpha / r times the product of its two
 _METHODS: dict[str, Method] = {
     "mask": Method(
         "a random fraction of the scalar weights of the four matrices and their biases",
-        tuple(Attach(site, "inside", "sparse") for site in ("attn.qkv", "attn.proj", "ffn.fc1", "ffn.fc2")),
+        tuple(
+            Attach(site, "inside", "sparse", when=lambda block, own=_BRANCH[site]: block.knobs["sites"] in ("all", own))
+            for site in MATRICES
+        ),
         draws="mask",
+        knobs=(
+            Knob(
+                "sites", "all", "matrices with weights that train: all, or attention's or the MLP's", one_of("all", "attn", "mlp")
+            ),
+        ),
     ),
     "lora": Method(
         "low-rank update of the query and value projections, or of other matrices (Hu et al. 2021)",
@@ -164,14 +176,15 @@ _METHODS: dict[str, Method] = {
         excludes=("vpt-shallow",),
     ),
     "ln": Method("both LayerNorms of every block", train=(r"(attn|ffn)\.norm\.(weight|bias)",)),
-    "bias": Method("every bias of every block (BitFit)", train=(r".*\.bias",)),
-    "full": Method("every parameter of the blocks", train=(r".*",), recipe={"lr": 5e-4}),
-    "head-only": Method("the classifier alone on frozen features", blocks="none"),
+    "bias": Method("every bias of every block (BitFit)", train=(r".*\.bias",), networks=ANY_NETWORK),
+    "full": Method("every parameter of the blocks", train=(r".*",), recipe={"lr": 5e-4}, networks=ANY_NETWORK),
+    "head-only": Method("the classifier alone on frozen features", blocks="none", networks=ANY_NETWORK),
     "zero-shot": Method(
         "no training: scaled cosine of image and class-text features (Radford et al. 2021)",
         blocks="none",
         trains_head=False,
         recipe={"epochs": 0},
+        networks=ANY_NETWORK,
     ),
 }
 

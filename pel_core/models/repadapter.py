@@ -35,9 +35,8 @@ class GroupedLinear(Module):
 class RepAdapter(Module):
     """x + scale * (B (A x + a) + b): tokens (..., D) -> (..., D), without an activation; the identity at initialisation.
 
-    A maps D to r densely, its weights uniform (Xavier); B maps r to D in ``groups`` groups and starts at zero (the paper's
-    equations 7 to 9). r is the rank, or the next multiple of ``groups`` above it. The public code's dropout (0.1) between the
-    two is not here.
+    A maps D to r densely, its weights uniform (Xavier); B maps r to D in ``groups`` groups and starts at zero. r is the rank, or
+    the next multiple of ``groups`` above it. The public code's dropout (0.1) between the two is not here.
     """
 
     def __init__(self, site: SiteContext):
@@ -71,7 +70,7 @@ add_method(
             Attach("ffn.norm", "after", "repadapter", when=lambda block: block.knobs["sites"] == "both"),
         ),
         knobs=(
-            Knob("scale", 1.0, "factor of what the bottleneck adds; the paper tries 0.1 to 10", above(0)),
+            Knob("scale", 1.0, "factor of what the bottleneck adds; its authors search it for each data set", above(0)),
             Knob("groups", 2, "groups of the second layer, divisors of rank and width", at_least(1), limit=_limit_groups),
             Knob("sites", "both", "before attention and MLP, or before attention alone", one_of("both", "attn")),
         ),

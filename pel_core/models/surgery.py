@@ -110,7 +110,13 @@ def apply(
         of_masks = METHODS[part.name].draws == "mask"
         generator = torch.Generator().manual_seed(mask_seed) if of_masks else torch_generator(seed, "delta", part.name)
         own = {knob.name: knob.default for knob in METHODS[part.name].knobs} | dict((knobs or {}).get(part.name, {}))
-        given[part] = choices | {"generator": generator, "knobs": own, "blocks": part.blocks, "held": {}}
+        given[part] = choices | {
+            "generator": generator,
+            "knobs": own,
+            "blocks": part.blocks,
+            "held": {},
+            "prefix": getattr(vit, "num_prefix_tokens", 0),  # a ResNet has none
+        }
     places = [
         (part, attach, index)
         for part in parts

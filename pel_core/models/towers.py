@@ -218,8 +218,8 @@ def _rotary(model: nn.Module, head_width: int) -> dict[str, Any]:
 
 
 def open_clip_tower(visual: nn.Module) -> tuple[State, dict[str, Any], State]:
-    """Weights and options of open_clip's own ViT, or of a timm one inside it, and its projection into the space of texts:
-    ``text.projection`` (D, E), with ``text.shift`` (E,) where that has a bias.
+    """Weights and options of open_clip's own ViT or ResNet, or of a timm ViT inside it, and its projection into the space of
+    texts: ``text.projection`` (D, E), with ``text.shift`` (E,) where that has a bias.
 
     Raises:
         PelError: it is of a kind, or has a part, that our ViT does not have.
@@ -227,6 +227,8 @@ def open_clip_tower(visual: nn.Module) -> tuple[State, dict[str, Any], State]:
     if type(visual).__name__ == "TimmModel":
         state, options = timm_tower(visual.trunk)
         return state, options, _projection(visual, len(state["embed.weight"]))
+    if type(visual).__name__ == "ModifiedResNet":
+        return _resnet(visual)
     _require(type(visual).__name__ == "VisionTransformer", f"its image tower is a {type(visual).__name__}, not a ViT")
     _require(visual.attn_pool is None, "it pools by several learned queries (CoCa)")
     square = len({*visual.image_size}) == len({*visual.patch_size}) == 1
@@ -248,6 +250,14 @@ def open_clip_tower(visual: nn.Module) -> tuple[State, dict[str, Any], State]:
     del read.state["proj"]
     state = read.finish()
     return state, {"quick_gelu": False, **options, "eps": read.eps.pop()}, text
+
+
+def _resnet(visual: nn.Module) -> tuple[State, dict[str, Any], State]:
+    """CLIP's ResNet under its own names; its feature is in the space of texts already."""
+    kept = {key: value for key, value in visual.state_dict().items() if not key.endswith("num_batches_tracked")}
+    state = {f"blocks.0.{key}": value.detach().float().clone() for key, value in kept.items()}
+    stages = [len(getattr(visual, f"layer{number}")) for number in (1, 2, 3, 4)]
+    return state, {"stages": stages, "heads": visual.attnpool.num_heads}, {"text.projection": torch.eye(visual.output_dim)}
 
 
 def _clip_block(read: Reader, name: str, block: nn.Module, width: int) -> dict[str, Any]:
@@ -283,6 +293,8 @@ def _leaves(*modules: nn.Module) -> Iterator[nn.Module]:
 @torch.inference_mode()
 def upstream_features(tower: nn.Module, images: Tensor) -> Tensor:
     """What timm or open_clip themselves make of images (B, 3, R, R): features (B, D) before any projection."""
+    if type(tower).__name__ == "ModifiedResNet":
+        return tower(images)
     if type(tower).__name__ == "VisionTransformer" and type(tower).__module__.startswith("open_clip"):
         projection, tower.proj = tower.proj, None
         try:

@@ -83,6 +83,19 @@ def load_tokenizer(name: str, weights: str | None = None, cache_dir: str | None 
         ) from None
 
 
+def open_clip_model(name: str, weights: str | None, cache_dir: str | None, sha: str | None) -> nn.Module:
+    """The whole CLIP model, whose weights' SHA-256 is ``sha`` where that is known.
+
+    Raises:
+        PelError: as `load_open_clip`, or other weights.
+    """
+    model, source = load_open_clip(name, weights, cache_dir)
+    if sha not in (None, source["sha256"]):
+        found = f"{source['file']} is {source['sha256'][:12]}..."
+        raise PelError(f"{name} was prepared from weights {sha[:12]}..., {found}; prepare it again")
+    return model
+
+
 def load_timm(name: str, weights: str | None = None, cache_dir: str | None = None) -> tuple[nn.Module, dict[str, str]]:
     """A timm network without its classifier, and where its weights came from.
 

@@ -22,11 +22,13 @@ from pel_core.common.tensors import read_tensors, write_tensors
 from pel_core.common.versions import check_versions, versions
 from pel_core.data.datasets import DATASETS
 from pel_core.models.backbones import BACKBONES, Backbone, find_backbone
-from pel_core.models.building import build_vit, num_prefix_tokens, resize_positions
+from pel_core.models.building import at_resolution, build_tower, build_vit
 from pel_core.models.prompt_tokens import check_prompts
 from pel_core.models.state_names import OPEN_CLIP_NAMES, TIMM_NAMES, State, fold_layer_scale, rename
+from pel_core.models.text_heads import TOWER
+from pel_core.models.text_tower import digest, tower_tensors
 from pel_core.models.towers import open_clip_tower, timm_tower, upstream_features
-from pel_core.models.upstream import load_open_clip, load_timm, load_tokenizer
+from pel_core.models.upstream import load_open_clip, load_timm, load_tokenizer, open_clip_model
 from pel_core.models.vit import ViT
 
 SAME = 1e-3  # of the largest feature: rounding is 100 times less, a wrong activation 10 times more
@@ -62,7 +64,7 @@ def prepare_backbone(name: str, out: str | Path, weights: str | None = None, cac
         made = _random(entry)
     else:
         made = (_from_timm if entry.source == "timm" else _from_open_clip)(name, weights, cache_dir)
-    vit, native = build_vit(made.tower, made.options), entry.native or entry.resolution
+    vit, native = build_tower(made.tower, made.options), entry.native or entry.resolution
     if (vit.layers, vit.width, vit.patch, vit.resolution) != (entry.layers, entry.width, entry.patch, native):
         raise PelError(
             f"the weights of {name} are a ViT of {vit.layers} blocks, width {vit.width}, patch {vit.patch}, {vit.resolution} px; "
@@ -152,10 +154,7 @@ def load_vit(folder: str | Path, resolution: int | None = None) -> tuple[ViT, St
     state, _ = read_tensors(Path(folder) / "vit.safetensors")
     text = {key: state.pop(key) for key in list(state) if key.startswith("text.")}
     grid = (resolution or info["registry"]["resolution"]) // info["registry"]["patch"]
-    prefix = num_prefix_tokens(state)
-    if len(state["pos"]) != prefix + grid**2:
-        state["pos"] = resize_positions(state["pos"], grid, prefix)
-    return build_vit(state, info["vit"]), text, info
+    return build_tower(at_resolution(state, grid), info["vit"]), text, info
 
 
 TEMPLATES: dict[str, tuple[str, ...]] = {"default": ("a photo of a {}.",), "classname": ("{}",)}
@@ -195,10 +194,7 @@ def text_features(
     tokenizer = load_tokenizer(name, weights, cache_dir)
     texts = described or [[line.format(name) for line in templates(prompt)] for name in spoken(class_names)]
     notes += check_prompts(texts, class_names, tokenizer, allow_equal, allow_cut=entry.source == "bundled")  # its 20 tokens
-    model, source = load_open_clip(name, weights, cache_dir)
-    if sha not in (None, source["sha256"]):
-        found = f"{source['file']} is {source['sha256'][:12]}..."
-        raise PelError(f"{name} was prepared from weights {sha[:12]}..., {found}; prepare it again")
+    model = open_clip_model(name, weights, cache_dir, sha)
     if described:
         return encode_sentences(model, tokenizer, described)
     return encode_text(model, tokenizer, class_names, templates(prompt))
@@ -271,7 +267,8 @@ def prepare_text(
     cache_dir: str | None = None,
     descriptions: str | Path | None = None,
 ) -> None:
-    """Write ``text.features`` (C, E) of a prepared data set's class names, with the names and the weights' hash as metadata.
+    """Write ``text.features`` (C, E) of a prepared data set's class names, with the names and the weights' hash as metadata; for
+    the ``prompt`` `TOWER` also the text tower and the names' tokens (`tower_tensors`).
 
     Raises:
         PelError: the weights are not those the backbone was prepared from, or as ``text_features``.
@@ -280,11 +277,17 @@ def prepare_text(
     sha = info["source"].get("sha256")
     published = (base := about.get("name")) in DATASETS and not used([DATASETS.entry(base)])  # ImageNet has two pairs
     names, notes = about["class_names"], []
-    features = text_features(info["name"], names, prompt, weights, cache_dir, sha, descriptions, published, notes)
+    about_tower = {}
+    if prompt == TOWER:
+        made = tower_tensors(info["name"], names, weights, cache_dir, sha, published, notes)
+        about_tower = {"text_tower": digest(made)}
+    else:
+        source = weights, cache_dir, sha, descriptions, published, notes
+        made = {"text.features": text_features(info["name"], names, prompt, *source)}
     metadata = {"class_names": json.dumps(names), "backbone_sha256": info["sha256"], "prompt": prompt}
-    metadata["versions"] = json.dumps(versions("prepare"))
+    metadata |= {"versions": json.dumps(versions("prepare")), **about_tower}
     if prompt == "descriptions":
         metadata["descriptions"] = sha256(descriptions)
     if notes:
         metadata["notes"] = json.dumps(notes)
-    write_tensors(out, {"text.features": features}, metadata)
+    write_tensors(out, made, metadata)

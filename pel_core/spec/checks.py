@@ -7,6 +7,7 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.common.registry import spell
 from pel_core.data.datasets import held_as_files
 from pel_core.data.factors import SCOPE
+from pel_core.models.backbones import BACKBONES
 from pel_core.models.heads import HEADS
 from pel_core.models.methods import METHODS
 from pel_core.spec.choices import CHOICES, INITS, REGISTRIES, readers, scoped_knobs
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
 # Fields that only training reads; precision too: evaluation has its own.
 TRAINING = (
     "lr", "momentum", "weight_decay", "batch_size", "accumulate", "accumulation", "loss", "tau", "head", "scale", "init",
-    "augment", "precision", "optimizer", "schedule", "sampler", "train_head", "parents", "take", "train_delta",
-    "reweight", "sharpness",
+    "augment", "mix", "precision", "optimizer", "schedule", "sampler", "train_head", "reweight", "sharpness",
+    "parents", "take", "train_delta",
 )  # fmt: skip
+
+KINDS = {"vit": "ViT", "resnet": "ResNet, without a transformer's blocks"}
 
 
 def require_words(spec: "RunSpec") -> None:
@@ -32,6 +35,21 @@ def require_words(spec: "RunSpec") -> None:
     for name, known in CHOICES.items():
         if getattr(spec, name) not in known:
             raise unknown(name, getattr(spec, name), known)
+
+
+def require_network(method: str, backbone: str) -> None:
+    """See that every method of a stack is for the backbone's kind of network.
+
+    Raises:
+        PelError: one is not; the message says which are.
+    """
+    entry = BACKBONES[backbone]
+    kind = "resnet" if entry.stages else "vit"
+    for part in method.split("+"):
+        name = part.partition("@")[0]
+        if name in METHODS and kind not in METHODS[name].networks:
+            fit = ", ".join(each for each, entry in METHODS.items() if kind in entry.networks)
+            raise PelError(f"{name} does not act on {backbone}, which is a {KINDS[kind]}; what does: {fit}")
 
 
 def check(spec: "RunSpec") -> None:
@@ -86,6 +104,9 @@ def _check_method_options(spec: "RunSpec") -> None:
 
 
 def _check_text(spec: "RunSpec") -> None:
+    if spec.reads_tower:
+        _require(spec, "head", spec.vit.causal_text, f"without a text tower (cosine, ...): {spec.backbone} has none of CLIP's")
+        _require(spec, "init", spec.init == "text", f"text: head={spec.head} starts from what the text tower says")
     name = "init" if spec.init == "text" else "method"
     images = [entry.name for entry in INITS.entries() if entry.value.start == "images"]
     instead = f"{', '.join(images)} or random" if spec.trains else "one that trains"
@@ -100,6 +121,8 @@ def idle_options(spec: "RunSpec") -> dict[str, str]:
     needs |= idle_without_parents(spec)
     if spec.trains and not spec.takes_head and not spec.starts_rows:
         needs["init"] = f"another head than {spec.head}, which has no rows"
+    if spec.reads_tower:
+        needs["prompt"] = f"another head: head={spec.head} has class names after a context"
     if spec.accumulate == 1:
         needs["accumulation"] = "accumulate above 1"
     if not held_as_files(spec.dataset) or spec.native:

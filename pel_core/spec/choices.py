@@ -23,6 +23,7 @@ SCHEDULES: Registry[Any] = Registry("schedule", ("pel_core.training.schedules",)
 SAMPLERS: Registry[Any] = Registry("sampler", ("pel_core.training.samplers",))
 SHARPNESS: Registry[Any] = Registry("sharpness", ("pel_core.training.sharpness",))
 REWEIGHTS: Registry[Any] = Registry("reweight", ("pel_core.training.reweights",))
+MIXES: Registry[Any] = Registry("mix", ("pel_core.training.mixing",))
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "reweight": REWEIGHTS,
     "sharpness": SHARPNESS,
     "augment": AUGMENTATIONS,
+    "mix": MIXES,
     "tte": TTE,
 }
 # Fields that are one of some words, without code of their own.

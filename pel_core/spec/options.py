@@ -60,6 +60,10 @@ RECIPES: dict[str, Recipe] = {
         {"epochs": 5, "lr": 0.02, "augment": "mda", "interpolation": "bicubic", "adapter_dim": "auto-tuned"},
         {"inat2018": {"epochs": 15}} | dict.fromkeys(STAND_INS, _DEMO),
     ),
+    "coop": Recipe(
+        "CoOp (Zhou et al. 2022), with the method head-only: the released code's loss, scale and rate; the rest as in lift",
+        {"head": "coop", "scale": 100, "loss": "ce", "lr": 0.002},
+    ),
     "clip-adapter": Recipe(
         "CLIP-Adapter (Gao et al. 2021), with the method head-only: cross-entropy at CLIP's scale; rate and epochs as in lift",
         {"head": "clip-adapter", "scale": 100, "loss": "ce"},

@@ -18,6 +18,7 @@ from pel_core.data.factors import FACTORS, SCOPE, Factors
 from pel_core.models.backbones import BACKBONES, Backbone, backbone_name
 from pel_core.models.heads import HEADS
 from pel_core.models.methods import METHODS, MethodPart, format_method, parse_method
+from pel_core.models.text_heads import TOWER
 from pel_core.spec import checks
 from pel_core.spec.choices import REGISTRIES, TTE, knob_owners, scoped_knobs
 from pel_core.spec.options import EVALUATION, convert, fixed_by, is_evaluation, name_ratio, recipe
@@ -82,6 +83,7 @@ class RunSpec:
     mask_seed: int | str = 0
     augment: str = "rrc"
     crop_min_scale: float = 0.08
+    mix: str = "none"
     interpolation: str = "bilinear"
     precision: str = "fp16"
     optimizer: str = "sgd"
@@ -114,6 +116,7 @@ class RunSpec:
             PelError: an unknown backbone, method, recipe or field, a value that is not possible, or one without any effect.
         """
         backbone = backbone_name(backbone)
+        checks.require_network(method, backbone)
         layers = BACKBONES[backbone].layers
         method = format_method(parse_method(method, layers), layers)
         shared = dict(shared or {})
@@ -286,6 +289,16 @@ class RunSpec:
     def needs_text(self) -> bool:
         """Whether class-text features start the head, or decide without one."""
         return not self.trains or (self.init == "text" and self.starts_rows)
+
+    @property
+    def text_file(self) -> str:
+        """Which of its data set's files of texts it reads, in a word: that of its prompt, or that of the text tower."""
+        return TOWER if self.reads_tower else self.prompt
+
+    @property
+    def reads_tower(self) -> bool:
+        """Whether it trains through the text tower."""
+        return self.trains and getattr(REGISTRIES["head"][self.head], "tower", False)
 
     @property
     def views(self) -> int:

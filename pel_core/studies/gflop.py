@@ -3,6 +3,8 @@
 from pel_core.spec.choices import SHARPNESS
 from pel_core.spec.run_spec import RunSpec
 
+STEM = 64  # channels after the first convolutions of CLIP's RN50 and RN101
+
 
 def block_gflop(tokens: int, width: int, read: int | None = None, mlp: float = 8.0) -> float:
     """One block: qkv, attention, projection and MLP (24 N D^2 + 4 N^2 D); of the last only ``read`` tokens are asked for.
@@ -23,8 +25,27 @@ def _blocks(spec: RunSpec) -> list[float]:
     return [block_gflop(tokens, vit.width, None, mlp)] * (vit.layers - 1) + [last]
 
 
+def resnet_gflop(stages: tuple[int, ...], pixels: int, width: int) -> float:
+    """One image through CLIP's ResNet: convolutions (strides come after the 3 x 3 ones) and the attention at its end."""
+    side, channels = pixels // 2, STEM
+    total = side**2 * (27 * STEM / 2 + 9 * (STEM / 2) ** 2 + 9 * STEM**2 / 2)
+    side //= 2
+    for number, blocks in enumerate(stages):
+        planes = STEM << number
+        for index in range(blocks):
+            out = side // 2 if number and not index else side
+            total += side**2 * (channels * planes + 9 * planes**2) + out**2 * 4 * planes**2
+            total += 0 if index else out**2 * channels * 4 * planes  # the shortcut's
+            side, channels = out, 4 * planes
+    places = side**2 + 1
+    total += (2 * places + 1) * channels**2 + 2 * places * channels + channels * width
+    return 2 * total / 1e9
+
+
 def forward_gflop(spec: RunSpec) -> float:
     """One image through the network of a run; all blocks but the last in full. ViT-B/16 at 224: 33 GFLOP."""
+    if spec.vit.stages:
+        return resnet_gflop(spec.vit.stages, spec.pixels, spec.vit.width)
     vit, tokens = spec.vit, _tokens(spec)
     embed = 2 * (tokens - vit.prefix_tokens) * 3 * vit.patch**2 * vit.width / 1e9
     *full, last = _blocks(spec)
@@ -40,6 +61,8 @@ def training_gflop(spec: RunSpec) -> float:
     blocks = [part.start for part in spec.parts if part.blocks and spec.train_delta]
     if not blocks:
         return passes(spec) * forward_gflop(spec)
+    if spec.vit.stages:
+        return passes(spec) * forward_gflop(spec) * (3 if any(part.name == "full" for part in spec.parts) else 2)
     vit, tokens, lowest = spec.vit, _tokens(spec), min(blocks)
     linear = _blocks(spec)[lowest:]
     attention = 4 * tokens**2 * vit.width / 1e9 * (vit.layers - 1 - lowest)

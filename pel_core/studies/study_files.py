@@ -160,7 +160,7 @@ class StudyFiles:
         if spec.image_cache:
             files["cache"] = f"{cache_folder(self.results, base, spec.image_cache)}/cache.json"
         if spec.needs_text:
-            files["text"] = f"{self.results}/text/{spec.backbone}/{base}.{spec.prompt}.safetensors"
+            files["text"] = f"{self.results}/text/{spec.backbone}/{base}.{spec.text_file}.safetensors"
         return files
 
     def parents(self, slug: str) -> list[str]:

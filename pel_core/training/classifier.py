@@ -37,6 +37,8 @@ class Classifier(nn.Module):
 
     def trainable_state(self) -> dict[str, Tensor]:
         """The checkpoint: detached CPU copies of ``stored()``."""
+        if hasattr(self.head, "refresh"):
+            self.head.refresh()
         return {name: value.detach().cpu().clone() for name, value in self.stored().items()}
 
     @torch.no_grad()
@@ -167,14 +169,17 @@ def build(
     projection = image_projection(spec, text)
     knobs = {name: value for name, value in spec.knobs_of("head").items() if name != "feature"}
     width = vit.width if projection is None else projection.shape[1]
-    head = HEADS[spec.head](width, classes, spec.scale, torch_generator(spec.seed, "head"), **knobs)
+    generator = torch_generator(spec.seed, "head")
+    head = HEADS[spec.head](width, classes, spec.scale, generator, **knobs)
     if projection is not None:
         head.projection, head.shift = projection, text.get("text.shift")
+    if spec.reads_tower and "text.tokens" in text:
+        head.attach(text, generator)
     if not (spec.train_head and spec.epochs):
         head.requires_grad_(False)
     for each in tuned:
         each.parameter.requires_grad_(spec.train_delta and spec.epochs > 0)
-    if spec.init == "text" and spec.starts_rows:
+    if spec.init == "text" and spec.starts_rows and not spec.reads_tower:
         of_text = text["text.features"]
         rows = text_head(of_text, text["text.projection"]) if projection is None else F.normalize(of_text, dim=-1)
     start_head(head, rows, remembered)
@@ -187,10 +192,11 @@ def image_projection(spec: RunSpec, text: Mapping[str, Tensor]) -> Tensor | None
     Raises:
         PelError: the backbone has none.
     """
-    if not spec.trains or spec.knobs_of("head").get("feature") != "projected":
+    projected = spec.reads_tower or (spec.trains and spec.knobs_of("head").get("feature") == "projected")
+    if projected and "text.projection" not in text:
+        raise PelError(f"{spec.slug} needs an image projection, which {spec.backbone} has not; use head.feature=width")
+    if not projected:
         return None
-    if "text.projection" not in text:
-        raise PelError(f"{spec.slug}: head.feature=projected needs an image projection, which {spec.backbone} has not; use width")
     return text["text.projection"]
 
 

@@ -37,9 +37,10 @@ class DistributedGroup(ProcessGroup):
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self._used: list[bool] | None = None
 
-    def part(self, images: int) -> slice:
-        """This rank's contiguous part of a batch; parts differ by one image at most, and may be empty."""
-        return slice(images * self.rank // self.size, images * (self.rank + 1) // self.size)
+    def part(self, images: int, rank: int | None = None) -> slice:
+        """This rank's contiguous part of a batch, or another's; parts differ by one image at most, and may be empty."""
+        rank = self.rank if rank is None else rank
+        return slice(images * rank // self.size, images * (rank + 1) // self.size)
 
     def same_start(self, parameters: Iterable[nn.Parameter], done: int) -> None:
         """Take rank 0's parameters (a start may be computed on the device, whose sums differ), at the same step on all.

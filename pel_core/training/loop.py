@@ -22,6 +22,7 @@ from pel_core.spec.run_spec import RunSpec
 from pel_core.training.checkpoints import CheckpointManager
 from pel_core.training.classifier import Classifier
 from pel_core.training.losses import make_loss
+from pel_core.training.mixing import mixed
 from pel_core.training.schedules import check_warmup, learning_rate, rate_factor
 from pel_core.training.sharpness import make_sharpness
 from pel_core.training.state import State, reset_peak_memory
@@ -90,11 +91,11 @@ def train(
     manager.restore(state, progress)
     group.same_start(classifier.stored().values(), state.done)
     manager.agree = group.largest
-    images = None
+    stream, images = mixed(batches, spec, counts, group), None
     try:
         while state.epoch < spec.epochs:
             step.set_epoch(state.epoch)
-            for images, labels, indices in batches.epoch(state.epoch, state.step):
+            for images, labels, indices in stream.epoch(state.epoch, state.step):
                 step.set_rates(rate_factor(spec, state.epoch, state.step, steps))
                 state.add(images, labels, len(indices))
                 # Reading the loss waits for the GPU, so it is done at log steps only; on a CPU it costs nothing.

@@ -2,7 +2,8 @@
 
 Each is a module built from ``Prior(counts, tau, scale)`` and its own knobs; the statistics are float32 buffers, so they
 follow the device. A loss that is a plain mean over images says ``decomposable = True``: parts of a batch then add up to it.
-One whose ``forward`` also takes ``reduction="none"`` gives each image's loss (B,) then, which REWEIGHTS may weigh.
+One whose ``forward`` also takes ``reduction="none"`` gives each image's loss (B,) then, which REWEIGHTS may weigh. One that has
+``per_class(logits)``, the loss (B, C) for each label that an image might have, takes mixed images (`soft_targets`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING
 from pel_core.common.lazy import F, Module, torch
 from pel_core.common.registry import Knob, above, at_least, between, one_of
 from pel_core.spec.choices import LOSSES
-from pel_core.training.reweights import class_weights
+from pel_core.training.reweights import ByClass, class_weights
+from pel_core.training.soft_targets import Expected
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -52,6 +54,9 @@ class CrossEntropy(Module):
     def forward(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing, reduction=reduction)
 
+    def per_class(self, logits: Tensor) -> Tensor:
+        return _cross_entropies(logits, self.label_smoothing)
+
 
 @LOSSES.register("la", knobs=(SMOOTHING,), reads=("tau",))
 class LogitAdjusted(Module):
@@ -66,6 +71,9 @@ class LogitAdjusted(Module):
 
     def forward(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
         return F.cross_entropy(logits + self.shift, labels, label_smoothing=self.label_smoothing, reduction=reduction)
+
+    def per_class(self, logits: Tensor) -> Tensor:
+        return _cross_entropies(logits + self.shift, self.label_smoothing)
 
 
 @LOSSES.register("bs", knobs=(SMOOTHING,))
@@ -90,6 +98,10 @@ class Focal(Module):
         loss = F.cross_entropy(logits, labels, reduction="none")
         return _reduced((1 - torch.exp(-loss)) ** self.gamma * loss, reduction)
 
+    def per_class(self, logits: Tensor) -> Tensor:
+        log_p = logits.log_softmax(1)
+        return -(torch.expm1(log_p).neg().clamp(min=1e-12) ** self.gamma) * log_p  # at 0 a power below 1 has no gradient
+
 
 class Weighted(Module):
     """Cross-entropy with class weights of mean 1, divided by the batch's weight sum."""
@@ -101,6 +113,13 @@ class Weighted(Module):
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         # Autocast hands fp16 logits over, and PyTorch wants weights of the logits' own type.
         return F.cross_entropy(logits.float(), labels, weight=self.weights)
+
+    def per_class(self, logits: Tensor) -> Tensor:
+        return -self.weights * logits.log_softmax(1)
+
+    def mass(self, targets: Tensor) -> Tensor:
+        """The batch's weight sum, of soft targets (B, C)."""
+        return (targets * self.weights).sum()
 
 
 @LOSSES.register("cb", knobs=(Knob("beta", 0.9999, "weights are (1 - beta) / (1 - beta^n)", between(0, 1)),))
@@ -137,6 +156,11 @@ class LDAM(Module):
         true = F.one_hot(labels, logits.shape[-1]).to(logits.dtype)
         return F.cross_entropy(logits - true * self.margins[labels, None], labels, reduction=reduction)
 
+    def per_class(self, logits: Tensor) -> Tensor:
+        # Lowering z_c by m multiplies the sum of exponentials by 1 - p_c + p_c e^-m: in float64, or near p_c = 1 nothing is left.
+        log_p, margins = logits.double().log_softmax(1), self.margins.double()
+        return (margins - log_p + torch.log1p(log_p.exp() * torch.expm1(-margins))).float()
+
 
 GAMMA = Knob("gamma", 0.3, "the logit of a class of n images is multiplied by (n / n_max)^gamma", at_least(0))
 
@@ -158,6 +182,9 @@ class VectorScaling(Module):
 
     def forward(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
         return F.cross_entropy(logits * self.factor + self.shift, labels, reduction=reduction)
+
+    def per_class(self, logits: Tensor) -> Tensor:
+        return _cross_entropies(logits * self.factor + self.shift)
 
 
 @LOSSES.register(
@@ -190,6 +217,9 @@ class LabelAwareSmoothing(Module):
         true = surprise.gather(-1, labels[:, None])[:, 0]
         return _reduced(torch.lerp(true, surprise.mean(-1), self.smoothing[labels]), reduction)
 
+    def per_class(self, logits: Tensor) -> Tensor:
+        return _cross_entropies(logits, self.smoothing)
+
 
 @LOSSES.register("lade", knobs=(Knob("weight", 0.1, "factor of the disentangling term", at_least(0)),))
 class LADE(Module):
@@ -212,42 +242,23 @@ class LADE(Module):
         return self.adjusted(logits, labels) + self.weight * estimate
 
 
-class ByClass(Module):
-    """A loss whose images count by their class from an epoch on: the mean of their losses, weighted by ``weights`` (C,).
-
-    Parts of a batch weigh as much as their images together (`image_mass`), so that they add up to the whole batch's loss.
-    """
-
-    def __init__(self, loss: nn.Module, weights: Tensor, first: int):
-        super().__init__()
-        self.loss, self.first, self.active = loss, first, first == 0
-        self.register_buffer("weights", weights.float())
-
-    def set_epoch(self, epoch: int) -> None:
-        """Take the weights, or not, as this epoch does, counted from 0."""
-        self.active = epoch >= self.first
-
-    def image_mass(self, labels: Tensor) -> Tensor | int:
-        """How much images of these labels (B,) count together: () on the device; before the first epoch their number."""
-        return self.weights[labels].sum() if self.active else len(labels)
-
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if not self.active:
-            return self.loss(logits, labels)
-        weights = self.weights[labels]
-        return (weights * self.loss(logits, labels, reduction="none")).sum() / weights.sum()
-
-
 def _reduced(each: Tensor, reduction: str) -> Tensor:
     """Losses of images (B,): their mean, or themselves."""
     return each.mean() if reduction == "mean" else each
+
+
+def _cross_entropies(logits: Tensor, smoothing: float | Tensor = 0.0) -> Tensor:
+    """Cross-entropy (B, C) for each label; of the target a share, () or (C,), is spread evenly over all classes."""
+    surprise = -logits.log_softmax(1)
+    return surprise + smoothing * (surprise.mean(1, keepdim=True) - surprise)
 
 
 def make_loss(spec: RunSpec, counts: Tensor) -> nn.Module:
     """The loss of a run; ``counts``: training images per class (C,)."""
     loss = LOSSES[spec.loss](Prior(counts, spec.tau, spec.scale), **spec.knobs_of("loss"))
     weights = class_weights(spec, counts)
-    return ByClass(loss, torch.from_numpy(weights[0]), weights[1]) if weights else loss
+    loss = ByClass(loss, torch.from_numpy(weights[0]), weights[1]) if weights else loss
+    return loss if spec.mix == "none" else Expected(loss)
 
 
 def decomposable(loss: str) -> bool:

@@ -12,12 +12,14 @@ from collections.abc import Callable
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
+from pel_core.common.lazy import Module
 from pel_core.common.registry import Knob, at_least, between
 from pel_core.spec.choices import LOSSES, REWEIGHTS
 from pel_core.training.schedules import defer_knob, first_epoch
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
     from pel_core.spec.run_spec import RunSpec
 
@@ -54,6 +56,42 @@ def effective(counts: np.ndarray, beta: float) -> np.ndarray:
 def inverse(counts: np.ndarray, exponent: float) -> np.ndarray:
     """By a power of the class's images, n^-exponent: 1 is inverse frequency, 1/2 its square root."""
     return counts**-exponent
+
+
+class ByClass(Module):
+    """A loss whose images count by their class from an epoch on: the mean of their losses, weighted by ``weights`` (C,).
+
+    Parts of a batch weigh as much as their images together (`image_mass`), so that they add up to the whole batch's loss.
+    """
+
+    def __init__(self, loss: Any, weights: Tensor, first: int):
+        super().__init__()
+        self.loss, self.first, self.active = loss, first, first == 0
+        self.register_buffer("weights", weights.float())
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the weights, or not, as this epoch does, counted from 0."""
+        self.active = epoch >= self.first
+
+    def image_mass(self, labels: Tensor) -> Tensor | int:
+        """How much images of these labels (B,), or soft targets (B, C), count together: () on the device; before the first
+        epoch their number."""
+        if not self.active:
+            return len(labels)
+        return (self.weights[labels] if labels.ndim == 1 else labels * self.weights).sum()
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if not self.active:
+            return self.loss(logits, labels)
+        weights = self.weights[labels]
+        return (weights * self.loss(logits, labels, reduction="none")).sum() / weights.sum()
+
+    def per_class(self, logits: Tensor) -> Tensor:
+        """As of any loss that takes soft targets (`soft_targets`): the weighted loss for each label that an image might have."""
+        loss_BC = self.loss.per_class(logits)
+        return self.weights * loss_BC if self.active else loss_BC
+
+    mass = image_mass
 
 
 def class_weights(spec: RunSpec, counts: Any) -> tuple[np.ndarray, int] | None:

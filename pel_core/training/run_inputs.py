@@ -24,6 +24,7 @@ from pel_core.data.transforms import downscaled
 from pel_core.hardware.devices import loader_workers
 from pel_core.models.heads import HEADS
 from pel_core.models.inits import INITS, images_for
+from pel_core.models.text_tower import PER_CLASS
 from pel_core.models.vit import ViT
 from pel_core.models.weights import load_vit
 from pel_core.spec.plugins import other_plugins, with_plugins
@@ -56,15 +57,15 @@ def load(
     data = decoded(data, results, spec.image_cache)
     vit, text, info = load_vit(results / "backbones" / spec.backbone, spec.resolution)
     if spec.needs_text:
-        path = results / "text" / spec.backbone / f"{base}.{spec.prompt}.safetensors"
-        features, info["descriptions"] = load_text(path, data, info)
-        text |= features
+        path = results / "text" / spec.backbone / f"{base}.{spec.text_file}.safetensors"
+        features, about = load_text(path, data, info)
+        info |= about
+        text |= features if fresh else {"text.features": features["text.features"]}  # the tower is for training
     projection, seen = image_projection(spec, text) if spec.trains else None, {}
     looks = fresh and spec.trains and not spec.takes_head
     if looks and not spec.takes_delta:  # the untuned network looks, before a delta is attached
-        seen = look_at_images(
-            spec, vit.to(device), data, device, PrefixCache(results, prefix_cache_gb), info["sha256"], projection
-        )
+        cache = PrefixCache(results, prefix_cache_gb)
+        seen = look_at_images(spec, vit.to(device), data, device, cache, info["sha256"], projection)
     classifier = build(spec, vit.to(device), len(data.class_names), text, **seen).to(device)
     if fresh and spec.parents:
         parents = read_parents(spec, results)
@@ -181,8 +182,12 @@ def _digest(positions: np.ndarray) -> str:
     return hashlib.sha256(positions.astype("<i8").tobytes()).hexdigest()
 
 
-def load_text(path: Path, data: Prepared, info: dict[str, Any]) -> tuple[dict[str, Tensor], str | None]:
-    """Class-text features and the hash of the file of descriptions they were made of, if any.
+# SHA-256 of what texts were made of beside class names and weights: the file of descriptions; the text tower to train through.
+TEXTS = ("descriptions", "text_tower")
+
+
+def load_text(path: Path, data: Prepared, info: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Class-text features, and hashes of `TEXTS`, as far as there are.
 
     Raises:
         PelError: row i is not class i of the data, the weights are not the backbone's, or it is of another version.
@@ -192,12 +197,13 @@ def load_text(path: Path, data: Prepared, info: dict[str, Any]) -> tuple[dict[st
     names = json.loads(metadata["class_names"])
     if data.classes is not None and len(names) > max(data.classes):  # the file has all of the data set's
         names = [names[label] for label in data.classes]
-        features = {name: rows[torch.as_tensor(data.classes)] for name, rows in features.items()}
+        chosen = torch.as_tensor(data.classes)
+        features |= {name: features[name][chosen] for name in PER_CLASS if name in features}
     if names != list(data.class_names):
         raise PelError(f"{path} was made for other class names than {data.name} has now; delete it and run again")
     if metadata["backbone_sha256"] != info["sha256"]:
         raise PelError(f"{path} was made with other weights than {info['name']} has now; delete it and run again")
-    return features, metadata.get("descriptions")
+    return features, {name: metadata[name] for name in TEXTS if name in metadata}
 
 
 def load_trained(
@@ -216,7 +222,7 @@ def load_trained(
     changed = differences(stored["spec"], spec.train)
     changed += [f"{key} hash" for key in ("data", "backbone") if stored[key]["sha256"] != record[key]["sha256"]]
     changed += [reason] if (reason := other_plugins(stored, spec.train)) else []
-    changed += ["descriptions"] if stored.get("descriptions") != record.get("descriptions") else []
+    changed += [name for name in TEXTS if stored.get(name) != record.get(name)]
     if changed:
         raise PelError(f"{folder} was trained from another spec ({'; '.join(changed)}); {again}")
     state, _ = read_tensors(folder / "delta.safetensors")
@@ -230,7 +236,7 @@ def identity(record: dict[str, Any]) -> dict[str, Any]:
     """All that decides the numbers of a training run; a checkpoint with another identity is discarded."""
     # `engine` is what checkpoints from before call the version of TRAIN: they are gone on with.
     kept = {"slug": record["slug"], "engine": made_by(record)["train"], "spec": record["spec"]}
-    kept |= {key: record[key] for key in ("plugins", "parents") if key in record}
+    kept |= {name: record[name] for name in ("plugins", "text_tower", "parents") if name in record}
     return kept | {"descriptions": record.get("descriptions")} | {key: record[key]["sha256"] for key in ("data", "backbone")}
 
 
@@ -281,7 +287,5 @@ def describe(spec: RunSpec, data: Prepared, info: dict[str, Any], classifier: Cl
         "versions": versions("prepare", "train"),
     }
     record |= {"spec": spec.to_json(), **with_plugins(spec)}
-    if info.get("descriptions"):
-        record["descriptions"] = info["descriptions"]  # SHA-256 of the file with the sentences that the head starts from
-    record |= {"parents": info["parents"]} if "parents" in info else {}
+    record |= {name: info[name] for name in (*TEXTS, "parents") if info.get(name)}
     return record | {"data": dataset, "backbone": backbone, "parameters": parameters}

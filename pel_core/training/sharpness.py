@@ -10,7 +10,7 @@ process has its own). Nothing is kept between steps, so that checkpoints have no
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -29,17 +29,22 @@ RHO = Knob("rho", 0.05, "length of the ascent, over all that trains", above(0))
 
 
 @contextmanager
-def away(parameters: list[Tensor], rho: float) -> Iterator[None]:
+def away(
+    parameters: list[Tensor], rho: float, size: Callable[[Tensor], Tensor | float] = lambda parameter: 1.0
+) -> Iterator[None]:
     """Inside, parameters are moved by ``rho`` along their gradients, which are dropped; after it they are as before, bit for bit.
 
-    A gradient that overflowed, as fp16's may, makes what follows not finite either, so that the scaler skips the step.
+    ``size`` of a parameter is T of ``rho T^2 g / |T g|``. A gradient that overflowed, as fp16's may, makes what follows not
+    finite either, so that the scaler skips the step.
     """
     moved = [parameter for parameter in parameters if parameter.grad is not None]
     before = [parameter.detach().clone() for parameter in moved]
     with torch.no_grad():
-        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(parameter.grad) for parameter in moved]))
-        for parameter in moved:
-            parameter.add_(parameter.grad * (rho / (norm + 1e-12)))
+        sizes = [size(parameter) for parameter in moved]
+        scaled = [parameter.grad * factor for parameter, factor in zip(moved, sizes, strict=True)]
+        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(value) for value in scaled]))
+        for parameter, value, factor in zip(moved, scaled, sizes, strict=True):
+            parameter.add_(value * factor * (rho / (norm + 1e-12)))
             parameter.grad = None
     try:
         yield
@@ -80,7 +85,35 @@ class SAM:
         return sums
 
 
+@SHARPNESS.register(
+    "asam",
+    knobs=(
+        Knob("rho", 0.5, "length of the ascent, relative to the size of what trains", above(0)),
+        Knob("eta", 0.01, "added to a weight's size, so that one that starts from zero moves too", at_least(0)),
+    ),
+)
+class ASAM:
+    """SAM whose ascent moves a weight by its size: rho T^2 g / |T g|, T = |w| + eta (Kwon et al. 2021): two passes a step.
+
+    T is 1 for vectors (biases, norms, scales). The published code goes by names, and so takes a LayerNorm's weight for a matrix.
+    """
+
+    passes = 2
+
+    def __init__(self, counts: Any, rho: float = 0.5, eta: float = 0.01):
+        self.rho, self.eta = rho, eta
+
+    def gradients(self, step: Step, images: Tensor, labels: Tensor, count: int) -> Tensor:
+        """Two passes over the batch; returns the sums of the first, at the parameters themselves."""
+        sums = step.accumulate(images, labels, count)
+        with away(step.parameters, self.rho, lambda value: value.abs() + self.eta if value.ndim > 1 else 1.0):
+            step.accumulate(images, labels, count)
+        return sums
+
+
 def _needs_mean(spec: RunSpec) -> str:
+    if spec.mix != "none":
+        return "mix=none: a mixed image is of two classes"
     means = [name for name in LOSSES if getattr(LOSSES[name], "decomposable", False)]
     if spec.loss not in means:
         return f"a loss that is a mean over images, to part them by class: loss={' or '.join(means)}"

@@ -68,10 +68,11 @@ class Step:
             self.criterion.set_epoch(epoch)
 
     def __call__(self, images: Tensor, labels: Tensor, count: int) -> Tensor:
-        """Take one step on images (B, 3, R, R) and labels (B,), this process's part of a batch of ``count`` images.
+        """Take one step on images (B, 3, R, R) and labels (B,) or soft targets (B, C), this process's part of a batch of
+        ``count`` images.
 
         Returns:
-            (2,) float64 on the device: loss summed over images, correct images.
+            (2,) float64 on the device: loss summed over images, correct images (of soft targets their share of the prediction).
 
         Raises:
             PelError: not even one image fits into memory.
@@ -190,5 +191,6 @@ class Step:
 
 
 def _sums(loss: Tensor, logits: Tensor, labels: Tensor, weight: Tensor | int) -> Tensor:
-    correct = (logits.detach().argmax(1) == labels).sum()
+    predicted = logits.detach().argmax(1)
+    correct = (predicted == labels if labels.ndim == 1 else labels.gather(1, predicted[:, None])).sum()
     return torch.stack([loss.detach().double() * weight, correct.double()])

@@ -10,6 +10,7 @@ from PIL import Image
 
 from pel_core.common.errors import PelError
 from pel_core.common.seeds import generator
+from pel_core.data.augmentations import AUGMENTATIONS
 from pel_core.data.batches import EvalBatches, TrainBatches
 from pel_core.data.datasets import Split
 from pel_core.data.loading import BatchKeys, RandomCrops
@@ -26,6 +27,11 @@ class Spec:
     augment: str = "rrc"
     crop_min_scale: float = 0.3
     interpolation: str = "bilinear"
+    knobs: tuple = ()
+
+    def knobs_of(self, scope):
+        entry = AUGMENTATIONS.entry(self.augment)
+        return {knob.name: knob.default for knob in entry.knobs} | dict(self.knobs)
 
 
 @pytest.fixture(scope="module")

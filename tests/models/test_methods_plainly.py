@@ -24,7 +24,7 @@ SETTINGS = [
     ("repadapter", {}),
     ("repadapter@1:2", {"groups": 4, "scale": 0.5, "sites": "attn"}),
     ("fact-tt", {}),
-    ("fact-tt@1:", {"scale": 0.1}),
+    ("fact-tt@1:", {"scale": 0.1, "sites": "attn"}),
     ("fact-tk", {}),
     ("fact-tk@:2", {"scale": 2.0}),
     ("vera", {}),

@@ -31,17 +31,53 @@ EXACT = {
 }
 
 
-def count_at_full_size(method, classes):
+D, L = 768, 12
+# In closed form, of the rank r.
+FORMULAS = {
+    ("lora", ()): lambda r: L * 4 * D * r,
+    ("lora", (("matrices", "q+k+v+o+fc1+fc2"),)): lambda r: L * (4 * 2 * D * r + 2 * 5 * D * r),
+    ("dora", ()): lambda r: L * (4 * D * r + 2 * D),
+    ("dora@6:12", (("matrices", "q+k+v+fc1+fc2"),)): lambda r: 6 * (6 * D * r + 10 * D * r + 3 * D + 5 * D),
+    ("vpt-gated", ()): lambda r: 10 * D + 11 + 12,
+    ("vpt-gated", (("shaping", False),)): lambda r: 10 * D + 11,
+    ("vpt-gated@2:8", ()): lambda r: 10 * D + 6 + 6,
+    ("repadapter", ()): lambda r: L * 2 * (D * r + r + D * r // 2 + D),
+    ("repadapter", (("sites", "attn"), ("groups", 4))): lambda r: L * (D * r + r + D * r // 4 + D),
+    ("fact-tt", ()): lambda r: 2 * D * r + L * 12 * r**2,
+    ("fact-tt@6:12", ()): lambda r: 2 * D * r + 6 * 12 * r**2,
+    ("fact-tk@6:12", (("sites", "attn"),)): lambda r: 2 * D * r + 6 * 4 * r + r**3,
+    ("fact-tk", ()): lambda r: 2 * D * r + L * 12 * r + r**3,
+    ("fact-tk+fact-tt@6:12", ()): lambda r: 4 * D * r + L * 12 * r + r**3 + 6 * 12 * r**2,
+    ("vera", ()): lambda r: L * 2 * (D + r),
+    ("vera", (("matrices", "q+o+fc1+fc2"),)): lambda r: L * (4 * r + 3 * D + 4 * D),
+    ("convpass", ()): lambda r: L * 2 * (2 * D * r + 9 * r**2 + 2 * r + D),
+    ("convpass@6:12", (("sites", "attn"),)): lambda r: 6 * (2 * D * r + 9 * r**2 + 2 * r + D),
+    ("difffit", ()): lambda r: L * (11 * D + 2 * D + 2 * D),
+    ("difffit+bias+ln", ()): lambda r: L * (11 * D + 2 * D + 2 * D),
+    ("bitfit", ()): lambda r: L * (D + 4 * D),
+    ("bitfit", (("matrices", "q+k+v+o+fc1+fc2"),)): lambda r: L * (5 * D + 4 * D),
+}
+
+
+def count_at_full_size(method, rank, knobs=None):
     """What trains on ViT-B/16; without memory for its 86 million weights."""
     with torch.device("meta"):
-        vit = ViT(layers=12, width=768, heads=12, patch=16, resolution=224, quick_gelu=True)
-    tuned = apply(vit, parse_method(method, 12), adapter_dim=auto_adapter_dim(classes, 12))
+        vit = ViT(layers=L, width=D, heads=12, patch=16, resolution=224, quick_gelu=True)
+    tuned = apply(vit, parse_method(method, L), adapter_dim=rank, knobs=knobs)
+    assert len({entry.name for entry in tuned}) == len({id(entry.parameter) for entry in tuned}) == len(tuned)
     return sum(entry.parameter.numel() for entry in tuned)
+
+
+@pytest.mark.parametrize(("method", "knobs"), FORMULAS)
+def test_parameter_counts_of_methods_beside_the_report_s(method, knobs):
+    count, name = FORMULAS[method, knobs], method.partition("@")[0]
+    for rank in (4, 32):
+        assert count_at_full_size(method, rank, {name: dict(knobs)}) == count(rank)
 
 
 @pytest.mark.parametrize("method", EXACT)
 def test_parameter_counts_of_the_report(method):
-    counts = [count_at_full_size(method, classes) for classes in CLASSES]
+    counts = [count_at_full_size(method, auto_adapter_dim(classes, L)) for classes in CLASSES]
     assert tuple(counts) == EXACT[method]
     if method in REPORT:
         assert tuple(f"{count / 1e6:.2f}" for count in counts) == REPORT[method]

@@ -31,6 +31,7 @@ from pel_core.spec.choices import LOSSES, OPTIMIZERS, SAMPLERS, SCHEDULES, SHARP
 from pel_core.studies.kinds import FIGURE, FIGURES, ArtefactKind
 from pel_core.studies.selection_rules import SELECTION_RULES
 from pel_core.training.losses import Prior
+from pel_core.training.mixing import WHEN, Pair, add_mix
 from pel_core.training.reweights import add_reweight
 from pel_core.training.schedules import WARMUP, Position
 from pel_core.training.sharpness import away
@@ -72,6 +73,9 @@ class MyLoss(Module):
     def forward(self, logits_BC, labels_B, reduction: str = "mean"):
         each_B = self.weights[labels_B] * F.cross_entropy(logits_BC.float(), labels_B, reduction="none")
         return each_B.mean() if reduction == "mean" else each_B
+
+    def per_class(self, logits_BC):
+        return -self.weights * logits_BC.log_softmax(1)
 
 
 # head: features (B, D) -> logits (B, C)
@@ -151,6 +155,16 @@ def whole(u: np.ndarray, height: int, width: int, smallest: float) -> tuple[np.n
 
 
 AUGMENTATIONS.register("my-flips", Augmentation(whole), about="the whole image, mirrored or not")
+
+
+# mixed images: of images (B, 3, R, R) and others, new images, and the share that the first one's label keeps
+def halves(pair: Pair, draw: np.random.Generator):
+    """The left half of an image beside the right half of another."""
+    middle = pair.images.shape[-1] // 2
+    return torch.cat([pair.images[..., :middle], pair.others[..., middle:]], -1), middle / pair.images.shape[-1]
+
+
+add_mix("my-halves", halves, "two halves of two images", *WHEN)
 
 
 # test-time ensembling: where the crops lie

@@ -44,6 +44,9 @@ def test_parts_are_a_batch(images, size):
 class Spec:
     seed, batch_size, epochs, augment, crop_min_scale, interpolation = 3, 4, 2, "rrc", 0.08, "bilinear"
 
+    def knobs_of(self, scope: str) -> dict:
+        return {}
+
 
 @pytest.fixture(params=["array", "files"])
 def split(request, tmp_path) -> Split:
@@ -159,8 +162,9 @@ def same(a: Path, b: Path, spec: RunSpec) -> None:
     [
         {},
         {"sampler": "balanced", "reweight": "effective", "sharpness": "imbsam", "optimizer.clip_norm": 0.5},
+        {"mix": "mixup", "augment": "randaugment", "reweight": "power"},
     ],
-    ids=["plain", "balanced"],
+    ids=["plain", "balanced", "mixed"],
 )
 @pytest.mark.parametrize("processes", [3])
 def test_several_processes_end_where_one_ends(results, tmp_path_factory, processes, options):

@@ -22,11 +22,15 @@ from pel_core.training.losses import (
     Prior,
     Reweighted,
     VectorScaling,
+    decomposable,
 )
+from pel_core.training.reweights import ByClass
+from pel_core.training.soft_targets import Expected, takes_soft_targets
 
 NORMED = ["cosine", "l2norm", "layernorm"]  # the others: tests/models/test_clip_heads.py
 ROWS = [name for name in HEADS if getattr(HEADS[name], "rows", True)]
 OWN = {"linear": {"weight", "bias"}, "clip-adapter": {"down", "up"}, "tip-adapter": set(), "tip-adapter-f": {"keys"}}
+OWN |= {"coop": set(), "text-tower": set()}  # without a tower, which holds what trains
 # LADE's regulariser looks at the size of the logits, and VS multiplies them by class, so a constant added to them counts.
 SHIFT_INVARIANT = [name for name in LOSSES if name not in ("lade", "vs")]
 
@@ -181,6 +185,90 @@ def test_relations_between_losses(seed):
     for what, (found, expected) in same.items():
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5, msg=lambda text, what=what: f"{what}: {text}")
     assert loss("focal", logits, labels, counts) <= plain + 1e-6 <= loss("ldam", logits, labels, counts) + 2e-6
+
+
+SOFT = [name for name in LOSSES if takes_soft_targets(name)]
+MEANS = [name for name in SOFT if decomposable(name)]
+
+
+def soft(seed, classes=5, images=7):
+    return torch.rand(images, classes, generator=draw(seed)).pow(3).softmax(1)
+
+
+def test_which_losses_take_soft_targets():
+    """Those whose value of a distribution over labels follows from that of a label; a loss that says nothing takes none."""
+    assert set(SOFT) >= {"ce", "la", "bs", "focal", "cb", "grw", "ldam", "vs", "las"} and "lade" not in SOFT
+
+
+@pytest.mark.parametrize("name", SOFT)
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=25, deadline=None)
+def test_one_hot_targets_are_labels(name, seed):
+    logits, labels, counts = batch(seed)
+    module, found = Expected(LOSSES[name](Prior(counts))), []
+    for target in (labels, F.one_hot(labels, 5).float()):
+        leaf = logits.clone().requires_grad_()
+        value = module(leaf, target)
+        found.append((value.detach(), *torch.autograd.grad(value, leaf)))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MEANS)
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=25, deadline=None)
+def test_soft_targets_give_the_expected_loss_of_a_drawn_label(name, seed):
+    """Against the loss of one image and one label at a time, values and gradients."""
+    logits, _, counts = batch(seed)
+    module, targets = Expected(LOSSES[name](Prior(counts))), soft(seed)
+    one, other = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    value = module(one, targets)
+    parts = [targets[i, c] * module(other[i : i + 1], torch.tensor([c])) for i in range(7) for c in range(5)]
+    expected = torch.stack(parts).sum() / 7
+    torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
+    gradients = [torch.autograd.grad(loss, leaf)[0] for loss, leaf in ((value, one), (expected, other))]
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cb", "grw", "by class"])
+def test_weights_of_soft_targets_are_expected_ones(name):
+    logits, _, counts = batch(3)
+    targets, weights = soft(3), torch.tensor([0.5, 2.0, 1.0, 0.25, 1.25])
+    module = ByClass(LOSSES["ce"](Prior(counts)), weights, 2) if name == "by class" else LOSSES[name](Prior(counts))
+    if name == "by class":  # before its weights count
+        assert float(Expected(module)(logits, targets)) == pytest.approx(float(F.cross_entropy(logits, targets)), rel=1e-5)
+        Expected(module).set_epoch(2)
+    above = below = 0.0
+    for i in range(7):
+        for c in range(5):
+            weight = float(targets[i, c]) * float(module.weights[c])
+            above, below = above - weight * float(logits[i].log_softmax(0)[c]), below + weight
+    assert float(Expected(module)(logits, targets)) == pytest.approx(above / below, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in SMOOTHED if name in SOFT])
+def test_smoothing_comes_on_top_of_soft_targets(name):
+    logits, _, counts = batch(1)
+    targets = soft(1)
+    found = Expected(LOSSES[name](Prior(counts), label_smoothing=0.2))(logits, targets)
+    torch.testing.assert_close(
+        found, Expected(LOSSES[name](Prior(counts)))(logits, 0.8 * targets + 0.2 / 5), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", SOFT)
+def test_soft_targets_of_logits_in_reduced_precision(name, precision):
+    logits, _, counts = batch(2)
+    with torch.autocast("cpu", precision):
+        found = Expected(LOSSES[name](Prior(counts)))(logits.to(precision), soft(2))
+    torch.testing.assert_close(found, Expected(LOSSES[name](Prior(counts)))(logits, soft(2)), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_s_gradient_is_finite_where_the_network_is_sure_of_another_class(gamma):
+    logits = torch.tensor([[60.0, -60.0]]).requires_grad_()
+    (gradient,) = torch.autograd.grad(Expected(Focal(Prior(torch.ones(2)), gamma))(logits, torch.tensor([[0.3, 0.7]])), logits)
+    assert gradient.isfinite().all()
 
 
 def test_ldam_margins():

@@ -1,13 +1,17 @@
 """SAM, ImbSAM and clipping: three steps against plain implementations, in parts and in fp16, and what is refused or told."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from test_trouble import tight
+from torch.nn import functional as F
 
 from pel_core.common.errors import PelError
+from pel_core.common.files import read_json
 from pel_core.hardware.process_group import ProcessGroup
+from pel_core.spec.choices import SHARPNESS
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.cost import training_gflop
 from pel_core.training.losses import make_loss
@@ -15,6 +19,7 @@ from pel_core.training.run_inputs import load
 from pel_core.training.sharpness import away, make_sharpness
 from pel_core.training.step import Step
 
+GOLDEN = read_json(Path(__file__).parents[1] / "golden" / "sam.json")
 CPU, RATE, MOMENTUM, IMAGES = torch.device("cpu"), 0.05, 0.9, 12
 TAIL = {"sharpness": "imbsam", "sharpness.below": 20}
 
@@ -69,6 +74,17 @@ def sam(classifier, criterion, images, labels, counts, rho=0.05):
     return gradient(there, criterion, images, labels)
 
 
+def asam(classifier, criterion, images, labels, counts, rho=0.5, eta=0.01):
+    grads, other = gradient(classifier, criterion, images, labels), copy.deepcopy(classifier)
+    values = list(other.trainable().values())
+    sizes = [value.detach().abs() + eta if value.ndim > 1 else torch.ones_like(value) for value in values]
+    norm = sum(float(((size * grad).double() ** 2).sum()) for size, grad in zip(sizes, grads, strict=True)) ** 0.5
+    with torch.no_grad():
+        for value, size, grad in zip(values, sizes, grads, strict=True):
+            value += rho * size * size * grad / norm
+    return gradient(other, criterion, images, labels)
+
+
 def imbsam(classifier, criterion, images, labels, counts, rho=0.05, weight=1.0):
     tail = counts[labels] < 20
     total = [torch.zeros_like(value) for value in classifier.trainable().values()]
@@ -92,6 +108,8 @@ def clipped(classifier, criterion, images, labels, counts, longest=0.05):
 PLAIN = [
     ({"sharpness": "sam"}, sam, {}),
     ({"sharpness": "sam", "sharpness.rho": 0.5}, sam, {"rho": 0.5}),
+    ({"sharpness": "asam"}, asam, {}),
+    ({"sharpness": "asam", "sharpness.rho": 1.0, "sharpness.eta": 0.1}, asam, {"rho": 1.0, "eta": 0.1}),
     (TAIL, imbsam, {}),
     (TAIL | {"sharpness.tail_weight": 2, "sharpness.rho": 0.2}, imbsam, {"rho": 0.2, "weight": 2.0}),
     ({"optimizer.clip_norm": 0.05}, clipped, {}),
@@ -115,6 +133,30 @@ def test_three_steps_are_those_of_a_plain_implementation(toy_results, options, p
                 value -= RATE * v
     for name, value in classifier.trainable().items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=2e-6)
+
+
+class LinearStep:
+    """What an entry asks of a step, on a linear layer."""
+
+    def __init__(self):
+        self.weight = torch.nn.Parameter(torch.tensor(GOLDEN["start"]))
+        self.parameters, self.group = [self.weight], ProcessGroup()
+
+    def accumulate(self, images, labels, count):
+        loss = F.cross_entropy(images @ self.weight.T, labels, reduction="sum")
+        (loss / count).backward()
+        return torch.stack([loss.detach().double(), torch.zeros((), dtype=torch.float64)])
+
+
+@pytest.mark.parametrize(("name", "knobs"), [("sam", {}), ("asam", {}), ("imbsam", {"tail_weight": 2.0})])
+def test_numbers_of_published_code(name, knobs):
+    step, sharpness = LinearStep(), SHARPNESS[name](torch.tensor(GOLDEN["counts"]), **knobs)
+    optimizer = torch.optim.SGD(step.parameters, lr=0.1, momentum=0.9)
+    for images, labels in zip(torch.tensor(GOLDEN["images"]), torch.tensor(GOLDEN["labels"]), strict=True):
+        sharpness.gradients(step, images, labels, len(labels))
+        optimizer.step()
+        optimizer.zero_grad()
+    torch.testing.assert_close(step.weight.detach(), torch.tensor(GOLDEN["found"][name]), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("options", [{"sharpness": "sam"}, TAIL, {"optimizer.clip_norm": 0.05}, TAIL | {"reweight": "power"}])
@@ -204,5 +246,7 @@ def test_a_training_without_tail_is_refused_before_its_first_step(toy_results):
         start(toy_results, spec(**TAIL | {"sharpness.below": 2}))
 
 
-def test_a_run_of_two_passes_costs_twice():
-    assert training_gflop(spec(sharpness="sam")) == training_gflop(spec(**TAIL)) == 2 * training_gflop(spec())
+@pytest.mark.parametrize("name", SHARPNESS)
+def test_a_run_costs_its_passes(name):
+    passes = SHARPNESS[name].passes
+    assert training_gflop(spec(sharpness=name)) == passes * training_gflop(spec()) and passes == (1 if name == "none" else 2)
