@@ -4,7 +4,7 @@ Start with `methods` (data) and `surgery` (what applies them). A method with a d
 imported at the end of this one. Data and training are unknown here.
 """
 
-from pel_core.models import (  # noqa: F401  # noqa: F401
+from pel_core.models import (  # noqa: F401
     affine,
     clip_adapter,
     convpass,

@@ -33,7 +33,7 @@ class Backbone:
     Of networks that are no plain ViT, for plans: ``prefix_tokens``, class token and registers; ``hidden``, the first MLP layer's
     outputs where not 4 widths; ``gated``: half of these gate the other half; ``reads_all``: the feature is pooled of all
     patches. ``repository``: the hub's, of a backbone by name. ``stages``: of a ResNet, the blocks of each; all of it is one block
-    to methods, and ``patch`` its stride.
+    to methods, and ``patch`` its stride. ``plain_text``: a text tower, if there is one, is built as CLIP's.
     """
 
     label: str
@@ -56,11 +56,12 @@ class Backbone:
     reads_all: bool = False
     repository: str = ""
     stages: tuple[int, ...] = ()
+    plain_text: bool = True
 
     @property
     def causal_text(self) -> bool:
         """Whether its text tower is CLIP's, causal and read at the end token: the kind that heads can train through."""
-        return self.text and "SigLIP" not in self.arch
+        return self.text and self.plain_text
 
     @property
     def folder(self) -> Path:
@@ -82,7 +83,7 @@ def _siglip(label: str, arch: str, layers: int, width: int, patch: int, resoluti
     """A SigLIP or SigLIP 2 of open_clip: no class token, the feature is pooled of all patches by a learned query (Zhai et al.
     2023; Tschannen et al. 2025). Its texts live in the space of that feature, without a projection; the bias of its sigmoid is
     the same for every class and drops out of a softmax."""
-    sizes = {"mean": HALF, "std": HALF, "prefix_tokens": 0, "reads_all": True, "hidden": hidden}
+    sizes = {"mean": HALF, "std": HALF, "prefix_tokens": 0, "reads_all": True, "hidden": hidden, "plain_text": False}
     return Backbone(label, "open_clip", arch, layers, width, patch, resolution, "webli", **sizes)
 
 

@@ -85,6 +85,9 @@ def of_open_clip(arch: str, tag: str) -> dict[str, Any]:
     clip = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD, "interpolation": "bicubic"}
     about: dict[str, Any] = {key: weights.get(key) or value for key, value in clip.items()}
     about |= {"label": f"{arch}{'/' if tag else ''}{tag} (open_clip)", "repository": (weights.get("hf_hub") or "").rstrip("/")}
+    text = config["text_cfg"]
+    other = config.get("custom_text") or text.get("no_causal_mask") or text.get("pool_type", "argmax") != "argmax"
+    about |= {"plain_text": False} if other else {}
     return {"source": "open_clip", "arch": arch, "tag": tag, **about, **_sizes(tower, options)}
 
 

@@ -117,6 +117,8 @@ def _mismatches(spec: "RunSpec", parent: "RunSpec") -> Iterator[str]:
         yield from _other_delta(spec, parent)
     if spec.takes_head and parent.head != spec.head:
         yield f"its head is {parent.head}, this run's {spec.head}; give both the same, or take over the delta alone (take=delta)"
+    if spec.takes_head and getattr(HEADS[spec.head], "tower", False):
+        yield f"the head {spec.head} reads the text tower and starts anew; take over the delta alone (take=delta)"
     if spec.takes_head and spec.head == parent.head:
         theirs, ours = parent.knobs_of("head"), spec.knobs_of("head")
         scales = [each.get("scales", "none") for each in (theirs, ours)]

@@ -68,9 +68,8 @@ def load(
     projection, seen = image_projection(spec, text) if spec.trains else None, {}
     looks = fresh and spec.trains and not spec.takes_head
     if looks and not spec.takes_delta:  # the untuned network looks, before a delta is attached
-        seen = look_at_images(
-            spec, vit.to(device), data, device, PrefixCache(results, prefix_cache_gb), info["sha256"], projection
-        )
+        cache = PrefixCache(results, prefix_cache_gb)
+        seen = look_at_images(spec, vit.to(device), data, device, cache, info["sha256"], projection)
     classifier = build(spec, vit.to(device), len(data.class_names), text, **seen).to(device)
     if fresh and spec.parents:
         parents = read_parents(spec, results)

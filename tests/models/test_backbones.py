@@ -52,7 +52,7 @@ def test_the_miniature_declares_the_same():
 def test_no_run_follows_upstream_s_interpolation():
     """The reference resizes bilinearly whatever the weights were trained with; bicubic has to be asked for, and is recorded."""
     for name, entry in BACKBONES.items():
-        spec = RunSpec.make("toy", name, "ln", 0, init="text" if entry.text else "class-mean")
+        spec = RunSpec.make("toy", name, "bias", 0, init="text" if entry.text else "class-mean")
         assert spec.interpolation == spec.to_json()["interpolation"] == "bilinear", name
 
 

@@ -72,6 +72,8 @@ def test_an_entry_is_made_of_what_the_library_says():
     assert SAFE not in list(BACKBONES) and BACKBONES.entry(SAFE).about == "test_vit.r160_in1k (timm)"
     clip = find_backbone("open_clip:EVA02-B-16/merged2b_s8b_b131k")
     assert (clip.text, clip.tag, clip.gated, clip.hidden) == (True, "merged2b_s8b_b131k", True, 4096)
+    of_text = {"ViT-B-32/laion2b_s34b_b79k": True, "ViT-L-14-CLIPA/datacomp1b": False, "EVA02-B-16/merged2b_s8b_b131k": False}
+    assert {name: find_backbone(f"open_clip:{name}").causal_text for name in of_text} == of_text
 
 
 def test_the_slug_reads_back():
