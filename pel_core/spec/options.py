@@ -83,6 +83,14 @@ RECIPES: dict[str, Recipe] = {
         "for epochs, crops and batch, which are lift's",
         {"head": "tip-adapter-f", "scale": 100, "loss": "ce", "optimizer": "adamw", "lr": 1e-3, "schedule": "cosine-step"},
     ),
+    "ballad-a": Recipe(
+        "BALLAD (Ma et al. 2021), phase A, with the method full: cross-entropy at CLIP's scale; AdamW is ours, the rate the row's",
+        {"scale": 100, "loss": "ce", "optimizer": "adamw"},
+    ),
+    "ballad": Recipe(
+        "BALLAD, phase B, from a run of phase A: an adapter on balanced batches; its rate is the row's",
+        {"head": "clip-adapter", "scale": 100, "loss": "ce", "sampler": "balanced"},
+    ),
 }
 
 

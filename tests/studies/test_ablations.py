@@ -29,6 +29,7 @@ STUDIES = {
     "inits": (7, 7, 2, 6),
     "classifiers": (8, 8, 1, 3),
     "losses": (8, 8, 1, 3),
+    "baselines": (33, 30, 1, 3),
     "mixing": (6, 6, 1, 1),
     "sampling": (13, 13, 1, 1),
     "epochs": (8, 4, 1, 3),
