@@ -84,7 +84,7 @@ RECIPES: dict[str, Recipe] = {
         {"head": "tip-adapter-f", "scale": 100, "loss": "ce", "optimizer": "adamw", "lr": 1e-3, "schedule": "cosine-step"},
     ),
     "ballad-a": Recipe(
-        "BALLAD (Ma et al. 2021), phase A, with the method full: cross-entropy at CLIP's scale; AdamW is ours, the rate the row's",
+        "BALLAD (Ma et al. 2021), phase A, with the method full: cross-entropy at CLIP's scale; the rate is the row's",
         {"scale": 100, "loss": "ce", "optimizer": "adamw"},
     ),
     "ballad": Recipe(
