@@ -34,6 +34,7 @@ class Recipe:
         return lines + [f"Recipe of {', '.join(names)}{besides}: {part}." for part, names in self.own.items()]
 
 
+MOST = 4  # values of one option in a sentence: what each row has is in its label, and all of it in the CSV
 # How entries are called in a sentence; others by their names.
 LOSSES = {"la": "logit adjustment", "ce": "cross-entropy", "focal": "focal", "ldam": "LDAM", "cb": "class-balanced",
           "grw": "generalised re-weighting", "bs": "balanced softmax", "lade": "LADE", "vs": "VS",
@@ -231,4 +232,6 @@ def _dimension(record: Record) -> str:
 
 
 def _joined(words: Iterable[str]) -> str:
-    return " / ".join(dict.fromkeys(filter(None, words)))
+    """Different words, joined; where there are more than a reader would look at, that each row has its own."""
+    different = list(dict.fromkeys(filter(None, words)))
+    return " / ".join(different) if len(different) <= MOST else "by row"

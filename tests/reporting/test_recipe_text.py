@@ -64,3 +64,8 @@ def test_a_page_says_once_what_is_shared_and_then_what_each_has_besides():
     found = common_recipe({"a": ["x 1", "y 2"], "b": ["x 1", "y 3"], "c": ["y 2", "x 1"]})
     assert found.lines() == ["Recipe of all: x 1.", "Recipe of a, c besides: y 2.", "Recipe of b besides: y 3."]
     assert common_recipe({}).lines() == [] and common_recipe({"a": ["x"], "b": ["y"]}).lines()[0] == "Recipe of a: x."
+
+
+def test_more_values_than_a_reader_looks_at_are_each_rows_own():
+    runs = [{"spec": RunSpec.make("toy", "toy", "ln", 0, lr=lr).to_json(), "parameters": {}} for lr in (0.1, 0.2, 0.3, 0.4, 0.5)]
+    assert "SGD lr 0.1 / 0.2 / 0.3 / 0.4" in recipe_line(runs[:4]) and "SGD lr by row; " in recipe_line(runs)
