@@ -386,7 +386,8 @@ def differences(stored: Mapping[str, Any], spec: RunSpec) -> list[str]:
 
 def completed(stored: Mapping[str, Any], spec: RunSpec) -> dict[str, Any]:
     """A stored spec with the fields and the knobs of ``spec`` that are younger than the record, at their defaults."""
-    younger = {name: _plain(knob.default) for name, knob in scoped_knobs(spec.entries).items()}
+    knobs = scoped_knobs(spec.entries).items()
+    younger = {name: _plain(knob.default) for name, knob in knobs if _is_told(name, stored)}
     return {**DEFAULTS, **younger, **stored}
 
 

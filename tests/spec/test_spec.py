@@ -13,9 +13,9 @@ from pel_core.common.versions import TRAIN
 from pel_core.data.datasets import DATASETS
 from pel_core.models.backbones import BACKBONES
 from pel_core.models.methods import METHODS, format_method, parse_method
-from pel_core.spec.choices import CHOICES, HEADS, LOSSES
-from pel_core.spec.options import RECIPES, recipe
-from pel_core.spec.run_spec import DEFAULTS, RunSpec, differences
+from pel_core.spec.choices import CHOICES, HEADS, LOSSES, REGISTRIES
+from pel_core.spec.options import RECIPES, recipe, spell
+from pel_core.spec.run_spec import DEFAULTS, RunSpec, completed, differences
 
 ALONE = ("vpt-deep", "dora", "repadapter")  # exclude others, or want an even rank
 RANGED = [name for name in METHODS if METHODS[name].blocks == "any" and name not in ALONE]
@@ -318,3 +318,25 @@ def test_backbones_declare_possible_sizes():
     for name, entry in BACKBONES.items():
         assert entry.resolution % entry.patch == 0 and entry.native % entry.patch == 0, name
         assert len(entry.mean) == len(entry.std) == 3
+
+
+KNOBS = [
+    (f"{scope}={entry.name}.{knob.name}", knob)
+    for scope, registry in {**REGISTRIES, "method": METHODS}.items()
+    for entry in registry.entries()
+    for knob in entry.knobs
+]
+
+
+@pytest.mark.parametrize(("name", "knob"), KNOBS, ids=[name for name, _ in KNOBS])
+def test_every_default_is_a_value_that_may_be_given(name, knob):
+    """Nothing reads a default before a run of it, so that an entry could not be chosen with its own."""
+    assert knob.convert(name, spell(knob.default)) == knob.default
+
+
+def test_a_stored_spec_is_completed_without_steps_after_training():
+    """A checkpoint keeps no post-hoc step, and what was stored before a knob came is gone on with."""
+    spec = RunSpec.make("toy-ir20", "toy", "adaptformer", 0)
+    assert completed(spec.to_json(), spec) == spec.to_json()
+    older = {name: value for name, value in spec.to_json().items() if "." not in name}
+    assert completed(older, spec) == spec.to_json()
