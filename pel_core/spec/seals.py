@@ -28,7 +28,7 @@ def require_unsealed(results: str | Path, spec: RunSpec) -> None:
     Raises:
         PelError: it is sealed, or the file is damaged.
     """
-    trainings = _trainings(spec)
+    trainings = trainings_held(spec)
     for study, sealed in _read(Path(results) / FILE).items():
         if spec.split == sealed["split"] and (found := trainings & {*sealed["trainings"]}):
             what = "its training" if spec.train.slug in found else f"it trains no further than {min(found)}, which"
@@ -39,7 +39,7 @@ def require_unsealed(results: str | Path, spec: RunSpec) -> None:
             )
 
 
-def _trainings(spec: RunSpec) -> set[str]:
+def trainings_held(spec: RunSpec) -> set[str]:
     """The trainings whose parameters a run holds: its own, and where that trains nothing those that it starts from."""
     own = {spec.train.slug}
     return own if spec.epochs else own.union(*map(_trainings, spec.parent_specs))

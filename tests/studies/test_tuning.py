@@ -468,6 +468,11 @@ def test_sealed_candidates_are_not_scored_on_the_test_split(make, tmp_path):
     require_unsealed(tmp_path, replace(spec, split="test", seed=0))
     with pytest.raises(PelError, match="a candidate of the study 'study', which seals the test split"):
         require_unsealed(tmp_path, replace(spec, split="test"))
+    child = {"dataset": spec.dataset, "backbone": spec.backbone, "method": spec.method, "seed": spec.seed, "parents": [spec]}
+    child |= {name: value for name, value in spec.knobs if name.startswith("data.")}
+    require_unsealed(tmp_path, RunSpec.make(**child, epochs=1))
+    with pytest.raises(PelError, match=r"it trains no further than imagenet-lt.*, which is a candidate"):
+        require_unsealed(tmp_path, RunSpec.make(**child, epochs=0))
     set_seals(tmp_path, "study", "", ())
     require_unsealed(tmp_path, replace(spec, split="test"))
     (tmp_path / "sealed.json").write_text("[1]")
