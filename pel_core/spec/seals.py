@@ -42,7 +42,7 @@ def require_unsealed(results: str | Path, spec: RunSpec) -> None:
 def trainings_held(spec: RunSpec) -> set[str]:
     """The trainings whose parameters a run holds: its own, and where that trains nothing those that it starts from."""
     own = {spec.train.slug}
-    return own if spec.epochs else own.union(*map(_trainings, spec.parent_specs))
+    return own if spec.epochs else own.union(*map(trainings_held, spec.parent_specs))
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:

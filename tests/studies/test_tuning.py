@@ -461,6 +461,10 @@ def test_sealed_candidates_are_not_scored_on_the_test_split(make, tmp_path):
     assert make(tables=tables)
     with pytest.raises(PelError, match=r"seal: test: imagenet-lt.toy.adaptformer.s10.*would score a candidate"):
         make(tables=tables, seal="test")
+    candidate = {name: value for name, value in rows[0].items() if name != "label"}
+    untrained = [{"label": "itself", "method": "adaptformer", "from": candidate, "epochs": 0}]
+    with pytest.raises(PelError, match=r"seal: test: imagenet-lt.toy.adaptformer.s10.*would score a candidate"):
+        make(tables={**tables, "other": {**tables["other"], "rows": untrained}}, seal="test")
     study = make(tables={**tables, "other": {**tables["other"], "where": {"dataset": "a", "split": "val"}}}, seal="test")
     spec = next(iter(study.candidates.values()))
     set_seals(tmp_path, "study", "test", {spec.train.slug})
