@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TOWER = "tower"  # in the place of a prompt: names the file with tower and tokens, and what `pel_core text --prompt` takes
 FROZEN = "frozen"
+READ = {"adapter_dim", "adapter_scale", "delta_seed"}  # options that the tower's methods may read: rank, and the head's own draws
 OF_IMAGES = ("convpass",)  # it convolves over a grid of patches
 
 
@@ -35,7 +36,7 @@ def _fits(name: str) -> bool:
     """Whether a method acts inside blocks with a rank alone: prompts at the end of a causal tower would not be looked at."""
     method = METHODS.get(name)
     inside = method and method.blocks == "any" and all(attach.site for attach in method.attach)
-    return bool(inside) and name not in OF_IMAGES and set(METHODS.entry(name).reads) <= {"adapter_dim", "adapter_scale"}
+    return bool(inside) and name not in OF_IMAGES and set(METHODS.entry(name).reads) <= READ
 
 
 def _is_tuning(value: str) -> bool:
@@ -150,6 +151,11 @@ class TextHead(Head):
                 self.context = nn.Parameter(self.weight.new_zeros(shape))
             elif name.startswith("tuned."):
                 self.tuned[name.removeprefix("tuned.")] = nn.Parameter(self.weight.new_zeros(shape))
+
+    @property
+    def tower_modules(self) -> list[nn.Module]:
+        """The modules of the tower that it trains through, which are none of its own; none in an evaluation."""
+        return [module for tower in self._tower for module in tower.modules()]
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> TextHead:
         super()._apply(function, recurse)

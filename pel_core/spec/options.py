@@ -80,7 +80,8 @@ RECIPES: dict[str, Recipe] = {
     ),
     "tip-adapter-f": Recipe(
         "Tip-Adapter-F (Zhang et al. 2022), with the method head-only: the cache's keys train, as in the released code but "
-        "for epochs, crops and batch, which are lift's",
+        "for epochs, crops, batch, weight decay (theirs 0.01) and AdamW's eps (1e-4); it takes the best epoch, alpha and beta by "
+        "the images that it is scored on, which nothing here does",
         {"head": "tip-adapter-f", "scale": 100, "loss": "ce", "optimizer": "adamw", "lr": 1e-3, "schedule": "cosine-step"},
     ),
     "ballad-a": Recipe(

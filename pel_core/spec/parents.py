@@ -9,7 +9,7 @@ made of, and no name of a parent has to be looked up.
 import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pel_core.common.errors import PelError
 from pel_core.common.registry import spell
@@ -101,6 +101,9 @@ def check_parents(spec: "RunSpec") -> None:
     for parent in spec.parent_specs if spec.trains else ():  # of zero-shot no option of training has an effect
         if reason := next(_mismatches(spec, parent), ""):
             raise PelError(f"from: {parent.slug}: {reason}")
+    for ancestor in spec.ancestors.values():
+        if reason := _trains_on_held_out(spec, ancestor):
+            raise PelError(f"from: {ancestor.slug}: {reason}")
 
 
 def _remembers(spec: "RunSpec") -> bool:
@@ -128,11 +131,24 @@ def _mismatches(spec: "RunSpec", parent: "RunSpec") -> Iterator[str]:
             yield f"its head has factors of its classes (head.scales={scales[0]}), this run's has none; give this one some, too"
     if spec.takes_head and (reason := _other_classes(spec, parent)):
         yield f"{reason}; take over the delta alone (take=delta), or give both the same classes"
-    held_out = ("val", "val_rule", "val_seed")
-    same_base = split_name(spec.dataset)[0] == split_name(parent.dataset)[0]
-    others = [name for name in held_out if getattr(spec.factors, name) != getattr(parent.factors, name)]
-    if spec.factors.val and same_base and others:
-        yield f"it trains on images that this run holds out (data.{others[0]} differs); give both the same data.val"
+
+
+def _trains_on_held_out(spec: "RunSpec", ancestor: "RunSpec") -> str:
+    """Why a run that this one starts from may have seen images that this one holds out: what decides which these are differs.
+    Another subset is enough: images that one leaves unused, and so holds out, are training images of another."""
+    if not spec.factors.val or split_name(spec.dataset)[0] != split_name(ancestor.dataset)[0]:
+        return ""
+    ours, theirs = _draw(spec), _draw(ancestor)
+    if others := [name for name in ours | theirs if ours.get(name) != theirs.get(name)]:
+        return f"it trains on images that this run holds out ({others[0]} differs); give both the same {others[0]}"
+    return ""
+
+
+def _draw(spec: "RunSpec") -> dict[str, Any]:
+    """What decides which images a run trains on and which it holds out, by name."""
+    idle = ("noise", "noise_seed") + (("classes", "class_seed") if spec.drawn_ratio is None else ())  # a profile ranks classes
+    content = {f"data.{name}": value for name, value in spec.factors.content().items() if name not in idle}
+    return content | {"dataset": spec.dataset}
 
 
 def _other_delta(spec: "RunSpec", parent: "RunSpec") -> Iterator[str]:

@@ -23,18 +23,26 @@ def set_seals(results: str | Path, study: str, split: str, trainings: Collection
 
 
 def require_unsealed(results: str | Path, spec: RunSpec) -> None:
-    """Refuse to score a sealed training.
+    """Refuse to score a sealed training, or what was made of one without training.
 
     Raises:
         PelError: it is sealed, or the file is damaged.
     """
+    trainings = trainings_held(spec)
     for study, sealed in _read(Path(results) / FILE).items():
-        if spec.split == sealed["split"] and spec.train.slug in sealed["trainings"]:
+        if spec.split == sealed["split"] and (found := trainings & {*sealed["trainings"]}):
+            what = "its training" if spec.train.slug in found else f"it trains no further than {min(found)}, which"
             raise PelError(
-                f"{spec.slug}: its training is a candidate of the study '{study}', which seals the {spec.split} split (seal: "
+                f"{spec.slug}: {what} is a candidate of the study '{study}', which seals the {spec.split} split (seal: "
                 f"{spec.split}): a candidate that is scored on it could be chosen by it. Give your row other seeds, or a results "
                 "folder of its own"
             )
+
+
+def trainings_held(spec: RunSpec) -> set[str]:
+    """The trainings whose parameters a run holds: its own, and where that trains nothing those that it starts from."""
+    own = {spec.train.slug}
+    return own if spec.epochs else own.union(*map(trainings_held, spec.parent_specs))
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ from pel_core.common.errors import PelError
 from pel_core.spec.posthoc import with_sources
 from pel_core.spec.results import result_files, slug_of
 from pel_core.spec.run_spec import RunSpec
-from pel_core.spec.seals import set_seals
+from pel_core.spec.seals import set_seals, trainings_held
 from pel_core.studies.cells import Cell
 from pel_core.studies.config import shown
 
@@ -37,7 +37,7 @@ def check_tunings(study: "Study", content: Mapping[str, Any]) -> None:
         raise PelError(f"{where}: seal: {study.seal}: no row is tuned here, so there is no candidate to seal; leave it out")
     tried = {spec.train.slug for spec in study.candidates.values()}
     for slug, spec in study.planned.items():
-        if study.seal and spec.split == study.seal and spec.train.slug in tried:
+        if study.seal and spec.split == study.seal and trainings_held(spec) & tried:
             raise PelError(
                 f"{where}: seal: {study.seal}: {slug} would score a candidate of `tune` on the {study.seal} split; give its row "
                 "other seeds than the candidates have, or split: val"

@@ -135,11 +135,11 @@ def parameter_groups(
 def _kinds(classifier: Classifier) -> Mapping[int, str]:
     """What each parameter is, of ``KINDS``, by its id; matrices and entries chosen from them (`Sparse`) are none of these."""
     kinds = {}
-    for module in classifier.modules():
+    for module in (*classifier.modules(), *getattr(classifier.head, "tower_modules", ())):  # a tower's module says what it is
         for name, parameter in module.named_parameters(recurse=False):
             if isinstance(module, nn.LayerNorm):
                 kind = "norms"
-            elif isinstance(module, Prompt):
+            elif isinstance(module, Prompt) or name == "context":  # CoOp's, before class names
                 kind = "prompts"
             elif name in ("bias", "shift"):
                 kind = "biases"

@@ -17,6 +17,7 @@ from pel_core.models.methods import METHODS
 from pel_core.models.text_heads import _fits
 from pel_core.models.text_tower import load_tower, tower_tensors
 from pel_core.spec.run_spec import RunSpec
+from pel_core.training.optimizers import parameter_groups
 from pel_core.training.run_inputs import load
 
 CPU = torch.device("cpu")
@@ -130,6 +131,11 @@ def test_training_is_a_plain_towers(toy_results, text, head, options):
     assert torch.allclose(made.weight, F.normalize(made.rows().detach(), dim=-1), atol=1e-6)
 
 
+def test_the_tower_takes_methods_with_a_rank():
+    fit = {name for name in METHODS if _fits(name)}
+    assert {"lora", "dora", "adaptformer", "adapter", "bias", "ln"} <= fit and not {"mask", "vpt-deep", "convpass"} & fit
+
+
 @pytest.mark.parametrize("method", [name for name in METHODS if _fits(name)])
 def test_every_method_that_fits_tunes_the_tower(toy_results, text, method):
     """And nothing that comes later changes what a token says: it stays causal."""
@@ -142,6 +148,23 @@ def test_every_method_that_fits_tunes_the_tower(toy_results, text, method):
     words[1, :5] = words[0, :5]
     torch.testing.assert_close(tower(words, torch.tensor([4, 4])).detach(), other, rtol=1e-4, atol=1e-5)
     assert not torch.equal(one[1], other[1])
+
+
+def test_what_trains_in_the_tower_has_the_decay_of_its_kind(toy_results, text):
+    """Norms, biases and the context without weight decay, where that is asked, as of the image tower."""
+    options = {"head": "text-tower", "head.tuning": "adaptformer", "head.context": 4, "weight_decay": 0.1}
+
+    def free(kinds):
+        spec = RunSpec.make("toy-ir20", "toy", "head-only", 3, **options, **{"optimizer.no_decay": kinds})
+        made = load(spec, toy_results, CPU, fresh=True)[1]
+        without = {id(each) for group in parameter_groups(made, spec, no_decay=kinds) if not group["weight_decay"]
+                   for each in group["params"]}  # fmt: skip
+        return {
+            name.rpartition(".")[2].partition("ffn/")[2] or name for name, each in made.trainable().items() if id(each) in without
+        }
+
+    assert free("prompts") == {"head.context"} and free("scales") == {"scale"}
+    assert free("norms") == {"norm/weight", "norm/bias"} and free("biases") == {"down/bias", "up/bias"}
 
 
 def test_words_start_as_the_default_prompt(toy_results, text):

@@ -132,6 +132,19 @@ def test_what_cannot_be_started_from_is_refused(method, options, message):
         made(method, **options)
 
 
+def test_images_held_out_are_held_out_of_all_that_was_trained_before():
+    """The same rule at another ratio or draw holds out others; so does an earlier stage, whatever lies between."""
+    val = {"data.val": 0.2}
+    assert made(parents=[made(**val)], **val).parents
+    for other in (plain("toy-ir10", "adaptformer@2:4", 0, **val), made(**val, **{"data.seed": 1})):
+        with pytest.raises(PelError, match=r"trains on images that this run holds out \((dataset|data.seed) differs\)"):
+            made(parents=[other], **val)
+    assert made(parents=[made(**val, **{"data.noise": 0.1})], **val).parents  # which changes labels alone
+    between = plain("demo-cifar-ir10", "adaptformer@2:4", 0, parents=[made(adapter_dim=4)], take="delta")
+    with pytest.raises(PelError, match=r"from: toy-ir20.*trains on images that this run holds out .data.val differs"):
+        made(parents=[between], take="delta", adapter_dim=4, **val)
+
+
 def test_another_backbone_cannot_be_started_from():
     with pytest.raises(PelError, match="its backbone is clip-mini, this run's toy"):
         made(parents=[RunSpec.make("toy-ir20", "clip-mini", "adaptformer@2:4", 0)])

@@ -461,6 +461,10 @@ def test_sealed_candidates_are_not_scored_on_the_test_split(make, tmp_path):
     assert make(tables=tables)
     with pytest.raises(PelError, match=r"seal: test: imagenet-lt.toy.adaptformer.s10.*would score a candidate"):
         make(tables=tables, seal="test")
+    candidate = {name: value for name, value in rows[0].items() if name != "label"}
+    untrained = [{"label": "itself", "method": "adaptformer", "from": candidate, "epochs": 0}]
+    with pytest.raises(PelError, match=r"seal: test: imagenet-lt.toy.adaptformer.s10.*would score a candidate"):
+        make(tables={**tables, "other": {**tables["other"], "rows": untrained}}, seal="test")
     study = make(tables={**tables, "other": {**tables["other"], "where": {"dataset": "a", "split": "val"}}}, seal="test")
     spec = next(iter(study.candidates.values()))
     set_seals(tmp_path, "study", "test", {spec.train.slug})
@@ -468,6 +472,11 @@ def test_sealed_candidates_are_not_scored_on_the_test_split(make, tmp_path):
     require_unsealed(tmp_path, replace(spec, split="test", seed=0))
     with pytest.raises(PelError, match="a candidate of the study 'study', which seals the test split"):
         require_unsealed(tmp_path, replace(spec, split="test"))
+    child = {"dataset": spec.dataset, "backbone": spec.backbone, "method": spec.method, "seed": spec.seed, "parents": [spec]}
+    child |= {name: value for name, value in spec.knobs if name.startswith("data.")}
+    require_unsealed(tmp_path, RunSpec.make(**child, epochs=1))
+    with pytest.raises(PelError, match=r"it trains no further than imagenet-lt.*, which is a candidate"):
+        require_unsealed(tmp_path, RunSpec.make(**child, epochs=0))
     set_seals(tmp_path, "study", "", ())
     require_unsealed(tmp_path, replace(spec, split="test"))
     (tmp_path / "sealed.json").write_text("[1]")

@@ -337,7 +337,7 @@ def test_a_recipe_runs_what_it_concerns(lab):
 
 
 def test_a_field_with_a_default_and_comments_run_nothing(lab):
-    lab.edit("pel_core/spec/run_spec.py", "    vpt_len: int = 10\n", "    vpt_len: int = 10\n    another: float = 0.5\n")
+    lab.edit("pel_core/spec/run_fields.py", "    vpt_len: int = 10\n", "    vpt_len: int = 10\n    another: float = 0.5\n")
     lab.edit("workflow/rules/train.smk", "# One training run", "# Just one training run")
     lab.edit("study.yaml", "title: Small", "title: Small # a remark")
     assert lab.plan() == []
