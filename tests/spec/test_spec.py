@@ -15,7 +15,7 @@ from pel_core.models.backbones import BACKBONES
 from pel_core.models.methods import METHODS, format_method, parse_method
 from pel_core.spec.choices import CHOICES, HEADS, LOSSES
 from pel_core.spec.options import RECIPES, recipe
-from pel_core.spec.run_spec import DEFAULTS, RunSpec, differences
+from pel_core.spec.run_spec import DEFAULTS, RunSpec, completed, differences
 
 ALONE = ("vpt-deep", "dora", "repadapter")  # exclude others, or want an even rank
 RANGED = [name for name in METHODS if METHODS[name].blocks == "any" and name not in ALONE]
@@ -191,6 +191,13 @@ def test_crops_of_an_image():
         assert RunSpec.make("toy", "toy", "ln", 0, tte=tte).views == crops
     assert RunSpec.make("toy", "toy", "ln", 0, tte="randaug", crops=3).views == 3
     assert RunSpec.make("toy", "toy", "ln", 0, tte="randaug", crops=3).train.slug == "toy.toy.ln.s0"
+
+
+@pytest.mark.parametrize("options", [{}, {"posthoc.la": 1}, {"average": "ema", "tte": "none"}, {"method": "lora"}])
+def test_a_record_of_now_is_complete(options):
+    """Or no checkpoint would be of its run, and no finished training be known as one."""
+    spec = RunSpec.make("toy-ir20", "toy", **{"method": "adaptformer", "seed": 0, **options})
+    assert completed(spec.to_json(), spec) == spec.to_json()
 
 
 def test_differences_name_the_field_and_forgive_young_fields():
