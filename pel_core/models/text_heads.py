@@ -35,7 +35,9 @@ def _fits(name: str) -> bool:
     """Whether a method acts inside blocks with a rank alone: prompts at the end of a causal tower would not be looked at."""
     method = METHODS.get(name)
     inside = method and method.blocks == "any" and all(attach.site for attach in method.attach)
-    return bool(inside) and name not in OF_IMAGES and set(METHODS.entry(name).reads) <= {"adapter_dim", "adapter_scale"}
+    # delta_seed is of the image tower's deltas: the text tower's are drawn as the rest of the head is.
+    possible = {"adapter_dim", "adapter_scale", "delta_seed"}
+    return bool(inside) and name not in OF_IMAGES and set(METHODS.entry(name).reads) <= possible
 
 
 def _is_tuning(value: str) -> bool:
