@@ -68,9 +68,10 @@ def census(label: str, spec: RunSpec, results: str | Path) -> list[CensusRow]:
     classes = len(read_json(folder / "data" / split_name(spec.dataset)[0] / "data.json")["class_names"])
     classes = classes if spec.factors.classes == "all" else int(spec.factors.classes)
     vit, text, _ = load_vit(folder / "backbones" / spec.backbone, spec.resolution)
-    # The head is not drawn, so that class-text features need not be there.
+    # The head is not drawn, so that neither class-text features nor a text tower need be there.
+    kept = tuple(pair for pair in spec.knobs if not pair[0].startswith("head."))
     with torch.no_grad():
-        tuned = build(replace(spec, init="random"), vit, classes, text).tuned if spec.trains else []
+        tuned = build(replace(spec, head="cosine", init="random", knobs=kept), vit, classes, text).tuned if spec.trains else []
     found: dict[tuple[int, str, str], int] = {}
     for entry in tuned:
         key = (entry.block, entry.site, entry.method)

@@ -132,8 +132,8 @@ def recipe_parts(records: Sequence[Record]) -> list[str]:
         parts.append(f"starts from {_joined(map(_start, specs))}")
     others = [name for name in DEFAULTS if name not in TOLD]
     for name in others:
-        values = [str(record["spec"].get(name, DEFAULTS[name])) for record in records]
-        parts += [f"{name} {_joined(values)}"] if set(values) != {str(DEFAULTS[name])} else []
+        values = [spell(record["spec"].get(name, DEFAULTS[name])) for record in records]
+        parts += [f"{name} {_joined(values)}"] if set(values) != {spell(DEFAULTS[name])} else []
     parts += _knobs(specs)
     parts.append(f"versions {', '.join(_versions(records))}")
     return parts

@@ -75,6 +75,8 @@ def check(spec: "RunSpec") -> None:
     _require(spec, "wise_ft", 0 <= spec.wise_ft <= 1, "at least 0 (where the training started) and at most 1 (where it ended)")
     between = spec.wise_ft != 1 and spec.trains
     _require(spec, "wise_ft", not (between and spec.parents), "1, since a run that starts from another has no zero-shot start")
+    still = between and not spec.epochs
+    _require(spec, "wise_ft", not still, "1, since nothing trains in 0 epochs: the run ends where it started")
     random = between and spec.init == "random"
     _require(spec, "wise_ft", not random, "1, since a head that starts at random knows no class: init=text, or one from images")
     tower = between and spec.reads_tower

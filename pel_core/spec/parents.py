@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 KEY = r"[a-z_]+|[a-z][a-z0-9_-]*\.[a-z_][a-z0-9_]*"  # of an option: a field, or SCOPE.KNOB
 OPTION = re.compile(rf",({KEY}):")
 OLDER = ",parents:"
+# Knobs of heads that decide over their tensors: their width, their bottleneck's, how many images they keep.
+OF_SHAPE = ("feature", "reduction", "per_class")
 
 
 def spell_parents(parents: "Iterable[RunSpec]", dataset: str, seed: int) -> str:
@@ -125,8 +127,9 @@ def _mismatches(spec: "RunSpec", parent: "RunSpec") -> Iterator[str]:
     if spec.takes_head and spec.head == parent.head:
         theirs, ours = parent.knobs_of("head"), spec.knobs_of("head")
         scales = [each.get("scales", "none") for each in (theirs, ours)]
-        if theirs.get("feature") != ours.get("feature"):
-            yield f"its head.feature is {theirs.get('feature')}, this run's {ours.get('feature')}; give both the same"
+        for name in OF_SHAPE:
+            if theirs.get(name) != ours.get(name):
+                yield f"its head.{name} is {theirs.get(name)}, this run's {ours.get(name)}; give both the same"
         if scales[1] == "none" and scales[0] != "none":
             yield f"its head has factors of its classes (head.scales={scales[0]}), this run's has none; give this one some, too"
     if spec.takes_head and (reason := _other_classes(spec, parent)):

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from pel_core.common.errors import PelError
 from pel_core.common.registry import ANYTHING, Check, Entry, Knob, Registry
 
 if TYPE_CHECKING:
@@ -75,8 +76,14 @@ def ensemble_entry() -> Entry[Any]:
 
 
 def flat(selection: Mapping[str, Any]) -> dict[str, Any]:
-    """A study's selection, ``posthoc: {la: 1}`` written as ``posthoc.la: 1``: a nearer one changes only what it names."""
+    """A study's selection, ``posthoc: {la: 1}`` written as ``posthoc.la: 1``: a nearer one changes only what it names.
+
+    Raises:
+        PelError: it has one step both ways.
+    """
     steps = {f"{SCOPE}.{name}": value for name, value in selection.get(SCOPE, {}).items()}
+    if twice := [name for name in steps if name in selection]:
+        raise PelError(f"{twice[0]} is given twice: {selection[twice[0]]} and {steps[twice[0]]} (in `posthoc`); say it once")
     return {key: value for key, value in selection.items() if key != SCOPE} | steps
 
 

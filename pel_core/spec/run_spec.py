@@ -207,9 +207,10 @@ def differences(stored: Mapping[str, Any], spec: RunSpec) -> list[str]:
 
 
 def completed(stored: Mapping[str, Any], spec: RunSpec) -> dict[str, Any]:
-    """A stored spec with the fields and the knobs of ``spec`` that are younger than the record, at their defaults."""
-    knobs = scoped_knobs(spec.entries).items()
-    younger = {name: _plain(knob.default) for name, knob in knobs if _is_told(name, stored)}
+    """A stored spec with the fields and the knobs that ``spec.to_json()`` tells and that are younger than the record, at their
+    defaults."""
+    given = dict(spec.knobs)
+    younger = {name: _plain(knob.default) for name, knob in scoped_knobs(spec.entries).items() if _is_told(name, given)}
     return {**DEFAULTS, **younger, **stored}
 
 

@@ -2,7 +2,8 @@
 
 It says another row (column, level) by its label, or a mapping that stands in that one's place: the parent is the cell of the same
 artefact with this row in the place of the one that says ``from``, over the same seeds. In ``where`` it is laid over ``where``
-itself, and takes only data set, backbone and data factors of row and column.
+itself, but for what that says of the start (``take``, ``soup``, ...), and takes only data set, backbone and data factors of row
+and column.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,13 @@ Selection = Mapping[str, Any]
 FROM = "from"
 FROM_SEEDS, ALL = "from_seeds", "all"  # the parents of a soup are those of every seed of the study
 ABOUT_ITSELF = ("label", "at", "value")  # of a row, not of its runs
+ABOUT_THE_START = (
+    FROM,
+    FROM_SEEDS,
+    "take",
+    "train_delta",
+    "soup",
+)  # of a run that starts from another: not of its parent
 
 
 def with_origins(rows: Sequence[Selection]) -> list[Selection]:
@@ -65,7 +73,7 @@ def parents_of(selections: Sequence[Selection]) -> list[list[Selection]]:
         if isinstance(given, str):
             raise PelError(f"from: {given}: there are no rows here; say a mapping such as {{method: adaptformer, loss: ce}}")
         if place == 0:
-            where = {key: value for key, value in selections[0].items() if key != FROM}
+            where = {key: value for key, value in selections[0].items() if key.partition(".")[0] not in ABOUT_THE_START}
             found.append([where, *map(_images, selections[1:]), given])
         else:
             found.append([*selections[:place], given, *selections[place + 1 :]])

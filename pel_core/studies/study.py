@@ -154,15 +154,17 @@ def load(study: str | Path = "report", config: str | Path = "demo", **settings: 
 
 def _check_inputs(study: Study) -> None:
     """Refuse a split or a prompt's file that there is not, before anything is planned."""
-    for slug, spec in study.planned.items():
+    datasets, planned = study.bindings.datasets, study.planned
+    for slug, spec in planned.items():
         try:
-            require_split(spec.dataset, spec.split, study.bindings.datasets, spec.factors.val)
+            require_split(spec.dataset, spec.split, datasets, spec.factors.val)
+            for run in (spec, *spec.ancestors.values()):
+                if run.trains and SOUPS[run.soup].validates:
+                    require_split(run.dataset, "val", datasets, run.factors.val, f"soup={run.soup}")
         except PelError as error:
             asked = next(name for name, made in study.declared.items() if slug in made.planned)
             raise PelError(f"{shown(study.path)}: {asked}: {error}") from None
-    for slug, spec in study.known.items():
-        if spec.trains and SOUPS[spec.soup].validates:
-            require_split(spec.dataset, "val", study.bindings.datasets, spec.factors.val, f"soup={spec.soup}")
+    for slug in study.known:
         study._sentences(slug)
 
 

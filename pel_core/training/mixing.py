@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pel_core.common.errors import PelError
 from pel_core.common.lazy import torch
 from pel_core.common.registry import Check, Knob, above, at_least
 from pel_core.common.seeds import generator
@@ -49,10 +50,12 @@ class Mix:
             returns mixed images (B, 3, R, R) and the share of the first label, a number or (B,). None mixes nothing.
         second: the others come from a second stream of training images, in which an image of a class of n counts n^-power
             (knob ``power``). Else an image's other is the one before it in the batch, whose order is random already.
+        instead: of a mix that needs rarer classes than others, the one that does the same without them.
     """
 
     function: Callable[..., tuple[Tensor, Tensor | float]] | None
     second: bool = False
+    instead: str = ""
 
 
 def add_mix(
@@ -61,18 +64,25 @@ def add_mix(
     about: str,
     *knobs: Knob,
     second: bool = False,
-    needs: Callable[[RunSpec], str] = lambda spec: "",
+    instead: str = "",
 ) -> None:
-    """Register a `Mix`. ``needs``: of a run's spec, what else it has to choose for it, in words; that the loss takes two labels
-    and a batch has two images is asked of every one."""
-    MIXES.register(name, Mix(function, second), about=about, knobs=knobs, needs=lambda spec: _needs_two(spec) or needs(spec))
+    """Register a `Mix`. That something trains, the loss takes two labels and a batch has two images is asked of every one."""
+    MIXES.register(name, Mix(function, second, instead), about=about, knobs=knobs, needs=_needs_two_and_tail)
 
 
-def _needs_two(spec: RunSpec) -> str:
+def _needs_two_and_tail(spec: RunSpec) -> str:
+    if not spec.epochs:
+        return "epochs above 0: nothing trains"
     if not takes_soft_targets(spec.loss):
         takers = " or ".join(name for name in LOSSES if takes_soft_targets(name))
         return f"a loss that takes the two labels of a mixed image: loss={takers}"
-    return "a batch_size of at least 2: one image has one class" if spec.batch_size == 1 else ""
+    if spec.batch_size == 1:
+        return "a batch_size of at least 2: one image has one class"
+    return _needs_tail(spec) if MIXES[spec.mix].instead and spec.drawn_ratio == 1 else ""
+
+
+def _needs_tail(spec: RunSpec) -> str:
+    return f"a long tail, and {spec.dataset} is balanced; mix={MIXES[spec.mix].instead} needs none"
 
 
 def _some_epochs(spec: RunSpec) -> str:
@@ -133,12 +143,6 @@ def remix(pair: Pair, draw: np.random.Generator, alpha: float, kappa: float, tau
     return images, shares
 
 
-def _needs_tail(spec: RunSpec) -> str:
-    if spec.drawn_ratio != 1:
-        return ""
-    return f"a long tail, and {spec.dataset} is balanced; mix={'cutmix' if spec.mix == 'cmo' else 'mixup'} needs none"
-
-
 KAPPA = Knob(
     "kappa", 3.0, "a class with so many times the images of another is a majority", Check("at least 1", lambda kappa: kappa >= 1)
 )
@@ -148,11 +152,12 @@ MIXES.register("none", Mix(None), about="images and labels as they come")
 add_mix("mixup", mixup, "weighted mean of two images of a batch (Zhang et al. 2018)", ALPHA, *WHEN)
 add_mix("cutmix", cutmix, "a box of another image of the batch pasted in (Yun et al. 2019)", ALPHA, *WHEN)
 add_mix(
-    "remix", remix, "mixup whose labels favour the rarer class (Chou et al. 2020)", ALPHA, KAPPA, TAU, *WHEN, needs=_needs_tail
+    "remix", remix, "mixup whose labels favour the rarer class (Chou et al. 2020)", ALPHA, KAPPA, TAU, *WHEN,
+    instead="mixup",
 )  # fmt: skip
 add_mix(
     "cmo", cutmix, "CutMix that pastes images of a class-balanced second stream on those of the ordinary one (Park et al. 2022)",
-    ALPHA, *SECOND, *when(0.5), second=True, needs=_needs_tail,
+    ALPHA, *SECOND, *when(0.5), second=True, instead="cutmix",
 )  # fmt: skip
 
 
@@ -162,8 +167,15 @@ def mixed(batches: Any, spec: RunSpec, counts: Tensor, group: ProcessGroup) -> A
     Args:
         batches: yields (images (B, 3, R, R), labels (B,), indices) from ``epoch(e, first)``; of a second stream a `TrainBatches`.
         counts: training images per class (C,). group: the processes that train together.
+
+    Raises:
+        PelError: the mix favours rarer classes, and all have as many images; of what was not drawn at a ratio that is known here.
     """
-    return batches if MIXES[spec.mix].function is None else MixedBatches(batches, spec, counts, group)
+    if MIXES[spec.mix].function is None:
+        return batches
+    if MIXES[spec.mix].instead and counts.min() == counts.max():
+        raise PelError(f"mix={spec.mix} is not possible for {spec.method} here; it needs {_needs_tail(spec)}")
+    return MixedBatches(batches, spec, counts, group)
 
 
 class MixedBatches:

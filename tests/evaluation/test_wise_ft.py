@@ -124,6 +124,7 @@ def test_of_lora_it_is_not_the_interpolation_of_the_merged_matrices(toy_results)
         ("ln", {"wise_ft": 1.5}, "at most 1"),
         ("ln", {"wise_ft": -0.1}, "at least 0"),
         ("ln", {"wise_ft": 0.5, "init": "random"}, "a head that starts at random knows no class"),
+        ("ln", {"wise_ft": 0.5, "epochs": 0}, "it must be 1, since nothing trains in 0 epochs"),
         ("zero-shot", {"wise_ft": 0.5}, "it needs a method that trains"),
     ],
 )

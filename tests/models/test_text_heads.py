@@ -167,6 +167,13 @@ def test_what_trains_in_the_tower_has_the_decay_of_its_kind(toy_results, text):
     assert free("norms") == {"norm/weight", "norm/bias"} and free("biases") == {"down/bias", "up/bias"}
 
 
+@pytest.mark.parametrize("method", ["lora", "adaptformer", "adapter", "ssf-attn", "ln", "bias", "lora+ln@1:2"])
+def test_the_usual_methods_fit(method):
+    """By name: the list above is of what is said to fit."""
+    spec = RunSpec.make("toy-ir20", "toy", "head-only", 0, head="text-tower", **{"head.tuning": method})
+    assert spec.knob("head.tuning") == method
+
+
 def test_words_start_as_the_default_prompt(toy_results, text):
     for options in ({"head": "coop", "head.context": 4, "head.words": True}, {"head": "text-tower"}):
         head = fresh(toy_results, **options).head

@@ -217,6 +217,10 @@ def test_the_census_counts_the_built_model(toy_results):
         (0, "", "vpt-shallow", 320), (2, "ffn", "adaptformer", 162), (3, "ffn", "adaptformer", 162),
     ]  # fmt: skip
     assert census("Zero", RunSpec.make("toy-ir20", "toy", "zero-shot", 0), toy_results) == []
+    heads = {"coop": {"recipe": "coop"}, "cache": {"head": "tip-adapter-f"}, "linear": {"head": "linear", "head.tau_norm": 1}}
+    for label, options in heads.items():  # none of which is counted, or has to have its texts or images
+        found = census(label, RunSpec.make("toy-ir20", "toy", "adaptformer@2:4+vpt-shallow", 0, **options), toy_results)
+        assert [row.parameters for row in found] == [row.parameters for row in rows]
 
 
 def test_a_declared_map_is_drawn_from_prepared_models(toy_results, tmp_path):

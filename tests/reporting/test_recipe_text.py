@@ -55,6 +55,11 @@ def test_what_departs_is_told_with_the_values_beside_it():
     assert departs({"batch_size": 64, "adapter_scale": 0.1}) == ["batch 64", "adapter_scale 0.1"]
 
 
+def test_options_are_spelt_as_in_studies():
+    assert departs({"train_head": False}, {}) == ["train_head false / true"]
+    assert departs({"wise_ft": 0.5}, {}) == ["wise_ft 0.5 / 1"]
+
+
 def test_another_version_of_a_stage_departs():
     record = records({}, dataset="cifar100-ir100")[0] | {"versions": {**STAGES, "train": STAGES["train"] + 1}}
     assert [part.split()[0] for part in departing_parts([record])] == ["versions"]

@@ -102,6 +102,10 @@ def test_class_names_are_not_asked_where_the_head_is_taken_over():
     assert not made(parents=[parent]).needs_text and made(parents=[parent], take="delta").needs_text
 
 
+ADAPTER, CACHE = {"head": "clip-adapter"}, {"head": "tip-adapter-f"}
+NARROW, FEW = {**ADAPTER, "head.reduction": 2}, {**CACHE, "head.per_class": 4}
+
+
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
@@ -113,6 +117,12 @@ def test_class_names_are_not_asked_where_the_head_is_taken_over():
         ("ln", {"parents": [made()]}, "its method is adaptformer@2:4, this run's ln; .*take=head"),
         ("head-only", {"parents": [made()], "take": "delta"}, "head-only has no delta to take over"),
         ("adaptformer@2:4", {"parents": [made(head="linear")]}, "its head is linear, this run's cosine"),
+        (
+            "head-only",
+            {"parents": [made("head-only", **NARROW)], **ADAPTER},
+            "head.reduction is 2, .* 4",
+        ),
+        ("head-only", {"parents": [made("head-only", **FEW)], **CACHE}, "head.per_class is 4, .* 16"),
         ("adaptformer@2:4", {"parents": [made(adapter_dim=2)]}, "its adapter_dim is 2, this run's auto"),
         ("mask", {"parents": [made("mask", 1, mask_seed="run")], "mask_seed": "run"}, "drawn by seed 1, this run's by 0"),
         ("adaptformer@2:4", {"parents": [made(**{"data.classes": 3})]}, "other classes of the data set"),

@@ -193,6 +193,13 @@ def test_crops_of_an_image():
     assert RunSpec.make("toy", "toy", "ln", 0, tte="randaug", crops=3).train.slug == "toy.toy.ln.s0"
 
 
+@pytest.mark.parametrize("options", [{}, {"posthoc.la": 1}, {"average": "ema", "tte": "none"}, {"method": "lora"}])
+def test_a_record_of_now_is_complete(options):
+    """Or no checkpoint would be of its run, and no finished training be known as one."""
+    spec = RunSpec.make("toy-ir20", "toy", **{"method": "adaptformer", "seed": 0, **options})
+    assert completed(spec.to_json(), spec) == spec.to_json()
+
+
 def test_differences_name_the_field_and_forgive_young_fields():
     spec = RunSpec.make("toy-ir10", "toy", "adaptformer", 0)
     stored = spec.to_json()

@@ -85,6 +85,19 @@ def test_what_all_rows_start_from_is_laid_over_where(study):
     assert found == [["adaptformer.s0.batch_size=16.loss=ce"], ["adaptformer.s0.batch_size=16.loss=ce.data.classes=3"], []]
 
 
+@pytest.mark.parametrize("start", [CRT, {"take": "delta"}, {"soup": "uniform", "from": [{"loss": "ce"}, {"lr": 0.5}]}])
+def test_what_where_says_of_the_start_is_not_the_parents(study, start):
+    """A parent starts from nothing, so that it can take over, keep or average nothing."""
+    where = {**WHERE, "from": {"loss": "ce"}, **start}
+    subsets = [{"label": str(seed), "data.seed": seed} for seed in (0, 1)]
+    made = study(
+        [{"label": "a"}], where=where, variance={"v": {"title": "V", "where": where, "subsets": subsets, "seeds": [0, 1]}}
+    )
+    parents = [parent for spec in made.specs.values() for parent in spec.ancestors.values()]
+    assert len(made.specs) == 4 and {parent.loss for parent in parents if parent.lr != 0.5} == {"ce"}
+    assert all(parent.take == "all" and parent.soup == "none" and not parent.parents for parent in parents)
+
+
 def test_sides_of_a_claim_and_points_of_a_curve_start_from_runs(study):
     part = {"a": {"from": {"method": "adaptformer", "loss": "ce"}, "method": "adaptformer"}, "b": {"method": "adaptformer"}}
     part |= {"over": [{"dataset": "toy-ir20"}], "value": "overall", "expect": "higher"}

@@ -174,6 +174,7 @@ FACTORS = {"way": WAYS, "loss": [{"sweep": "loss", "values": ["la", "ce"]}]}
         (table([{**ROWS[0], "posthoc": {"lax": 1}}]), "tables.t: lax x All: unknown option 'posthoc.lax'"),
         (table([{**ROWS[0], "posthoc": {"la": "test"}}]), "posthoc.la=test: expected a number or none or val"),
         (table([{**ROWS[0], "posthoc": {"la": True}}]), "found true, expected a number, or val, none or seeds"),
+        (table([{**ROWS[0], "posthoc": {"la": 1}, "posthoc.la": 2}]), "posthoc.la is given twice: 2 and 1 (in `posthoc`)"),
         (table([{**ROWS[0], "posthoc": 1}]), "posthoc: found 1"),
         (table([{**ROWS[2], "split": "val"}]), "with split=val it would be fitted to the images that are scored"),
         (table([{"label": "z", "method": "zero-shot", "posthoc": {"la": 1}}]), "it needs a method that trains"),

@@ -72,7 +72,7 @@ GREEDY = {**SOUP, "soup": "greedy", "from_seeds": "all"}
         ([RUN, {"label": "a", "from": ["run", {"head": "linear"}], **SOUP}], "its head is linear, this run's cosine"),
         (
             [RUN, {"label": "a", "from": "run", **GREEDY}],
-            "soup=greedy: data set 'toy-ir20' has no validation split.*data.val",
+            r"study\.yaml: t: soup=greedy: data set 'toy-ir20' has no validation split.*data.val",
         ),
         ([RUN, {"label": "a", "from": "run", **GREEDY, "data.val": 0.2}], "it trains on images that this run holds out"),
         (

@@ -288,6 +288,7 @@ def test_soft_targets_count_their_share_as_correct():
         ({"mix": "mixup", "mix.power": 2}, "needs mix=cmo"),
         ({"mix.alpha": 2}, "needs mix=mixup or"),
         ({"mix": "mixupp"}, "mixup"),
+        ({"mix": "mixup", "epochs": 0}, "mix=mixup is not possible .* needs epochs above 0: nothing trains"),
         ({"mix": "mixup", "method": "zero-shot", "epochs": 0}, "needs a method that trains"),
     ],
 )
@@ -295,6 +296,14 @@ def test_what_cannot_be_is_refused_when_a_study_is_read(options, words):
     given = {"dataset": "toy-ir20", "backbone": "toy", "method": "adaptformer", "seed": 0, "epochs": 3, **options}
     with pytest.raises(PelError, match=words):
         RunSpec.make(**given)
+
+
+@pytest.mark.parametrize("mix, instead", [("cmo", "cutmix"), ("remix", "mixup")])
+def test_a_set_that_is_balanced_as_found_is_refused_before_the_first_step(toy_results, mix, instead):
+    """Of images that are not drawn at a ratio nothing is known when the study is read."""
+    spec = RunSpec.make("toy", "toy", "head-only", 0, mix=mix, epochs=1)
+    with pytest.raises(PelError, match=f"mix={mix} is not possible.* a long tail, and toy is balanced; mix={instead} needs none"):
+        train_once(toy_results, spec)
 
 
 def test_balanced_sets_may_be_mixed_otherwise():
