@@ -55,13 +55,14 @@ class Head(Module):
     (plus ``shift`` (E,), of the few towers that have one).
 
     ``trains``: whether it has parameters that train; ``rows``: whether it has rows, ``weight`` (C, D), that start as ``init``
-    says. A head that also looks at training images has ``remembers`` (which ones: labels (N,), seed and knobs -> positions),
-    ``remember`` (takes their features and labels before anything is trained) and ``allocate`` (makes room for what a checkpoint
-    holds, by shape).
+    says; ``draws``: whether the seed says what it starts as, or which images it looks at. A head that also looks at training
+    images has ``remembers`` (which ones: labels (N,), seed and knobs -> positions), ``remember`` (takes their features and labels
+    before anything is trained) and ``allocate`` (makes room for what a checkpoint holds, by shape).
     """
 
     trains = True
     rows = True
+    draws = True
 
     def __init__(self) -> None:
         super().__init__()

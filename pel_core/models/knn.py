@@ -24,7 +24,7 @@ NEEDS = "epochs=0, since nothing of it trains"
 class Nearest(Head):
     """log of a class's share in the votes of the k nearest training images, exp(cos / temperature) each (Wu et al. 2018)"""
 
-    trains = rows = False
+    trains = rows = draws = False
 
     def __init__(self, width: int, classes: int, scale: float, generator: Generator, k: int = 20, temperature: float = 0.07):
         super().__init__()

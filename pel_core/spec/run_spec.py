@@ -15,6 +15,7 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.common.registry import spell
 from pel_core.data.factors import SCOPE
 from pel_core.models.backbones import BACKBONES, backbone_name
+from pel_core.models.heads import HEADS
 from pel_core.models.methods import format_method, parse_method
 from pel_core.spec import checks, posthoc
 from pel_core.spec.choices import TTE, knob_owners, scoped_knobs
@@ -152,7 +153,14 @@ class RunSpec(RunFields):
     def seeded(self) -> bool:
         """Whether anything in its numbers depends on the seed: a training, or random crops of the test images. An ensemble is of
         given seeds: there is one of it."""
-        return ((self.trains and not self.pooled) or not TTE[self.tte].views) and not posthoc.is_ensemble(self)
+        of_training = self.trains and not self.pooled and not self.read_off
+        return (of_training or not TTE[self.tte].views) and not posthoc.is_ensemble(self)
+
+    @property
+    def read_off(self) -> bool:
+        """Whether it is read off the untuned network and its training images, with nothing drawn and nothing trained."""
+        untuned = not (self.epochs or self.parents or any(part.blocks for part in self.parts))
+        return untuned and not getattr(HEADS[self.head], "draws", True)
 
     @property
     def pooled(self) -> bool:

@@ -175,3 +175,15 @@ def test_factors_are_not_dropped_silently():
     first = RunSpec.make("toy-ir20", "toy", METHOD, 5, head="linear", init="random", **{"head.scales": "learnable"})
     with pytest.raises(PelError, match=r"its head has factors of its classes \(head.scales=learnable\), this run's has none"):
         RunSpec.make("toy-ir20", "toy", METHOD, 5, parents=[first], head="linear")
+
+
+def test_neighbours_of_the_untuned_network_have_no_spread(toy_results):
+    """Nothing is drawn: a table takes one seed of it and prints no ±."""
+
+    def neighbours(method="head-only", seed=3, **options):
+        return RunSpec.make("toy-ir20", "toy", method, seed, head="knn", epochs=0, **options)
+
+    assert not neighbours().seeded and neighbours("adaptformer").seeded
+    assert neighbours("adaptformer", take="delta", parents="adaptformer,loss:ce").seeded
+    first, second = (train_once(toy_results, neighbours(seed=seed))[0] for seed in (0, 1))
+    assert first and all(torch.equal(first[name], second[name]) for name in first)
