@@ -116,7 +116,7 @@ def test_a_page_with_a_place_for_the_recipe_says_it_once(toy, tmp_path):
     text, (losses, tte, epochs) = page.read_text(), read_blocks(page)
     assert text.startswith("<!-- recipe -->\nThe recipe, where a block says nothing else: ") and "of before" not in text
     assert [text.count(word) for word in ("momentum 0.9; ", "loss logit adjustment (tau 1)", "batch 32")] == [1, 1, 1]
-    assert "Other than the recipe above: loss cross-entropy / focal / " in losses.body and "ten crops" in tte.body
+    assert "Other than the recipe above: loss by row" in losses.body and "ten crops" in tte.body
     assert "epochs 1 / " in epochs.body and "loss " not in tte.body.split("Other than")[1]
     assert main(words) == 0 and page.read_text() == text
 
