@@ -25,7 +25,10 @@ from pel_core.export.linear import LinearHead, linear_head
 from pel_core.export.merge import merged
 from pel_core.export.upstream import filled, library_of
 from pel_core.models.backbones import BACKBONES
+from pel_core.models.hub import CONFIGS
 from pel_core.models.weights import load_vit
+from pel_core.spec.options import evaluation_options
+from pel_core.spec.posthoc import is_posthoc
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.classifier import Classifier
 
@@ -50,10 +53,14 @@ def export_run(run: str, results: Path, form: str, out: Path) -> Path:
     Raises:
         PelError: an unknown format, a folder that is there, a run that cannot be opened, or one that the format cannot hold.
     """
-    write = FORMATS[form]
+    write = FORMATS.entry(form).value
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise PelError(f"{out} is there already: name another folder with --out, or remove it")
     spec, classifier, names = open_run(run, results, torch.device("cpu"), cast=False)
+    if is_posthoc(spec):
+        raise PelError(
+            f"{spec.slug} has steps after its network ({', '.join(evaluation_options(spec))}): export {spec.train.slug}"
+        )
     folder = results / "backbones" / spec.backbone
     opened = Opened(spec, classifier.eval().requires_grad_(False), names, load_vit(folder, spec.resolution)[1])
     new = out.with_name(f".{out.name}.new")
@@ -108,8 +115,10 @@ def _library(folder: Path, opened: Opened, library: str) -> Card:
     save_file(state, folder / "model.safetensors", {"format": "pt"})
     if not whole:
         save_file({"weight": head.weight, "bias": head.bias}, folder / "classifier.safetensors", {"format": "pt"})
-    config = _timm_config(opened, whole) if library == "timm" else _open_clip_config(opened)
-    (folder / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
+    name, config = (
+        ("config.json", _timm_config(opened, whole)) if library == "timm" else (CONFIGS[library], _open_clip_config(opened))
+    )
+    (folder / name).write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
     return Card(library, made.arch, None if whole else head, preprocessing(spec))
 
 
