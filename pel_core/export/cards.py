@@ -97,8 +97,8 @@ def card_text(spec: RunSpec, results: Path, card: Card) -> str:
     lines = [
         f"---\n{front}---\n",
         f"# {spec.slug}\n",
-        f"{BACKBONES[spec.backbone].label}, fine-tuned with `{spec.method}` by PEL-Lab {__version__}; `class_names.json` has the classes "
-        "in the order of the logits.",
+        f"{BACKBONES[spec.backbone].label}, fine-tuned with `{spec.method}` by PEL-Lab {__version__}; `class_names.json` has "
+        "the classes in the order of the logits.",
         *notice(spec),
         "\n## Load",
         f"```python\n{loading_code(spec, card)}```",

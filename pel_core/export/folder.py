@@ -1,4 +1,4 @@
-"""What `pel export` writes: a folder that the library loads, with the classifier, class names, how to prepare an image, and a card.
+"""What `export` writes: a folder that the library loads, with the classifier, class names, how to prepare an image, and a card.
 
 Every file is there or none: the folder is made beside its place and moved there last.
 """
@@ -96,8 +96,8 @@ def _head(opened: Opened) -> LinearHead:
     head = linear_head(opened.classifier.head)
     if head is None:
         raise PelError(
-            f"the head {opened.spec.head} of {opened.spec.slug} is no matrix behind a normalised feature, which is all that another "
-            "library can be given; export the whole classifier: --as onnx or --as torch"
+            f"the head {opened.spec.head} of {opened.spec.slug} is no matrix behind a normalised feature, which is all that "
+            "another library can be given; export the whole classifier: --as onnx or --as torch"
         )
     return head
 

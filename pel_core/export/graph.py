@@ -1,4 +1,4 @@
-"""The whole classifier as a graph: pixels in, logits out, for any number of images. Shapes: B images, R pixels a side, C classes."""
+"""The whole classifier as a graph: pixels in, logits out, for any number of images. Shapes: B images, R pixels, C classes."""
 
 import logging
 import warnings

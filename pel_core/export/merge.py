@@ -1,8 +1,9 @@
 """Deltas folded into the weights around them, where that is the same function: a tuned ViT becomes a plain one.
 
-Nothing is said here of single deltas. What stands around a matrix is asked for its values at zero and at the unit vectors, in fp64,
-which is all there is to know of an affine map; that it is one is then tried on random vectors. So LoRA, DoRA, FacT, VeRA, scale and
-shift, factors, RepAdapter and random masks are folded, a bottleneck with an activation is refused, and a plugin's delta is either.
+Nothing is said here of single deltas. What stands around a matrix is asked for its values at zero and at the unit vectors, in
+fp64, which is all there is to know of an affine map; that it is one is then tried on random vectors. So LoRA, DoRA, FacT, VeRA,
+scale and shift, factors, RepAdapter and random masks are folded, a bottleneck with an activation is refused, and a plugin's
+delta is either.
 
 Shapes: D width into a site, E width out of it.
 """
@@ -31,7 +32,7 @@ def merged(classifier: Classifier) -> ViT | ResNet:
     """A copy of the classifier's tower without deltas, in fp32, that gives the same features.
 
     Raises:
-        PelError: a delta is no affine map of what one matrix reads or writes, such as a prompt or a bottleneck with an activation.
+        PelError: a delta is no affine map of what one matrix reads or writes: a prompt, a bottleneck with an activation.
     """
     whole: ViT | ResNet = deepcopy(classifier.vit).double().eval()
     for index, block in enumerate(whole.blocks):
@@ -58,7 +59,7 @@ class NotAffineError(Exception):
 
 
 def _plain_branch(name: str, branch: nn.Module) -> nn.Module:
-    """Attention or MLP without deltas: those at its matrices first, so that what its norm and its end have can be added to them."""
+    """Attention or MLP without deltas: those at its matrices first, to which what its norm and its end have is added."""
     inner = _bare(branch)
     norm = inner.norm
     for word, layer in list(inner.named_children()):

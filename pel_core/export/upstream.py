@@ -107,6 +107,6 @@ def _require_same(backbone: str, plain: nn.Module, tower: nn.Module) -> None:
     apart = float((ours - theirs).abs().max() / ours.abs().max())
     if not apart < CLOSE:
         raise PelError(
-            f"{BACKBONES[backbone].arch} of {library_of(backbone)} has no place for these weights (its features differ by {apart:.2g} "
-            "of the largest): export the whole classifier, --as onnx or --as torch"
+            f"{BACKBONES[backbone].arch} of {library_of(backbone)} has no place for these weights (its features differ by "
+            f"{apart:.2g} of the largest): export the whole classifier, --as onnx or --as torch"
         )

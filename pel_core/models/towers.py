@@ -64,8 +64,8 @@ class Reader:
 
     @torch.no_grad()
     def write(self, state: State) -> None:
-        """The way back: put weights under our names into the tower that was read. Layer scales become 1. What is in no place there
-        is lost, so that features have to be compared afterwards."""
+        """The way back: put weights under our names into the tower that was read. Layer scales become 1. What has no place there is
+        lost, so that features have to be compared afterwards."""
         for scale in self.scales:
             scale.fill_(1)
         for name, readings in self.sources.items():
@@ -97,8 +97,8 @@ def timm_tower(model: nn.Module, read: Reader | None = None) -> tuple[State, dic
     """Weights and options of a timm ViT: its ``VisionTransformer`` (class token or none, registers, layer scale, SwiGLU, pooling
     by class token, mean or attention) or ``Eva`` (EVA, EVA-02, DINOv3, Perception Encoder: rotary positions too).
 
-    A bias that only queries and values have (EVA, BEiT) becomes one of all three whose part of the keys is zero. ``read``: one that
-    can write weights back afterwards.
+    A bias that only queries and values have (EVA, BEiT) becomes one of all three whose part of the keys is zero. ``read``: one
+    that can write weights back afterwards.
 
     Raises:
         PelError: it is of a kind, or has a part, that our ViT does not have.
