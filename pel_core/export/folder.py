@@ -115,10 +115,8 @@ def _library(folder: Path, opened: Opened, library: str) -> Card:
     save_file(state, folder / "model.safetensors", {"format": "pt"})
     if not whole:
         save_file({"weight": head.weight, "bias": head.bias}, folder / "classifier.safetensors", {"format": "pt"})
-    name, config = (
-        ("config.json", _timm_config(opened, whole)) if library == "timm" else (CONFIGS[library], _open_clip_config(opened))
-    )
-    (folder / name).write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
+    config = _timm_config(opened, whole) if library == "timm" else _open_clip_config(opened)
+    (folder / CONFIGS[library]).write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
     return Card(library, made.arch, None if whole else head, preprocessing(spec))
 
 

@@ -64,8 +64,8 @@ class Reader:
 
     @torch.no_grad()
     def write(self, state: State) -> None:
-        """The way back: put weights under our names into the tower that was read. Layer scales become 1. What has no place there is
-        lost, so that features have to be compared afterwards."""
+        """The way back: put weights under our names into the tower that was read. Layer scales become 1. What has no place
+        there is lost, so that features have to be compared afterwards."""
         for scale in self.scales:
             scale.fill_(1)
         for name, readings in self.sources.items():
