@@ -16,7 +16,7 @@ from pel_core.cli.main import main
 from pel_core.common.errors import PelError
 from pel_core.data.datasets import Prepared
 from pel_core.data.split import Split
-from pel_core.gallery.answers import Answers, AnsweredSet
+from pel_core.gallery.answers import AnsweredSet, Answers
 from pel_core.gallery.choice import chosen, confusions
 from pel_core.gallery.page import page_html, save_gallery, shares
 from pel_core.gallery.thumbnails import SIZES, thumbnails
@@ -63,9 +63,8 @@ def test_the_command_shows_what_the_tables_say(results, tmp_path, capsys):
     for slug, run in zip(RUNS, one["runs"], strict=True):
         table = parquet.read_table(run_folder(results, slug) / "predictions.parquet").to_pydict()
         assert run["slug"] == slug
-        assert sorted(zip(one["labels"], run["predicted"], strict=True)) == sorted(
-            zip(table["label"], table["prediction"], strict=True)
-        )
+        pairs = [zip(one["labels"], run["predicted"], strict=True), zip(table["label"], table["prediction"], strict=True)]
+        assert sorted(pairs[0]) == sorted(pairs[1])
         right = np.array(table["label"]) == np.array(table["prediction"])
         assert run["accuracy"]["all"] == pytest.approx(100 * right.mean(), abs=0.01)
         assert sum(run["hits"]) == right.sum()
