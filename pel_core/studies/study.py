@@ -17,6 +17,7 @@ from pel_core.ingest.notes import data_notes, text_notes
 from pel_core.ingest.sources import open_source, require_split
 from pel_core.models.backbones import local_weights
 from pel_core.spec.choices import SOUPS
+from pel_core.spec.long_names import look_in, write_names
 from pel_core.spec.results import OUTPUTS, run_folder
 from pel_core.studies import provenance
 from pel_core.studies.artefacts import make_artefacts, make_bindings
@@ -89,6 +90,11 @@ class Study(StudyState):
             drawn["reported"] = fingerprint(self.reported["path"])
         return canonical(drawn)
 
+    def write_names(self) -> None:
+        """Tell jobs what the digests in long names stand for (`spec.long_names`)."""
+        made = (run for spec in {**self.known, **self.specs}.values() for run in (spec, spec.train, *spec.ancestors.values()))
+        write_names(self.results, {spec.slug: spec for spec in made})
+
     def train_params(self, slug: str) -> str:
         """What a training run depends on besides its inputs."""
         return provenance.train_params(self.spec(slug), self._made(slug, "train.json")["train"], self._sentences(slug))
@@ -146,6 +152,7 @@ def load(study: str | Path = "report", config: str | Path = "demo", **settings: 
         figures=Path(carried("figures", values.get("figures", "figures"))),
         declared=artefacts, left_out=left_out, reported=reported, seal=content.get("seal", ""),
     )  # fmt: skip
+    look_in(made.results)
     _check_accepted(made)
     check_tunings(made, content)
     _check_inputs(made)

@@ -72,12 +72,13 @@ def load(
         seen = look_at_images(spec, vit.to(device), data, device, cache, info["sha256"], projection)
     classifier = build(spec, vit.to(device), len(data.class_names), text, **seen).to(device)
     if fresh and spec.parents:
+        start = classifier.trainable_state() if SOUPS[spec.soup].shares else None
         parents = read_parents(spec, results)
         take_over(classifier, spec, parents, data)
         info["parents"] = [parent.record for parent in parents]
         if spec.soup != "none":
             cache = PrefixCache(results, prefix_cache_gb)
-            info["soup"] = cook(classifier, spec, parents, lambda: validated(classifier, spec, results, data, info, cache))
+            info["soup"] = cook(classifier, spec, parents, lambda: validated(classifier, spec, results, data, info, cache), start)
     if looks and spec.takes_delta:
         start_head(classifier.head, **look_at_images(spec, classifier.vit, data, device, projection=projection))
     return data, classifier, info
