@@ -30,13 +30,18 @@ if TYPE_CHECKING:
 def _late(spec: Any) -> str:
     """Of whole epochs it is known before training how many there are to average."""
     if not spec.epochs:
-        return "beside epochs above 0: nothing trains"
+        return ""  # `trained` says so
     if spec.knob("average.every") == "step" or spec.epochs - _before(spec.knob("average.start"), spec.epochs) >= 2:
         return ""
     if spec.epochs < 2:
         return "beside average.every=step: no two epochs' ends are there to average"
     latest = f"{(spec.epochs - 1) / spec.epochs:g}"
     return f"below {latest}, so that the ends of at least two of {spec.epochs} epochs are averaged, or beside average.every=step"
+
+
+def trained(spec: Any) -> str:
+    """What an average needs: a training."""
+    return "" if spec.epochs else "epochs above 0: in 0 epochs nothing trains, and there is nothing to average"
 
 
 def _before(start: float, of: int) -> int:
@@ -60,13 +65,13 @@ def none(means: list[Tensor], values: list[Tensor], count: int) -> None:
 DECAY = Knob("decay", 0.999, "weight d of the mean so far: d mean + (1 - d) value", between(0, 1))
 
 
-@AVERAGES.register("ema", knobs=(*shared(0.0, "step"), DECAY))
+@AVERAGES.register("ema", knobs=(*shared(0.0, "step"), DECAY), needs=trained)
 def ema(means: list[Tensor], values: list[Tensor], count: int, decay: float) -> None:
     """Exponential moving average: mean <- d mean + (1 - d) value (as Tarvainen and Valpola 2017 have it of a teacher)."""
     torch.optim.swa_utils.get_ema_multi_avg_fn(decay)(means, values, count)
 
 
-@AVERAGES.register("swa", knobs=shared(0.75, "epoch"))
+@AVERAGES.register("swa", knobs=shared(0.75, "epoch"), needs=trained)
 def swa(means: list[Tensor], values: list[Tensor], count: int) -> None:
     """Stochastic weight averaging: the mean of the ends of the last epochs (Izmailov et al. 2018, there at a constant rate).
 
