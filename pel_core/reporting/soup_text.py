@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pel_core.common.counts import count_of
-from pel_core.spec.choices import SOUPS
 from pel_core.spec.run_spec import RunSpec
 
 Record = Mapping[str, Any]
@@ -62,7 +61,7 @@ def _chosen_by_what_is_scored(records: Iterable[Record], labels: Mapping[str, st
         if record["spec"]["split"] != "val":
             continue
         spec = RunSpec.parse(record["slug"])
-        if any(SOUPS[run.soup].validates for run in (spec, *spec.ancestors.values())):
+        if any(run.validates for run in (spec, *spec.ancestors.values())):
             name = name_of(record, labels)
-            lines[name] = f"{name} is scored on the validation images by which a soup chose its runs, which flatters it."
+            lines[name] = f"{name} is scored on the validation images that chose what its training gave, which flatters it."
     return list(lines.values())

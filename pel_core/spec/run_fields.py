@@ -159,6 +159,16 @@ class RunFields:
         return self.trains and own and getattr(HEADS[self.head], "rows", True)
 
     @property
+    def keeps_best(self) -> bool:
+        """Whether its training keeps the mean that is the best on the validation split."""
+        return self.trains and self.knobs_of("average").get("keep") == "val"
+
+    @property
+    def validates(self) -> bool:
+        """Whether validation images choose what comes out of its training."""
+        return self.keeps_best or (self.trains and REGISTRIES["soup"][self.soup].validates)
+
+    @property
     def needs_text(self) -> bool:
         """Whether class-text features start the head, or decide without one."""
         return not self.trains or self.reads_tower or (self.init == "text" and self.starts_rows)

@@ -16,7 +16,6 @@ from pel_core.data.roots import tell_roots
 from pel_core.ingest.notes import data_notes, text_notes
 from pel_core.ingest.sources import open_source, require_split
 from pel_core.models.backbones import local_weights
-from pel_core.spec.choices import SOUPS
 from pel_core.spec.long_names import look_in, write_names
 from pel_core.spec.results import OUTPUTS, run_folder
 from pel_core.studies import provenance
@@ -166,8 +165,9 @@ def _check_inputs(study: Study) -> None:
         try:
             require_split(spec.dataset, spec.split, datasets, spec.factors.val)
             for run in (spec, *spec.ancestors.values()):
-                if run.trains and SOUPS[run.soup].validates:
-                    require_split(run.dataset, "val", datasets, run.factors.val, f"soup={run.soup}")
+                if run.validates:
+                    reader = "average.keep=val" if run.keeps_best else f"soup={run.soup}"
+                    require_split(run.dataset, "val", datasets, run.factors.val, reader)
         except PelError as error:
             asked = next(name for name, made in study.declared.items() if slug in made.planned)
             raise PelError(f"{shown(study.path)}: {asked}: {error}") from None

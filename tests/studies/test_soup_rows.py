@@ -76,6 +76,7 @@ GREEDY = {**SOUP, "soup": "greedy", "from_seeds": "all"}
             [RUN, {"label": "a", "from": "run", **GREEDY}],
             r"study\.yaml: t: soup=greedy: data set 'toy-ir20' has no validation split.*data.val",
         ),
+        ([{**RUN, "average": "ema", "average.keep": "val"}], r"t: average.keep=val: data set 'toy-ir20' has no validation split"),
         ([RUN, {"label": "a", "from": "run", **GREEDY, "data.val": 0.2}], "it trains on images that this run holds out"),
         (
             [RUN, {"label": "a", "from": "run", **ALL, "tune": {"grid": {"lr": [0.1, 0.2]}, "seeds": [7], "hold_out": 0.2}}],
@@ -135,7 +136,7 @@ def test_a_greedy_soup_that_is_scored_by_what_chose_it_says_so(study):
             write_json(path, read_json(path) | {"parents": [{"slug": slug, "delta_sha256": "b" * 64}] * 3, "soup": chosen})
         text = table_files(made, "t")["md"]
         for name in ("soup", "on"):
-            told = f"{name} on toy-ir20 is scored on the validation images by which a soup chose its runs, which flatters it."
+            told = f"{name} on toy-ir20 is scored on the validation images that chose what its training gave, which flatters it."
             assert (told in text) == said
         assert "run on toy-ir20 is scored" not in text
 
