@@ -74,6 +74,8 @@ def chosen(names):
         checkpoints.select.get(selection=name)
     if names:
         STUDY.decide()
+        if workflow.is_main_process and not workflow.dryrun:
+            STUDY.write_names()
 
 
 def all_chosen(wc):
@@ -91,6 +93,7 @@ include: "workflow/rules/report.smk"
 onstart:
     if workflow.is_main_process:
         make_results(RESULTS)
+        STUDY.write_names()
         seal(STUDY)
         for name in register_claims(STUDY):  # before the first run that they use
             print(f"Claim registered: {name}", file=sys.stderr)

@@ -16,7 +16,7 @@ from pel_core.data.roots import tell_roots
 from pel_core.ingest.notes import data_notes, text_notes
 from pel_core.ingest.sources import open_source, require_split
 from pel_core.models.backbones import local_weights
-from pel_core.spec.choices import SOUPS
+from pel_core.spec.long_names import look_in, write_names
 from pel_core.spec.results import OUTPUTS, run_folder
 from pel_core.studies import provenance
 from pel_core.studies.artefacts import make_artefacts, make_bindings
@@ -89,6 +89,11 @@ class Study(StudyState):
             drawn["reported"] = fingerprint(self.reported["path"])
         return canonical(drawn)
 
+    def write_names(self) -> None:
+        """Tell jobs what the digests in long names stand for (`spec.long_names`)."""
+        made = (run for spec in {**self.known, **self.specs}.values() for run in (spec, spec.train, *spec.ancestors.values()))
+        write_names(self.results, {spec.slug: spec for spec in made})
+
     def train_params(self, slug: str) -> str:
         """What a training run depends on besides its inputs."""
         return provenance.train_params(self.spec(slug), self._made(slug, "train.json")["train"], self._sentences(slug))
@@ -146,6 +151,7 @@ def load(study: str | Path = "report", config: str | Path = "demo", **settings: 
         figures=Path(carried("figures", values.get("figures", "figures"))),
         declared=artefacts, left_out=left_out, reported=reported, seal=content.get("seal", ""),
     )  # fmt: skip
+    look_in(made.results)
     _check_accepted(made)
     check_tunings(made, content)
     _check_inputs(made)
@@ -159,8 +165,9 @@ def _check_inputs(study: Study) -> None:
         try:
             require_split(spec.dataset, spec.split, datasets, spec.factors.val)
             for run in (spec, *spec.ancestors.values()):
-                if run.trains and SOUPS[run.soup].validates:
-                    require_split(run.dataset, "val", datasets, run.factors.val, f"soup={run.soup}")
+                if run.validates:
+                    reader = "average.keep=val" if run.keeps_best else f"soup={run.soup}"
+                    require_split(run.dataset, "val", datasets, run.factors.val, reader)
         except PelError as error:
             asked = next(name for name, made in study.declared.items() if slug in made.planned)
             raise PelError(f"{shown(study.path)}: {asked}: {error}") from None

@@ -29,7 +29,7 @@ STUDIES = {
     "inits": (7, 7, 2, 6),
     "classifiers": (8, 8, 1, 3),
     "losses": (8, 8, 1, 3),
-    "baselines": (33, 30, 1, 3),
+    "baselines": (35, 32, 1, 3),
     "mixing": (6, 6, 1, 1),
     "sampling": (13, 13, 1, 1),
     "epochs": (8, 4, 1, 3),
@@ -46,7 +46,7 @@ STUDIES = {
     "subsets": (12, 12, 1, 1),
     "posthoc": (16, 4, 6, 11),
     "stages": (10, 10, 2, 2),
-    "soups": (27, 17, 1, 1),
+    "soups": (33, 23, 1, 1),
     "tour": (45, 28, 23, 24),
 }
 TOY = "{title: T, backbone: toy, seeds: [0, 1, 2], data: {toy: toy}}"
