@@ -77,6 +77,20 @@ def _huggingface(root: Path, monkeypatch) -> Example:
     return _user(root / "saved", "huggingface", lambda: save(9))
 
 
+def _hub(root: Path, monkeypatch) -> Example:
+    datasets = pytest.importorskip("datasets", reason="needs the extra 'hf'")
+    datasets.disable_progress_bars()
+    images = [{"bytes": path.read_bytes(), "path": None} for path in sorted(fill(root.parent / "files", {"a": 6, "b": 4}).rglob("*.png"))]
+    root.mkdir(parents=True)
+
+    def save(count: int) -> None:
+        table = datasets.Dataset.from_dict({"image": images[:count], "label": ([1] * 6 + [0] * 4)[:count]})
+        table.cast_column("image", datasets.Image()).to_parquet(root / "train.parquet")
+
+    save(10)
+    return _user(root, "hub", lambda: save(9))
+
+
 def _cifar(root: Path, monkeypatch) -> Example:
     labels = {"train": np.repeat(np.arange(3), 4).tolist(), "test": [0, 1, 2]}
     records = {split: {"data": np.zeros((len(each), 3072), np.uint8), "fine_labels": each} for split, each in labels.items()}
@@ -96,6 +110,7 @@ EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], Example]] = {
     "folders": _folders,
     "csv": _csv,
     "huggingface": _huggingface,
+    "hub": _hub,
     "auto": lambda root, monkeypatch: _folders(root, monkeypatch, "auto"),
 }
 
