@@ -1,8 +1,10 @@
 """Every kind of source on small data sets: found, known by its content, read; and what is known of published ones."""
 
 import hashlib
+import io
 import pickle
 import shutil
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +82,10 @@ def _huggingface(root: Path, monkeypatch) -> Example:
 def _hub(root: Path, monkeypatch) -> Example:
     datasets = pytest.importorskip("datasets", reason="needs the extra 'hf'")
     datasets.disable_progress_bars()
-    images = [{"bytes": path.read_bytes(), "path": None} for path in sorted(fill(root.parent / "files", {"a": 6, "b": 4}).rglob("*.png"))]
+    images = [
+        {"bytes": path.read_bytes(), "path": None}
+        for path in sorted(fill(root.parent / "files", {"a": 6, "b": 4}).rglob("*.png"))
+    ]
     root.mkdir(parents=True)
 
     def save(count: int) -> None:
@@ -89,6 +94,22 @@ def _hub(root: Path, monkeypatch) -> Example:
 
     save(10)
     return _user(root, "hub", lambda: save(9))
+
+
+def _webdataset(root: Path, monkeypatch) -> Example:
+    images = sorted(fill(root.parent / "files", {"a": 6, "b": 4}).rglob("*.png"))
+    root.mkdir(parents=True)
+
+    def save(count: int) -> None:
+        with tarfile.open(root / "train-0.tar", "w") as shard:
+            for i, path in enumerate(images[:count]):
+                for name, content in ((f"{i:04d}.png", path.read_bytes()), (f"{i:04d}.cls", path.parent.name.encode())):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(content)
+                    shard.addfile(member, io.BytesIO(content))
+
+    save(10)
+    return _user(root, "webdataset", lambda: save(9), train="train-*.tar")
 
 
 def _cifar(root: Path, monkeypatch) -> Example:
@@ -111,6 +132,7 @@ EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], Example]] = {
     "csv": _csv,
     "huggingface": _huggingface,
     "hub": _hub,
+    "webdataset": _webdataset,
     "auto": lambda root, monkeypatch: _folders(root, monkeypatch, "auto"),
 }
 

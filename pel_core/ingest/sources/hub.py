@@ -111,6 +111,10 @@ class Hub(UserSource):
         """A folder in full; a repository is looked for when it is read."""
         return super().locate() if self.options.root else self
 
+    def has_val(self) -> bool:
+        """As the entry says, or the repository's README.md."""
+        return "val" in self.options.splits or super().has_val()
+
     def images_fingerprint(self) -> dict[str, str]:
         """Paths and sizes of a folder's files and the content of its head. A commit identifies the rest by itself."""
         if not self.options.root:
