@@ -68,6 +68,11 @@ class Source:
         return FACTS.get(self.base)
 
     @property
+    def published(self) -> Facts | None:
+        """What is known of the images of this data set; None for one of the user's own, or with lists of the user's own."""
+        return None if self.base in (self.config.get("user_lists") or []) else self.facts
+
+    @property
     def may_have_val(self) -> bool:
         """Whether there is a validation split, or there may be one, which shows when the data are read."""
         return False
