@@ -6,7 +6,7 @@ from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
 from pel_core.data.datasets import split_name
 from pel_core.ingest.sources import open_source
-from pel_core.ingest.sources.users import UserSource
+from pel_core.ingest.sources.users import Unread, UserSource
 from pel_core.ingest.user_outline import Outline, outline
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ def outlines(study: "Study") -> dict[str, Outline | PelError]:
             continue  # which is told by whoever needs the images
         try:
             found[base] = outline(source)
+        except Unread:
+            continue
         except PelError as error:
             found[base] = error
     return found

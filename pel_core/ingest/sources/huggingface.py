@@ -4,6 +4,7 @@ Their tables hold encoded images. These bytes are written to files once, as they
 """
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +15,7 @@ from pydantic import Field
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import sha256, write_text
 from pel_core.common.logs import logger
+from pel_core.data.image_files import SUFFIXES
 from pel_core.data.prepared_files import MARK
 from pel_core.ingest.catalogue import SPLITS, Catalogue, Placed, class_order
 from pel_core.ingest.huggingface_columns import describe_column, image_column_of, label_column_of
@@ -21,9 +23,13 @@ from pel_core.ingest.labels import read_labels, taken_notes
 from pel_core.ingest.sources.base import register
 from pel_core.ingest.sources.csv import Columns
 from pel_core.ingest.sources.users import UserEntry, UserOptions, UserSource, digest_lines
-from pel_core.ingest.written_images import announce, replace_images, write_image
 
 SAVED = ("dataset_dict.json", "state.json")  # what Hugging Face's save_to_disk leaves
+FOLDER_SIZE = 1000  # images in a folder
+# The first bytes of an image file -> its suffix.
+MAGIC = (
+    (b"\xff\xd8\xff", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"BM", ".bmp"), (b"II*\0", ".tif"), (b"MM\0*", ".tif"),
+)  # fmt: skip
 
 
 class HuggingFaceOptions(UserOptions, Columns):
@@ -182,8 +188,15 @@ def _classes(table: Any, column: str, keys: list[str]) -> list[str]:
 
 
 def _announce(root: str, tables: dict[str, Any], out: Path) -> None:
+    """Say how much will be written, before it is; refuse what has no room."""
     size = sum(os.path.getsize(file["filename"]) for table in tables.values() for file in table.cache_files)
-    announce(sum(len(table) for table in tables.values()), size, root, out)
+    images = sum(len(table) for table in tables.values())
+    out.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(out).free
+    text = f"{images:,} images (about {max(1, round(size / 1e6)):,} MB) are taken out of {root} into {out.parent / 'images'}"
+    if free < 1.1 * size:
+        raise PelError(f"{text}, but {free / 1e6:,.0f} MB are free there; choose another results folder")
+    logger.info("note: %s", text)
 
 
 def _write(root: str, split: str, table: Any, column: str, out: Path) -> Iterator[str]:
@@ -198,5 +211,31 @@ def _write(root: str, split: str, table: Any, column: str, out: Path) -> Iterato
             if not content:
                 what = f"only a path ({name}), and not the image itself" if name else "empty"
                 raise PelError(f"{root} ({split}), image {position}: is {what}; save it again with the images in it")
-            yield write_image(out, split, position, content, f"{root} ({split}), image {position}", name)
+            path = f"{split}/{position // FOLDER_SIZE:05d}/{position:08d}{_suffix(content, name)}"
+            target = out / path
+            if position % FOLDER_SIZE == 0:
+                target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+            yield path
             position += 1
+
+
+def _suffix(content: bytes, name: str) -> str:
+    given = os.path.splitext(name)[1].lower()
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return ".webp"
+    return next((suffix for magic, suffix in MAGIC if content.startswith(magic)), given if given in SUFFIXES else ".img")
+
+
+def replace_images(new: Path, folder: Path) -> None:
+    """Put the images that were written to ``new`` where runs look for them, in place of earlier ones.
+
+    Raises:
+        PelError: images of somebody else lie there.
+    """
+    target = folder / "images"
+    if target.exists():
+        if not (target / MARK).is_file():
+            raise PelError(f"{target} was not written by this program; move it away, or choose another results folder")
+        shutil.rmtree(target)
+    new.rename(target)

@@ -70,11 +70,19 @@ class UserEntry(Declared, UserOptions):
         return self
 
 
+class Unread(PelError):
+    """What images come to is not known before they are prepared, and nothing is wrong with that."""
+
+
 class UserSource(Source):
-    """Images as they are found. A kind says how they are recognised, known and listed."""
+    """Images as they are found. A kind says how they are recognised, known and listed.
+
+    goes_on: whether ``catalogue`` goes on with what an earlier process that was killed left of the folder that it writes to.
+    """
 
     Options = UserOptions
     is_users: ClassVar[bool] = True
+    goes_on: ClassVar[bool] = False
     may_have_val = True
 
     def has_val(self) -> bool:
@@ -146,7 +154,7 @@ class UserSource(Source):
         given = self.options.class_names
         if not isinstance(given, str) or not given:
             return ""
-        path = os.path.join(self.root, expand_root(given))
+        path = os.path.join(self.root or "", expand_root(given))
         if not os.path.isfile(path):
             raise PelError(f"class_names: {path} does not exist; expected a file below {self.root}, or one that is given in full")
         return path
@@ -184,7 +192,8 @@ class UserSource(Source):
         from pel_core.ingest.user_content import user_content
 
         new = out / ".images-new"
-        shutil.rmtree(new, ignore_errors=True)
+        if not self.goes_on:
+            shutil.rmtree(new, ignore_errors=True)
         try:
             found = leave_out(self.catalogue(new), self.options.exclude)
             content = user_content(self, found, check_images, Problems() if problems is None else problems)
