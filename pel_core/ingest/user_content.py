@@ -74,7 +74,8 @@ def unlike_published(facts: Facts | None, keys: Sequence[str], splits: Mapping[s
     if facts is None:
         return []
     found = [f"{len(keys):,} classes, published: {facts.classes:,}"] if len(keys) != facts.classes else []
-    for split, expected in (("train", facts.images[0]), ("test", facts.images[1]), ("val", facts.val)):
+    known = zip(("train", "test", "val"), (*facts.images, facts.val), strict=True) if facts.images else ()
+    for split, expected in known:
         images = len(splits[split].labels) if split in splits else 0
         found += [f"{images:,} {split} images, published: {expected:,}"] if images != expected else []
     counts = np.bincount(splits["train"].labels, minlength=len(keys))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from own_trees import draw, fill, make
 
 from pel_core.common.errors import PelError
-from pel_core.ingest.sources.split_file import read_text
+from pel_core.ingest.split_formats import read_text
 
 CLASSES = {"001.sea lion": 4, "orca": 4, "seal": 4}
 

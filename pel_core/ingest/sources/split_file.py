@@ -1,43 +1,27 @@
-"""Published splits: a JSON file of all splits, or a text file for each, which may be known by their SHA-256. Torch-free.
+"""Published splits: a file of all splits, or one for each, which may be known by their SHA-256. Torch-free.
 
-JSON as CoOp publishes it (``split_zhou_*.json``; Zhou et al. 2022, github.com/KaiyangZhou/CoOp): ``{"train": [[path, label, class
-name], ...], "val": ..., "test": ...}``. Text as VTAB-1k is passed on (Zhai et al. 2019; github.com/ZhangYuanhan-AI/NOAH):
-``path label`` a line, in train800.txt, val200.txt, train800val200.txt and test.txt. N images, C classes.
+What such files look like: `pel_core.ingest.split_formats`. N images, C classes.
 """
 
-import json
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 
-from pel_core.common.errors import PelError, unknown
+from pel_core.common.errors import PelError
 from pel_core.common.files import sha256
-from pel_core.data.lists import read_lines
 from pel_core.data.roots import expand_root
-from pel_core.ingest.catalogue import SPLITS, Catalogue, Placed, check_line
+from pel_core.ingest.catalogue import Catalogue, Placed
 from pel_core.ingest.labels import taken_notes
 from pel_core.ingest.sources.base import register
-from pel_core.ingest.sources.users import UserEntry, UserOptions, UserSource
+from pel_core.ingest.sources.folders import tree_lines
+from pel_core.ingest.sources.users import UserEntry, UserOptions, UserSource, digest_lines
+from pel_core.ingest.split_formats import NAMES, TINY, Records, beside, read_split, read_splits
 from pel_core.ingest.table_paths import TablePaths
-
-NAMES = ("train", "val", "test")
-Record = tuple[str, int, str]  # path, label, class name ("" where only labels are given)
-
-
-class Records(NamedTuple):
-    """What a split file says of one split: ``source``, its path, and ``entries`` in order."""
-
-    source: str
-    entries: list[Record]
-
-    def where(self, position: int) -> str:
-        """``source:number`` of an entry, counted from 1."""
-        return f"{self.source}:{position + 1}"
 
 
 def _hashes(given: Any) -> dict[str, str]:
@@ -50,8 +34,8 @@ def _hashes(given: Any) -> dict[str, str]:
 class SplitFileOptions(UserOptions):
     """A file of all splits, or one for each, below the root or in full."""
 
-    file: Annotated[str, Field(description="a JSON file of all splits, as CoOp's split_zhou_*.json")] = ""
-    train: Annotated[str, Field(description="the training images, `path label` a line")] = ""
+    file: Annotated[str, Field(description="a file of all splits, such as CoOp's split_zhou_*.json")] = ""
+    train: Annotated[str, Field(description="the training images, `path label` a line, or .mat or .json")] = ""
     val: Annotated[str, Field(description="the same of validation images, where there are some")] = ""
     test: Annotated[str, Field(description="the same of test images")] = ""
     sha256: Annotated[
@@ -86,6 +70,12 @@ class SplitFile(UserSource):
     Options = SplitFileOptions
     Entry = SplitFileEntry
 
+    @property
+    def may_have_val(self) -> bool:  # type: ignore[override]
+        """Whether there is a file of it, or there may be one in a file of all splits, or one is held out."""
+        options = self.options
+        return bool(options.val or options.val_fraction) or (options.file.endswith(".json"))
+
     def files(self) -> dict[str, str]:
         """The path of each split's file of a located source; one file of all is called ``file``."""
         given = {name: getattr(self.options, name) for name in ("file", *NAMES)}
@@ -95,20 +85,32 @@ class SplitFile(UserSource):
         """A folder; its split files are there."""
         found = super().found_at(root)
         for path in found.files().values():
-            if not os.path.isfile(path):
-                raise PelError(f"the split file {path} does not exist")
+            for each in (path, *beside(path)):
+                if not os.path.isfile(each):
+                    raise PelError(f"the split file {each} does not exist")
         return found
 
     def images_fingerprint(self) -> dict[str, str]:
         """The bytes of the split files."""
-        return {os.path.basename(path): sha256(path) for path in self.files().values()}
+        files = [other for path in self.files().values() for other in (path, *beside(path)) if os.path.isfile(other)]
+        tree = digest_lines(tree_lines(os.path.join(self.root, "train"))) if any(path.endswith(TINY) for path in files) else ""
+        return {os.path.basename(path): sha256(path) for path in files} | ({"tree": tree} if tree else {})
+
+    def fetch(self, mirror: str = "") -> None:
+        """Say how to get a published data set: nothing of these can be had without a licence or a click."""
+        if not self.facts:
+            return super().fetch(mirror)
+        print(self.facts.by_hand.format(root=os.path.abspath(expand_root(self.given_root))))
 
     def catalogue(self, new: Path) -> Catalogue:
         """The images that the split files list."""
         files = self.files()
         for name, path in files.items():
             require_hash(path, self.options.sha256.get(getattr(self.options, name)) or self.options.sha256.get(""))
-        splits = read_json_splits(files["file"]) if "file" in files else {name: read_text(path) for name, path in files.items()}
+        if "file" in files:
+            splits = read_splits(files["file"], self.root)
+        else:
+            splits = {name: read_split(path) for name, path in files.items()}
         return catalogue_of(self.root, splits, " and ".join(files.values()))
 
 
@@ -123,58 +125,6 @@ def require_hash(path: str, expected: str | None) -> None:
             f"{path} has SHA-256 {found}, expected {expected}: it is another split, or damaged; get the published file, or take "
             "sha256 out of the entry where another one is meant"
         )
-
-
-def read_json_splits(path: str) -> dict[str, Records]:
-    """The records of each split of a JSON file: ``[path, label, class name]``, or without the name.
-
-    Raises:
-        PelError: it is no such file.
-    """
-    expected = "expected {train: [[path, label, class name], ...], val, test}"
-    try:
-        loaded = json.loads("\n".join(read_lines(path, "split file")))
-    except ValueError as error:
-        raise PelError(f"{path} is not JSON ({error}); {expected}") from None
-    if not isinstance(loaded, Mapping):
-        raise PelError(f"{path} holds a {type(loaded).__name__}; {expected}")
-    splits: dict[str, Records] = {}
-    for name, entries in loaded.items():
-        if (split := SPLITS.get(str(name).lower())) is None:
-            raise unknown(f"split of {path}:", name, NAMES)
-        if split in splits:
-            raise PelError(f"{path} has several splits that mean '{split}': {', '.join(loaded)}; expected one")
-        if not isinstance(entries, list):
-            raise PelError(f"{path}: {name} is a {type(entries).__name__}; {expected}")
-        source = f"{path} ({name})"
-        splits[split] = Records(source, [_record(f"{source}:{i}", entry) for i, entry in enumerate(entries, 1)])
-    return {split: records for split, records in splits.items() if records.entries}
-
-
-def _record(where: str, record: Any) -> Record:
-    parts = record if isinstance(record, list) else []
-    good = len(parts) in (2, 3) and isinstance(parts[0], str) and type(parts[1]) is int and parts[1] >= 0
-    name = parts[2] if good and len(parts) == 3 else ""
-    if not good or not isinstance(name, str) or (len(parts) == 3 and not name.strip()):
-        found = json.dumps(record, ensure_ascii=False)[:200]
-        raise PelError(f"{where}: found {found}, expected [path, label, class name], the label a number of 0 or more")
-    check_line(name)
-    return parts[0], parts[1], name
-
-
-def read_text(path: str) -> Records:
-    """The records of a text file, ``path label`` a line; the path may hold spaces.
-
-    Raises:
-        PelError: naming file and line: a line that is none.
-    """
-    entries: list[Record] = []
-    for number, line in enumerate(read_lines(path, "split file"), 1):
-        name, label = [*line.rsplit(None, 1), "", ""][:2]
-        if not re.fullmatch(r"[0-9]{1,9}", label, re.ASCII):
-            raise PelError(f"{path}:{number}: found {line!r}, expected 'path label', the label a number of 0 or more")
-        entries.append((name, int(label), ""))
-    return Records(path, entries)
 
 
 def catalogue_of(root: str, splits: Mapping[str, Records], source: str) -> Catalogue:
