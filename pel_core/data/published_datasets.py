@@ -1,6 +1,7 @@
 """Published data sets as entries of DATASETS, a few lines each: those of torchvision and those with a published split file.
 
-What is known of their numbers, and from where: `pel_core.ingest.published_counts`. How they are got: ``data fetch NAME``. Torch-free.
+What is known of their numbers, and from where: `pel_core.ingest.published_counts`. How they are got: ``data fetch NAME``.
+Torch-free.
 """
 
 from typing import Any

@@ -27,7 +27,7 @@ def _facts(classes: int, images: tuple[int, int] | None, address: str, by_hand: 
 COUNTS: dict[str, Facts] = {
     "cifar10": _facts(10, (50_000, 10_000), "https://www.cs.toronto.edu/~kriz/cifar.html", profile=(5000, 5000)),  # K
     "flowers102": _facts(102, (1020, 6149), "https://www.robots.ox.ac.uk/~vgg/data/flowers/102", val=1020, profile=(10, 10)),  # V
-    "food101": _facts(101, (75_750, 25_250), "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101", profile=(750, 750)),  # T
+    "food101": _facts(101, (75_750, 25_250), "https://data.vision.ee.ethz.ch/cvl/datasets_extra", profile=(750, 750)),  # T
     "dtd": _facts(47, (1880, 1880), "https://www.robots.ox.ac.uk/~vgg/data/dtd", val=1880),  # T
     "aircraft": _facts(100, (3334, 3333), "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft", val=3333),  # C: its own split
     "pets": _facts(37, (3680, 3669), "https://www.robots.ox.ac.uk/~vgg/data/pets"),  # T
@@ -44,7 +44,8 @@ COUNTS: dict[str, Facts] = {
     ),  # V: 5,394 + 600 training images
     "stanford-dogs": _facts(
         120, (12_000, 8580), "http://vision.stanford.edu/aditya86/ImageNetDogs",
-        "Get images.tar and lists.tar (http://vision.stanford.edu/aditya86/ImageNetDogs) and unpack both in the folder above {root}.",
+        "Get images.tar and lists.tar from http://vision.stanford.edu/aditya86/ImageNetDogs and unpack both in the folder above "
+        "{root}.",
         profile=(100, 100),
     ),  # V: 10,800 + 1,200 training images
     "inat2019": _facts(
@@ -83,5 +84,5 @@ for _name, (_classes, _test) in _VTAB.items():
         _classes,
         (1000, _test),
         "https://github.com/ZhangYuanhan-AI/NOAH",
-        f"Get vtab-1k.zip, as https://github.com/ZhangYuanhan-AI/NOAH passes it on, so that its folder {VTAB[_name]} is {{root}}.",
+        f"Get the archive that https://github.com/ZhangYuanhan-AI/NOAH links to, so that its folder {VTAB[_name]} is {{root}}.",
     )
