@@ -93,7 +93,9 @@ def evaluate(arguments: Arguments) -> None:
 
     device = claim(arguments.device, arguments.gpu_share)[0]
     tune_process(device)
-    options = arguments.accept, _loggers(arguments), _cache(arguments), arguments.logits
+    from pel_core.data.test_sets import TestSet
+
+    options = arguments.accept, _loggers(arguments), _cache(arguments), arguments.logits, TestSet.read(arguments.test_set)
     evaluate_run(arguments.run, arguments.results, device, *options)
 
 
@@ -212,6 +214,8 @@ def parser() -> argparse.ArgumentParser:
         choices=("compact", "full"),
         help="how logits are stored: fp16 and what scores need exactly (compact), or fp32",
     )
+    told = "of a run with evaluate_on: its entry of `test_sets` in a configuration, as JSON (the test split, classes by name)"
+    sub.add_argument("--test-set", default="", metavar="JSON", help=told)
     sub = command(score)
     sub.add_argument("run", nargs="*", metavar="RUN", help="runs by name, or @FILE with one a line (all that are out of date)")
     sub.add_argument("--results", default="results", type=user_path)

@@ -176,7 +176,7 @@ def _choose(named: RunSpec, specs: Sequence[RunSpec], run: str) -> RunSpec:
 def _without_split(spec: RunSpec, named: RunSpec) -> RunSpec:
     """New images are of no split, and have no group of classes."""
     knobs = tuple((name, value) for name, value in spec.knobs if name not in GROUPING_KNOBS)
-    return replace(spec, split=named.train.split, knobs=knobs)
+    return replace(spec, split=named.train.split, evaluate_on="", knobs=knobs)
 
 
 def _with_evaluation(named: RunSpec, words: str) -> RunSpec:

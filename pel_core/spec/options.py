@@ -28,7 +28,7 @@ WORDS: dict[str, tuple[tuple[Any, ...], type]] = {
     "delta_seed": (("run",), int),
 }
 # Fields that training does not read; nor does it the knobs of TTE, of groups and of post-hoc steps.
-EVALUATION = ("tte", "expand", "crops", "split", "eval_precision", "wise_ft")
+EVALUATION = ("tte", "expand", "crops", "split", "eval_precision", "wise_ft", "evaluate_on")
 SCOPES = ("tte.", f"{POSTHOC_SCOPE}.")
 
 GROUPING_KNOBS = tuple(f"{SCOPE}.{name}" for name in GROUPING)
@@ -44,6 +44,7 @@ def evaluation_options(spec: "RunSpec") -> dict[str, Any]:
     read = spec.entries["tte"].reads
     fields = {name: getattr(spec, name) for name in EVALUATION if name in ("tte", "eval_precision", *read)}
     fields |= {"wise_ft": spec.wise_ft} if spec.wise_ft != 1 else {}
+    fields |= {"evaluate_on": spec.evaluate_on} if spec.evaluate_on else {}
     posthoc = {name: spell(value) for name, value in spec.knobs if name.startswith(f"{POSTHOC_SCOPE}.")}
     return fields | {f"tte.{name}": value for name, value in spec.knobs_of("tte").items()} | posthoc
 

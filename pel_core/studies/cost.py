@@ -19,7 +19,7 @@ from pel_core.evaluation.predictions import stored_bytes
 from pel_core.spec.posthoc import is_posthoc
 from pel_core.spec.results import read_record, result_files
 from pel_core.spec.run_spec import RunSpec
-from pel_core.studies.data_sizes import classes, data_size
+from pel_core.studies.data_sizes import classes, data_size, images_of_test_set
 from pel_core.studies.gflop import forward_gflop, passes, training_gflop
 from pel_core.studies.study import Study
 
@@ -69,6 +69,8 @@ def views(spec: Mapping[str, Any]) -> int:
 def work(study: Study, spec: RunSpec) -> Work | None:
     """What a run costs; None where the size of its data is not known yet."""
     size = data_size(study, spec.dataset, spec.factors)
+    if size is not None and spec.evaluate_on:
+        size = (size[0], there) if (there := images_of_test_set(study, spec)) is not None else None
     if size is None:
         return None
     train, test = spec.epochs * size[0] * spec.trains, views(spec.to_json()) * size[1] * (not is_posthoc(spec))

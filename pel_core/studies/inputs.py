@@ -38,7 +38,7 @@ def other_inputs(study: "Study", refused: dict[str, str]) -> dict[str, str]:
         refused: takes, by data set, why its images cannot be used: they are not there, or are others in another place.
     """
     found = {}
-    for base in sorted({split_name(spec.dataset)[0] for spec in study.trainings.values()}):
+    for base in sorted({base for spec in (*study.trainings.values(), *study.planned.values()) for base in spec.data_bases}):
         folder = study.results / "data" / base
         try:
             reason = _other_data(study, base, folder)

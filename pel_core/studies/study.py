@@ -95,7 +95,8 @@ class Study(StudyState):
 
     def predict_params(self, slug: str) -> str:
         """What an evaluation's predictions depend on besides their inputs."""
-        return provenance.predict_params(self.spec(slug), self._made(slug, "metrics.json"), self._sentences(slug))
+        spec = self.spec(slug)
+        return provenance.predict_params(spec, self._made(slug, "metrics.json"), self._sentences(slug), self.test_set(spec))
 
     def check_sources(self) -> None:
         """See that what the preparation reads is there (weights that are named, image folders), and tell jobs where.
@@ -106,7 +107,7 @@ class Study(StudyState):
         for name, path in self.config.get("weights", {}).items():
             if (local := local_weights(path)) and not local.exists():
                 raise PelError(f"{shown(self.config_path)}: weights of {name}: {path} does not exist")
-        entries = {base: self.bindings.datasets[base] for base in {split_name(spec.dataset)[0] for spec in self.known.values()}}
+        entries = {base: self.bindings.datasets[base] for spec in self.known.values() for base in spec.data_bases}
         roots = {}
         for base, entry in sorted(entries.items()):
             source = open_source(base, entry, self.config)

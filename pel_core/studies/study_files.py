@@ -1,5 +1,6 @@
 """What a study is made of and where everything of it lies: artefacts, runs, prepared files, options of jobs. Torch-free."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +12,7 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.common.paths import user_path
 from pel_core.data.datasets import require_factors, split_name
 from pel_core.data.image_cache import cache_folder
+from pel_core.data.test_sets import RULES
 from pel_core.spec.posthoc import sources, with_sources
 from pel_core.spec.results import metrics_file, run_folder, scoring
 from pel_core.spec.run_spec import RunSpec
@@ -145,6 +147,17 @@ class StudyFiles:
         spec = self.spec(slug)
         return self.descriptions(split_name(spec.dataset)[0], spec.prompt)
 
+    def test_set(self, spec: RunSpec) -> dict[str, Any]:
+        """What the configuration says of the data set that a run is evaluated on beside its own; its file of classes in full."""
+        given = dict(self.config.get("test_sets", {}).get(spec.evaluate_on, {})) if spec.evaluate_on else {}
+        if given.get("classes", RULES[0]) not in RULES:
+            given["classes"] = carried("test_sets", self.config_path.parent / user_path(given["classes"]))
+        return given
+
+    def test_set_option(self, slug: str) -> str:
+        """The command-line option that says this to a job."""
+        return f"--test-set={quote(json.dumps(given))}" if (given := self.test_set(self.spec(slug))) else ""
+
     def resource(self, name: str) -> int:
         """A resource of a training or evaluation job: threads, mem_mb, runtime (minutes)."""
         return {**RESOURCES, **self.config.get("resources", {})}[name]
@@ -158,6 +171,8 @@ class StudyFiles:
             "vit": f"{folder}/vit.safetensors",
             "data": f"{self.results}/data/{base}/data.json",
         }
+        if spec.evaluate_on:
+            files["test_set"] = f"{self.results}/data/{spec.evaluate_on}/data.json"
         if spec.image_cache:
             files["cache"] = f"{cache_folder(self.results, base, spec.image_cache)}/cache.json"
         if spec.needs_text:

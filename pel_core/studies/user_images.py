@@ -17,7 +17,7 @@ def outlines(study: "Study") -> dict[str, Outline | PelError]:
     """What each data set of the user's own will come to, by name, or why it cannot be prepared; without those that are not
     there."""
     found: dict[str, Outline | PelError] = {}
-    for base in sorted({split_name(spec.dataset)[0] for spec in study.known.values()}):
+    for base in sorted({base for spec in study.known.values() for base in spec.data_bases}):
         source = open_source(base, study.bindings.datasets[base], study.config)
         if not isinstance(source, UserSource):
             continue

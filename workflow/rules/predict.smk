@@ -21,6 +21,7 @@ rule predict:
         run=uncompared(slug_of),
         accept=uncompared(lambda run: "--accept" if slug_of(run) in STUDY.accept else ""),
         options=uncompared(lambda run: job_options.evaluate_options(STUDY.config)),
+        test_set=uncompared(lambda run: STUDY.test_set_option(slug_of(run))),
     wildcard_constraints:
         run=r"(?!.*posthoc\.)[^/]+(/[^/]+)?",
     log:
@@ -32,7 +33,7 @@ rule predict:
         runtime=lambda wc, attempt: STUDY.resource("runtime") * attempt,
     shell:
         "exec {PYTHON:q} -m pel_core evaluate {params.run:q} --results={RESULTS:q} {params.accept}"
-        " {params.options} > {log:q} 2>&1"
+        " {params.options} {params.test_set} > {log:q} 2>&1"
 
 
 # What is scored from the logits that other runs have stored (`posthoc` of a row): no network, no GPU. Their results stand for them.
