@@ -201,6 +201,9 @@ def test_fetch_says_what_cannot_be_had(root):
         fetch("LFWPeople", splits={"train": "10fold"}, test_fraction=0.2)
     with pytest.raises(PelError, match=r"CIFAR10 \(train\) in .* cannot be downloaded \(.*no network in tests"):
         fetch("CIFAR10")
+    with pytest.raises(PelError, match=r"OxfordIIITPet \(trainval\) in .* cannot be downloaded"):
+        fetch("OxfordIIITPet")
+    assert not list(root.iterdir()), "empty folders are left"
     with pytest.raises(PelError, match="torchvision's own addresses"):
         fetch("CIFAR10", "https://example.org")
 

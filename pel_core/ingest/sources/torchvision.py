@@ -7,6 +7,7 @@ entry where there is more than one way to read it. Nothing is downloaded but by 
 import glob
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -202,6 +203,24 @@ class Torchvision(UserSource):
             raise PelError(f"torchvision cannot download {self.options.set}: {how_to_get(self.options.set, root)}")
         if mirror:
             raise PelError(f"--mirror is {mirror}, but torchvision's {self.options.set} comes from torchvision's own addresses")
-        os.makedirs(root, exist_ok=True)
-        for part in dict.fromkeys(self.splits.values()):
-            make(self.options.set, root, part, self.options.arguments, download=True)
+        there = {*glob.glob(os.path.join(glob.escape(root), "*"))} if os.path.isdir(root) else None
+        try:
+            os.makedirs(root, exist_ok=True)
+            for part in dict.fromkeys(self.splits.values()):
+                make(self.options.set, root, part, self.options.arguments, download=True)
+        except OSError as error:
+            raise PelError(
+                f"{root} cannot be written to ({error.strerror}); make it writable, or name another by roots"
+            ) from None
+        except PelError:
+            _remove_empty(root, there)
+            raise
+
+
+def _remove_empty(root: str, there: set[str] | None) -> None:
+    """Take away the empty folders that a failed download made: all but those that were ``there``; None: nor was the root."""
+    for folder, _, _ in os.walk(root, topdown=False):
+        new = os.path.join(root, os.path.relpath(folder, root).split(os.sep)[0])
+        if (folder != root and new not in (there or ())) or (folder == root and there is None):
+            with suppress(OSError):  # it holds something
+                os.rmdir(folder)

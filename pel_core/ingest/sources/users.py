@@ -139,7 +139,8 @@ class UserSource(Source):
     def _how_to_say(self) -> str:
         if self.base in DATASETS:
             fetch = f"`python -m pel_core data fetch {self.base}` gets what can be had, and says how to get the rest"
-            where = f"name its folder by 'roots: {{{self.base}: FOLDER}}' in the configuration, or the folder above by {SAID}"
+            holds = f"the folder that holds '{root}', " if (root := self.entry.options["root"]) != "." else ""
+            where = f"name its folder by 'roots: {{{self.base}: FOLDER}}' in the configuration, or {holds}by {SAID}"
             return f"{where}; {fetch}"
         if "PEL_DATA" in self.options.root:
             return "say where the images are by make study DATA=PATH, --config root=PATH or the environment variable PEL_DATA"
