@@ -156,7 +156,7 @@ def _by_file(data: Prepared, other: Prepared, file: Path, where: str) -> list[li
             found.append(None)
             continue
         members = []
-        for value in [values] if isinstance(values, str) else values:
+        for value in values if isinstance(values, list) else [values]:
             if not isinstance(value, str):
                 raise PelError(
                     f"{where}: {file}: '{key}' is {values!r}; expected a class of {data.name}, a list of them, or null"

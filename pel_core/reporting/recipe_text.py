@@ -215,8 +215,10 @@ def _versions(records: Sequence[Record]) -> list[str]:
 def data_line(records: Sequence[Record]) -> str:
     """``Data: cifar100-ir100 (100 classes, 10847 training and 10000 test images); ...``."""
     shown = [
-        f"{data['name']} ({data['classes']} classes, {data['train_images']} training and {data['test_images']} test images)"
-        for data in (record["data"] for record in records)
+        f"{data['name']} ({data['classes']} classes, {data['train_images']} training and {data['test_images']} test images"
+        + (f" of {other['name']})" if (other := record.get("test_set")) else ")")
+        for record in records
+        for data in [record["data"]]
     ]
     return f"Data: {'; '.join(dict.fromkeys(shown))}."
 

@@ -47,7 +47,8 @@ STUDIES = {
     "posthoc": (16, 4, 6, 11),
     "stages": (10, 10, 2, 2),
     "soups": (27, 17, 1, 1),
-    "tour": (45, 28, 23, 24),
+    "robustness": (10, 4, 3, 3),
+    "tour": (47, 28, 24, 25),
 }
 TOY = "{title: T, backbone: toy, seeds: [0, 1, 2], data: {toy: toy}}"
 CURVE = """

@@ -26,6 +26,12 @@ class Naming(Declaration):
     by_folder: Switch = Field(default=False, description="Whether class i is called as the folder that its images lie in.")
 
 
+LeftOut = Annotated[
+    Annotated[Literal["others"], Expected("a list of its classes, or others"), Tag("word")] | Annotated[list[Text], Tag("list")],
+    Discriminator(lambda given: "list" if isinstance(given, list) else "word"),
+]
+
+
 class TestSet(Declaration):
     """How a data set fits the one that runs train on, where they are evaluated on it (`evaluate_on`)."""
 
@@ -35,9 +41,7 @@ class TestSet(Declaration):
         description="How its classes are recognised: names, folders (WordNet ids, say), sorted-folders (a folder is called by "
         "the number of the class in the order of the training's folders), or a JSON file: {its class: one, several or null}.",
     )
-    leave_out: Annotated[
-        list[Text] | Literal["others"], Expected("a list of its classes, or others: all that the training does not have")
-    ] = Field(default=[], description="Its classes that are not evaluated on, or others: all that the training does not have.")
+    leave_out: LeftOut = Field(default=[], description="Its classes that are not evaluated on; others: all that fit none.")
     count: Natural = Field(default=0, description="How many of its classes are to fit, as published; 0: not said.")
 
 
