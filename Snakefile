@@ -71,9 +71,19 @@ def uncompared(value):
 def chosen(names):
     """Wait until settings are chosen, by the checkpoint `select`: what runs they lead to is not known before. STUDY knows then."""
     for name in names:
-        checkpoints.select.get(selection=name)
+        wait(name)
     if names:
         STUDY.decide()
+
+
+def wait(name, before=None):
+    """Wait for the steps of one tuning, in order, or for those before one. What a rung's candidates are is known after the last."""
+    for step in STUDY.waits_for(name):
+        if step == before:
+            return
+        checkpoints.select.get(selection=step)
+        if step != name:
+            STUDY.decide()
 
 
 def all_chosen(wc):

@@ -22,7 +22,8 @@ from pel_core.spec.results import value_path
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.kinds import ArtefactKind, read_knobs
 from pel_core.studies.origins import ALL, FROM, FROM_SEEDS, listed, parents_of, with_origins
-from pel_core.studies.tuning import Base, TunedRow, Tuning, make_tuned
+from pel_core.studies.tuning import Base, TunedRow, Tuning
+from pel_core.studies.tuning_layout import make_tuned
 
 Selection = Mapping[str, Any]
 ROW_SEEDS = "seeds"  # of `posthoc.ensemble`: the row's own
