@@ -9,7 +9,8 @@ import sys
 import time
 from shlex import quote
 
-from snakemake.exceptions import WorkflowError
+from snakemake.exceptions import IncompleteCheckpointException, WorkflowError
+from snakemake.io import checkpoint_target
 from snakemake.logging import logger
 
 # So that the rules and the jobs they start find the pel_core that lies beside this file, installed or not.
@@ -77,13 +78,18 @@ def chosen(names):
 
 
 def wait(name, before=None):
-    """Wait for the steps of one tuning, in order, or for those before one. What a rung's candidates are is known after the last."""
+    """Wait for the steps of one tuning, in order, or for those before one: who is on a rung is known after the rung before it."""
     for step in STUDY.waits_for(name):
         if step == before:
             return
         checkpoints.select.get(selection=step)
-        if step != name:
-            STUDY.decide()
+        if name == step and len(STUDY.tunings[name].steps) == 1:
+            return
+        STUDY.decide()
+        # Snakemake takes a checkpoint that waits for another for done where its file is there, though that is of an earlier choice.
+        if not all(map(os.path.exists, STUDY.tried(step))):
+            target = checkpoint_target(f"{RESULTS}/selections/{step}.json")
+            raise IncompleteCheckpointException(checkpoints.select.rule, target)
 
 
 def all_chosen(wc):
