@@ -4,6 +4,7 @@
     snakemake --cores 8 --resources gpu=1 --config config=paper seeds=0,1  # another configuration, other seeds
 """
 
+import inspect
 import os
 import sys
 import time
@@ -63,10 +64,21 @@ def compared(inputs):
     return inputs
 
 
+def described(function):
+    """A rule's function, its arguments written down: Snakemake looks them up for every job, of 10,000 runs half a million times."""
+    function.__signature__ = inspect.signature(function)
+    return function
+
+
 def uncompared(value):
     """A param that changes no number: a function of the first wildcard. Snakemake compares params between calls, and runs a job
     again where one changes, but not those of functions that ask for `threads`."""
-    return lambda wc, threads: value(wc[0])
+    return described(lambda wc, threads: value(wc[0]))
+
+
+def grows(amount):
+    """A resource of which a job that is tried again gets more."""
+    return described(lambda wc, attempt: amount * attempt)
 
 
 def chosen(names):

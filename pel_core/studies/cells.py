@@ -228,7 +228,7 @@ def make_cell(bindings: Bindings, seeds: Iterable[int], selections: Iterable[Sel
     if fields.get(FROM_SEEDS) == ALL and not base.parents:
         raise PelError("from_seeds: all has no effect without `from`")
     once = tune or base.over  # of a tuned row to see that it is possible
-    specs = tuple(base.spec(seed) for seed in (seeds[:1] if once else seeds))
+    specs = base.specs(seeds[:1] if once else seeds)
     for spec in (run for child in specs[:1] for run in (child, *child.ancestors.values())):
         require_factors(spec.dataset, spec.factors, bindings.datasets)
     tuned = make_tuned(base, seeds, tune, bindings.datasets, bindings.tunings, bindings.validation) if tune else None

@@ -4,12 +4,13 @@ A *tuning* is what is chosen at once: a row's training on one data set, its grid
 for the same share it, and its candidates are ordinary runs: each is trained once, whoever asks for it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from pel_core.common.registry import spell
+from pel_core.spec.posthoc import ENSEMBLE
 from pel_core.spec.run_spec import RunSpec, is_evaluation
 
 
@@ -35,6 +36,14 @@ class Base:
             shared = {name: value for name, value in (settings or {}).items() if name.startswith("data.")}
             given["parents"] = tuple(parent.spec(each, shared) for parent in self.parents for each in self.over or (seed,))
         return RunSpec.make(self.dataset, self.backbone, self.method, seed, self.recipe, **given)
+
+    def specs(self, seeds: Sequence[int], settings: Mapping[str, Any] | None = None) -> tuple[RunSpec, ...]:
+        """The runs of several seeds."""
+        first, *others = seeds
+        if self.parents or ENSEMBLE in self.fields:
+            return tuple(self.spec(seed, settings) for seed in seeds)
+        made = self.spec(first, settings)  # checked once: nothing else is another at another seed
+        return (made, *(replace(made, seed=seed) for seed in others))
 
     def training(self) -> "Base":
         """The same without what evaluation alone reads: a training is chosen once, whatever ways of evaluating it are shown."""
@@ -120,7 +129,7 @@ class TunedRow:
         """The row's runs with a candidate's settings, one per seed of the row."""
         key = self.tuning.candidates.index(candidate)
         if key not in self._made:
-            self._made[key] = tuple(self.base.spec(seed, candidate.settings) for seed in self.seeds)
+            self._made[key] = self.base.specs(self.seeds, candidate.settings)
         return self._made[key]
 
     @property

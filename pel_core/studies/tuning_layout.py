@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pel_core.common.errors import PelError, unknown
@@ -130,10 +130,10 @@ def _lay_out(base: Base, tune: Mapping[str, Any], fixed: Mapping[str, Any]) -> T
     return Tuning(f"{one.dataset}.{one.backbone}.{one.method}.{digest}", tune, tuple(candidates.values()), sizes)
 
 
-def _runs(base: Base, seeds: Iterable[int], settings: Mapping[str, Any], epochs: int | str) -> tuple[RunSpec, ...]:
+def _runs(base: Base, seeds: Sequence[int], settings: Mapping[str, Any], epochs: int | str) -> tuple[RunSpec, ...]:
     """A candidate's runs on one rung, one for each seed."""
     given = settings if epochs == "same" else {**settings, "epochs": epochs}
-    return tuple(base.spec(seed, given) for seed in seeds)
+    return base.specs(seeds, given)
 
 
 def _change(settings: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[int, float]:
