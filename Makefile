@@ -29,7 +29,9 @@ JOBS      := --cores "$$CORES" --resources "gpu=$${GPUS:-$$($(BIN)/python -m pel
 QUIET     := --quiet rules reason host
 # A candidate of `tune` that diverges ends Snakemake's call, but is an outcome: the next call chooses among the others.
 CALL       = $(SNAKEMAKE) $(1) $(JOBS) $(QUIET) --config $(CHOICE)
-RUN        = { $(CALL) || { $(BIN)/python -m pel_core goes-on $(ARGS) && $(CALL); }; }
+# On another rung others may: as long as there is something else to go on with. The second call for the same stands for its error.
+GOES_ON    = $(BIN)/python -m pel_core goes-on $(ARGS)
+RUN        = ( was=; until $(CALL); do now="$$($(GOES_ON))" && [ "$$now" != "$$was" ] || exit 1; was="$$now"; echo "$$now"; done )
 
 .PHONY: study plan status unlock report show setup test test-fast test-cluster bench pages docs lint clean
 

@@ -107,11 +107,12 @@ class RunSpec(RunFields):
             raise PelError(f"{found}; put shared values into a recipe")
         return start + trained + evaluated
 
-    @property
+    @cached_property  # planning asks several times for each run
     def train(self) -> "RunSpec":
         """The spec of the training run this evaluates: evaluation fields back at their recipe's values."""
         knobs = tuple((name, value) for name, value in self.knobs if not is_evaluation(name))
-        return replace(self, knobs=knobs, **{name: self.base[name] for name in EVALUATION})
+        made = replace(self, knobs=knobs, **{name: self.base[name] for name in EVALUATION})
+        return self if made == self else made
 
     @cached_property
     def base(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pel_core.studies.cost import REACHED, SHEETS, Work, decoded_bytes, measured
 from pel_core.studies.gflop import passes
 from pel_core.studies.study import Study
 from pel_core.studies.text_cost import text_gflop
-from pel_core.studies.tuning_words import finals_to_come, tuning_lines
+from pel_core.studies.tuning_words import runs_to_come, tuning_lines
 from pel_core.studies.user_images import check_splits
 
 VARIES = "no spread of seeds is known from one, so it will show no component of the variance; give two or more (seeds=0,1)"
@@ -43,7 +43,7 @@ def plan(study: Study) -> str:
     origins = {slug: spec for slug, spec in origins.items() if not _trained(study, spec, stale)}
     also = f" ({len(origins)} of them only for others to start from)" if origins else ""
     to_train = origins | to_train
-    later = finals_to_come(study)
+    later = runs_to_come(study)
     again = f", to score again {len(unscored)} (seconds)" if unscored else ""
     stepped = sum(map(is_posthoc, missing))
     again += f", to score from stored logits {stepped} (seconds)" if stepped else ""

@@ -22,7 +22,7 @@ from pel_core.studies import provenance
 from pel_core.studies.artefacts import make_artefacts, make_bindings
 from pel_core.studies.config import carried, find, read_config, read_study, shown
 from pel_core.studies.data_sizes import check_factors
-from pel_core.studies.selection import selection_folder
+from pel_core.studies.selection_files import selection_folder
 from pel_core.studies.settings import apply_settings, check_settings, listed
 from pel_core.studies.study_state import StudyState
 from pel_core.studies.tuning_checks import check_tunings
@@ -46,7 +46,8 @@ class Study(StudyState):
     def targets(self) -> list[str]:
         """Every file the study makes. The runs' results and the scores' stamp are named too, or Snakemake would not miss them."""
         made = [file for name in self.artefacts for file in self.files(name)] + [self.score_stamp] * bool(self.specs)
-        made += [f"{selection_folder(self.results)}/{name}.json" for name in self.tunings]
+        steps = (step for name, found in self.progress.items() for step in dict.fromkeys([*found.decided, name]))
+        made += [f"{selection_folder(self.results)}/{step}.json" for step in steps]
         for slug in self.specs:
             if self.diverged(slug):
                 continue
@@ -61,12 +62,13 @@ class Study(StudyState):
         if artefact.how.from_models:
             needed = [self.prepared(cell.specs[0].slug) for cell in artefact.cells]
             return sorted({files[kind] for files in needed for kind in ("backbone", "data")})
-        tried = [slug for tuning in artefact.tunings.values() for slug in tuning.specs]
+        tried = [slug for name in artefact.tunings for slug in self.progress[name].specs]
         return [self.result_file(slug) for slug in dict.fromkeys([*artefact.specs, *tried])]
 
-    def tried(self, name: str) -> list[str]:
-        """The files a selection is made from."""
-        return [self.result_file(slug) for slug in self.tunings[name].specs]
+    def tried(self, step: str) -> list[str]:
+        """The files that a step of a tuning is decided by, once those before it are."""
+        tuning, rung = self.steps[step]
+        return [self.result_file(slug) for slug in self.progress[tuning.name].specs_to(rung + 1)]
 
     def draw_params(self, name: str) -> str:
         """An artefact's own resolved declaration: a changed label redraws it alone."""

@@ -40,7 +40,7 @@ STUDIES = {
     "resolution": (12, 12, 7, 13),
     "budget": (18, 18, 5, 5),
     "place": (9, 9, 7, 13),
-    "fair-tables": (224, 224, 5, 5),  # candidates; finals follow
+    "fair-tables": (80, 80, 5, 5),  # candidates; finals follow
     "fair-probe": (160, 160, 2, 5),
     "sensitivity": (16, 16, 4, 8),
     "subsets": (12, 12, 1, 1),
