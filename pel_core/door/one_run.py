@@ -59,8 +59,8 @@ def study_of_run(spec: RunSpec, path: Path, values: Mapping[str, Any]) -> Study:
 
 
 def prepare_inputs(study: Study) -> dict[str, str]:
-    """Prepare what the runs of a study read and what is not there, or is of other inputs than there are now: data, weights, texts,
-    decoded images; as Snakemake's rules do. Returns every other file that has to be made again, and why.
+    """Prepare what the runs of a study read and what is not there, or is of other inputs than there are now: data, weights,
+    texts, decoded images; as Snakemake's rules do. Returns every file that has to be made again, and why.
 
     Raises:
         PelError: images or weights that are not there, or anything wrong with them.

@@ -35,16 +35,16 @@ def results(
 ) -> pd.DataFrame:
     """The finished runs of a results folder: a row for each run and metric.
 
-    Columns: ``run`` (its name), ``metric``, ``value`` (NaN where a run has no such number, then ``reason`` says why), what the run
-    is (``dataset``, ``backbone``, ``method``, ``seed``, then every option by its name in a study; those of an entry that a run has not
-    chosen are empty), and where its numbers come from (hashes of data and weights, commit, device, seconds).
+    Columns: ``run`` (its name), ``metric``, ``value`` (NaN where a run has no such number, then ``reason`` says why), what the
+    run is (``dataset``, ``backbone``, ``method``, ``seed``, then every option by its name in a study; those of an entry that a
+    run has not chosen are empty), and where its numbers come from (hashes of data and weights, commit, device, seconds).
 
-    Runs that are not finished or cannot be used are left out: the log says so, and ``frame.attrs["left_out"]`` has all of them with
-    the reason.
+    Runs that are not finished or cannot be used are left out: the log says so, and ``frame.attrs["left_out"]`` has all of them
+    with the reason.
 
     Args:
-        values: metrics, or paths such as ``parameters.learnable_with_head`` or ``training.seconds``, as a study writes them; by default
-            every metric.
+        values: metrics, or paths such as ``parameters.learnable_with_head`` or ``training.seconds``, as a study writes them; by
+            default every metric.
         accept: runs whose results of another version are accepted by name.
 
     Raises:
@@ -52,11 +52,7 @@ def results(
     """
     use_plugins()
     root = user_path(os.fspath(folder))
-    asked = (
-        [(value, value_path(value)) for value in values]
-        if values is not None
-        else [(name, f"metrics.{name}") for name in METRICS]
-    )
+    asked = [(value, value_path(value)) for value in (METRICS if values is None else values)]
     specs, left_out = _runs(root)
     rows: list[dict[str, Any]] = []
     for slug, spec in specs.items():

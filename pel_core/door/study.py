@@ -30,13 +30,15 @@ if TYPE_CHECKING:
 
 TOLD = 5  # runs without a result that a summary names
 CELLS = (
-    "artefact", "row", "column", "row_label", "column_label", "dataset", "method", "metric", "mean", "std", "n", "seeds", "missing", "runs",
+    "artefact", "row", "column", "row_label", "column_label", "dataset", "method", "metric", "mean", "std", "n", "seeds",
+    "missing", "runs",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class StudyFigure:
-    """A figure of a study as it is drawn: ``figure`` (matplotlib's, to change, to save), ``title``, ``caption``; a notebook shows it."""
+    """A figure of a study as it is drawn, which a notebook shows: ``title``, ``caption``, and ``figure``, matplotlib's own, to
+    change and to save."""
 
     name: str
     title: str
@@ -53,7 +55,8 @@ class StudyFigure:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class StudyResults:
-    """What there is of a study. It reads finished runs and makes none; ``missing`` says which there are not, ``command`` makes them."""
+    """What there is of a study. It reads finished runs and makes none: ``missing`` says which there are not, and ``command``
+    makes them."""
 
     study: Study
     arguments: Mapping[str, str]
@@ -81,8 +84,8 @@ class StudyResults:
     @cached_property
     def cells(self) -> pd.DataFrame:
         """A row for each number of the study: where it stands (``artefact``, ``row``, ``column`` and their labels), what it is of
-        (``dataset`` and ``method`` as the study writes them, ``metric``), its ``mean`` over ``n`` runs with ``std``, the ``seeds``, the
-        ``runs``. Where a run has no result ``mean`` is NaN and ``missing`` says what is missing.
+        (``dataset`` and ``method`` as the study writes them, ``metric``), its ``mean`` over ``n`` runs with ``std``, the
+        ``seeds``, the ``runs``. Where a run has no result ``mean`` is NaN and ``missing`` says what is missing.
 
         Raises:
             PelError: runs are of different data or weights.
@@ -180,10 +183,8 @@ class StudyResults:
 def _labels(artefact: Artefact, cell: Cell) -> tuple[str, str]:
     """What a cell's row and column are called; empty where its kind has no such list."""
     lists = [artefact.declaration.get(key, ()) if key else () for key in (artefact.how.rows, artefact.how.columns)]
-    found = [
-        entries[at] if isinstance(entries, Sequence) and at < len(entries) else {}
-        for entries, at in zip(lists, (cell.row, cell.column))
-    ]
+    places = zip(lists, (cell.row, cell.column), strict=True)
+    found = [entries[at] if isinstance(entries, Sequence) and at < len(entries) else {} for entries, at in places]
     row, column = (str(entry.get("label", entry.get("at", ""))) for entry in found)
     return row, column
 

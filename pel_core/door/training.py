@@ -47,20 +47,22 @@ def train(
     bar: bool = True,
     **options: Any,
 ) -> LoadedRun:
-    """Train one run and evaluate it, after what it needs is prepared; returns it, ready to classify. A run that is finished is loaded.
+    """Train one run and evaluate it, after what it needs is prepared; returns it, ready to classify. A finished run is loaded.
 
     An interruption (the notebook's stop button) ends after the step under way and saves it; the same call goes on from there.
 
     Args:
-        run: its name, ``demo-cifar-ir100.clip-mini.adaptformer.s0``; or say ``dataset``, ``method`` and, where they differ from the
-            configuration's and 0, ``backbone`` and ``seed``, with any option of a study: ``epochs=5``, ``**{"loss.gamma": 2}``. What the
-            configuration shares among its runs (its ``recipe``) then holds, as in a study.
-        config: the configuration, a name under ``workflow/config`` or a path: data sets of your own, where weights and images lie.
+        run: its name, ``demo-cifar-ir100.clip-mini.adaptformer.s0``; or say ``dataset``, ``method`` and, where they differ from
+            the configuration's and 0, ``backbone`` and ``seed``, with any option of a study: ``epochs=5``,
+            ``**{"loss.gamma": 2}``. What the configuration shares among its runs (its ``recipe``) then holds, as in a study.
+        config: the configuration, a name under ``workflow/config`` or a path: data sets of your own, where images and weights
+            lie.
         root: where images are looked for (PEL_DATA; ``make``'s DATA).
         weights: a local file or folder, or a hub name, for the backbone.
         results: the results folder, instead of the configuration's.
         device: ``auto`` (a GPU that no other job holds, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
-        threads: on the CPU; by default the configuration's, as in a study; 0 for torch's own choice. Another number may change last bits.
+        threads: on the CPU; by default the configuration's, as in a study; 0 for torch's own choice. Another number may change
+            the last bits.
         again: train and evaluate once more, whatever is there.
         bar: whether to show a live bar.
 
