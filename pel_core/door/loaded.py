@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from pel_core.door.images import ImageLike, listed, names_of, opened
 from pel_core.door.plugin import use_plugins
 from pel_core.door.predictions import ImagePredictions
 from pel_core.evaluation.new_images import BATCH, network_input, posthoc_steps, reading, stored_result
+from pel_core.evaluation.outputs import CLASSES, PREDICTIONS
 from pel_core.evaluation.predictions import require_finite
 from pel_core.evaluation.trained_run import open_run
 from pel_core.hardware.devices import exact_fp32, pick_device
@@ -85,7 +87,7 @@ class LoadedRun:
         """
         found = stored_result(self.spec, self.folder, self.results)
         if found is None:
-            raise PelError(f"{self.slug} has no result yet: python -m pel_core evaluate '{self.slug}' --results '{self.results}'")
+            raise self._unscored()
         if reason := invalid_reason(found, self.spec, (), self.results):
             raise PelError(f"{self.slug}: {reason}")
         return found
@@ -99,6 +101,35 @@ class LoadedRun:
         """
         values: Mapping[str, float | None] = self.record["metrics"]
         return {name: values[name] for name in METRICS if name in values}
+
+    @property
+    def classes(self) -> pd.DataFrame:
+        """A row for each class: name, group, training and test images, accuracy and precision in percent (classes.csv).
+
+        Raises:
+            PelError: it is not evaluated yet.
+        """
+        return pd.read_csv(self._output(CLASSES))
+
+    @property
+    def predictions(self) -> pd.DataFrame:
+        """A row for each image that the run was evaluated on: path, label, prediction, probabilities (predictions.parquet).
+
+        Raises:
+            PelError: it is not evaluated yet.
+        """
+        return pd.read_parquet(self._output(PREDICTIONS))
+
+    def _output(self, name: str) -> Path:
+        """A file that scoring left, beside the run's metrics.json."""
+        inside = self.slug.removeprefix(self.spec.train.slug).removeprefix(".")
+        for folder in (self.folder / inside, run_folder(self.results, self.slug)):
+            if (folder / name).is_file():
+                return folder / name
+        raise self._unscored()
+
+    def _unscored(self) -> PelError:
+        return PelError(f"{self.slug} has no result yet: python -m pel_core evaluate '{self.slug}' --results '{self.results}'")
 
     def predict(self, images: ImageLike | Iterable[ImageLike]) -> ImagePredictions:
         """Classify images as the run's evaluation classifies its own, with the same numbers.

@@ -152,7 +152,8 @@ class StudyResults:
 
     def _summary(self) -> list[str]:
         runs = self.study.specs
-        lines = [f"{self.title}: {shown(self.study.path)} on {shown(self.study.config_path)} ({self.study.config['title']})"]
+        asked = self.arguments
+        lines = [f"{self.title}: {asked['study']} on {asked['config']} ({self.study.config['title']})"]
         lines += [notice] if (notice := self.study.config.get("notice", "")) else []
         lines += [f"{len(runs) - len(self.missing):,} of {len(runs):,} runs have a result, in {shown(self.study.results)}"]
         lines += [f"Tables: {', '.join(self.tables) or 'none'}. Figures: {', '.join(self.figures) or 'none'}."]

@@ -9,6 +9,10 @@ from typing import Any
 import torch
 from tqdm import TqdmWarning
 
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", TqdmWarning)  # ipywidgets need not be there; whoever imports this first would be told
+    from tqdm.auto import tqdm
+
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
 from pel_core.common.logs import logger
@@ -85,7 +89,7 @@ def train(
             )
         stale = prepare_inputs(study)
         with _threads(study.resource("threads") if threads is None else threads), exact_fp32():
-            _make(study, spec, stale, device, again, _bar() if bar else None)
+            _make(study, spec, stale, device, again, tqdm if bar else None)
     return load_run(spec.slug, study.results, device=device)
 
 
@@ -143,12 +147,3 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _bar() -> Callable[..., Any]:
-    """The bar of where we are: a notebook's widget where ipywidgets is installed, else letters."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TqdmWarning)  # that ipywidgets is not there
-        from tqdm.auto import tqdm
-    made: Callable[..., Any] = tqdm
-    return made

@@ -150,7 +150,7 @@ def test_runs_that_are_not_finished(copy):
     (folder / "delta.safetensors").unlink()
     with pytest.raises(pel.PelError, match=r"holds no delta\.safetensors: train the run first"):
         pel.load_run(folder)
-    with pytest.raises(pel.PelError, match="there is no run folder .*nothing/here"):
+    with pytest.raises(pel.PelError, match=r"there is no run folder .*nothing/here"):
         pel.load_run(copy / "nothing" / "here")
     with pytest.raises(pel.PelError, match="is not a run: expected DATASET"):
         pel.load_run("nonsense", copy)
@@ -161,5 +161,5 @@ def test_a_checkpoint_of_another_version(copy):
     state = load_file(path)
     save_file(state, path, metadata={"slug": BASE, "engine": "0"})
     (path.parent / "train.json").unlink()
-    with pytest.raises(pel.PelError, match="is stale: prepared by version 0, this is 1.*train it again"):
+    with pytest.raises(pel.PelError, match=r"is stale: prepared by version 0, this is 1.*train it again"):
         pel.load_run(path.parent)

@@ -56,7 +56,7 @@ def test_a_plugin_that_was_edited_needs_a_new_interpreter(tmp_path, monkeypatch)
         pel.use_plugins(file)
         pel.use_plugins(file)
         file.write_text("LIMIT = 2\n")
-        with pytest.raises(pel.PelError, match="was changed since it was loaded .* restart the kernel"):
+        with pytest.raises(pel.PelError, match=r"was changed since it was loaded .* restart the kernel"):
             pel.use_plugins(file)
     finally:
         plugins.unload(plugins.loaded()[file.name])

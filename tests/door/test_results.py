@@ -1,4 +1,4 @@
-"""`pel.results`: a row for each run and metric; what cannot be used is left out by name; where there is nothing, an error helps."""
+"""`pel.results`: a row for each run and metric; what cannot be used is left out by name; of nothing an error tells."""
 
 import math
 import shutil
@@ -50,7 +50,7 @@ def test_values_as_a_study_writes_them(folder):
     mine = frame[frame["run"] == SLUGS[0]].set_index("metric")["value"]
     assert mine["tail"] == record["metrics"]["tail"] and mine["parameters.head"] == record["parameters"]["head"]
     assert mine["metrics.per_class.2"] == record["metrics"]["per_class"][2]
-    with pytest.raises(pel.PelError, match="unknown value 'tial'.*Did you mean 'tail'"):
+    with pytest.raises(pel.PelError, match=r"unknown value 'tial'.*Did you mean 'tail'"):
         pel.results(folder, ["tial"])
     with pytest.raises(pel.PelError, match="is 'adaptformer', not a number"):
         pel.results(folder, ["spec.method"])
@@ -88,7 +88,7 @@ def test_where_there_is_nothing_the_error_says_where_to_look(folder, tmp_path, m
     with pytest.raises(pel.PelError, match=r"the results folder .*none does not exist \(looked from"):
         pel.results(tmp_path / "none")
     (tmp_path / "empty" / "deep" / "er").mkdir(parents=True)
-    with pytest.raises(pel.PelError, match="holds no runs .*make study, snakemake or pel.train make some"):
+    with pytest.raises(pel.PelError, match=r"holds no runs .*make study, snakemake or pel.train make some"):
         pel.results(tmp_path / "empty" / "deep" / "er")
     for near in ("runs", f"runs/{SLUGS[0]}"):
         with pytest.raises(pel.PelError, match=f"is no results folder, {folder} is: give that one"):

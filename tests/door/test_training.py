@@ -1,4 +1,4 @@
-"""`pel.train`: what is missing is prepared, the bits are the command line's, what is finished is loaded, what is wrong is told."""
+"""`pel.train`: what is missing is prepared, the bits are the command line's, what is finished is loaded, mistakes are told."""
 
 import os
 import shutil
@@ -108,7 +108,7 @@ def test_a_bar_that_moves(photos, trained, monkeypatch, capsys):
         def close(self):
             seen.append("closed")
 
-    monkeypatch.setattr(training, "_bar", lambda: Bar)
+    monkeypatch.setattr(training, "tqdm", Bar)
     train(photos, trained.results, again=True)
     steps = seen[0][1]
     assert seen == [(SLUG, steps), "closed"] and Bar.n == steps > 1
@@ -166,7 +166,7 @@ def test_an_interruption_is_told_and_the_same_call_goes_on(photos, trained, tmp_
 
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(training, "_bar", lambda: Pressed)
+    monkeypatch.setattr(training, "tqdm", Pressed)
     with pytest.raises(Stopped):
         train(photos, tmp_path / "results")
     monkeypatch.undo()
@@ -195,5 +195,5 @@ def test_a_training_that_diverged_is_told_and_not_tried_again_by_itself(photos, 
     options = {"lr": 1e38, "seed": 3}
     with pytest.raises(pel.PelError, match="the loss became"):
         train(photos, trained.results, **options)
-    with pytest.raises(pel.PelError, match="diverged before: .*again=True tries once more"):
+    with pytest.raises(pel.PelError, match=r"diverged before: .*again=True tries once more"):
         train(photos, trained.results, **options)
