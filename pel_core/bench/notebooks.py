@@ -22,6 +22,7 @@ from pel_core.common.files import write_text
 FOLDER = ROOT / "docs" / "notebooks"
 PASSED = re.compile(r"[^\n\r]*\r(?!\n)")  # a bar before it moved on
 TIMES = re.compile(r"\[\d[\d:]*<[\d:?]+, [^,\]]*(, )?")  # of a bar: seconds, speed
+SECONDS = re.compile(r"  \d+ s$", re.MULTILINE)  # at the end of an epoch's line
 MACHINE = re.compile(r"(?<![\w.])/(?:home|root|tmp|work|usr|opt|var|mnt|Users|private)/[^\s'\"]*|[A-Za-z]:\\\\[^\s'\"]+")
 LIMIT = 600  # seconds that a cell may take
 
@@ -45,7 +46,7 @@ def execute(path: Path, folder: Path) -> Any:
     environment = {name: value for name, value in os.environ.items() if name not in ("MPLBACKEND", "PEL_DATA", "PEL_PLUGINS")}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
     how = {"resources": {"metadata": {"path": str(folder)}}, "extra_arguments": ["--IPKernelApp.log_level=40"]}
-    client = NotebookClient(book, timeout=LIMIT, kernel_name="python3", **how)
+    client = NotebookClient(book, timeout=LIMIT, kernel_name="python3", coalesce_streams=True, **how)
     try:
         client.execute(env=environment)
     except CellExecutionError as error:
@@ -64,7 +65,7 @@ def tidy(book: Any) -> None:
         for output in cell.get("outputs", ()):
             output.pop("metadata", None) if output.output_type == "stream" else output.update(metadata={})
             if output.output_type == "stream":
-                output.text = TIMES.sub("[", PASSED.sub("", output.text))
+                output.text = SECONDS.sub("", TIMES.sub("[", PASSED.sub("", output.text)))
 
 
 def machine_paths(book: Any) -> list[str]:
