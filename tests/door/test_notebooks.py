@@ -41,7 +41,8 @@ def kinds(cell):
 
 
 def test_a_path_of_the_machine_and_what_differs_from_call_to_call():
-    bar = "run:   0%|   | 0/9 [00:00<?, ?step/s]\rrun: 100%|##| 9/9 [00:03<00:00, 4.93step/s, loss=0.35]\nepoch 0  lr 1e-2  8 s\ndone in /home/me/x\n"
+    bar = "run:   0%|   | 0/9 [00:00<?, ?step/s]\rrun: 100%|##| 9/9 [00:03<00:00, 4.93step/s, loss=0.35]\n"
+    bar += "epoch 0  lr 1e-2  8 s\ndone in /home/me/x\n"
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])
     book.cells[0].outputs = [nbformat.v4.new_output("stream", name="stderr", text=bar)]
     notebooks.tidy(book)
