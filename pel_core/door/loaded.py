@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pel_core.common.errors import PelError
 from pel_core.common.paths import user_path
@@ -29,6 +29,7 @@ from pel_core.hardware.devices import exact_fp32, pick_device
 from pel_core.spec.choices import METRICS
 from pel_core.spec.results import invalid_reason, run_folder, slug_of
 from pel_core.spec.run_spec import RunSpec
+from pel_core.training.classifier import Classifier
 from pel_core.training.loop import predict
 
 
@@ -62,7 +63,7 @@ class LoadedRun:
     """
 
     spec: RunSpec
-    model: nn.Module
+    model: Classifier
     class_names: list[str]
     folder: Path
     results: Path
@@ -72,6 +73,11 @@ class LoadedRun:
     def slug(self) -> str:
         """Its name."""
         return self.spec.slug
+
+    @property
+    def trained(self) -> dict[str, Tensor]:
+        """What was trained, delta and head, by its name in the checkpoint: ``adaptformer.6.ffn.up.weight``, ``head.weight``."""
+        return {name: value.detach() for name, value in self.model.stored().items()}
 
     @property
     def transform(self) -> Transform:

@@ -26,6 +26,7 @@ ORIGIN = (
     "data_sha256", "backbone_sha256", "commit", "versions", "device", "started", "train_seconds", "evaluate_seconds",
     "learnable_with_head",
 )  # fmt: skip
+DIVERGED = "diverged"
 TOLD = 5  # runs without a usable result that the log names
 STAGES = ("metrics.json", "train.json", "failed.json", "evaluation-failed.json")  # files that tell of a run
 
@@ -54,11 +55,15 @@ def results(
     root = user_path(os.fspath(folder))
     asked = [(value, value_path(value)) for value in (METRICS if values is None else values)]
     specs, left_out = _runs(root)
+    evaluated = {slug_of(path.parent) for path in result_files(root)}
+    trainings = {specs[slug].train.slug for slug in evaluated if slug in specs}
     rows: list[dict[str, Any]] = []
     for slug, spec in specs.items():
         record, why = _usable(root, slug, spec, accept)
-        if record is None:
-            left_out[slug] = why
+        if record is None and (slug in evaluated or slug not in trainings or why.startswith(DIVERGED)):
+            left_out[slug] = why  # else a training that has no evaluation of its own, but others
+        elif record is None:
+            continue
         else:
             rows += _rows(record, asked)
     if not specs and not left_out:
@@ -83,7 +88,7 @@ def _runs(root: Path) -> tuple[dict[str, RunSpec], dict[str, str]]:
 def _usable(root: Path, slug: str, spec: RunSpec, accept: Collection[str]) -> tuple[Mapping[str, Any] | None, str]:
     """A run's result; or None, and why there is none that can be used."""
     if failed := diverged(root, slug, spec):
-        return None, f"diverged: {reason_of(failed)}"
+        return None, f"{DIVERGED}: {reason_of(failed)}"
     path = next((file for file in result_files(root, run=spec.train.slug) if slug_of(file.parent) == slug), None)
     path = path or root / "runs" / slug / "metrics.json"  # of before evaluations lay inside
     if not path.is_file():

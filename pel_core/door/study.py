@@ -17,7 +17,7 @@ from pel_core.door.one_run import Paths, settings_of
 from pel_core.door.plugin import use_plugins
 from pel_core.reporting.figure_style import collected
 from pel_core.reporting.html_text import markdown_html, picture
-from pel_core.reporting.runs import Runs, find_runs
+from pel_core.reporting.runs import Blank, Runs, find_runs
 from pel_core.reporting.tables import statistic
 from pel_core.spec.results import require_same_inputs
 from pel_core.studies.cells import Artefact, Cell
@@ -159,7 +159,7 @@ class StudyResults:
         lines += [f"Tables: {', '.join(self.tables) or 'none'}. Figures: {', '.join(self.figures) or 'none'}."]
         lines += [f"Left out: {name}: {reason}" for name, reason in self.study.left_out.items()]
         if self.missing:
-            lines += [f"Missing: {slug} ({why})" for slug, why in list(self.missing.items())[:TOLD]]
+            lines += [_told(blank) for blank in list(self._runs.blanks.values())[:TOLD]]
             more = len(self.missing) - TOLD
             lines += [f"and {more:,} more runs" if more > 0 else "", f"To make what is missing: {self.command}"]
         return list(filter(None, lines))
@@ -179,6 +179,11 @@ class StudyResults:
             except PelError as error:
                 parts.append(f"<p>{escape(name)} is not shown: {escape(str(error))}</p>")
         return "\n".join(parts)
+
+
+def _told(blank: Blank) -> str:
+    """A run without a result, in a line: of one that is not made yet its name says all."""
+    return f"Missing: {blank.slug}" if blank.word == "missing" else f"Missing: {blank}"
 
 
 def _labels(artefact: Artefact, cell: Cell) -> tuple[str, str]:

@@ -71,6 +71,10 @@ def test_the_network_and_its_transform_are_what_predict_uses(photos, results):
         with torch.inference_mode():
             logits = run.model(images).mean(0)
         assert torch.allclose(logits, torch.from_numpy(run.predict(path).logits[0]), atol=1e-5)
+        assert {name: value.shape for name, value in run.trained.items()} == {
+            name: value.shape for name, value in load_file(run.folder / "delta.safetensors").items()
+        }
+        assert list(run.classes["name"]) == run.class_names and len(run.predictions) == 7
         assert run.class_names == ["red deer", "été 寺"] and run.metrics["overall"] == run.record["metrics"]["overall"]
         assert BASE in repr(run) and str(run.device) == "cpu"
 
@@ -145,6 +149,9 @@ def test_runs_that_are_not_finished(copy):
     run = pel.load_run(folder, device="cpu", evaluation="default")
     with pytest.raises(pel.PelError, match=f"has no result yet: python -m pel_core evaluate '{BASE}' --results '{copy}'"):
         _ = run.metrics
+    (folder / "classes.csv").unlink()
+    with pytest.raises(pel.PelError, match="has no result yet"):
+        _ = run.classes
     assert main(["evaluate", BASE, "--results", str(copy)]) == 0
     assert run.metrics["overall"] is not None
     (folder / "delta.safetensors").unlink()

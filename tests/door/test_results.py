@@ -97,6 +97,14 @@ def test_where_there_is_nothing_the_error_says_where_to_look(folder, tmp_path, m
         pel.results("")
 
 
+def test_a_training_that_was_evaluated_in_another_way_alone_is_not_told(folder):
+    base, other = SLUGS[:2]
+    write_json(run_folder(folder, base) / "train.json", {"slug": base})
+    metrics_file(folder, base).unlink()
+    frame = pel.results(folder)
+    assert other in set(frame["run"]) and base not in set(frame["run"]) and frame.attrs["left_out"] == {}
+
+
 def test_a_frame_pivots(folder):
     wide = pel.results(folder, ["overall", "tail"]).pivot(index="run", columns="metric", values="value")
     assert wide.shape == (3, 2) and isinstance(wide, pd.DataFrame)

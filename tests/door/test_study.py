@@ -79,7 +79,8 @@ def test_what_is_missing_is_named_with_the_command(found, results, tmp_path):
     cell = less.cells[less.cells["runs"].map(lambda runs: slug in runs)].iloc[0]
     assert math.isnan(cell["mean"]) and cell["missing"] == "missing (1 of 2)"
     for text in (repr(less), less._repr_html_()):
-        assert slug in text and "To make what is missing" in text
+        assert f"Missing: {slug}" in text and "To make what is missing" in text
+    assert "make it with" not in repr(less)
     assert "missing (1 of 2)" in less._repr_html_()
     assert less.table("table1")["100"].isna().sum() == 1
     empty = pel.study("report", "demo", seeds=[0, 1], results=tmp_path / "none")

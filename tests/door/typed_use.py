@@ -18,7 +18,9 @@ def use(folder: Path) -> None:
     assert_type(frame, pd.DataFrame)
     run = pel.load_run(folder / "runs" / "x", device="cpu")
     assert_type(run, pel.LoadedRun)
-    assert_type(run.model, nn.Module)
+    module: nn.Module = run.model
+    print(module)
+    assert_type(run.trained, dict[str, Tensor])
     assert_type(run.metrics["overall"], float | None)
     assert_type(run.class_names, list[str])
     assert_type(run.transform(Image.new("RGB", (8, 8))), Tensor)
