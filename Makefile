@@ -1,4 +1,4 @@
-# make study | plan | status | unlock | show | report | test | test-fast | test-cluster | bench | pages | docs | lint | clean   (see README.md)
+# make study | plan | status | unlock | show | report | test | test-fast | test-cluster | bench | pages | docs | notebooks | lint | clean   (see README.md)
 BIN   := .venv/bin
 WORDS := STUDY CONFIG SEEDS BACKBONE WEIGHTS PLUGINS RESULTS FIGURES DATA CORES GPUS REPORT PYTHON
 # A word on the command line that says nothing was meant to say something: an unset variable of a shell, for one.
@@ -33,7 +33,7 @@ CALL       = $(SNAKEMAKE) $(1) $(JOBS) $(QUIET) --config $(CHOICE)
 GOES_ON    = $(BIN)/python -m pel_core goes-on $(ARGS)
 RUN        = ( was=; until $(CALL); do now="$$($(GOES_ON))" && [ "$$now" != "$$was" ] || exit 1; was="$$now"; echo "$$now"; done )
 
-.PHONY: study plan status unlock report show setup test test-fast test-cluster bench pages docs lint clean
+.PHONY: study plan status unlock report show setup test test-fast test-cluster bench pages docs notebooks lint clean
 
 study: setup  ## train and evaluate what is missing, then build every table and figure
 	$(BIN)/python -m pel_core plan $(ARGS)
@@ -70,6 +70,9 @@ test-cluster: .venv/cluster/installed  ## a real SLURM on this host: node failur
 bench: setup  ## speed and memory on this machine, into docs/benchmarks; half an hour of all cores (BENCH=step: one part)
 	$(BIN)/python -m pel_core.bench $(BENCH)
 
+notebooks: setup  ## execute docs/notebooks, and write what comes out; not a test
+	$(BIN)/python -m pel_core.bench.notebooks
+
 pages: setup  ## the tables, figures and verdicts that docs/ablations.md and docs/studies.md show (STUDIES="losses tour": those alone)
 	$(BIN)/python -m pel_core.bench.pages $(STUDIES)
 
@@ -79,6 +82,7 @@ docs: setup  ## the documentation as a site, docs/_build/index.html; a warning i
 lint: setup
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
+	$(BIN)/mypy --no-error-summary
 
 setup: .venv/installed
 

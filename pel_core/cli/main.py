@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pel_core.cli import study_commands as report
+from pel_core.cli.compare_command import compare, compare_options
 from pel_core.cli.data_options import data_options
 from pel_core.cli.export_command import export, export_options
 from pel_core.cli.gallery_command import gallery, gallery_options
@@ -241,6 +242,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's own choice)")
     export_options(command(export))
     gallery_options(command(gallery))
+    compare_options(command(compare))
     for function, positional in report.COMMANDS:
         report.add_options(sub := command(function, *positional))
         if function is report.status:

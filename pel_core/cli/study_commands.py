@@ -188,7 +188,6 @@ def schema(arguments: Arguments) -> None:
 COMMANDS: tuple[tuple[Callable[[Arguments], None], tuple[str, ...]], ...] = (
     (table, ("artefact",)),
     (figure, ("artefact",)),
-    (compare, ()),
     (claims, ()),
     (partial, ()),
     (select, ("selection",)),
