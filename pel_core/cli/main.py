@@ -10,8 +10,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from pel_core import __version__
+from pel_core.cli import run_commands
 from pel_core.cli import study_commands as report
 from pel_core.cli.data_options import data_options
+from pel_core.cli.help_text import Root
+from pel_core.cli.init_command import init, init_options
 from pel_core.common.environment import settle_environment
 from pel_core.common.errors import PelError
 from pel_core.common.locales import print_anything
@@ -19,6 +23,7 @@ from pel_core.common.logs import logger, set_verbosity
 from pel_core.common.paths import expand_user, user_path
 from pel_core.common.plugins import use_plugins
 from pel_core.common.renames import renamed_words
+from pel_core.common.shipped import program
 from pel_core.common.signals import leaving
 from pel_core.models.backbones import backbone_name, expand_weights
 
@@ -154,13 +159,14 @@ def _images(word: str) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """All commands with their options."""
-    root = argparse.ArgumentParser(prog="python -m pel_core", description=__doc__.splitlines()[0])
+    root = Root(prog=program(), description="PEL-Lab: ablation studies of parameter-efficient long-tailed recognition.")
+    root.add_argument("--version", action="version", version=f"pel-lab {__version__}")
     common = argparse.ArgumentParser(add_help=False)  # options of every command
     told = "a Python file that adds entries (docs/extending.md); may be given again"
     common.add_argument("--plugins", action="append", default=[], metavar="FILE", help=told)
     common.add_argument("-v", "--verbose", action="count", default=0, help="log more: details too")
     common.add_argument("-q", "--quiet", action="count", default=0, help="log less: warnings alone; twice: errors alone")
-    commands = root.add_subparsers(required=True, metavar="COMMAND")
+    root.commands = commands = root.add_subparsers(required=True, metavar="COMMAND", parser_class=argparse.ArgumentParser)
 
     def command(function, *positional: str) -> argparse.ArgumentParser:
         words = {"help": function.__doc__, "description": function.__doc__}
@@ -232,8 +238,18 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--top", type=int, default=5, help="how many classes to tell of each image (5)")
     sub.add_argument("--device", default="auto", help="auto (a free GPU, locked; else the CPU), cpu, cuda or cuda:N")
     sub.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's own choice)")
-    for function, positional in report.COMMANDS:
-        report.add_options(sub := command(function, *positional))
+    init_options(command(init))
+    command(run_commands.where)
+    runs = ((run_commands.run, ()), (run_commands.unlock, ()))
+    for function, positional in (*report.COMMANDS, *runs):
+        sub = command(function, *positional)
+        if function in (report.plan, report.status, report.show, report.report, *dict(runs)):
+            sub.add_argument("named", nargs="?", metavar="STUDY", help="the same as --study, right after the command")
+        report.add_options(sub)
+        if function is run_commands.run:
+            run_commands.add_options(sub)
+        if function is report.plan:
+            sub.add_argument("--measure", action="store_true", help="measure this machine where no run says how fast it is (seconds)")
         if function is report.status:
             sub.add_argument("--all", action="store_true", help="list every run")
         if function is report.report:
@@ -251,8 +267,9 @@ def main(words: Sequence[str] | None = None) -> int:
     print_anything()
     words = renamed_words(sys.argv[1:] if words is None else words)
     try:
-        arguments = parser().parse_args(words)
-        arguments.words = words
+        ours, _, after = run_commands.divided(words) if words[:1] == ["run"] else (words, [], [])
+        arguments = parser().parse_args(ours)
+        arguments.words, arguments.snakemake = words, after  # Snakemake's own, of `run`
         set_verbosity(arguments.verbose - arguments.quiet)
         settle_environment()
         use_plugins(arguments.plugins)

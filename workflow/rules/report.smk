@@ -29,16 +29,6 @@ def all_results(wc):
     return [STUDY.result_file(slug) for slug in STUDY.specs]
 
 
-localrules:
-    all,
-    select,
-    table,
-    summary,
-    figure,
-    runs,
-    page,
-
-
 # Which of the settings that a study tries (`tune`) its rows are made with. The file is a record: planning chooses by the results
 # themselves (pel_core/studies/selection.py). A checkpoint, since the runs with the chosen settings are known only then.
 checkpoint select:
@@ -52,6 +42,7 @@ checkpoint select:
         selection=r"[^/]+",
     log:
         f"{RESULTS}/logs/{{selection}}.select.log",
+    localrule: True
     shell:
         "exec {PYTHON:q} -m pel_core select {wildcards.selection:q} {ASK} > {log:q} 2>&1"
 
@@ -72,6 +63,7 @@ rule table:
         f"{RESULTS}/logs/{{table}}.log",
     wildcard_constraints:
         table=names(kinds.TABLE),
+    localrule: True
     shell:
         "exec {PYTHON:q} -m pel_core table {wildcards.table:q} {ASK} > {log:q} 2>&1"
 
@@ -91,6 +83,7 @@ rule summary:
         f"{RESULTS}/logs/{{summary}}.log",
     wildcard_constraints:
         summary=names(kinds.SUMMARY),
+    localrule: True
     shell:
         "exec {PYTHON:q} -m pel_core {params.kind} {ASK} > {log:q} 2>&1"
 
@@ -110,6 +103,7 @@ rule figure:
         f"{RESULTS}/logs/{{figure}}.log",
     wildcard_constraints:
         figure=names(kinds.FIGURE),
+    localrule: True
     shell:
         "exec {PYTHON:q} -m pel_core figure {wildcards.figure:q} {ASK} > {log:q} 2>&1"
 
@@ -124,6 +118,7 @@ rule runs:
         md=f"{RESULTS}/provenance.md",
     log:
         f"{RESULTS}/logs/provenance.log",
+    localrule: True
     shell:
         "exec {PYTHON:q} -m pel_core provenance {ASK} > {log:q} 2>&1"
 
@@ -144,5 +139,6 @@ rule page:
         f"{RESULTS}/report.html",
     log:
         f"{RESULTS}/logs/report.log",
+    localrule: True
     shell:
         "exec {PYTHON:q} -m pel_core report {ASK} --out={output:q} > {log:q} 2>&1"
