@@ -1,5 +1,5 @@
-"""What pyproject.toml cannot say: a wheel carries the folder ``workflow`` inside the package, where `pel_core.common.shipped` finds
-it. A checkout, and an editable installation of one, keep it beside the package."""
+"""What pyproject.toml cannot say: a wheel carries the folder ``workflow`` inside the package, where `pel_core.common.shipped`
+finds it. A checkout, and an editable installation of one, keep it beside the package."""
 
 import shutil
 from pathlib import Path

@@ -27,7 +27,7 @@ class Root(argparse.ArgumentParser):
         parsers = self.commands.choices
         named = {name for names in GROUPS.values() for name in names}
         rest = [name for name in parsers if name not in named]
-        lines = [f"usage: {program()} COMMAND [options]       ({program()} COMMAND --help tells them)", "", self.description or ""]
+        lines = [f"usage: {program()} COMMAND [options]   ({program()} COMMAND --help tells them)", "", self.description or ""]
         width = max(map(len, parsers)) + 2
         for title, names in GROUPS.items():
             shown = [name for name in names if name in parsers] + rest * (title == REST)

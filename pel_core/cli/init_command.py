@@ -31,7 +31,7 @@ def init(arguments: Arguments) -> None:
 
     folder = arguments.folder
     require_empty(folder)
-    texts = files(folder.resolve().name, arguments.data, arguments.backbone)  # whatever is wrong is known before anything is written
+    texts = files(folder.resolve().name, arguments.data, arguments.backbone)  # before anything is written
     write_all(folder, texts)
     print(f"Wrote {', '.join(texts)} into {shown(folder)}")
     go = "" if folder.resolve() == Path.cwd() else f"cd {quote(shown(folder))}; "
@@ -74,7 +74,8 @@ def files(title: str, data: str | None = None, backbone: str | None = None) -> d
         root = os.path.abspath(data)
         words |= {"ROOT": json.dumps(root, ensure_ascii=False), "FOUND": found(root)}
     made = {"study.yaml": "study.yaml", "config.yaml": f"config-{kind}.yaml", ".gitignore": "gitignore"}
-    return {file: filled((require(TEMPLATES / source, "its templates")).read_text("utf-8"), words) for file, source in made.items()}
+    require(TEMPLATES, "its templates")
+    return {file: filled((TEMPLATES / source).read_text("utf-8"), words) for file, source in made.items()}
 
 
 def filled(text: str, words: dict[str, str]) -> str:

@@ -249,7 +249,8 @@ def parser() -> argparse.ArgumentParser:
         if function is run_commands.run:
             run_commands.add_options(sub)
         if function is report.plan:
-            sub.add_argument("--measure", action="store_true", help="measure this machine where no run says how fast it is (seconds)")
+            told = "measure this machine where no run says how fast it is (seconds)"
+            sub.add_argument("--measure", action="store_true", help=told)
         if function is report.status:
             sub.add_argument("--all", action="store_true", help="list every run")
         if function is report.report:

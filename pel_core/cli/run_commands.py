@@ -147,10 +147,7 @@ def given(words: Sequence[str], options: Sequence[str]) -> bool:
     """Whether one of Snakemake's options is among its words, in any of its forms: ``--cores 2``, ``--cores=2``, ``-c2``."""
     long = [option for option in options if option.startswith("--")]
     short = [option for option in options if not option.startswith("--")]
-    return any(
-        word.partition("=")[0] in long or (word[:2] in short and not word.startswith("--"))
-        for word in words
-    )
+    return any(word.partition("=")[0] in long or (word[:2] in short and not word.startswith("--")) for word in words)
 
 
 def find_profile(name: str) -> Path:

@@ -56,7 +56,7 @@ def command(words: str) -> str:
 
 
 # The targets of the Makefile, and what `pel` calls them; the words that make takes, and their options.
-TARGETS = {"study": "run", "plan": "plan --measure", "report": "run --report", "status": "status", "show": "show", "unlock": "unlock"}
+TARGETS = {"study": "run", "plan": "plan --measure", "report": "run --report"}  # others have the same name
 WORDS = {"DATA": "root"}
 
 
@@ -66,9 +66,30 @@ def make(target: str, **words: str) -> str:
     if not says_pel():
         return " ".join(["make", target, *(f"{name}={value}" for name, value in words.items())])
     options = (f"--{WORDS.get(name, name.lower())} {value}" for name, value in words.items())
-    return command(" ".join([TARGETS[target], *options]))
+    return command(" ".join([TARGETS.get(target, target), *options]))
 
 
-def again() -> str:
-    """What starts the workflow again, in words: both of its ways in a checkout."""
-    return "`pel run`" if says_pel() else "`make study` (or snakemake)"
+def snakemake() -> str:
+    """What runs the workflow, by the name of its program."""
+    return "pel run" if says_pel() else "snakemake"
+
+
+def snakemake_or_make(both: str = "snakemake (or make study)") -> str:
+    """The same by both of its ways in a checkout, as they are told there."""
+    return "pel run" if says_pel() else both
+
+
+def making(path: object) -> str:
+    """What makes one file of a study: ``path`` as it is to be typed."""
+    return f"pel run -- {path}" if says_pel() else f"snakemake --cores 1 --resources gpu=1 {path}"
+
+
+def images_said(folder: str = "FOLDER") -> str:
+    """How it is said where images are."""
+    how = f"--root {folder}" if says_pel() else f"make study DATA={folder}, snakemake's --config root={folder}"
+    return f"{how} or the environment variable PEL_DATA"
+
+
+def results_said(folder: str = "FOLDER") -> str:
+    """How it is said where results go."""
+    return f"--results {folder}" if says_pel() else f"make study RESULTS={folder}, or --config results={folder}"

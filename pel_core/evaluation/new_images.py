@@ -19,6 +19,7 @@ from torch import Tensor
 from pel_core.common.errors import PelError
 from pel_core.common.files import require_writable
 from pel_core.common.logs import logger
+from pel_core.common.shipped import program
 from pel_core.data.image_files import SUFFIXES, count_suffixes, is_system, suffix_of
 from pel_core.data.loading import EvalReader, RandomCrops, loader
 from pel_core.data.resample import normalise
@@ -106,7 +107,7 @@ def _steps(spec: RunSpec, run: Path, results: Path) -> Callable[[np.ndarray], np
     for record in (read_record(file) for file in files if file.is_file()):
         if record["slug"] == spec.slug:
             return lambda logits: take_steps(logits, record["data"]["train_counts"], record["posthoc"])
-    raise PelError(f"{spec.slug} has no result, which says its post-hoc numbers: python -m pel_core evaluate '{spec.slug}'")
+    raise PelError(f"{spec.slug} has no result, which says its post-hoc numbers: {program()} evaluate '{spec.slug}'")
 
 
 def find_images(words: Sequence[str]) -> list[str]:

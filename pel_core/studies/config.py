@@ -51,8 +51,9 @@ def find(name: str | Path) -> Path:
         raise PelError(f"the study or config file {name} does not exist (looked from {Path.cwd()})")
     require(STUDIES, "its studies and configurations")
     names = {path.stem for folder in (*HERE, STUDIES) for path in folder.glob("*.yaml")}
-    hint = f"'{name}' is a folder with a study: cd {name}." if (given / "study.yaml").is_file() else "Or give the path of a YAML file."
-    raise unknown("study or config", name, names, hint)
+    if (given / "study.yaml").is_file():
+        raise PelError(f"'{name}' is a folder that holds a study: go there (cd {name}), or give the path {given / 'study.yaml'}")
+    raise unknown("study or config", name, names, "Or give the path of a YAML file.")
 
 
 def default_name(kind: str, name: str) -> str:

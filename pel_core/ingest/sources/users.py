@@ -14,6 +14,7 @@ from pel_core.common.errors import PelError
 from pel_core.common.files import sha256
 from pel_core.common.locales import check_locale
 from pel_core.common.problems import Problems
+from pel_core.common.shipped import images_said
 from pel_core.data.roots import expand_root
 from pel_core.data.sampling import PROFILES
 from pel_core.ingest.catalogue import Catalogue
@@ -122,7 +123,7 @@ class UserSource(Source):
 
     def _how_to_say(self) -> str:
         if "PEL_DATA" in self.options.root:
-            return "say where the images are by make study DATA=PATH, --config root=PATH or the environment variable PEL_DATA"
+            return f"say where the images are by {images_said('PATH')}"
         return f"say where the images are by 'root' of 'datasets: {self.base}' in the configuration"
 
     def names_file(self) -> str:
