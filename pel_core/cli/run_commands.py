@@ -51,7 +51,7 @@ def run(arguments: Arguments) -> None:
         study_commands.report(arguments)  # which names what failed
     if status:
         raise SystemExit(status)
-    if not arguments.report:
+    if not arguments.report and not given(arguments.snakemake, ("-n", "--dry-run", "--dryrun")):
         study_commands.show(arguments)
 
 

@@ -31,8 +31,7 @@ rule predict:
         mem_mb=lambda wc, attempt: STUDY.resource("mem_mb") * attempt,
         runtime=lambda wc, attempt: STUDY.resource("runtime") * attempt,
     shell:
-        "exec {PYTHON:q} -m pel_core evaluate {params.run:q} --results={RESULTS:q} {params.accept}"
-        " {params.options} > {log:q} 2>&1"
+        pel("evaluate {params.run:q} --results={RESULTS:q} {params.accept} {params.options}")
 
 
 # What is scored from the logits that other runs have stored (`posthoc` of a row): no network, no GPU. Their results stand for them.
@@ -54,7 +53,7 @@ rule posthoc:
         mem_mb=lambda wc, attempt: STUDY.resource("mem_mb") * attempt,
         runtime=lambda wc, attempt: 30 * attempt,
     shell:
-        "exec {PYTHON:q} -m pel_core score {params.run:q} --results={RESULTS:q} > {log:q} 2>&1"
+        pel("score {params.run:q} --results={RESULTS:q}")
 
 
 # Where SCORE or the list of metrics has changed: all finished runs of the results folder at once, from their logits, in one process.
@@ -73,5 +72,4 @@ rule score:
         mem_mb=lambda wc, attempt: STUDY.resource("mem_mb") * attempt,
         runtime=lambda wc, attempt: 30 * attempt,
     shell:
-        "exec {PYTHON:q} -m pel_core score --results={RESULTS:q} --stamp={output:q} --threads={threads} {params.accept}"
-        " > {log:q} 2>&1"
+        pel("score --results={RESULTS:q} --stamp={output:q} --threads={threads} {params.accept}")

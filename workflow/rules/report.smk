@@ -3,10 +3,6 @@
 from pel_core.studies import kinds
 
 
-ASK = f"--study={quote(str(STUDY.path))} --config={quote(str(STUDY.config_path))} --results={quote(str(RESULTS))}"
-ASK += f" --figures={quote(str(FIGURES))} --seeds {','.join(map(str, STUDY.seeds))} --backbone {STUDY.bindings.backbone}"
-
-
 def names(*forms):
     """A wildcard's pattern: the artefacts whose files are of these forms (pel_core/studies/kinds.py)."""
     return "|".join(name for name, artefact in STUDY.declared.items() if artefact.how.form in forms) or "(?!)"
@@ -44,7 +40,7 @@ checkpoint select:
         f"{RESULTS}/logs/{{selection}}.select.log",
     localrule: True
     shell:
-        "exec {PYTHON:q} -m pel_core select {wildcards.selection:q} {ASK} > {log:q} 2>&1"
+        pel("select {wildcards.selection:q} {ASK}")
 
 
 rule table:
@@ -65,7 +61,7 @@ rule table:
         table=names(kinds.TABLE),
     localrule: True
     shell:
-        "exec {PYTHON:q} -m pel_core table {wildcards.table:q} {ASK} > {log:q} 2>&1"
+        pel("table {wildcards.table:q} {ASK}")
 
 
 rule summary:
@@ -85,7 +81,7 @@ rule summary:
         summary=names(kinds.SUMMARY),
     localrule: True
     shell:
-        "exec {PYTHON:q} -m pel_core {params.kind} {ASK} > {log:q} 2>&1"
+        pel("{params.kind} {ASK}")
 
 
 rule figure:
@@ -105,7 +101,7 @@ rule figure:
         figure=names(kinds.FIGURE),
     localrule: True
     shell:
-        "exec {PYTHON:q} -m pel_core figure {wildcards.figure:q} {ASK} > {log:q} 2>&1"
+        pel("figure {wildcards.figure:q} {ASK}")
 
 
 rule runs:
@@ -120,7 +116,7 @@ rule runs:
         f"{RESULTS}/logs/provenance.log",
     localrule: True
     shell:
-        "exec {PYTHON:q} -m pel_core provenance {ASK} > {log:q} 2>&1"
+        pel("provenance {ASK}")
 
 
 rule provenance:
@@ -141,4 +137,4 @@ rule page:
         f"{RESULTS}/logs/report.log",
     localrule: True
     shell:
-        "exec {PYTHON:q} -m pel_core report {ASK} --out={output:q} > {log:q} 2>&1"
+        pel("report {ASK} --out={output:q}")
