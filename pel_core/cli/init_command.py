@@ -108,7 +108,7 @@ def write_all(folder: Path, texts: dict[str, str]) -> None:
     Raises:
         OSError, PelError: a file could not be written.
     """
-    fresh, written = not folder.exists(), []
+    fresh, written = [path for path in (folder, *folder.parents) if not path.exists()], []
     folder.mkdir(parents=True, exist_ok=True)
     try:
         for name, text in texts.items():
@@ -117,6 +117,6 @@ def write_all(folder: Path, texts: dict[str, str]) -> None:
     except BaseException:
         for path in written:
             path.unlink(missing_ok=True)
-        if fresh:
-            folder.rmdir()
+        for path in fresh:
+            path.rmdir()
         raise

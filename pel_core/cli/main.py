@@ -101,7 +101,7 @@ def evaluate(arguments: Arguments) -> None:
 
 
 def score(arguments: Arguments) -> None:
-    """Compute metrics and tables of runs from their stored predictions, without a network: where they are out of date."""
+    """Compute metrics and tables of runs from their stored predictions, where they are out of date."""
     from pel_core.evaluation.score import score_runs
 
     runs = [run for word in arguments.run for run in (listed(word[1:]) if word.startswith("@") else [word])]

@@ -56,7 +56,7 @@ def run(arguments: Arguments) -> None:
 
 
 def unlock(arguments: Arguments) -> None:
-    """Unlock a results folder after Snakemake itself was killed ("Directory cannot be locked"), and no other one works here."""
+    """Unlock this folder after Snakemake itself was killed ("Directory cannot be locked")."""
     study = study_commands.open_study(arguments)
     if status := start([*program(), "--unlock", *settings(arguments, study)]):
         raise SystemExit(status)

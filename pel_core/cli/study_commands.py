@@ -103,7 +103,7 @@ def select(arguments: Arguments) -> None:
 
 
 def goes_on(arguments: Arguments) -> None:
-    """Whether another call of Snakemake goes on where candidates of a `tune` diverged in the last one: make asks it."""
+    """Say whether another call of Snakemake goes on where candidates of a `tune` diverged in the last one."""
     from pel_core.studies.tuning_words import goes_on
 
     told = goes_on(open_study(arguments))
@@ -188,7 +188,7 @@ def show(arguments: Arguments) -> None:
 
 
 def schema(arguments: Arguments) -> None:
-    """See that the JSON schema of studies and configurations (workflow/schemas, for editors) is as the code says, or write it."""
+    """See that the JSON schemas of studies and configurations, for editors, are as the code says, or write them."""
     from pel_core.common.shipped import WORKFLOW, command
     from pel_core.studies.config import shown
     from pel_core.studies.schema.generate import json_schemas
