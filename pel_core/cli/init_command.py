@@ -89,7 +89,6 @@ def found(root: str) -> str:
     Raises:
         PelError: nothing, or not images of one's own.
     """
-    from pel_core.common.counts import count_of
     from pel_core.ingest.entries import declared
     from pel_core.ingest.sources import open_source
     from pel_core.ingest.user_outline import outline
@@ -97,7 +96,7 @@ def found(root: str) -> str:
     config = {"datasets": {"mine": {"kind": "auto", "root": root}}}
     source = open_source("mine", declared(config)["mine"], config).locate()
     what = outline(source)
-    classes = f"{count_of(what.classes, 'class')}, " if what.classes else ""
+    classes = f"{what.classes} class{'es' * (what.classes != 1)}, " if what.classes else ""
     images = ", ".join(f"{count} {split}" for split, count in what.splits.items())
     return f"{type(source).kind}: {classes}images: {images}"
 

@@ -188,7 +188,7 @@ def show(arguments: Arguments) -> None:
 
 
 def schema(arguments: Arguments) -> None:
-    """See that the JSON schemas of studies and configurations, for editors, are as the code says, or write them."""
+    """See that the JSON schemas for editors are as the code says, or write them."""
     from pel_core.common.shipped import WORKFLOW, command
     from pel_core.studies.config import shown
     from pel_core.studies.schema.generate import json_schemas

@@ -59,7 +59,8 @@ claims:
   c1:
     statement: PEL is better than zero-shot
     parts:
-      - {a: {method: adaptformer, tune: false}, b: {method: zero-shot, tune: false}, over: [{dataset: small}], value: overall, expect: higher}
+      - {a: {method: adaptformer, tune: false}, b: {method: zero-shot, tune: false}, over: [{dataset: small}],
+         value: overall, expect: higher}
 """
 
 
