@@ -7,7 +7,7 @@ from pel_core.common.shipped import program
 # A command that no group names is listed under the last but one.
 GROUPS: dict[str, tuple[str, ...]] = {
     "A study, in order of use": ("init", "data", "plan", "run", "status", "show", "report"),
-    "With trained runs": ("predict",),
+    "With trained runs": ("predict", "gallery", "export"),
     "Besides": ("options", "schema", "measure-throughput", "slots", "unlock", "where"),
     "Single steps, which `run` starts where they are due": (
         "backbone", "text", "train", "evaluate", "score", "select", "table", "figure", "compare", "claims", "provenance",

@@ -14,6 +14,8 @@ from pel_core import __version__
 from pel_core.cli import run_commands
 from pel_core.cli import study_commands as report
 from pel_core.cli.data_options import data_options
+from pel_core.cli.export_command import export, export_options
+from pel_core.cli.gallery_command import gallery, gallery_options
 from pel_core.cli.help_text import Root
 from pel_core.cli.init_command import init, init_options
 from pel_core.common.environment import settle_environment
@@ -239,22 +241,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--device", default="auto", help="auto (a free GPU, locked; else the CPU), cpu, cuda or cuda:N")
     sub.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's own choice)")
     init_options(command(init))
+    export_options(command(export))
+    gallery_options(command(gallery))
     command(run_commands.where)
-    runs = ((run_commands.run, ()), (run_commands.unlock, ()))
-    for function, positional in (*report.COMMANDS, *runs):
-        sub = command(function, *positional)
-        if function in (report.plan, report.status, report.show, report.report, *dict(runs)):
-            sub.add_argument("named", nargs="?", metavar="STUDY", help="the same as --study, right after the command")
-        report.add_options(sub)
-        if function is run_commands.run:
-            run_commands.add_options(sub)
-        if function is report.plan:
-            told = "measure this machine where no run says how fast it is (seconds)"
-            sub.add_argument("--measure", action="store_true", help=told)
-        if function is report.status:
-            sub.add_argument("--all", action="store_true", help="list every run")
-        if function is report.report:
-            sub.add_argument("--out", default="report.html", type=user_path, help="the page to write (report.html)")
+    for function, positional in (*report.COMMANDS, *run_commands.COMMANDS):
+        run_commands.study_options(function, command(function, *positional))
     sub = command(report.schema)
     sub.add_argument("--write", action="store_true", help="write the files of workflow/schemas")
     return root

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -67,7 +67,27 @@ def where(arguments: Arguments) -> None:
     print(require(WORKFLOW, "its workflow"))
 
 
-def add_options(command: argparse.ArgumentParser) -> None:
+# The commands of this file on a study and their positional arguments, as in `study_commands`.
+COMMANDS: tuple[tuple[Callable[[Arguments], None], tuple[str, ...]], ...] = ((run, ()), (unlock, ()))
+
+
+def study_options(function: Callable[[Arguments], None], sub: argparse.ArgumentParser) -> None:
+    """Declare the options of a command on a study."""
+    if function in (run, unlock, *(getattr(study_commands, name) for name in ("plan", "status", "show", "report"))):
+        sub.add_argument("named", nargs="?", metavar="STUDY", help="the same as --study, right after the command")
+    study_commands.add_options(sub)
+    if function is run:
+        run_options(sub)
+    if function is study_commands.plan:
+        told = "measure this machine where no run says how fast it is (seconds)"
+        sub.add_argument("--measure", action="store_true", help=told)
+    if function is study_commands.status:
+        sub.add_argument("--all", action="store_true", help="list every run")
+    if function is study_commands.report:
+        sub.add_argument("--out", default="report.html", type=user_path, help="the page to write (report.html)")
+
+
+def run_options(command: argparse.ArgumentParser) -> None:
     """Options of ``run``, besides those that choose a study."""
     command.add_argument("--cores", help="CPU cores to use (all of this machine's)")
     command.add_argument("--gpus", help="jobs that may train at once (what fits on the GPUs; without one, a job a core)")

@@ -139,7 +139,8 @@ def test_a_wheel_without_demo_or_workflow_says_so(installed, wheel, tmp_path):
 
 def test_snakemake_itself_finds_profile_and_workflow(installed, tmp_path):
     (tmp_path / "c.yaml").write_text(TOY)
+    (tmp_path / "own.yaml").write_text((ROOT / "pel_core/cli/templates/study.yaml").read_text())
     where = installed(tmp_path, "where").stdout.strip()
-    words = ["-m", "snakemake", "-s", f"{where}/Snakefile", "-n", "--cores", "1", "--config", "study=own-table", "config=c.yaml"]
+    words = ["-m", "snakemake", "-s", f"{where}/Snakefile", "-n", "--cores", "1", "--config", "study=own.yaml", "config=c.yaml"]
     done = installed(tmp_path, *words, program="python")
     assert done.returncode == 0 and f"profile {where}/profiles/default" in done.stderr, done.stdout + done.stderr
