@@ -19,6 +19,7 @@ from torch import Tensor
 from pel_core.common.errors import PelError
 from pel_core.common.files import require_writable
 from pel_core.common.logs import logger
+from pel_core.common.shipped import program
 from pel_core.data.image_files import SUFFIXES, count_suffixes, is_system, suffix_of
 from pel_core.data.loading import EvalReader, RandomCrops, loader
 from pel_core.data.resample import normalise
@@ -103,7 +104,7 @@ def posthoc_steps(spec: RunSpec, run: Path, results: Path) -> Callable[[np.ndarr
         raise PelError(f"{spec.slug} is an ensemble of several trainings, and images are classified by one: name one of them")
     record = stored_result(spec, run, results)
     if record is None:
-        raise PelError(f"{spec.slug} has no result, which says its post-hoc numbers: python -m pel_core evaluate '{spec.slug}'")
+        raise PelError(f"{spec.slug} has no result, which says its post-hoc numbers: {program()} evaluate '{spec.slug}'")
     return lambda logits: take_steps(logits, record["data"]["train_counts"], record["posthoc"])
 
 

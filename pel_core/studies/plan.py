@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pel_core.common.counts import count_of
 from pel_core.common.errors import PelError
+from pel_core.common.shipped import make
 from pel_core.ingest.sources import open_source
 from pel_core.spec.posthoc import is_posthoc
 from pel_core.spec.run_spec import RunSpec
@@ -64,9 +65,9 @@ def plan(study: Study) -> str:
     else:
         lines.append("Nothing is missing: tables and figures are drawn from what is there.")
     if missing:  # what is prepared could be
-        lines += [f"But `make study` will fail: {found}" for found in study.outlines.values() if isinstance(found, PelError)]
+        lines += [f"But `{make('study')}` will fail: {found}" for found in study.outlines.values() if isinstance(found, PelError)]
     lines += [f"But {reason}. That, and what was made from it, is made again." for reason in study.others.values()]
-    lines += [f"But `make study` will not start: {why}" for base, why in refused.items() if _concerns(study, base)]
+    lines += [f"But `{make('study')}` will not start: {why}" for base, why in refused.items() if _concerns(study, base)]
     return "\n".join(lines)
 
 
@@ -137,7 +138,7 @@ def _time(study: Study, trained: Mapping[RunSpec, Work], known: Mapping[RunSpec,
     if hours:
         lines.append(f"Time, at the speed {' and '.join(sources)}: {about(hours)} on one device. {PARALLEL}")
     if untimed:
-        how = "`make plan` measures a GPU in seconds, or a CPU that trains in fp32"
+        how = f"`{make('plan')}` measures a GPU in seconds, or a CPU that trains in fp32"
         lines.append(f"No run has been timed here yet, so hours are not known ({how}). {'; '.join(untimed)}.")
     total = sum(cost.train_gflop for cost in trained.values()) + sum(cost.evaluate_gflop for cost in known.values())
     if total >= LARGE:

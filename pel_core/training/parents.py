@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, sha256
+from pel_core.common.shipped import program, snakemake
 from pel_core.common.tensors import read_tensors
 from pel_core.common.versions import stale
 from pel_core.data.datasets import Prepared
@@ -46,7 +47,7 @@ def read_parents(spec: RunSpec, results: Path) -> list[Parent]:
 
 def _read(parent: RunSpec, results: Path) -> Parent:
     folder = run_folder(results, parent.slug)
-    again = f"train it again first (snakemake does; or python -m pel_core train {parent.slug})"
+    again = f"train it again first ({snakemake()} does; or {program()} train {parent.slug})"
     if not (folder / "train.json").is_file():
         failed = diverged(results, parent.slug, parent)
         found = f"its training diverged: {reason_of(failed)}" if failed else f"{folder / 'train.json'} does not exist"
