@@ -23,6 +23,7 @@ from pel_core.common.plugins import use_plugins
 from pel_core.common.renames import renamed_words
 from pel_core.common.signals import leaving
 from pel_core.models.backbones import backbone_name, expand_weights
+from pel_core.spec.long_names import look_in
 
 Arguments = argparse.Namespace
 
@@ -264,6 +265,8 @@ def main(words: Sequence[str] | None = None) -> int:
         set_verbosity(arguments.verbose - arguments.quiet)
         settle_environment()
         use_plugins(arguments.plugins)
+        if results := getattr(arguments, "results", None):
+            look_in(results)
         clock = time.monotonic()
         arguments.function(arguments)
         logger.debug("%s took %.1f s", arguments.function.__name__, time.monotonic() - clock)

@@ -102,7 +102,14 @@ def check(spec: "RunSpec") -> None:
             what = spec.dataset if name.startswith(f"{SCOPE}.") else spec.method
             raise PelError(f"{name}={spell(spec.knob(name))} is not possible for {what} here; it must be {limit}")
     for name, need in idle_options(spec).items():
-        raise PelError(f"{name}={spell(getattr(spec, name))} has no effect on {spec.method} here: it needs {need}")
+        raise PelError(f"{_told(spec, name)} has no effect on {spec.method} here: it needs {need}")
+
+
+def _told(spec: "RunSpec", name: str) -> str:
+    """An option as a study says it: what a run starts from is called ``from`` there."""
+    if name == "parents":
+        return f"from: {', '.join(parent.slug for parent in spec.parent_specs)}"
+    return f"{name}={spell(getattr(spec, name))}"
 
 
 def _check_test_set(spec: "RunSpec") -> None:

@@ -85,6 +85,11 @@ RECIPES: dict[str, Recipe] = {
         "the images that it is scored on, which nothing here does",
         {"head": "tip-adapter-f", "scale": 100, "loss": "ce", "optimizer": "adamw", "lr": 1e-3, "schedule": "cosine-step"},
     ),
+    "lt-soups": Recipe(
+        "LT-Soups (arXiv 2511.10683), both stages, with the method full: AdamW at 3e-5; the moving average of the weights, the "
+        "subsets (data.cap_ratio), the soup and the schedule are the row's",
+        {"optimizer": "adamw", "lr": 3e-5, "weight_decay": 0.01},
+    ),
     "ballad-a": Recipe(
         "BALLAD (Ma et al. 2021), phase A, with the method full: cross-entropy at CLIP's scale; the rate is the row's",
         {"scale": 100, "loss": "ce", "optimizer": "adamw"},

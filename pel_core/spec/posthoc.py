@@ -45,7 +45,10 @@ def _are_seeds(values: tuple[float, ...]) -> bool:
 
 def _limit_ensemble(spec: "RunSpec") -> str:
     seeds = _seeds(spec)
-    return f"a list that begins with the run's own seed {spec.seed}" if seeds and seeds[0] != spec.seed else ""
+    if not seeds or seeds[0] == spec.seed:
+        return ""
+    own = f"a list that begins with the run's own seed {spec.seed}"
+    return f"{own}; in a study, whose row is of several seeds, say `seeds`: those of the row, which is then one value"
 
 
 def _needs_seed(spec: "RunSpec") -> str:

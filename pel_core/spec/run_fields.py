@@ -160,8 +160,20 @@ class RunFields:
 
     @property
     def starts_rows(self) -> bool:
-        """Whether its head has rows that start as ``init`` says: none of a parent's, nor of a head without rows."""
-        return self.trains and not self.takes_head and getattr(HEADS[self.head], "rows", True)
+        """Whether its head has rows that start as ``init`` says: none of a parent's (but of a soup that counts the start as
+        well), nor of a head without rows."""
+        own = not self.takes_head or REGISTRIES["soup"][self.soup].shares is not None
+        return self.trains and own and getattr(HEADS[self.head], "rows", True)
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether its training keeps the mean that is the best on the validation split."""
+        return self.trains and self.knobs_of("average").get("keep") == "val"
+
+    @property
+    def validates(self) -> bool:
+        """Whether validation images choose what comes out of its training."""
+        return self.keeps_best or (self.trains and REGISTRIES["soup"][self.soup].validates)
 
     @property
     def needs_text(self) -> bool:

@@ -22,7 +22,8 @@ from pel_core.spec.results import value_path
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.kinds import ArtefactKind, read_knobs
 from pel_core.studies.origins import ALL, FROM, FROM_SEEDS, listed, parents_of, with_origins
-from pel_core.studies.tuning import Base, TunedRow, Tuning, make_tuned
+from pel_core.studies.tuning import Base, TunedRow, Tuning
+from pel_core.studies.tuning_layout import make_tuned
 
 Selection = Mapping[str, Any]
 TEST, OWN = "test", "Own test images"  # of evaluate_on: the run's own, and what they are called
@@ -264,7 +265,7 @@ def make_cell(bindings: Bindings, seeds: Iterable[int], selections: Iterable[Sel
     if fields.get(FROM_SEEDS) == ALL and not base.parents:
         raise PelError("from_seeds: all has no effect without `from`")
     once = tune or base.over  # of a tuned row to see that it is possible
-    specs = tuple(base.spec(seed) for seed in (seeds[:1] if once else seeds))
+    specs = base.specs(seeds[:1] if once else seeds)
     for spec in (run for child in specs[:1] for run in (child, *child.ancestors.values())):
         require_factors(spec.dataset, spec.factors, bindings.datasets)
     tuned = make_tuned(base, seeds, tune, bindings.datasets, bindings.tunings, bindings.validation) if tune else None

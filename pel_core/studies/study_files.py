@@ -19,7 +19,7 @@ from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.cells import Artefact, Bindings
 from pel_core.studies.config import carried, shown
 from pel_core.studies.kinds import FIGURE
-from pel_core.studies.selection import Selection
+from pel_core.studies.selection import Progress
 from pel_core.studies.tuning import Tuning
 
 RESOURCES = {"threads": 1, "mem_mb": 4000, "runtime": 60}
@@ -44,7 +44,7 @@ class StudyFiles:
     others: dict[str, str] = field(default_factory=dict, compare=False)
     params: dict[str, str] = field(default_factory=dict, compare=False)
     seal: str = ""  # the split on which no candidate may be scored
-    chosen: dict[str, Selection] = field(default_factory=dict, compare=False)  # what `selections` has found so far
+    chosen: dict[str, Progress] = field(default_factory=dict, compare=False)  # what `progress` has found so far
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -57,8 +57,13 @@ class StudyFiles:
         return {name: tuning for artefact in self.declared.values() for name, tuning in artefact.tunings.items()}
 
     @cached_property
+    def steps(self) -> dict[str, tuple[Tuning, int]]:
+        """What is decided by candidates, by name: the tuning and which of its rungs it is."""
+        return {step: (tuning, rung) for tuning in self.tunings.values() for rung, step in enumerate(tuning.steps)}
+
+    @cached_property
     def candidates(self) -> dict[str, RunSpec]:
-        """The runs of all tunings by slug."""
+        """The runs of all tunings by slug: of later rungs all that there may be, of which few are made."""
         return {slug: spec for tuning in self.tunings.values() for slug, spec in tuning.specs.items()}
 
     @cached_property

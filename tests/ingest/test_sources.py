@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import pickle
 import shutil
 import tarfile
@@ -11,9 +12,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from own_trees import draw, fill, write
 from pydantic import Field
+from torchvision_trees import food101
 
 from pel_core.common.errors import PelError
 from pel_core.common.problems import Problems
@@ -123,6 +127,33 @@ def _cifar(root: Path, monkeypatch) -> Example:
     return Example("cifar100", {"roots": {"cifar100": str(root)}})
 
 
+def _split_file(root: Path, monkeypatch) -> Example:
+    fill(root, {"a": 3, "b": 3})
+    splits = {"train": (0, 1), "test": (2,)}
+    listed = {s: [[f"{name}/{i:03d}.png", "ab".index(name), name] for name in "ab" for i in at] for s, at in splits.items()}
+    (root / "split.json").write_text(json.dumps(listed))
+    return _user(
+        root, "split_file", lambda: (root / "split.json").write_text(json.dumps(listed | {"val": []})), file="split.json"
+    )
+
+
+def _parquet(root: Path, monkeypatch) -> Example:
+    images = [path.read_bytes() for path in sorted(fill(root.parent / "files", {"a": 6, "b": 4}).rglob("*.png"))]
+    root.mkdir()
+
+    def save(count: int) -> None:
+        table = pyarrow.table({"image": images[:count], "label": ([1] * 6 + [0] * 4)[:count]})
+        pyarrow.parquet.write_table(table, root / "all.parquet")
+
+    save(10)
+    return _user(root, "parquet", lambda: save(9))
+
+
+def _torchvision(root: Path, monkeypatch) -> Example:
+    food101(root, monkeypatch.setattr)
+    return _user(root, "torchvision", lambda: draw(root / "food-101/images/waffles/99.jpg", 99), set="Food101")
+
+
 EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], Example]] = {
     "toy": lambda root, monkeypatch: Example("toy", {}),
     "rendered": lambda root, monkeypatch: Example("demo-cifar", {}),
@@ -131,6 +162,9 @@ EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], Example]] = {
     "folders": _folders,
     "csv": _csv,
     "huggingface": _huggingface,
+    "split_file": _split_file,
+    "parquet": _parquet,
+    "torchvision": _torchvision,
     "hub": _hub,
     "webdataset": _webdataset,
     "auto": lambda root, monkeypatch: _folders(root, monkeypatch, "auto"),
