@@ -116,7 +116,7 @@ def test_every_recipe_runs(results, recipe):
 
 def test_every_field_is_run_here():
     tried = {name for name, _ in WORDS} | {name for _, options in NUMBERS for name in options} | {"recipe"}
-    tried |= {"image_cache"}  # needs image files: test_image_cache.py
+    tried |= {"image_cache", "evaluate_on"}  # need image files, another data set: test_image_cache.py, test_evaluate_on.py
     assert tried == set(DEFAULTS)
 
 
