@@ -71,8 +71,8 @@ def training_gflop(spec: RunSpec) -> float:
 
 
 def passes(spec: RunSpec) -> int:
-    """The most times that an image goes forward and back in a step: 2 with SAM."""
-    return int(SHARPNESS[spec.sharpness].passes)
+    """The most times that an image goes forward and back in a step: 2 with SAM, once for each view that a loss asks for."""
+    return int(SHARPNESS[spec.sharpness].passes) * spec.train_views
 
 
 def _tokens(spec: RunSpec) -> int:
