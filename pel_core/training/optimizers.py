@@ -142,11 +142,13 @@ def parameter_groups(
 
 def _kinds(classifier: Classifier, criterion: nn.Module | None = None) -> Mapping[int, str]:
     """What each parameter is, of ``KINDS``, by its id; matrices and entries chosen from them (`Sparse`) are none of these."""
+    from pel_core.models.resnet import FrozenStatistics
+
     kinds, of_loss = {}, criterion.modules() if criterion else ()
     # A tower's module says what it is.
     for module in (*classifier.modules(), *getattr(classifier.head, "tower_modules", ()), *of_loss):
         for name, parameter in module.named_parameters(recurse=False):
-            if isinstance(module, nn.LayerNorm | nn.BatchNorm1d):
+            if isinstance(module, nn.LayerNorm | nn.BatchNorm1d | FrozenStatistics):
                 kind = "norms"
             elif isinstance(module, Prompt) or name == "context":  # CoOp's, before class names
                 kind = "prompts"

@@ -12,7 +12,7 @@ from pel_core.common.errors import PelError
 from pel_core.data.batches import TrainBatches
 from pel_core.data.datasets import open_prepared
 from pel_core.models.heads import HEADS
-from pel_core.models.methods import METHODS
+from pel_core.models.methods import METHODS, methods_for
 from pel_core.models.weights import load_vit
 from pel_core.spec.choices import CHOICES, OPTIMIZERS
 from pel_core.spec.run_spec import RunSpec
@@ -21,7 +21,7 @@ from pel_core.training.contrastive import takes_features
 from pel_core.training.loop import train
 from pel_core.training.optimizers import make_optimizer
 
-TRAINABLE = [name for name in METHODS if METHODS[name].trains_head]
+TRAINABLE = [name for name in methods_for("vit") if METHODS[name].trains_head]
 
 
 def run(results, method="adaptformer", batches=None, held=None, **overrides):

@@ -17,7 +17,7 @@ from pel_core.common.signals import Stopped
 from pel_core.data.batches import TrainBatches
 from pel_core.data.datasets import Split
 from pel_core.hardware.lease import Lease
-from pel_core.models.methods import METHODS
+from pel_core.models.methods import METHODS, methods_for
 from pel_core.spec.choices import CHOICES
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training import checkpoints as checkpoint
@@ -25,7 +25,7 @@ from pel_core.training.checkpoints import CheckpointManager, checkpoint_path, re
 from pel_core.training.contrastive import takes_features
 from pel_core.training.step import Step
 
-TRAINABLE = [name for name in METHODS if METHODS[name].trains_head]
+TRAINABLE = [name for name in methods_for("vit") if METHODS[name].trains_head]
 SLUG = "toy-ir20.toy.adaptformer@2:4+vpt-shallow.s0"
 
 
