@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "pel_core"
 # docs/architecture.md says what each holds.
 ORDER = [
     "common", "hardware", "demo", "data", "models", "spec", "ingest", "training", "evaluation", "studies", "reporting",
-    "cli", "bench", "conformance", "fork_server",
+    "export", "gallery", "cli", "bench", "conformance", "fork_server",
 ]  # fmt: skip
 PRETRAIN = "demo/pretrain.py"  # a program of its own: it may use the ViT to check what it made
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from pel_core.cli import study_commands as report
 from pel_core.cli.data_options import data_options
+from pel_core.cli.export_command import export, export_options
+from pel_core.cli.gallery_command import gallery, gallery_options
 from pel_core.common.environment import settle_environment
 from pel_core.common.errors import PelError
 from pel_core.common.locales import print_anything
@@ -232,6 +234,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--top", type=int, default=5, help="how many classes to tell of each image (5)")
     sub.add_argument("--device", default="auto", help="auto (a free GPU, locked; else the CPU), cpu, cuda or cuda:N")
     sub.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's own choice)")
+    export_options(command(export))
+    gallery_options(command(gallery))
     for function, positional in report.COMMANDS:
         report.add_options(sub := command(function, *positional))
         if function is report.status:

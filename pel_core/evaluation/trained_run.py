@@ -26,12 +26,18 @@ from pel_core.training.step import PRECISIONS
 
 
 def open_run(
-    run: str, results: Path, device: torch.device, evaluation: str = "", among: Iterable[RunSpec] | None = None
+    run: str,
+    results: Path,
+    device: torch.device,
+    evaluation: str = "",
+    among: Iterable[RunSpec] | None = None,
+    cast: bool = True,
 ) -> tuple[RunSpec, Classifier, list[str]]:
     """A trained run (or zero-shot) ready to classify: its spec, its classifier on ``device`` and its class names (C,).
 
     Args:
         run, evaluation, among: as `find_run`, which says which evaluation is meant.
+        cast: hold frozen matrices in the precision of that evaluation; else all stays fp32.
 
     Raises:
         PelError: it is not there, damaged, stale, or of other weights than the prepared backbone; or as `find_run`.
@@ -40,7 +46,8 @@ def open_run(
     trained = read_tensors(given)[1].get("slug", given.absolute().parent.name) if given.is_file() else ""
     folder, spec = find_run(run, results, trained, evaluation, among)
     if not spec.trains:
-        return _zero_shot(spec, results, device)
+        classifier, names = _zero_shot(spec, results)
+        return spec, _ready(classifier, spec, device, cast), names
     path = folder / "delta.safetensors"
     state, about = read_tensors(path)
     check_versions(path, about, "train it again, or use the version that made it")
@@ -54,7 +61,7 @@ def open_run(
     classifier.load_trainable(state)
     if start:
         classifier.interpolate(start, spec.wise_ft)
-    return spec, _ready(classifier, spec, device), stored["class_names"]
+    return spec, _ready(classifier, spec, device, cast), stored["class_names"]
 
 
 def _stored(folder: Path, about: Mapping[str, str], spec: RunSpec, results: Path) -> dict[str, Any]:
@@ -101,9 +108,9 @@ def _text_features(spec: RunSpec, results: Path) -> tuple[dict[str, Tensor], lis
     return {name: rows[torch.as_tensor(chosen)] for name, rows in features.items()}, names, about["backbone_sha256"]
 
 
-def _zero_shot(spec: RunSpec, results: Path, device: torch.device) -> tuple[RunSpec, Classifier, list[str]]:
+def _zero_shot(spec: RunSpec, results: Path) -> tuple[Classifier, list[str]]:
     features, names, sha = _text_features(spec, results)
-    return spec, _ready(_classifier(spec, results, sha, len(names), features), spec, device), names
+    return _classifier(spec, results, sha, len(names), features), names
 
 
 def _classifier(spec: RunSpec, results: Path, sha: str, classes: int, features: Mapping[str, Tensor]) -> Classifier:
@@ -116,7 +123,7 @@ def _classifier(spec: RunSpec, results: Path, sha: str, classes: int, features: 
     return build(spec, vit, classes, {**text, **features})
 
 
-def _ready(classifier: Classifier, spec: RunSpec, device: torch.device) -> Classifier:
-    """On its device and in its evaluation's precision, as the stage `predict` has it."""
-    cast_frozen_weights(classifier.to(device), PRECISIONS[spec.eval_precision])
+def _ready(classifier: Classifier, spec: RunSpec, device: torch.device, cast: bool) -> Classifier:
+    """On its device and, if ``cast``, in its evaluation's precision, as the stage `predict` has it."""
+    cast_frozen_weights(classifier.to(device), PRECISIONS[spec.eval_precision] if cast else None)
     return classifier

@@ -68,9 +68,10 @@ def keep_freed_memory() -> None:
 def recomputes(x: Tensor) -> bool:
     """Whether what is made of ``x`` (B, N, ...) is computed again in the backward pass, so that it need not be kept.
 
-    Only on CPUs, where a laptop's memory is soon full and there is no halving a batch once the system has killed the process.
+    Only on CPUs, where a laptop's memory is soon full and there is no halving a batch once the system has killed the process. Not
+    where the network is being traced, into a graph that says what is computed and not how.
     """
-    return x.device.type == "cpu" and x.dim() > 2 and x.shape[1] >= MANY_TOKENS
+    return x.device.type == "cpu" and x.dim() > 2 and x.shape[1] >= MANY_TOKENS and not torch.compiler.is_compiling()
 
 
 def checkpointed(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

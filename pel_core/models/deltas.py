@@ -173,7 +173,7 @@ class Prompt(Module):
         self.prompt = nn.Parameter(prompt)
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        prompt = self.prompt.to(x_BND.dtype).expand(len(x_BND), -1, -1)
+        prompt = self.prompt.to(x_BND.dtype).expand(x_BND.shape[0], -1, -1)
         return torch.cat([x_BND[:, : self.tokens], prompt], 1)
 
 

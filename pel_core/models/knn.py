@@ -50,5 +50,5 @@ class Nearest(Head):
         cosine_BN = F.normalize(self.feature(f_BD), dim=-1) @ self.features.T
         near_BK, which_BK = cosine_BN.topk(min(self.k, len(self.features)), dim=-1)
         votes_BK = (near_BK / self.temperature).softmax(-1)
-        shares_BC = votes_BK.new_zeros(len(f_BD), self.classes).scatter_add(1, self.labels[which_BK], votes_BK)
+        shares_BC = votes_BK.new_zeros(f_BD.shape[0], self.classes).scatter_add(1, self.labels[which_BK], votes_BK)
         return shares_BC.clamp_min(LEAST).log()

@@ -21,6 +21,8 @@ class Reader:
 
     def __init__(self, tower: nn.Module):
         self.state: State = {}
+        self.sources: dict[str, list[tuple[Tensor | None, ...]]] = {}  # what each was put together from, in each reading
+        self.scales: list[Tensor] = []  # multiplied in
         self.eps: set[float] = set()
         self._left = {
             id(value): name for name, value in tower.named_parameters() if not name.startswith(("head.", "trunk.head."))
@@ -30,6 +32,7 @@ class Reader:
         """Parameters put together along their first dimension, as fp32 copies; None for zeros of the first one's size."""
         for value in parameters:
             self._left.pop(id(value), None)
+        self.sources.setdefault(name, []).append(parameters)
         first = next(value for value in parameters if value is not None)
         whole = torch.cat([torch.zeros_like(first) if value is None else value.detach() for value in parameters]).float().clone()
         self.state[name] = whole if shape is None else whole.reshape(shape)
@@ -44,6 +47,7 @@ class Reader:
             _require(not bias, f"its {name.split('.', 2)[-1]} has no bias")
         if scale is not None:
             self._left.pop(id(scale), None)
+            self.scales.append(scale)
             factor = scale.detach().float()
             self.state[f"{name}.weight"] = self.state[f"{name}.weight"] * factor[:, None]
             self.state[f"{name}.bias"] = self.state[f"{name}.bias"] * factor
@@ -58,6 +62,25 @@ class Reader:
         self.linear(name, layer)
         return True
 
+    @torch.no_grad()
+    def write(self, state: State) -> None:
+        """The way back: put weights under our names into the tower that was read. Layer scales become 1. What has no place
+        there is lost, so that features have to be compared afterwards."""
+        for scale in self.scales:
+            scale.fill_(1)
+        for name, readings in self.sources.items():
+            if name not in state:
+                continue
+            for reading in readings[:-1]:  # a product with the last as its bias: the query of `AttentionPool`
+                for value in reading:
+                    value.zero_()
+            left = state[name].flatten()
+            for value in reversed(readings[-1]):  # from the end: positions may have zeros before them that upstream has not
+                size = next(each for each in readings[-1] if each is not None).numel() if value is None else value.numel()
+                if value is not None:
+                    value.copy_(left[len(left) - size :].view_as(value))
+                left = left[: len(left) - size]
+
     def finish(self) -> State:
         """The weights.
 
@@ -70,11 +93,12 @@ class Reader:
         return self.state
 
 
-def timm_tower(model: nn.Module) -> tuple[State, dict[str, Any]]:
+def timm_tower(model: nn.Module, read: Reader | None = None) -> tuple[State, dict[str, Any]]:
     """Weights and options of a timm ViT: its ``VisionTransformer`` (class token or none, registers, layer scale, SwiGLU, pooling
     by class token, mean or attention) or ``Eva`` (EVA, EVA-02, DINOv3, Perception Encoder: rotary positions too).
 
-    A bias that only queries and values have (EVA, BEiT) becomes one of all three whose part of the keys is zero.
+    A bias that only queries and values have (EVA, BEiT) becomes one of all three whose part of the keys is zero. ``read``: one
+    that can write weights back afterwards.
 
     Raises:
         PelError: it is of a kind, or has a part, that our ViT does not have.
@@ -82,7 +106,7 @@ def timm_tower(model: nn.Module) -> tuple[State, dict[str, Any]]:
     kind = type(model).__name__
     is_vit = kind in ("VisionTransformer", "Eva") and type(model).__module__.startswith("timm.models.")
     _require(is_vit, f"it is timm's {kind}; what fits are its VisionTransformer and Eva")
-    embed, read = model.patch_embed, Reader(model)
+    embed, read = model.patch_embed, read or Reader(model)
     plain = type(embed).__name__ == "PatchEmbed" and isinstance(embed.norm, nn.Identity)
     square = plain and len({*embed.img_size}) == len({*embed.patch_size}) == 1
     _require(square, "its patches are not those of one square convolution")
@@ -217,7 +241,7 @@ def _rotary(model: nn.Module, head_width: int) -> dict[str, Any]:
     return {"rotary": {"freqs": freqs.tolist(), **{key: value for key, value in options.items() if value}}}
 
 
-def open_clip_tower(visual: nn.Module) -> tuple[State, dict[str, Any], State]:
+def open_clip_tower(visual: nn.Module, read: Reader | None = None) -> tuple[State, dict[str, Any], State]:
     """Weights and options of open_clip's own ViT or ResNet, or of a timm ViT inside it, and its projection into the space of
     texts: ``text.projection`` (D, E), with ``text.shift`` (E,) where that has a bias.
 
@@ -225,7 +249,7 @@ def open_clip_tower(visual: nn.Module) -> tuple[State, dict[str, Any], State]:
         PelError: it is of a kind, or has a part, that our ViT does not have.
     """
     if type(visual).__name__ == "TimmModel":
-        state, options = timm_tower(visual.trunk)
+        state, options = timm_tower(visual.trunk, read)
         return state, options, _projection(visual, len(state["embed.weight"]))
     if type(visual).__name__ == "ModifiedResNet":
         return _resnet(visual)
@@ -233,7 +257,7 @@ def open_clip_tower(visual: nn.Module) -> tuple[State, dict[str, Any], State]:
     _require(visual.attn_pool is None, "it pools by several learned queries (CoCa)")
     square = len({*visual.image_size}) == len({*visual.patch_size}) == 1
     _require(square, "its patches are not those of one square convolution")
-    read, width = Reader(visual), visual.conv1.out_channels
+    read, width = read or Reader(visual), visual.conv1.out_channels
     read.linear("embed", visual.conv1, bias=False)
     read.tensor("cls", visual.class_embedding)
     read.tensor("pos", visual.positional_embedding)

@@ -161,9 +161,9 @@ class ViT(nn.Module):
     def prefix(self, images: Tensor, depth: int = 0) -> Tensor:
         """What enters block ``depth``: tokens (B, N, D); with all blocks the features (B, D) themselves."""
         x_BND = self.embed(images).flatten(2).transpose(1, 2)
-        first = [] if self.cls is None else [self.cls.to(x_BND.dtype).expand(len(x_BND), 1, -1)]
+        first = [] if self.cls is None else [self.cls.to(x_BND.dtype).expand(x_BND.shape[0], 1, -1)]
         if self.registers is not None:
-            first.append(self.registers.to(x_BND.dtype).expand(len(x_BND), -1, -1))
+            first.append(self.registers.to(x_BND.dtype).expand(x_BND.shape[0], -1, -1))
         x_BND = self.norm_pre((torch.cat([*first, x_BND], 1) if first else x_BND) + self.pos.to(x_BND.dtype))
         if depth == self.layers:
             return self.rest(x_BND)

@@ -121,6 +121,6 @@ class AttentionPool(nn.Module):
 
     def forward(self, x_BND: Tensor) -> Tensor:
         k_BHNK, v_BHNK = self.kv(x_BND).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q_BH1K = self.query.to(k_BHNK.dtype).unflatten(0, (self.heads, 1, -1)).expand(len(x_BND), -1, -1, -1)
+        q_BH1K = self.query.to(k_BHNK.dtype).unflatten(0, (self.heads, 1, -1)).expand(x_BND.shape[0], -1, -1, -1)
         x_BD = self.proj(F.scaled_dot_product_attention(q_BH1K, k_BHNK, v_BHNK).flatten(1))
         return x_BD + self.fc2(self.act(self.fc1(self.norm(x_BD))))

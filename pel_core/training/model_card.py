@@ -82,7 +82,7 @@ def model_card(record: Mapping[str, Any], evaluated: Sequence[Mapping[str, Any]]
 
     spec = RunSpec.parse(record["slug"]).train
     writer = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml's: the same text; 2,000 runs have 2,000 cards
-    front = yaml.dump(_front_matter(spec, record, evaluated), Dumper=writer, sort_keys=False, allow_unicode=True, width=1000)
+    front = yaml.dump(front_matter(spec, evaluated), Dumper=writer, sort_keys=False, allow_unicode=True, width=1000)
     about = " + ".join(METHODS[part.name].about for part in spec.parts)
     data, backbone = record["data"], record["backbone"]
     groups = ", ".join(f"{count} {name}" for name, count in data["groups"].items())
@@ -90,12 +90,12 @@ def model_card(record: Mapping[str, Any], evaluated: Sequence[Mapping[str, Any]]
         f"---\n{front}---\n",
         f"# {spec.slug}\n",
         f"{backbone['label']} with `{spec.method}` ({about}), fine-tuned on the long-tailed data set `{data['name']}`.",
-        *_notice(spec),
+        *notice(spec),
         "\n## Data",
         f"{data['train_images']} training images of {data['classes']} classes ({groups}), the largest with "
         f"{max(data['train_counts'])}, the smallest with {min(data['train_counts'])}. Content: SHA-256 `{data['sha256']}`.",
         "\n## Results",
-        *([line for each in evaluated for line in _results(each)] or ["Not evaluated yet."]),
+        *([line for each in evaluated for line in results_of(each)] or ["Not evaluated yet."]),
         *_parameters(record),
         "\n## Use",
         f"`delta.safetensors` holds only what was trained; the backbone is `{backbone['name']}` ({backbone['arch']}), prepared "
@@ -112,11 +112,14 @@ def model_card(record: Mapping[str, Any], evaluated: Sequence[Mapping[str, Any]]
     return "\n".join(lines) + "\n"
 
 
-def _front_matter(spec: RunSpec, record: Mapping[str, Any], evaluated: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    base = {"base_model": repo, "base_model_relation": "adapter"} if (repo := repository(spec.backbone)) else {}
+def front_matter(
+    spec: RunSpec, evaluated: Sequence[Mapping[str, Any]], library: str = "pel-lab", relation: str = "adapter"
+) -> dict[str, Any]:
+    """The metadata that the hub reads of a card; ``relation``: what the file is to the backbone's weights, in the hub's words."""
+    base = {"base_model": repo, "base_model_relation": relation} if (repo := repository(spec.backbone)) else {}
     tags = ["pel-lab", "long-tailed-recognition", "parameter-efficient-fine-tuning", *(part.name for part in spec.parts)]
     front = {
-        "library_name": "pel-lab",
+        "library_name": library,
         **base,
         "pipeline_tag": "image-classification",
         "tags": tags,
@@ -144,14 +147,15 @@ def _metrics(record: Mapping[str, Any]) -> list[tuple[str, str, float]]:
     return [(kinds.get(name, name), label, round(values[name], 4)) for name, label in there]
 
 
-def _notice(spec: RunSpec) -> list[str]:
+def notice(spec: RunSpec) -> list[str]:
+    """What has to stand before numbers that are a demo's."""
     entry = DATASETS.get(split_name(spec.dataset)[0])
     if entry is None or not entry.synthetic:
         return []
     return ["\n**Demo: its images are rendered stand-ins; its numbers are not comparable with published ones.**"]
 
 
-def _results(record: Mapping[str, Any]) -> list[str]:
+def results_of(record: Mapping[str, Any]) -> list[str]:
     """An evaluation: how it was made, by which command its numbers come again, and the numbers."""
     spec, evaluation = RunSpec.parse(record["slug"]), record["evaluation"]
     options = ", ".join(f"`{name}: {value}`" for name, value in evaluation_options(spec).items())

@@ -1,0 +1,110 @@
+"""The README.md of an exported folder: metadata as the Hugging Face hub reads it, how to load it, and the numbers of its run."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pel_core import __version__
+from pel_core.common.errors import PelError
+from pel_core.common.files import read_json
+from pel_core.export.linear import FORMULAS, LinearHead
+from pel_core.models.backbones import BACKBONES
+from pel_core.spec.results import train_folder
+from pel_core.spec.run_spec import RunSpec
+from pel_core.training.model_card import evaluations, front_matter, notice, results_of
+
+TIMM = """\
+import timm
+
+model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()  # or "hf-hub:you/name"
+"""
+OPEN_CLIP = """\
+import open_clip
+from safetensors.torch import load_file
+
+model = open_clip.create_model({arch}, load_weights=False{size}).visual.eval()
+model.load_state_dict(load_file("FOLDER/model.safetensors"))
+"""
+WIDTH = """\
+if hasattr(model, "trunk"):
+    model.head = model.trunk.head = torch.nn.Identity()  # features before the projection
+elif getattr(model, "proj", None) is not None:
+    model.proj = None  # features before the projection
+"""
+CLASSIFIER = """\
+features = model(images)
+head = load_file("FOLDER/classifier.safetensors")
+logits = {formula} @ head["weight"].T + head["bias"]
+"""
+ONNX = """\
+import onnxruntime
+
+session = onnxruntime.InferenceSession("FOLDER/model.onnx")
+(logits,) = session.run(None, {"pixels": pixels})  # float32 (B, 3, R, R), RGB in 0..1
+"""
+TORCH = """\
+import torch
+
+model = torch.export.load("FOLDER/model.pt2").module()
+logits = model(pixels)  # float32 (B, 3, R, R), RGB in 0..1
+"""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a card has to say of one format: the library and its name of the network, the head if it lies beside it, and how an
+    image is prepared."""
+
+    library: str
+    arch: str
+    head: LinearHead | None
+    preprocessing: Mapping[str, Any]
+
+
+def loading_code(spec: RunSpec, card: Card) -> str:
+    """Python that loads the folder FOLDER and gives the run's ``logits`` of prepared ``images`` (of ``pixels``, where the network
+    prepares them itself)."""
+    if card.library in ("onnx", "torch"):
+        return ONNX if card.library == "onnx" else TORCH
+    if card.library == "timm":
+        if card.head is None:
+            return TIMM + "logits = model(images)\n"
+        return "import torch\nfrom safetensors.torch import load_file\n" + TIMM + _classifier(card)
+    entry = BACKBONES[spec.backbone]
+    arch = f'"{entry.arch}"' if entry.source != "bundled" else '"local-dir:FOLDER"'
+    size = f", force_image_size={spec.pixels}" if spec.pixels != (entry.native or entry.resolution) else ""
+    code = "import torch\n" + OPEN_CLIP.format(arch=arch, size=size)
+    return code + ("" if card.head is None or card.head.projected else WIDTH) + _classifier(card)
+
+
+def _classifier(card: Card) -> str:
+    return CLASSIFIER.format(formula=FORMULAS[card.head.normalised])
+
+
+def card_text(spec: RunSpec, results: Path, card: Card) -> str:
+    """The whole card."""
+    folder = train_folder(results, spec.slug)
+    evaluated = []
+    with suppress(PelError):  # a copied run may have its checkpoint alone
+        evaluated = evaluations(folder, read_json(folder / "train.json"))
+    library = {"torch": "pytorch"}.get(card.library, card.library)
+    front = yaml.safe_dump(front_matter(spec, evaluated, library, "finetune"), sort_keys=False, allow_unicode=True, width=1000)
+    about = ", ".join(f"{name} {value}" for name, value in card.preprocessing.items())
+    lines = [
+        f"---\n{front}---\n",
+        f"# {spec.slug}\n",
+        f"{BACKBONES[spec.backbone].label}, fine-tuned with `{spec.method}` by PEL-Lab {__version__}; `class_names.json` has "
+        "the classes in the order of the logits.",
+        *notice(spec),
+        "\n## Load",
+        f"```python\n{loading_code(spec, card)}```",
+        f"`FOLDER` is this folder. Images: {about}; crops beyond the central one are averaged by their logits.",
+        "\n## Results of the run",
+        *([line for each in evaluated for line in results_of(each)] or ["None are recorded beside the checkpoint."]),
+        "\nThe numbers are of the run's own precision; these files are in fp32.",
+    ]
+    return "\n".join(lines) + "\n"
