@@ -144,20 +144,18 @@ def test_an_interrupted_learning_of_factors_ends_bit_for_bit_where_another_ends(
 COSINE = RunSpec.make("toy-ir20", "toy", METHOD, 5, epochs=1)
 
 
-@pytest.mark.parametrize("take", ["all", "delta"])
-def test_retrieval_beside_a_trained_classifier(results, take):
+@pytest.mark.parametrize("take, values", [("all", "balanced"), ("delta", "one-hot")])
+def test_retrieval_beside_a_trained_classifier(results, take, values):
     """RAC's head on the parent's network: its rows (or the texts), and an index of what this network makes of training images;
     one test image at a time, and the same numbers from the stored run."""
     assert main(["train", COSINE.slug, "--results", str(results)]) == 0
-    knobs = {"head.k": 4, "head.temperature": 0.1, "head.weight": 0.7}
+    knobs = {"head.k": 4, "head.temperature": 0.1, "head.weight": 0.7, "head.values": values}
     spec = RunSpec.make("toy-ir20", "toy", METHOD, 5, parents=[COSINE], take=take, head="rac", epochs=0, tte="none", **knobs)
     record, logits, state = outcome(results, spec)
     data, parent, _ = load(COSINE, results, CPU)
     there = load_file(results / "runs" / COSINE.slug / "delta.safetensors")
     parent.load_trainable(there)
-    rows = there["head.weight"] if take == "all" else load_file(results / "text" / "toy" / "toy.default.safetensors")
-    if take == "all":
-        assert torch.equal(state["head.weight"], rows)
+    assert torch.equal(state["head.weight"], there["head.weight"]) == (take == "all")
     rows = F.normalize(state["head.weight"], dim=-1)
 
     def seen(split, crops):
@@ -170,6 +168,8 @@ def test_retrieval_beside_a_trained_classifier(results, take):
         for one in asked:
             cosines, nearest = (keys @ one).sort(descending=True)
             shares = (cosines[:4] / 0.1).exp()
+            if values == "balanced":
+                shares = shares / torch.tensor([(labels == labels[i]).sum() for i in nearest[:4]])
             retrieved = sum(share * rows[labels[i]] for share, i in zip(shares / shares.sum(), nearest[:4], strict=True))
             expected.append(25 * (rows @ one + 0.7 * rows @ retrieved / retrieved.norm()))
     torch.testing.assert_close(logits["logits"].float(), torch.stack(expected), rtol=1e-3, atol=2e-3)
