@@ -1,4 +1,4 @@
-# make study | plan | status | unlock | show | report | test | test-fast | test-cluster | bench | pages | lint | clean   (see README.md)
+# make study | plan | status | unlock | show | report | test | test-fast | test-cluster | bench | pages | docs | lint | clean   (see README.md)
 BIN   := .venv/bin
 WORDS := STUDY CONFIG SEEDS BACKBONE WEIGHTS PLUGINS RESULTS FIGURES DATA CORES GPUS REPORT PYTHON
 # A word on the command line that says nothing was meant to say something: an unset variable of a shell, for one.
@@ -29,9 +29,11 @@ JOBS      := --cores "$$CORES" --resources "gpu=$${GPUS:-$$($(BIN)/python -m pel
 QUIET     := --quiet rules reason host
 # A candidate of `tune` that diverges ends Snakemake's call, but is an outcome: the next call chooses among the others.
 CALL       = $(SNAKEMAKE) $(1) $(JOBS) $(QUIET) --config $(CHOICE)
-RUN        = { $(CALL) || { $(BIN)/python -m pel_core goes-on $(ARGS) && $(CALL); }; }
+# On another rung others may: as long as there is something else to go on with. The second call for the same stands for its error.
+GOES_ON    = $(BIN)/python -m pel_core goes-on $(ARGS)
+RUN        = ( was=; until $(CALL); do now="$$($(GOES_ON))" && [ "$$now" != "$$was" ] || exit 1; was="$$now"; echo "$$now"; done )
 
-.PHONY: study plan status unlock report show setup test test-fast test-cluster bench pages lint clean
+.PHONY: study plan status unlock report show setup test test-fast test-cluster bench pages docs lint clean
 
 study: setup  ## train and evaluate what is missing, then build every table and figure
 	$(BIN)/python -m pel_core plan $(ARGS)
@@ -70,6 +72,9 @@ bench: setup  ## speed and memory on this machine, into docs/benchmarks; half an
 
 pages: setup  ## the tables, figures and verdicts that docs/ablations.md and docs/studies.md show (STUDIES="losses tour": those alone)
 	$(BIN)/python -m pel_core.bench.pages $(STUDIES)
+
+docs: setup  ## the documentation as a site, docs/_build/index.html; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
 
 lint: setup
 	$(BIN)/ruff check --quiet .

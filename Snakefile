@@ -4,12 +4,14 @@
     snakemake --cores 8 --resources gpu=1 --config config=paper seeds=0,1  # another configuration, other seeds
 """
 
+import inspect
 import os
 import sys
 import time
 from shlex import quote
 
-from snakemake.exceptions import WorkflowError
+from snakemake.exceptions import IncompleteCheckpointException, WorkflowError
+from snakemake.io import checkpoint_target
 from snakemake.logging import logger
 
 # So that the rules and the jobs they start find the pel_core that lies beside this file, installed or not.
@@ -62,18 +64,46 @@ def compared(inputs):
     return inputs
 
 
+def described(function):
+    """A rule's function, its arguments written down: Snakemake looks them up for every job, of 10,000 runs half a million times."""
+    function.__signature__ = inspect.signature(function)
+    return function
+
+
 def uncompared(value):
     """A param that changes no number: a function of the first wildcard. Snakemake compares params between calls, and runs a job
     again where one changes, but not those of functions that ask for `threads`."""
-    return lambda wc, threads: value(wc[0])
+    return described(lambda wc, threads: value(wc[0]))
+
+
+def grows(amount):
+    """A resource of which a job that is tried again gets more."""
+    return described(lambda wc, attempt: amount * attempt)
 
 
 def chosen(names):
     """Wait until settings are chosen, by the checkpoint `select`: what runs they lead to is not known before. STUDY knows then."""
     for name in names:
-        checkpoints.select.get(selection=name)
+        wait(name)
     if names:
         STUDY.decide()
+        if workflow.is_main_process and not workflow.dryrun:
+            STUDY.write_names()
+
+
+def wait(name, before=None):
+    """Wait for the steps of one tuning, in order, or for those before one: who is on a rung is known after the rung before it."""
+    for step in STUDY.waits_for(name):
+        if step == before:
+            return
+        checkpoints.select.get(selection=step)
+        if name == step and len(STUDY.tunings[name].steps) == 1:
+            return
+        STUDY.decide()
+        # Snakemake takes a checkpoint that waits for another for done where its file is there, though that is of an earlier choice.
+        if not all(map(os.path.exists, STUDY.tried(step))):
+            target = checkpoint_target(f"{RESULTS}/selections/{step}.json")
+            raise IncompleteCheckpointException(checkpoints.select.rule, target)
 
 
 def all_chosen(wc):
@@ -91,6 +121,7 @@ include: "workflow/rules/report.smk"
 onstart:
     if workflow.is_main_process:
         make_results(RESULTS)
+        STUDY.write_names()
         seal(STUDY)
         for name in register_claims(STUDY):  # before the first run that they use
             print(f"Claim registered: {name}", file=sys.stderr)

@@ -19,7 +19,7 @@ from pel_core.spec.posthoc import is_posthoc, steps_of
 from pel_core.spec.results import METRICS, OUTPUTS, metrics_file, result_files, run_folder, scoring, slug_of
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.kinds import FIGURE, SUMMARY, TABLE
-from pel_core.studies.selection import write_selection
+from pel_core.studies.selection_files import write_selection
 from pel_core.studies.study import load
 
 CLASSES = {"cifar100": 100, "imagenet-lt": 1000, "places-lt": 365, "inat2018": 8142}

@@ -11,6 +11,7 @@ from pel_core.training.checkpoints import CheckpointManager
 from pel_core.training.loop import train
 from pel_core.training.run_inputs import load
 from pel_core.training.samplers import make_sampler
+from pel_core.training.validation import validation_score
 
 CPU = torch.device("cpu")
 
@@ -21,7 +22,8 @@ def train_once(results, spec, manager=None, watch=None, device=CPU):
     how = spec.pixels, spec.vit.mean, spec.vit.std, device
     batches = TrainBatches(data.train, spec, *how, sampler=make_sampler(spec))
     progress = Progress("test", 1, quiet=True)
-    log = train(classifier, watch(batches) if watch else batches, spec, torch.as_tensor(data.train_counts), progress, manager)
+    counts, validate = torch.as_tensor(data.train_counts), validation_score(classifier, spec, data)
+    log = train(classifier, watch(batches) if watch else batches, spec, counts, progress, manager, validate=validate)
     return classifier.trainable_state(), log
 
 

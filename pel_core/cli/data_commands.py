@@ -79,6 +79,9 @@ def fetch(base: str, entry: LongTailed, config: Mapping[str, Any], mirror: str) 
     """Get what is free to download of a data set, and say how to get the rest and what comes next."""
     source, unsaid = open_source(base, entry, config), open_source(base, entry)
     source.fetch(mirror)
+    if not source.given_root:  # of the hub, which has a cache
+        print(f"Then: python -m pel_core data check {base} --config CONFIGURATION")
+        return
     root, usual = (Path(expand_root(each.given_root)) for each in (source, unsaid))
     said = "" if root.exists() and usual.exists() and root.samefile(usual) else f" --root {quote(str(root))}"
     print(f"Then: python -m pel_core data check {base}{said}")

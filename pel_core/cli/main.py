@@ -23,6 +23,7 @@ from pel_core.common.plugins import use_plugins
 from pel_core.common.renames import renamed_words
 from pel_core.common.signals import leaving
 from pel_core.models.backbones import backbone_name, expand_weights
+from pel_core.spec.long_names import look_in
 
 Arguments = argparse.Namespace
 
@@ -93,7 +94,9 @@ def evaluate(arguments: Arguments) -> None:
 
     device = claim(arguments.device, arguments.gpu_share)[0]
     tune_process(device)
-    options = arguments.accept, _loggers(arguments), _cache(arguments), arguments.logits
+    from pel_core.data.test_sets import TestSet
+
+    options = arguments.accept, _loggers(arguments), _cache(arguments), arguments.logits, TestSet.read(arguments.test_set)
     evaluate_run(arguments.run, arguments.results, device, *options)
 
 
@@ -212,6 +215,8 @@ def parser() -> argparse.ArgumentParser:
         choices=("compact", "full"),
         help="how logits are stored: fp16 and what scores need exactly (compact), or fp32",
     )
+    told = "of a run with evaluate_on: its entry of `test_sets` in a configuration, as JSON (the test split, classes by name)"
+    sub.add_argument("--test-set", default="", metavar="JSON", help=told)
     sub = command(score)
     sub.add_argument("run", nargs="*", metavar="RUN", help="runs by name, or @FILE with one a line (all that are out of date)")
     sub.add_argument("--results", default="results", type=user_path)
@@ -260,6 +265,8 @@ def main(words: Sequence[str] | None = None) -> int:
         set_verbosity(arguments.verbose - arguments.quiet)
         settle_environment()
         use_plugins(arguments.plugins)
+        if results := getattr(arguments, "results", None):
+            look_in(results)
         clock = time.monotonic()
         arguments.function(arguments)
         logger.debug("%s took %.1f s", arguments.function.__name__, time.monotonic() - clock)

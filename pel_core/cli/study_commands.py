@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pel_core.common.errors import PelError, unknown
+from pel_core.common.errors import PelError
 from pel_core.common.files import write_text
 from pel_core.common.logs import logger
 from pel_core.studies.kinds import FIGURE, TABLE, Form
@@ -86,13 +86,11 @@ def partial(arguments: Arguments) -> None:
 
 def select(arguments: Arguments) -> None:
     """Choose settings of a `tune` from its candidates' results, and write down what was tried: json, csv."""
-    from pel_core.studies.selection import write_selection
-    from pel_core.studies.tuning_words import chosen_words
+    from pel_core.studies.selection_files import write_selection
+    from pel_core.studies.tuning_words import step_words
 
-    study = open_study(arguments)
-    if arguments.selection not in study.tunings:
-        raise unknown("selection", arguments.selection, study.tunings)
-    print(f"{arguments.selection}: {chosen_words(write_selection(study, arguments.selection))}")
+    step = arguments.selection
+    print(f"{step}: {step_words(write_selection(open_study(arguments), step), step)}")
 
 
 def goes_on(arguments: Arguments) -> None:

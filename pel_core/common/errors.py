@@ -8,11 +8,21 @@ class PelError(Exception):
     """A mistake a user can mend: the message says what was asked, what was found and what to do."""
 
 
-def unknown(kind: str, asked: object, known: Iterable[str], hint: str = "") -> PelError:
-    """The error for a name that is not declared, e.g. ``unknown("method", "adaptfomer", METHODS)``."""
+FEW = 6  # names that are nearest, of a list that is too long to be read
+
+
+def unknown(kind: str, asked: object, known: Iterable[str], hint: str = "", listed: str = "") -> PelError:
+    """The error for a name that is not declared, e.g. ``unknown("method", "adaptfomer", METHODS)``.
+
+    ``listed``: where there is a list of the names, of which then the nearest few are told alone.
+    """
     names = sorted(map(str, known))
     near = get_close_matches(str(asked), names, n=1)
-    message = f"unknown {kind} '{asked}'; known: {', '.join(names) or 'none'}"
+    told = ", ".join(names) or "none"
+    if listed and len(names) > 2 * FEW:
+        nearest = get_close_matches(str(asked), names, n=FEW, cutoff=0.3) or names[:FEW]
+        told = f"{', '.join(nearest)} and {len(names) - len(nearest)} more, listed in {listed}"
+    message = f"unknown {kind} '{asked}'; known: {told}"
     if near:
         message += f". Did you mean '{near[0]}'?"
     elif hint and hint[0] not in "(.;":

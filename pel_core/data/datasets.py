@@ -58,7 +58,7 @@ class LongTailed:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-DATASETS: Registry[LongTailed] = Registry("data set", ("pel_core.data.builtin_datasets",))
+DATASETS: Registry[LongTailed] = Registry("data set", ("pel_core.data.builtin_datasets", "pel_core.data.published_datasets"))
 
 
 @cache

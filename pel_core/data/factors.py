@@ -2,8 +2,8 @@
 
 Knobs of the scope ``data`` that every data set has alike: ``data.classes``, ``data.seed``. They act on what is prepared, which
 stays as it is (`pel_core.data.subsets` draws, `pel_core.data.datasets.open_prepared` asks it to), one after the other: classes,
-cap, profile, validation, noise. None of their draws reads a run's seed, so that runs of several seeds have the same images.
-Torch-free.
+cap, profile, validation, largest ratio, noise. None of their draws reads a run's seed, so that runs of several seeds have the
+same images. Torch-free.
 """
 
 from dataclasses import dataclass, fields
@@ -30,6 +30,8 @@ class Factors:
     val: float = 0.0
     val_rule: str = "unused"
     val_seed: int = 0
+    cap_ratio: float | str = "none"
+    cap_seed: int = 0
     noise: float = 0.0
     noise_seed: int = 0
     groups: tuple[float, ...] | str = (float(HEAD_ABOVE), float(TAIL_BELOW))
@@ -80,6 +82,10 @@ def _needs_noise(spec: Any) -> str:
 
 def _needs_classes(spec: Any) -> str:
     return "" if spec.knob("data.classes") != "all" else "data.classes"
+
+
+def _needs_cap(spec: Any) -> str:
+    return _needs_training(spec) or ("" if spec.knob("data.cap_ratio") != "none" else "data.cap_ratio")
 
 
 def _needs_val(spec: Any) -> str:
@@ -181,6 +187,13 @@ FACTORS: Entry[type[Factors]] = Entry(
             one_of("unused", "train"), needs=_needs_unused,
         ),
         Knob("val_seed", Factors.val_seed, "which images are held out", at_least(0), needs=_needs_val),
+        Knob(
+            "cap_ratio", Factors.cap_ratio,
+            "training images of a class, at most, in those of the smallest class: what is drawn and not held out is cut down to "
+            "this imbalance ratio. Head, medium and tail stay the classes that they were",
+            at_least(1), words=("none",), kind=float, needs=_needs_training,
+        ),
+        Knob("cap_seed", Factors.cap_seed, "which images data.cap_ratio leaves", at_least(0), needs=_needs_cap),
         Knob(
             "noise", Factors.noise,
             "share of training images whose label is of another class, any alike (symmetric noise); no class loses all images",

@@ -58,6 +58,16 @@ def sizes(pool: np.ndarray, ratio: float | None, factors: Factors) -> tuple[np.n
     return counts, spare, np.clip(held - spare, 0, np.maximum(counts - 1, 0))
 
 
+def capped(left: np.ndarray, factors: Factors) -> np.ndarray:
+    """Training images of each class (c,) after ``data.cap_ratio``, of the images that are ``left`` (c,) to train on: at most this
+    many times those of the smallest class that has some, as LT-Soups draws its subsets (`sample_balance_factor` of the authors'
+    code)."""
+    left = np.asarray(left, np.int64)
+    if factors.cap_ratio == "none" or not left.any():
+        return left
+    return np.minimum(left, int(left[left > 0].min() * float(factors.cap_ratio)))
+
+
 def draw(labels: np.ndarray, classes: int, ratio: float | None, factors: Factors, reference: bool = False) -> Drawn:
     """Which of the prepared training images a run uses.
 
@@ -78,14 +88,17 @@ def draw(labels: np.ndarray, classes: int, ratio: float | None, factors: Factors
     found = by_class(labels, classes)
     subset = ratio is not None or factors.per_class != "all"
     orders = _orders(labels, found, factors.seed, reference) if subset else found
-    train, val = [], []
-    for label, count, more, own in zip(chosen.tolist(), counts, spare, taken, strict=True):
+    train, val, most = [], [], capped(counts - taken, factors)
+    for label, count, more, own, left in zip(chosen.tolist(), counts, spare, taken, most, strict=True):
         used, unused = orders[label][:count], orders[label][count:]
         if factors.val:
             turns = generator(factors.val_seed, "data", "val", label).random(len(found[label]))
             held = [part[np.argsort(turns[np.searchsorted(found[label], part)])][:n] for part, n in ((unused, more), (used, own))]
             used = used[~np.isin(used, held[1])]
             val += held
+        if left < len(used):
+            turns = generator(factors.cap_seed, "data", "cap", label).random(len(found[label]))
+            used = used[np.sort(np.argsort(turns[np.searchsorted(found[label], used)])[:left])]  # in the order of before
         train.append(used)
     rows, val_rows = np.concatenate(train), np.sort(np.concatenate(val or [np.zeros(0, np.int64)]))
     rows = rows if subset and reference else np.sort(rows)  # in the reference's order; else in that of the list

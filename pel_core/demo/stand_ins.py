@@ -111,6 +111,8 @@ _SHIFT_PLACES = {
     "hatch": 0.3,
     "hue": 30.0,
 }
+# Of the same classes as demo-imagenet and only for evaluating on: further hues, more hatching and noise, no outline's help.
+_SKETCH = {**_SHIFT, "hue": 40.0, "hue_spread": 24.0, "outline": 0.4, "hatch": 0.36, "noise": 0.1}
 # Two prompts beside 17 tokens are still more than ten beside the 197 of a full-size ViT.
 _RECIPE = {
     "epochs": 2,
@@ -135,6 +137,7 @@ STAND_INS: dict[str, StandIn] = {
         StandIn("demo-cifar", "objects", _CIFAR, 20, 200, 20, {**_SHIFT, "hue": 31.0, "downsample": 2}, _RECIPE),
         StandIn("demo-imagenet", "objects", _IMAGENET, 36, 180, 40, {**_SHIFT, "hue": 32.0, "outline": 0.75}, _RECIPE, (2, 15)),
         StandIn("demo-places", "scenes", _PLACES, 36, 160, 46, _SHIFT_PLACES, _RECIPE, (1, 30)),
+        StandIn("demo-sketch", "objects", _IMAGENET, 36, 2, 20, _SKETCH, _RECIPE, (1, 15)),
         StandIn("demo-inat", "objects", _INAT, 36, 180, 20, _MILDER, _RECIPE, (2, 15)),
     )
 }

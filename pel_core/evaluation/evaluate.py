@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from pel_core.data.test_sets import AS_NAMED, TestSet
 from pel_core.evaluation.predict import predict_run
 from pel_core.evaluation.score import score_run
 from pel_core.hardware.devices import release
@@ -24,6 +25,7 @@ def evaluate_run(
     loggers: Mapping[str, bool] = {"tensorboard": True},
     prefix_cache_gb: float = GIGABYTES,
     logits: str = "compact",
+    test_set: TestSet = AS_NAMED,
 ) -> None:
     """Evaluate a trained run (or zero-shot): ``logits.safetensors`` and ``predict.json``, then ``metrics.json`` and the files of
     `outputs`. Both stages share a process: a study of 2,000 runs starts no interpreter more for the second.
@@ -39,11 +41,11 @@ def evaluate_run(
     require_unsealed(results, spec)
     if is_posthoc(spec):
         for run in sources(spec):  # what lies there is predicted no second time
-            evaluate_run(run.slug, results, device, accept, loggers, prefix_cache_gb, logits)
+            evaluate_run(run.slug, results, device, accept, loggers, prefix_cache_gb, logits, test_set)
         score_run(spec, Path(results))
         return
     with SignOfLife(Path(results) / "checkpoints" / f"{slug}.predict.lease", slug, str(device), "evaluated") as sign:
-        data = predict_run(spec, Path(results), device, accept, prefix_cache_gb, logits, sign.note)
+        data = predict_run(spec, Path(results), device, accept, prefix_cache_gb, logits, test_set, sign.note)
         release()
         record = score_run(spec, Path(results), data)
     steps = len((record["training"] or {}).get("curve", [])) * math.ceil(record["data"]["train_images"] / spec.batch_size)

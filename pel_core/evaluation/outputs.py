@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pel_core.common.files import replace_file
-from pel_core.data.datasets import Prepared, split_name
+from pel_core.data.datasets import Prepared
 from pel_core.data.roots import read_root
 from pel_core.data.split import Split
 from pel_core.evaluation.predictions import TOP, Predictions
@@ -43,7 +43,7 @@ def write_outputs(folder: Path, spec: RunSpec, data: Prepared, results: Path, pr
     labels, classes, probabilities = predictions.labels, predictions.top_classes, predictions.top_probabilities
     table = {
         "index": np.arange(len(labels), dtype=np.int32) if split.rows is None else split.rows.astype(np.int32),
-        "path": relative_paths(split, results / "data" / split_name(spec.dataset)[0]),
+        "path": relative_paths(split, results / "data" / spec.data_bases[-1]),
         "label": labels.astype(np.int32),
         "label_name": [names[i] for i in labels],
         "group": [data.groups[i] for i in labels],

@@ -15,6 +15,7 @@ from typing import Any
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
 from pel_core.common.logs import logger
+from pel_core.spec.long_names import tell
 from pel_core.spec.options import GROUPING_KNOBS, evaluation_options, is_evaluation
 from pel_core.spec.plugins import parse_run
 from pel_core.spec.results import run_folder, slug_of
@@ -108,6 +109,7 @@ def _records(files: Iterable[Path], results: Path) -> dict[str, tuple[RunSpec, M
     for path in sorted(file for file in files if file.name in RECORDS):
         try:
             record = read_json(path, ("slug", "spec"))
+            tell(record["spec"])
             found[record["slug"]] = parse_run(record["slug"], results), record["spec"]
         except PelError as error:
             logger.warning("%s is passed over: %s", path, error)
@@ -176,7 +178,7 @@ def _choose(named: RunSpec, specs: Sequence[RunSpec], run: str) -> RunSpec:
 def _without_split(spec: RunSpec, named: RunSpec) -> RunSpec:
     """New images are of no split, and have no group of classes."""
     knobs = tuple((name, value) for name, value in spec.knobs if name not in GROUPING_KNOBS)
-    return replace(spec, split=named.train.split, knobs=knobs)
+    return replace(spec, split=named.train.split, evaluate_on="", knobs=knobs)
 
 
 def _with_evaluation(named: RunSpec, words: str) -> RunSpec:

@@ -23,6 +23,7 @@ from pel_core.data.subsets import group_rules
 from pel_core.evaluation.metrics import score_predictions
 from pel_core.evaluation.outputs import write_outputs
 from pel_core.evaluation.predictions import Predictions, read_predictions
+from pel_core.evaluation.shifted import stored_test_set
 from pel_core.evaluation.stored_logits import adjusted_predictions, fit_steps, logits_file, posthoc_record
 from pel_core.spec.plugins import other_plugins, with_plugins
 from pel_core.spec.posthoc import fitting_runs, is_ensemble, is_posthoc, sources, stored_runs
@@ -48,7 +49,7 @@ def score_run(spec: RunSpec, results: Path, data: Prepared | None = None, replac
     """
     folder = run_folder(results, spec.slug)
     seen = _state(results, spec)
-    data = data or _prepared(results / "data" / split_name(spec.dataset)[0], spec)
+    data = data or _data_of(spec, results)
     record, predictions = _read(spec, results, data)
     metrics = score_predictions(predictions, data.groups, group_rules(spec.factors))
     made = {stage: number for stage, number in made_by(record).items() if spec.trains or stage != "train"}
@@ -124,6 +125,15 @@ def _state(results: Path, spec: RunSpec) -> list[tuple[int, int] | None]:
     runs = sources(spec) or (spec,)
     files = [run_folder(results, run.slug) / name for run in runs for name in SEEN]
     return [*map(stamp, files), stamp(run_folder(results, spec.slug) / "metrics.json")]
+
+
+def _data_of(spec: RunSpec, results: Path) -> Prepared:
+    """The prepared data set of a run; of one that is evaluated on another, as its predictions say."""
+    data = _prepared(results / "data" / split_name(spec.dataset)[0], spec)
+    if not spec.evaluate_on:
+        return data
+    record = stored_predictions(run_folder(results, stored_runs(spec)[0].slug))
+    return stored_test_set(spec, results, data, record)
 
 
 def _prepared(folder: Path, spec: RunSpec) -> Prepared:

@@ -20,6 +20,7 @@ from pel_core.data.datasets import split_name
 from pel_core.data.subsets import chosen_classes
 from pel_core.evaluation.run_names import find_run
 from pel_core.models.weights import load_vit
+from pel_core.spec.long_names import tell
 from pel_core.spec.run_spec import RunSpec, differences
 from pel_core.training.classifier import Classifier, build, cast_frozen_weights
 from pel_core.training.step import PRECISIONS
@@ -43,7 +44,9 @@ def open_run(
         PelError: it is not there, damaged, stale, or of other weights than the prepared backbone; or as `find_run`.
     """
     given = Path(run) / "delta.safetensors"
-    trained = read_tensors(given)[1].get("slug", given.absolute().parent.name) if given.is_file() else ""
+    told = read_tensors(given)[1] if given.is_file() else {}
+    tell(json.loads(told.get("spec", "{}")))
+    trained = told.get("slug", given.absolute().parent.name) if given.is_file() else ""
     folder, spec = find_run(run, results, trained, evaluation, among)
     if not spec.trains:
         classifier, names = _zero_shot(spec, results)

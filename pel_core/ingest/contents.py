@@ -43,7 +43,7 @@ def know_by_content(content: Content, source: Source, out: Path) -> Manifest | N
         same = before.get(split) == by_size and known and split in known.rows and known.of(split) == made.of(split)
         content.digests[split] = by_size if same else lists.digest(images, sizes, made.of(split))
     tables = source.tables()
-    return made if tables is None else make_manifest(expand_root(source.root or ""), {"": tables}, known)
+    return made if tables is None else make_manifest(expand_root(source.root or str(out)), {"": tables}, known)
 
 
 def changed_files(source: Source, folder: Path) -> str:

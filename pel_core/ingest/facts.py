@@ -32,7 +32,9 @@ class ListFile:
 class Facts:
     """Facts about a published data set.
 
-    ``classes``, ``images``: training and test images, before anything is drawn from them.
+    ``classes``, ``images``: training and test images, before anything is drawn from them, None where
+    they are not known; ``val``: validation images, where
+    there are some.
     ``address`` of the ``files`` (and of CIFAR's archive), which are known by name. ``by_hand``: how to get the rest, a format of
     ``root``, ``quoted`` (for a shell) and ``split_val`` (a shell line).
     ``profile``: training images of the largest and of the smallest class; ``groups``: head, medium and tail classes; ``each``:
@@ -42,8 +44,9 @@ class Facts:
     """
 
     classes: int
-    images: tuple[int, int]
+    images: tuple[int, int] | None
     address: str
+    val: int = 0
     files: Mapping[str, ListFile] = field(default_factory=dict)
     by_hand: str = ""
     profile: tuple[int, int] | None = None

@@ -1,8 +1,16 @@
-"""Which columns of a Hugging Face table hold images and labels: by name and kind; where several may be meant, nobody guesses."""
+"""Which columns of a Hugging Face table hold images and labels: by name and kind; where several may be meant, nobody guesses.
 
+And what the labels of its splits come to.
+"""
+
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from pel_core.common.errors import PelError, unknown
+from pel_core.ingest.catalogue import class_order
+from pel_core.ingest.labels import read_labels
 
 LABELS = ("label", "labels")
 # What columns of classes are called besides; a column of such a name, or part of a name, may be meant.
@@ -76,3 +84,71 @@ def _may_be_meant(table: Any, name: str) -> bool:
     if any(word in name.lower() for word in TELLING):
         return True
     return "string" in dtype and 2 <= len(table.unique(name)) <= len(table) / 2
+
+
+def library() -> Any:
+    """Hugging Face's ``datasets``, without progress bars.
+
+    Raises:
+        PelError: it is not installed.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise PelError(
+            "reading a Hugging Face directory needs their library: pip install datasets (it is the extra 'hf' of this package)"
+        ) from None
+    datasets.disable_progress_bars()
+    return datasets
+
+
+def names_of(kind: Any) -> list[str] | None:
+    """The names of a column of class labels, by number; None of other columns."""
+    return getattr(kind, "names", None)
+
+
+def named(kind: Any, values: Iterable[Any]) -> list[Any]:
+    """The values of a column of labels with numbers of class labels as names. What is no number of a name (-1: unlabelled)
+    stays as it is, for `split_labels` to refuse."""
+    names = names_of(kind)
+    if not names:
+        return list(values)
+    return [names[value] if isinstance(value, int) and 0 <= value < len(names) else value for value in values]
+
+
+def split_labels(
+    root: str, values: Mapping[str, list[Any]], column: str, class_labels: bool
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Every image's class in each split, as its name or number, and notes.
+
+    Args:
+        values: the column in each split, as `named` gives it.
+        class_labels: whether it is a column of class labels, whose values are names by now.
+
+    Raises:
+        PelError: a label that is missing, or none; the message says where.
+    """
+    starts = dict(zip(values, np.cumsum([0, *map(len, values.values())]).tolist(), strict=False))
+    together = [value for each in values.values() for value in each]
+
+    def where(position: int) -> str:
+        split = next(split for split in reversed(values) if starts[split] <= position)
+        return f"{root} ({split}), image {position - starts[split]}"
+
+    if class_labels:
+        if (bad := next((i for i, value in enumerate(together) if not isinstance(value, str)), None)) is not None:
+            raise PelError(f"{where(bad)}: its {column} is {together[bad]!r}, which is no class (unlabelled images?)")
+        keys, notes = together, []
+    else:
+        keys, notes = read_labels(together, where, column)
+    return {split: keys[start : start + len(values[split])] for split, start in starts.items()}, notes
+
+
+def label_order(kind: Any, keys: Iterable[str]) -> list[str]:
+    """Classes in label order: as the data set numbers them, less those without a training image; else by name.
+
+    Args:
+        kind: of the column. keys: the classes of training images.
+    """
+    there = set(keys)
+    return [name for name in names if name in there] if (names := names_of(kind)) else class_order(there)

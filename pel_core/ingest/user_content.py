@@ -22,6 +22,7 @@ from pel_core.ingest.class_keys import clean, composed, odd_keys
 from pel_core.ingest.content import Content
 from pel_core.ingest.data_check import decode_images
 from pel_core.ingest.duplicate_images import duplicate_notes
+from pel_core.ingest.facts import Facts
 from pel_core.ingest.known_mistakes import explain_missing
 
 if TYPE_CHECKING:
@@ -60,8 +61,28 @@ def user_content(source: "UserSource", found: Catalogue, check_images: str, prob
         chosen = train.take(profile_subset(train.labels, found.keys, counts, entry.sampling_seed))
         content.train_counts[f"{ratio:g}"] = counts.tolist()
         content.add_files(f"train-ir{ratio:g}", chosen, lists.check_files(found.root, chosen))
+    for text in unlike_published(source.published, found.keys, splits):
+        hint = f"get what is published, or declare a data set with a name of its own, not '{source.base}'"
+        problems.add("numbers that are not the published ones", text, hint)
+    problems.stop()
     content.notes = _notes(found, names, splits, content)
     return content
+
+
+def unlike_published(facts: Facts | None, keys: Sequence[str], splits: Mapping[str, lists.ImageList]) -> list[str]:
+    """Where classes, the images of the splits, and the largest and smallest class are not as published, in words."""
+    if facts is None:
+        return []
+    found = [f"{len(keys):,} classes, published: {facts.classes:,}"] if len(keys) != facts.classes else []
+    known = zip(("train", "test", "val"), (*facts.images, facts.val), strict=True) if facts.images else ()
+    for split, expected in known:
+        images = len(splits[split].labels) if split in splits else 0
+        found += [f"{images:,} {split} images, published: {expected:,}"] if images != expected else []
+    counts = np.bincount(splits["train"].labels, minlength=len(keys))
+    if facts.profile and (int(counts.max()), int(counts.min())) != facts.profile:
+        ends = "{:,} to {:,}".format(*facts.profile)
+        found.append(f"{counts.max():,} to {counts.min():,} training images a class, published: {ends}")
+    return found
 
 
 def divide(entry: "UserOptions", found: Catalogue) -> dict[str, Placed]:

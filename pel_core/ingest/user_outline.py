@@ -49,7 +49,7 @@ def outline(source: UserSource) -> Outline:
         pool = np.bincount(splits["train"].labels, minlength=len(found.keys))
         drawn = drawn_counts(source.options, source.entry.ratios, found.keys, pool) if known else {}
     except PelError as error:
-        raise PelError(f"data set '{source.base}': {error}") from None
+        raise type(error)(f"data set '{source.base}': {error}") from None
     images = {split: len(each.labels) for split, each in splits.items()}
     counts = {ratio: int(each.sum()) for ratio, each in drawn.items()}
     notes = tuple(filter(None, found.notes))

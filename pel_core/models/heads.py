@@ -22,12 +22,20 @@ if TYPE_CHECKING:
 HEADS: Registry[Any] = Registry("head")
 SCALES = Knob(
     "scales", "none", "a factor of each class's logit, from 1: none, learnable with the rows, or alone, while the rows stay",
-    one_of("none", "learnable", "alone"), needs=lambda spec: "" if spec.train_head else "train_head=true",
+    one_of("none", "learnable", "alone"), needs=lambda spec: _needs_rows(spec),
 )  # fmt: skip
 TAU_NORM = Knob(
     "tau_norm", 0.0, "rows are divided by their norm to this power, and the bias is left out as Kang et al. do; 0 does neither",
     at_least(0),
 )  # fmt: skip
+
+
+def _needs_rows(spec: Any) -> str:
+    """Factors alone (LWS of Kang et al. 2020) are a second stage: of a classifier that is trained."""
+    if not spec.train_head:
+        return "train_head=true"
+    alone = spec.knob("head.scales") == "alone" and not spec.takes_head
+    return "a run to start from whose head is taken over (from:, with take=all or take=head)" if alone else ""
 
 
 def feature_knob(default: str = "width") -> Knob:

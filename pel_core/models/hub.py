@@ -42,7 +42,7 @@ def hub_file(repo: str, names: Sequence[str], cache_dir: str | None = None) -> P
                 return Path(hf_hub_download(repo, name, local_files_only=True, **place))
             except LocalEntryNotFoundError:
                 continue
-        _require_network()
+        require_network()
         for name in names:
             try:
                 return Path(hf_hub_download(repo, name, **place))
@@ -57,7 +57,12 @@ def hub_file(repo: str, names: Sequence[str], cache_dir: str | None = None) -> P
     raise Unavailable(f"{repo} holds no {' or '.join(names)}")
 
 
-def _require_network() -> None:
+def require_network() -> None:
+    """See that the hub can be reached, within seconds.
+
+    Raises:
+        Unavailable: it cannot be, or may not.
+    """
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:

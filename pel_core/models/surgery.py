@@ -5,7 +5,7 @@ Every site is resolved before anything is changed, so a mistake leaves the model
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -62,7 +62,7 @@ WRAPS: dict[str, type[Wrapped]] = {"before": Before, "after": After, "beside": B
 class Tuned:
     """One parameter that trains: its stored name, and where it sits (``site`` "" is the block itself).
 
-    One that several deltas share is listed once, where it comes first.
+    One that several deltas share is listed once, where it comes first; ``last`` is the last block that has it.
     """
 
     name: str
@@ -70,6 +70,11 @@ class Tuned:
     block: int
     site: str
     parameter: nn.Parameter
+    last: int = -1
+
+    def __post_init__(self) -> None:
+        if self.last < 0:
+            object.__setattr__(self, "last", self.block)
 
 
 def auto_adapter_dim(classes: int, layers: int) -> int:
@@ -150,7 +155,9 @@ def _matching(vit: ViT, part: MethodPart) -> list[Tuned]:
 
 def _once(tuned: list[Tuned]) -> list[Tuned]:
     """Stacked methods may train the same backbone parameter (``bias+ln``), deltas may share one; it counts for the first."""
-    return list({id(entry.parameter): entry for entry in reversed(tuned)}.values())[::-1]
+    last = {id(entry.parameter): entry.block for entry in sorted(tuned, key=lambda entry: entry.block)}
+    once = list({id(entry.parameter): entry for entry in reversed(tuned)}.values())[::-1]
+    return [replace(entry, last=last[id(entry.parameter)]) for entry in once]
 
 
 def _site(block: nn.Module, site: str, index: int) -> nn.Module:

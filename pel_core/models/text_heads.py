@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Generator, Size, Tensor
 
 TOWER = "tower"  # in the place of a prompt: names the file with tower and tokens, and what `pel_core text --prompt` takes
+PREFIX = "text.tower."  # of the tower's tensors in that file
 FROZEN = "frozen"
 READ = {"adapter_dim", "adapter_scale", "delta_seed"}  # options that the tower's methods may read: rank, and the head's own draws
 OF_IMAGES = ("convpass",)  # it convolves over a grid of patches

@@ -20,11 +20,11 @@ from pel_core.common.seeds import derive, torch_generator
 from pel_core.models.backbones import BACKBONES
 from pel_core.models.prompt_tokens import check_prompts
 from pel_core.models.state_names import OPEN_CLIP_NAMES, State
+from pel_core.models.text_heads import PREFIX
 from pel_core.models.upstream import load_tokenizer, open_clip_model
 from pel_core.models.vit import Attention, Block, FeedForward
 from pel_core.models.vit_parts import QuickGELU
 
-PREFIX = "text.tower."
 PER_CLASS = ("text.features", "text.tokens")  # of a file of texts: what has a row for each class
 WORDS = "a photo of a"
 NAMES = (

@@ -64,11 +64,14 @@ class TipAdapter(Head):
 
     @staticmethod
     def remembers(labels_N: np.ndarray, seed: int, knobs: Mapping[str, Any]) -> np.ndarray:
-        """Positions (M,) of the training images that go into the cache, in their own order."""
+        """Positions (M,) of the training images that go into the cache, in their own order; of each class drawn by itself, so
+        that another class's images change none of its own."""
         if not (most := knobs["per_class"]):
             return np.arange(len(labels_N))
-        shuffle = generator(seed, "tip-adapter")
-        drawn = [shuffle.permutation(np.flatnonzero(labels_N == label))[:most] for label in np.unique(labels_N)]
+        drawn = [
+            generator(seed, "tip-adapter", int(label)).permutation(np.flatnonzero(labels_N == label))[:most]
+            for label in np.unique(labels_N)
+        ]
         return np.sort(np.concatenate(drawn))
 
     def remember(self, features_ME: Tensor, labels_M: Tensor) -> None:

@@ -20,6 +20,7 @@ from pel_core.reporting import (  # noqa: F401
     figure_per_class,
     figure_reliability,
     figure_seeds,
+    figure_shift,
     figure_training,
     tables,
     variance,

@@ -7,6 +7,7 @@ or damaged there is none, and the reason names the file and the command that mak
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pel_core.common.errors import PelError
@@ -16,10 +17,13 @@ from pel_core.reporting.statistics.intervals import Interval, Variances, general
 from pel_core.reporting.statistics.reading import Disagreement, Reader
 from pel_core.reporting.statistics.runs import Row, require_same_images
 from pel_core.reporting.statistics.values import is_metric
+from pel_core.spec.posthoc import is_ensemble
 from pel_core.spec.records import number, why_none
+from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.cells import Cell, Contrast
 
 NO_IMAGES = "no value of the test images: its general interval is over seeds alone"
+HELD = "{} is one value, of several seeds, and is held fixed: the interval is over the seeds of the other runs alone"
 SAME = "the value is the same at every seed, which says nothing of its spread"
 
 
@@ -116,7 +120,15 @@ def _of_results(part: Contrast, runs: Runs, unread: str) -> Effect:
             sides.append(statistics.fmean(a - b for a, b in values) if values else 0.0)  # type: ignore[operator]
         found.append(sides[0] - sides[1])
     seeds = tuple(spec.seed for spec in longest.specs)
-    return _by_seed(part.value, found, seeds, unread)
+    cells = [cell for pair in (*part.pairs, *part.minus) for cell in pair]
+    held = {f"{cell.method} on {cell.dataset}": None for cell in cells if len(seeds) > 1 and is_one_value(cell.specs[0])}
+    effect = _by_seed(part.value, found, seeds, unread)
+    return replace(effect, notes=(*effect.notes, *(HELD.format(name) for name in held)))
+
+
+def is_one_value(spec: RunSpec) -> bool:
+    """Whether a run is made of several seeds, so that other seeds would make another: a soup of them, or an ensemble."""
+    return spec.pooled or is_ensemble(spec)
 
 
 def _at(cell: Cell, index: int) -> str:

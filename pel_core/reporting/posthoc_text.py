@@ -1,28 +1,22 @@
 """What footnotes say of post-hoc runs: the numbers that were fitted on the validation split, and an ensemble's one value."""
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pel_core.reporting.soup_text import name_of
 from pel_core.spec.posthoc import ENSEMBLE, POSTHOC, SCOPE, VAL
 
 Record = Mapping[str, Any]
 
 
-def posthoc_lines(records: Iterable[Record]) -> list[str]:
-    """A line on each set of post-hoc runs that differ in their seed alone; none where there is nothing to tell."""
+def posthoc_lines(records: Iterable[Record], labels: Mapping[str, str] = {}) -> list[str]:
+    """A line on each set of post-hoc runs that differ in their seed alone; none where there is nothing to tell. ``labels``: what
+    an artefact calls its runs, by slug."""
     groups: dict[str, list[Record]] = {}
     for record in records:
         if any(name.startswith(f"{SCOPE}.") for name in record["spec"]) and "posthoc" in record:
-            groups.setdefault(_name(record), []).append(record)
+            groups.setdefault(name_of(record, labels), []).append(record)
     return [line for name, found in groups.items() for line in (_fitted(name, found), _ensemble(name, found)) if line]
-
-
-def _name(record: Record) -> str:
-    """A run without its seed: ``adaptformer.loss=ce.posthoc.la=val on cifar100-ir100``."""
-    spec = record["spec"]
-    name = record["slug"].removeprefix(f"{spec['dataset']}.{spec['backbone']}.")
-    return f"{re.sub(r'[.]s[0-9]+', '', name, count=1)} on {spec['dataset']}"
 
 
 def _fitted(name: str, records: Iterable[Record]) -> str:

@@ -4,10 +4,12 @@ A page that shows several tables says it once: what all of them share, and what 
 says what of its recipe is not the default: a function of its runs alone, so that no other table's runs change it.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pel_core.common.counts import count_of
 from pel_core.common.registry import spell
 from pel_core.common.versions import STAGES, made_by
 from pel_core.models.backbones import BACKBONES
@@ -18,6 +20,7 @@ from pel_core.spec.run_spec import DEFAULTS, RunSpec
 from pel_core.studies.cells import Artefact
 
 Record = Mapping[str, Any]
+LONGEST_START = 160  # characters of what a run starts from that are told in full
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,17 @@ def _init(spec: Mapping[str, Any]) -> str:
 
 def _start(spec: Mapping[str, Any]) -> str:
     what = {"all": "", "delta": "the delta of ", "head": "the classifier of "}[spec["take"]]
-    return f"{what}{spec['parents']}" if spec["parents"] else "nothing that was trained"
+    return f"{what}{_shortened(spec['parents'])}" if spec["parents"] else "nothing that was trained"
+
+
+def _shortened(parents: str) -> str:
+    """Parents as a spec spells them; of long ones the first, without what it starts from itself, and how many there are more."""
+    if len(parents) <= LONGEST_START:
+        return parents
+    first, *others = re.split("(?<!~)~(?!~)", parents)
+    own, older, _ = first.partition(",parents:")
+    told = f"{own}{', which starts from others' if older else ''}"
+    return f"{told} and {count_of(len(others), 'other run')}" if others else told
 
 
 def _tte(spec: Mapping[str, Any]) -> str:
@@ -215,8 +228,10 @@ def _versions(records: Sequence[Record]) -> list[str]:
 def data_line(records: Sequence[Record]) -> str:
     """``Data: cifar100-ir100 (100 classes, 10847 training and 10000 test images); ...``."""
     shown = [
-        f"{data['name']} ({data['classes']} classes, {data['train_images']} training and {data['test_images']} test images)"
-        for data in (record["data"] for record in records)
+        f"{data['name']} ({data['classes']} classes, {data['train_images']} training and {data['test_images']} test images"
+        + (f" of {other['name']})" if (other := record.get("test_set")) else ")")
+        for record in records
+        for data in [record["data"]]
     ]
     return f"Data: {'; '.join(dict.fromkeys(shown))}."
 

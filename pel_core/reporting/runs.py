@@ -40,11 +40,12 @@ class Blank:
 
 
 class Runs(dict[str, Record]):
-    """Results by slug. ``blanks`` stand for those that are not there; asking for the result of one is an error that names it."""
+    """Results by slug. ``blanks`` stand for those that are not there; asking for the result of one is an error that names it.
+    ``labels``: what the artefact calls its runs, by slug."""
 
-    def __init__(self, found: Mapping[str, Record], blanks: Mapping[str, Blank]):
+    def __init__(self, found: Mapping[str, Record], blanks: Mapping[str, Blank], labels: Mapping[str, str] = {}):
         super().__init__(found)
-        self.blanks = dict(blanks)
+        self.blanks, self.labels = dict(blanks), labels
 
     def __missing__(self, slug: str) -> Record:
         raise PelError(str(self.blanks[slug]) if slug in self.blanks else f"the run {slug} is not among those that were read")
@@ -63,7 +64,7 @@ class Runs(dict[str, Record]):
     def notes(self) -> list[str]:
         """A line on each kind of soup and of post-hoc run, and on each blank, for a footnote."""
         made, lines = (
-            soup_lines(self.values()) + posthoc_lines(self.values()),
+            soup_lines(self.values(), self.labels) + posthoc_lines(self.values(), self.labels),
             [f"Run {blank}." for blank in self.blanks.values()],
         )
         more = len(lines) - LISTED
@@ -84,8 +85,24 @@ def read_runs(study: Study, artefact: Artefact) -> Runs:
     if artefact.pending:
         raise PelError(f"{artefact.name} waits for settings: {waits(study, artefact.pending)}")
     runs = find_runs(study, artefact.specs)
+    runs.labels = labels_of(artefact)
     require_same_inputs(runs.described())
     return runs
+
+
+def labels_of(artefact: Artefact) -> dict[str, str]:
+    """What an artefact calls its runs: the label of the row, with the column's where the row has other runs in another column. A
+    run of several rows has the first one's."""
+    rows, columns = (artefact.declaration.get(key, []) for key in (artefact.how.rows, artefact.how.columns))
+    found: dict[str, str] = {}
+    alone = {row: {cell.slugs[0] for cell in artefact.cells if cell.row == row and cell.specs} for row in range(len(rows))}
+    for cell in artefact.cells:
+        words = [rows[cell.row].get("label")] if cell.row < len(rows) else []
+        if cell.row < len(rows) and len(alone[cell.row]) > 1 and cell.column < len(columns):
+            words.append(columns[cell.column].get("label"))
+        for slug in cell.slugs:
+            found.setdefault(slug, ", ".join(str(word) for word in words if word))
+    return found
 
 
 def find_runs(study: Study, specs: Mapping[str, RunSpec]) -> Runs:

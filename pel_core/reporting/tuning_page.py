@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from pel_core.reporting.html_text import address
-from pel_core.studies.selection import Tried, selection_folder
+from pel_core.studies.selection import Tried
+from pel_core.studies.selection_files import outcome_word, selection_folder
 from pel_core.studies.study import Study
 from pel_core.studies.tuning import Tuning
 from pel_core.studies.tuning_checks import scored_on_test
@@ -29,13 +30,15 @@ def _tuning(study: Study, tuning: Tuning, out: Path) -> dict[str, Any]:
     # Whoever chooses again after a look at the test set has left these: of another grid before, or a row with settings given.
     others = {spec.slug: spec for cell in cells for each in tuning.candidates for spec in cell.tuned.finals(each)}
     others = {slug: spec for slug, spec in others.items() if slug not in finals}
-    rows = [(*_numbers(each), each.candidate is found.chosen, each.reason) for each in found.tried] if found else []
+    progress, halving = study.progress[tuning.name], len(tuning.sizes) > 1
+    every = [each for rung in progress.tried for each in rung] if found or halving else []
+    rows = [_row(each, halving, outcome_word(progress, each)) for each in every]
     file = selection_folder(study.results) / f"{tuning.name}.csv"
     return {
         "name": tuning.name,
         "how": how(tuning),
         "by": tuning.declaration["by"],
-        "fields": list(tuning.declaration["grid"]),
+        "fields": [*(["epochs"] if halving else []), *tuning.declaration["grid"]],
         "chosen": chosen_words(found) if found else "",
         "waits": "" if found else waits(study, [tuning.name]),
         "rows": rows,
@@ -44,9 +47,12 @@ def _tuning(study: Study, tuning: Tuning, out: Path) -> dict[str, Any]:
     }
 
 
-def _numbers(tried: Tried) -> tuple[list[str], str]:
-    """A candidate's settings, and its mean over seeds with its standard error."""
+def _row(tried: Tried, halving: bool, word: str) -> tuple[list[str], str, str, str]:
+    """A candidate's settings (epochs of its rung before them), its mean over seeds with its standard error, what became of it,
+    and why it has no score."""
     settings = [part.partition("=")[2] for part in tried.candidate.words.split(", ")]
+    settings = [str(tried.epochs), *settings] if halving else settings
     if tried.mean is None:
-        return settings, ""
-    return settings, f"{tried.mean:.2f}" + (f" ± {tried.error:.2f}" if tried.error is not None else "")
+        return settings, "", word, tried.reason
+    score = f"{tried.mean:.2f}" + (f" ± {tried.error:.2f}" if tried.error is not None else "")
+    return settings, score, word, tried.reason

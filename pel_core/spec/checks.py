@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.registry import spell
-from pel_core.data.datasets import held_as_files
+from pel_core.data.datasets import NAME, held_as_files, split_name
 from pel_core.data.factors import SCOPE
 from pel_core.models.backbones import BACKBONES
 from pel_core.models.heads import HEADS
@@ -83,6 +83,8 @@ def check(spec: "RunSpec") -> None:
     _require(spec, "wise_ft", not tower, f"1, since the head {spec.head} is what a text tower says, which no evaluation holds")
     keeps = between and hasattr(HEADS[spec.head], "remembers")
     _require(spec, "wise_ft", not keeps, f"1, since the head {spec.head} keeps training images")
+    if spec.evaluate_on:
+        _check_test_set(spec)
     _check_method_options(spec)
     _check_text(spec)
     heads_only = spec.trains and all(METHODS[part.name].blocks == "none" for part in spec.parts)
@@ -100,7 +102,22 @@ def check(spec: "RunSpec") -> None:
             what = spec.dataset if name.startswith(f"{SCOPE}.") else spec.method
             raise PelError(f"{name}={spell(spec.knob(name))} is not possible for {what} here; it must be {limit}")
     for name, need in idle_options(spec).items():
-        raise PelError(f"{name}={spell(getattr(spec, name))} has no effect on {spec.method} here: it needs {need}")
+        raise PelError(f"{_told(spec, name)} has no effect on {spec.method} here: it needs {need}")
+
+
+def _told(spec: "RunSpec", name: str) -> str:
+    """An option as a study says it: what a run starts from is called ``from`` there."""
+    if name == "parents":
+        return f"from: {', '.join(parent.slug for parent in spec.parent_specs)}"
+    return f"{name}={spell(getattr(spec, name))}"
+
+
+def _check_test_set(spec: "RunSpec") -> None:
+    named = NAME.fullmatch(spec.evaluate_on)
+    _require(spec, "evaluate_on", bool(named) and not named["ratio"], "a data set without -irRATIO")  # type: ignore[index]
+    other = spec.evaluate_on != split_name(spec.dataset)[0]
+    _require(spec, "evaluate_on", other, "another data set than it is trained on, whose test images it has anyway")
+    _require(spec, "split", spec.split == "test", f"test with evaluate_on={spec.evaluate_on}, which names the images")
 
 
 def _check_method_options(spec: "RunSpec") -> None:

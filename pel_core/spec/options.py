@@ -28,7 +28,7 @@ WORDS: dict[str, tuple[tuple[Any, ...], type]] = {
     "delta_seed": (("run",), int),
 }
 # Fields that training does not read; nor does it the knobs of TTE, of groups and of post-hoc steps.
-EVALUATION = ("tte", "expand", "crops", "split", "eval_precision", "wise_ft")
+EVALUATION = ("tte", "expand", "crops", "split", "eval_precision", "wise_ft", "evaluate_on")
 SCOPES = ("tte.", f"{POSTHOC_SCOPE}.")
 
 GROUPING_KNOBS = tuple(f"{SCOPE}.{name}" for name in GROUPING)
@@ -44,6 +44,7 @@ def evaluation_options(spec: "RunSpec") -> dict[str, Any]:
     read = spec.entries["tte"].reads
     fields = {name: getattr(spec, name) for name in EVALUATION if name in ("tte", "eval_precision", *read)}
     fields |= {"wise_ft": spec.wise_ft} if spec.wise_ft != 1 else {}
+    fields |= {"evaluate_on": spec.evaluate_on} if spec.evaluate_on else {}
     posthoc = {name: spell(value) for name, value in spec.knobs if name.startswith(f"{POSTHOC_SCOPE}.")}
     return fields | {f"tte.{name}": value for name, value in spec.knobs_of("tte").items()} | posthoc
 
@@ -83,6 +84,11 @@ RECIPES: dict[str, Recipe] = {
         "for epochs, crops, batch, weight decay (theirs 0.01) and AdamW's eps (1e-4); it takes the best epoch, alpha and beta by "
         "the images that it is scored on, which nothing here does",
         {"head": "tip-adapter-f", "scale": 100, "loss": "ce", "optimizer": "adamw", "lr": 1e-3, "schedule": "cosine-step"},
+    ),
+    "lt-soups": Recipe(
+        "LT-Soups (arXiv 2511.10683), both stages, with the method full: AdamW at 3e-5; the moving average of the weights, the "
+        "subsets (data.cap_ratio), the soup and the schedule are the row's",
+        {"optimizer": "adamw", "lr": 3e-5, "weight_decay": 0.01},
     ),
     "ballad-a": Recipe(
         "BALLAD (Ma et al. 2021), phase A, with the method full: cross-entropy at CLIP's scale; the rate is the row's",

@@ -67,6 +67,11 @@ def _read(text: str, dataset: str, seed: int, make: "Callable[..., RunSpec]") ->
     return [make(dataset, method, int(given), **options, **older_too) for given in seeds]
 
 
+def is_of(part: str, name: str) -> bool:
+    """Whether a stored tensor belongs to a part of the checkpoint: ``all`` of it, its ``delta`` or its ``head``."""
+    return part == "all" or name.startswith("head.") == (part == "head")
+
+
 def idle_without_parents(spec: "RunSpec") -> dict[str, str]:
     """Options about a start from another run that can have no effect here, and what they need; of those that are set."""
     needs = {}
@@ -74,7 +79,7 @@ def idle_without_parents(spec: "RunSpec") -> dict[str, str]:
         needs |= dict.fromkeys(("take", "soup"), "a run to start from (from: in a study)")
     if not spec.takes_delta:
         needs["train_delta"] = "a run to start from whose delta is taken over (from:, with take=all or take=delta)"
-    if spec.takes_head:
+    if spec.takes_head and not SOUPS[spec.soup].shares:
         needs["init"] = "take=delta, since the classifier is taken over from the run it starts from"
     return needs
 
@@ -96,6 +101,8 @@ def check_parents(spec: "RunSpec") -> None:
         raise PelError(
             f"soup={spec.soup} needs a classifier that is there before runs are chosen: take=all, or take=delta with init=text"
         )
+    if SOUPS[spec.soup].shares and spec.takes_head and spec.init != "text":
+        raise PelError(f"soup={spec.soup} counts the zero-shot classifier in: init=text, here {spec.init}; or take=delta")
     if spec.soup != "none" and spec.takes_head and any(map(_remembers, (spec, *spec.parent_specs))):
         raise PelError(f"soup={spec.soup}: a head {spec.head} holds training images, of which there is no mean; say take=delta")
     if spec.soup != "none" and spec.takes_head and spec.reads_tower:
@@ -149,7 +156,8 @@ def _trains_on_held_out(spec: "RunSpec", ancestor: "RunSpec") -> str:
 
 def _draw(spec: "RunSpec") -> dict[str, Any]:
     """What decides which images a run trains on and which it holds out, by name."""
-    idle = ("noise", "noise_seed") + (("classes", "class_seed") if spec.drawn_ratio is None else ())  # a profile ranks classes
+    idle = ("noise", "noise_seed", "cap_ratio", "cap_seed")  # a cap leaves a part of what is trained on
+    idle += ("classes", "class_seed") if spec.drawn_ratio is None else ()  # a profile ranks classes
     content = {f"data.{name}": value for name, value in spec.factors.content().items() if name not in idle}
     return content | {"dataset": spec.dataset}
 

@@ -11,6 +11,7 @@ from pel_core.data.datasets import DATASETS, split_name
 from pel_core.models.backbones import BACKBONES
 from pel_core.models.deltas import DELTAS
 from pel_core.models.methods import METHODS
+from pel_core.spec.long_names import look_in
 from pel_core.spec.posthoc import POSTHOC, steps_of
 from pel_core.spec.run_spec import RunSpec
 
@@ -46,11 +47,13 @@ def other_plugins(stored: Mapping[str, Any], spec: RunSpec) -> str:
 
 
 def parse_run(slug: str, results: str | Path) -> RunSpec:
-    """`RunSpec.parse`; where the run lies in ``results`` and was made with plugins that are not given, the error says so.
+    """`RunSpec.parse` beside the results folder, which says what the digest in a long name stands for (`spec.long_names`). Where
+    the run lies in ``results`` and was made with plugins that are not given, the error says so.
 
     Raises:
         PelError: as `RunSpec.parse`.
     """
+    look_in(results)
     try:
         return RunSpec.parse(slug)
     except PelError as error:

@@ -30,8 +30,11 @@ def step_knob(name: str, meaning: str, check: Check = ANYTHING, trained: bool = 
         return "a method that trains" if trained and not spec.trains else ""
 
     def limit(spec: "RunSpec") -> str:
-        fitted = spec.knob(f"{SCOPE}.{name}") == VAL and spec.split == VAL
-        return "a number: with split=val it would be fitted to the images that are scored" if fitted else ""
+        if spec.knob(f"{SCOPE}.{name}") != VAL:
+            return ""
+        if spec.evaluate_on:
+            return f"a number: evaluate_on={spec.evaluate_on} has other classes than the validation images that it is fitted on"
+        return "a number: with split=val it would be fitted to the images that are scored" if spec.split == VAL else ""
 
     return Knob(name, NONE, meaning, check, words=(NONE, VAL), kind=float, needs=needs, limit=limit)
 
@@ -42,7 +45,10 @@ def _are_seeds(values: tuple[float, ...]) -> bool:
 
 def _limit_ensemble(spec: "RunSpec") -> str:
     seeds = _seeds(spec)
-    return f"a list that begins with the run's own seed {spec.seed}" if seeds and seeds[0] != spec.seed else ""
+    if not seeds or seeds[0] == spec.seed:
+        return ""
+    own = f"a list that begins with the run's own seed {spec.seed}"
+    return f"{own}; in a study, whose row is of several seeds, say `seeds`: those of the row, which is then one value"
 
 
 def _needs_seed(spec: "RunSpec") -> str:

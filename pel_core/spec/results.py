@@ -18,6 +18,7 @@ from pel_core.common.plugins import used
 from pel_core.common.versions import SCORE, STAGES, made_by, stale
 from pel_core.data.datasets import content_hash, split_name
 from pel_core.data.factors import AS_IS, Factors
+from pel_core.data.test_sets import content_of
 from pel_core.spec.choices import METRICS, knob_owners
 from pel_core.spec.options import is_evaluation
 from pel_core.spec.plugins import other_plugins
@@ -107,6 +108,7 @@ def scoring() -> str:
     return hashlib.sha256(" ".join([str(SCORE), *METRICS, *used(METRICS.entries()).values()]).encode()).hexdigest()[:12]
 
 
+INPUT_PARTS = ("data", "backbone", "test_set")  # of a record, with the sha256 of what was read
 HEAD = 1024  # bytes of a record that hold `scored` and `inputs`; reading 2,000 files whole would slow planning
 INPUTS = re.compile(rb'"inputs": \{\s*"data": "([0-9a-f]{64})",\s*"backbone": "([0-9a-f]{64})"\s*\}')
 
@@ -228,7 +230,7 @@ def _is_result(record: Any) -> bool:
 
 
 def _other_inputs(record: Mapping[str, Any], spec: RunSpec, results: Path) -> str:
-    stored = {part: record.get(part, {}).get("sha256") for part in ("data", "backbone")}
+    stored = {part: record.get(part, {}).get("sha256") for part in INPUT_PARTS}
     if reason := _differing(stored, spec, results) or _other_parents(record, spec, results):
         return f"{reason}. snakemake (make study) makes it again; or prepare the earlier one again"
     return ""
@@ -245,7 +247,7 @@ def read_other_inputs(path: Path, spec: RunSpec, results: Path) -> str:
         if head:
             stored = {"data": head[1].decode(), "backbone": head[2].decode()}
         else:
-            stored = {part: record[part]["sha256"] for part in ("data", "backbone")}
+            stored = {part: record[part]["sha256"] for part in INPUT_PARTS if part in record}
         return _differing(stored, spec, results) or _other_parents(record, spec, results)
     except (PelError, OSError, KeyError, TypeError):
         return ""  # not there, of another program, or damaged: whoever opens it says so
@@ -253,7 +255,7 @@ def read_other_inputs(path: Path, spec: RunSpec, results: Path) -> str:
 
 def inputs_of(record: Mapping[str, Any]) -> dict[str, str]:
     """What a record says of its inputs near its beginning, where planning reads it (`read_other_inputs`)."""
-    return {part: record[part]["sha256"] for part in ("data", "backbone")}
+    return {part: record[part]["sha256"] for part in INPUT_PARTS if part in record}
 
 
 def _differing(stored: Mapping[str, Any], spec: RunSpec, results: Path) -> str:
@@ -265,7 +267,18 @@ def _differing(stored: Mapping[str, Any], spec: RunSpec, results: Path) -> str:
     for part, word in (("data", f"data set {base}"), ("backbone", f"weights of {spec.backbone}")):
         if now[part] and stored[part] != now[part]:
             return f"made from another {word} ({str(stored[part])[:12]}) than is prepared now ({now[part][:12]})"
-    return ""
+    return _other_test_set(stored, spec, results) if spec.evaluate_on else ""
+
+
+def _other_test_set(stored: Mapping[str, Any], spec: RunSpec, results: Path) -> str:
+    """Whether a result is of other images of the data set that it is evaluated on than are prepared, in words."""
+    path = results / "data" / spec.evaluate_on / "data.json"
+    if not path.is_file() or not stored.get("test_set"):
+        return ""
+    about = read_json(path)
+    if stored["test_set"] in (content_of(about, "test"), content_of(about, "all")):
+        return ""
+    return f"made from other images of {spec.evaluate_on} ({str(stored['test_set'])[:12]}) than are prepared now"
 
 
 def _other_parents(record: Mapping[str, Any], spec: RunSpec, results: Path) -> str:

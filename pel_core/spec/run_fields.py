@@ -30,9 +30,10 @@ class RunFields:
     or ``"run"``, the run's own seed; ``delta_seed`` draws what other deltas start from. ``crop_min_scale`` is the smallest area
     of a training crop, where an ``mda`` schedule starts. ``expand`` is how many pixels test-time ensembling enlarges the image
     before cropping, ``crops`` the number of random crops of ``tte="randaug"``; ``precision`` is training's, ``eval_precision``
-    evaluation's. ``train_head`` false leaves the head at its start. ``average`` takes the mean of the trained parameters over
-    the training. ``wise_ft`` is the weight of what was trained against where it started, in an evaluation. ``reweight``
-    weighs the loss of each image by its class, ``sharpness`` takes gradients where the loss is worst nearby (SAM).
+    evaluation's; ``evaluate_on`` names another data set, whose images are evaluated. ``train_head`` false leaves the head at its
+    start. ``average`` takes the mean of the trained parameters over the training. ``wise_ft`` is the weight of what was trained
+    against where it started, in an evaluation. ``reweight`` weighs the loss of each image by its class, ``sharpness`` takes
+    gradients where the loss is worst nearby (SAM).
 
     ``parents`` names the run that this one starts from, as `spec.parents` spells it; empty where it starts from none. ``take``
     is what it takes over from there: the delta, the head, or all; ``train_delta`` false leaves the delta as it was there.
@@ -90,6 +91,7 @@ class RunFields:
     split: str = "test"
     eval_precision: str = "fp32"
     wise_ft: float = 1.0
+    evaluate_on: str = ""
     knobs: tuple[tuple[str, Any], ...] = ()
 
     @cached_property
@@ -131,6 +133,11 @@ class RunFields:
         """The imbalance ratio that is drawn when the data set is opened; None where images are as they are found or prepared."""
         return drawn_ratio(self.dataset, self.factors)
 
+    @property
+    def data_bases(self) -> tuple[str, ...]:
+        """The prepared data sets that it reads, without their ratios: what it trains on, and what else it is evaluated on."""
+        return (split_name(self.dataset)[0], *([self.evaluate_on] if self.evaluate_on else []))
+
     @cached_property
     def parts(self) -> tuple[MethodPart, ...]:
         """The stacked methods with their block ranges."""
@@ -153,8 +160,20 @@ class RunFields:
 
     @property
     def starts_rows(self) -> bool:
-        """Whether its head has rows that start as ``init`` says: none of a parent's, nor of a head without rows."""
-        return self.trains and not self.takes_head and getattr(HEADS[self.head], "rows", True)
+        """Whether its head has rows that start as ``init`` says: none of a parent's (but of a soup that counts the start as
+        well), nor of a head without rows."""
+        own = not self.takes_head or REGISTRIES["soup"][self.soup].shares is not None
+        return self.trains and own and getattr(HEADS[self.head], "rows", True)
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether its training keeps the mean that is the best on the validation split."""
+        return self.trains and self.knobs_of("average").get("keep") == "val"
+
+    @property
+    def validates(self) -> bool:
+        """Whether validation images choose what comes out of its training."""
+        return self.keeps_best or (self.trains and REGISTRIES["soup"][self.soup].validates)
 
     @property
     def needs_text(self) -> bool:

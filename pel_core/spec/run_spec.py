@@ -17,12 +17,13 @@ from pel_core.data.factors import SCOPE
 from pel_core.models.backbones import BACKBONES, backbone_name
 from pel_core.models.heads import HEADS
 from pel_core.models.methods import format_method, parse_method
-from pel_core.spec import checks, posthoc
+from pel_core.spec import checks, long_names, posthoc
 from pel_core.spec.choices import TTE, knob_owners, scoped_knobs
 from pel_core.spec.options import EVALUATION, convert, fixed_by, is_evaluation, name_ratio, recipe
 from pel_core.spec.parents import KEY, read_parents, spell_parents
 from pel_core.spec.run_fields import RunFields
 
+LIST = "docs/options.md (python -m pel_core options)"
 SLUG = re.compile(
     r"(?P<dataset>[a-z][a-z0-9_-]*(?:(?<=\d)\.\d+)?)\.(?P<backbone>[a-z][A-Za-z0-9_-]*)\.(?P<method>[a-z0-9@:+-]+)"
     r"\.s(?P<seed>\d+)(?P<overrides>(?:\.[a-z][a-z0-9_.-]*=.+)?)"
@@ -55,7 +56,7 @@ class RunSpec(RunFields):
         owners = knob_owners() if any("." in name for name in (*shared, *overrides)) else {}
         for name in (*shared, *overrides):
             if name not in DEFAULTS and name not in owners:
-                raise unknown("option", name, owners or knob_owners() if "." in name else DEFAULTS)
+                raise unknown("option", name, owners or knob_owners() if "." in name else DEFAULTS, listed=LIST)
         dataset, shared, overrides = name_ratio(dataset, shared, overrides)
         base = recipe(dataset, method, {**shared, **overrides}.get("recipe", DEFAULTS["recipe"]))
         stronger = fixed_by(dataset, method, overrides.get("recipe"))
@@ -94,19 +95,24 @@ class RunSpec(RunFields):
 
     @cached_property
     def slug(self) -> str:
-        """The run's name: also its folder under results/runs."""
-        departing = self.departures(self.base)
-        departures = [f".{name}={spell(value)}" for name, value in departing.items()]
-        text = f"{self.dataset}.{self.backbone}.{self.method}.s{self.seed}{''.join(departures)}"
-        if len(text) > 200:
-            raise PelError(f"the run name '{text}' is longer than a folder name may be; put shared values into a recipe")
-        return text
+        """The run's name: also its folder under results/runs, with what evaluation alone reads in a folder within. Where what
+        it starts from makes it too long for that, a digest stands for it (`long_names`)."""
+        start = f"{self.dataset}.{self.backbone}.{self.method}.s{self.seed}"
+        told = {name: spell(value) for name, value in self.departures(self.base).items()}
+        trained, evaluated = _joined(told, False), _joined(told, True)
+        if self.parents and len(start + trained) > long_names.LONGEST:
+            trained = _joined(told | {"parents": long_names.shorten(self.parents)}, False)
+        if len(start + trained) > long_names.LONGEST or len(evaluated) > long_names.LONGEST:
+            found = f"the run name '{start}{trained}{evaluated}' is longer than a folder name may be"
+            raise PelError(f"{found}; put shared values into a recipe")
+        return start + trained + evaluated
 
-    @property
+    @cached_property  # planning asks several times for each run
     def train(self) -> "RunSpec":
         """The spec of the training run this evaluates: evaluation fields back at their recipe's values."""
         knobs = tuple((name, value) for name, value in self.knobs if not is_evaluation(name))
-        return replace(self, knobs=knobs, **{name: self.base[name] for name in EVALUATION})
+        made = replace(self, knobs=knobs, **{name: self.base[name] for name in EVALUATION})
+        return self if made == self else made
 
     @cached_property
     def base(self) -> dict[str, Any]:
@@ -195,11 +201,16 @@ DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(RunSpe
 del DEFAULTS["knobs"]
 
 
+def _joined(options: Mapping[str, str], evaluation: bool) -> str:
+    """The part of a name that training reads, or the one that evaluation alone reads."""
+    return "".join(f".{name}={value}" for name, value in options.items() if is_evaluation(name) == evaluation)
+
+
 def _trainings(parents: "str | Iterable[RunSpec]", dataset: str, backbone: str, seed: int) -> tuple[RunSpec, ...]:
     """Parents, as text or as specs: their trainings."""
     if not parents:
         return ()
-    specs = _read(parents, dataset, backbone, seed) if isinstance(parents, str) else tuple(parents)
+    specs = _read(long_names.whole(parents), dataset, backbone, seed) if isinstance(parents, str) else tuple(parents)
     for spec in specs:
         if spec.backbone != backbone:
             raise PelError(f"from: {spec.slug}: its backbone is {spec.backbone}, this run's {backbone}; give both the same")

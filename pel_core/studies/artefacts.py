@@ -22,6 +22,7 @@ from pel_core.studies.cells import (
     expand,
     grid,
     make_contrast,
+    spread,
 )
 from pel_core.studies.config import shown
 from pel_core.studies.factor_claims import factor_contrast
@@ -147,7 +148,7 @@ def _declared(content: Mapping[str, Any], bindings: Bindings, each: str) -> Iter
 def _artefact(name: str, declaration: Mapping[str, Any], bindings: Bindings) -> Artefact:
     entry = FIGURES.entry(declaration["kind"]) if "kind" in declaration else TABLES.entry("table")
     kind = entry.value
-    lists = {key: expand(declaration[key]) for key in (kind.rows, kind.columns) if key in declaration}
+    lists = {key: spread(bindings, expand(declaration[key])) for key in (kind.rows, kind.columns) if key in declaration}
     declaration = {**declaration, **lists}
     rows, columns = declaration[kind.rows], declaration.get(kind.columns, [{}])
     if not rows or not columns:

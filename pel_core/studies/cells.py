@@ -22,9 +22,11 @@ from pel_core.spec.results import value_path
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.kinds import ArtefactKind, read_knobs
 from pel_core.studies.origins import ALL, FROM, FROM_SEEDS, listed, parents_of, with_origins
-from pel_core.studies.tuning import Base, TunedRow, Tuning, make_tuned
+from pel_core.studies.tuning import Base, TunedRow, Tuning
+from pel_core.studies.tuning_layout import make_tuned
 
 Selection = Mapping[str, Any]
+TEST, OWN = "test", "Own test images"  # of evaluate_on: the run's own, and what they are called
 ROW_SEEDS = "seeds"  # of `posthoc.ensemble`: the row's own
 BRACES = re.compile(r"(?<![\w\\^$}])\{([a-z][a-z0-9_-]*)\}")
 
@@ -70,6 +72,16 @@ class Bindings:
         name = self.data[role] + (f"-ir{ratio:g}" if ratio else "")
         find_dataset(name, self.datasets)
         return name
+
+    def test_set(self, role: Any) -> str:
+        """The data set whose images a run is evaluated on; empty for its own (``test``).
+
+        Raises:
+            UnboundRole, PelError: as `dataset`; or it is a list, which stands in a row or column of its own.
+        """
+        if not isinstance(role, str):
+            raise PelError(f"evaluate_on: {role}: a list stands in a row or column; of one cell, name one")
+        return "" if role in ("", TEST) else self.dataset(role)
 
     def title(self, text: str) -> str:
         """Fill ``{role}`` in a title; a role that is not bound keeps the study's word.
@@ -193,6 +205,32 @@ class Artefact:
         return tuple(dict.fromkeys(cell.tuned.tuning.name for cell in self.cells if cell.tuned and not cell.specs))
 
 
+def spread(bindings: Bindings, entries: Iterable[Selection]) -> list[Selection]:
+    """Unroll ``evaluate_on: [test, ROLE, ...]`` into a selection for each that the configuration binds; ``{}`` of a label is the
+    role's title.
+
+    Raises:
+        UnboundRole: none but the run's own is bound.
+        PelError: a role that there is not.
+    """
+    made: list[Selection] = []
+    for entry in entries:
+        roles = entry.get("evaluate_on")
+        if not isinstance(roles, list):
+            made.append(entry)
+            continue
+        if strange := [role for role in roles if role != TEST and role not in bindings.roles]:
+            raise unknown("role", strange[0], [TEST, *bindings.roles], "(in evaluate_on)")
+        others = [role for role in roles if role != TEST]
+        if others and not any(role in bindings.data for role in others):
+            raise UnboundRole(others[0])
+        for role in roles:
+            if role == TEST or role in bindings.data:
+                label = str(entry.get("label", "{}")).replace("{}", OWN if role == TEST else bindings.roles[role])
+                made.append({**entry, "label": label, "evaluate_on": role})
+    return made
+
+
 def expand(entries: Iterable[Selection]) -> list[Selection]:
     """Unroll every sweep: ``{sweep: lr, values: [0.1, 0.2], label: "lr {}"}`` becomes two selections, ``at`` 0.1 and 0.2."""
     made: list[Selection] = []
@@ -227,7 +265,7 @@ def make_cell(bindings: Bindings, seeds: Iterable[int], selections: Iterable[Sel
     if fields.get(FROM_SEEDS) == ALL and not base.parents:
         raise PelError("from_seeds: all has no effect without `from`")
     once = tune or base.over  # of a tuned row to see that it is possible
-    specs = tuple(base.spec(seed) for seed in (seeds[:1] if once else seeds))
+    specs = base.specs(seeds[:1] if once else seeds)
     for spec in (run for child in specs[:1] for run in (child, *child.ancestors.values())):
         require_factors(spec.dataset, spec.factors, bindings.datasets)
     tuned = make_tuned(base, seeds, tune, bindings.datasets, bindings.tunings, bindings.validation) if tune else None
@@ -259,6 +297,8 @@ def _base(bindings: Bindings, selections: tuple[Selection, ...], fields: Mapping
             raise PelError(str(error) if str(error).startswith("from: ") else f"from: {error}") from None
     others = ("dataset", "backbone", "method", "value", "tune", FROM, FROM_SEEDS)
     own = {key: value for key, value in fields.items() if key not in others}
+    if "evaluate_on" in own:
+        own["evaluate_on"] = bindings.test_set(own["evaluate_on"])
     over = seeds if parents and fields.get(FROM_SEEDS) == ALL else ()
     named = bindings.dataset(fields["dataset"]), backbone_name(fields["backbone"]), fields["method"]
     return Base(*named, bindings.recipe, own, tuple(parents), over)

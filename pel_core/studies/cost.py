@@ -16,12 +16,14 @@ from pel_core.data.datasets import split_name
 from pel_core.data.ensembling import TTE
 from pel_core.data.image_cache import cache_folder
 from pel_core.evaluation.predictions import stored_bytes
+from pel_core.models.heads import HEADS
 from pel_core.spec.posthoc import is_posthoc
 from pel_core.spec.results import read_record, result_files
 from pel_core.spec.run_spec import RunSpec
-from pel_core.studies.data_sizes import classes, data_size
+from pel_core.studies.data_sizes import classes, data_size, images_of_test_set
 from pel_core.studies.gflop import forward_gflop, passes, training_gflop
 from pel_core.studies.study import Study
+from pel_core.studies.text_cost import text_gflop
 
 # TFLOP/s of matrix products, dense, accumulated in fp32, as the makers' data sheets say; nothing was measured on them here.
 SHEETS: dict[str, dict[str, float]] = {
@@ -69,14 +71,25 @@ def views(spec: Mapping[str, Any]) -> int:
 def work(study: Study, spec: RunSpec) -> Work | None:
     """What a run costs; None where the size of its data is not known yet."""
     size = data_size(study, spec.dataset, spec.factors)
+    if size is not None and spec.evaluate_on:
+        size = (size[0], there) if (there := images_of_test_set(study, spec)) is not None else None
     if size is None:
         return None
     train, test = spec.epochs * size[0] * spec.trains, views(spec.to_json()) * size[1] * (not is_posthoc(spec))
     number = classes(study, spec.dataset, spec.factors)
     # Logits; head and deltas (about twice the head in the reference's adapters); predictions.
     logits = stored_bytes(size[1], number, study.config.get("logits", "compact")) + 12 * number * spec.vit.width * spec.trains
-    disk = logits * (not is_posthoc(spec)) + 150 * size[1]
-    return Work(train * passes(spec), test, train * training_gflop(spec), test * forward_gflop(spec), disk)
+    disk = (logits + remembered_bytes(spec, size[0], number)) * (not is_posthoc(spec)) + 150 * size[1]
+    texts = text_gflop(study.results, spec, size[0]) or 0.0
+    return Work(train * passes(spec), test, train * training_gflop(spec) + texts, test * forward_gflop(spec), disk)
+
+
+def remembered_bytes(spec: RunSpec, images: int, classes: int) -> int:
+    """What a checkpoint holds of training images, about: their features in fp32, at most as wide as the network, and labels."""
+    if not spec.trains or not hasattr(HEADS[spec.head], "remembers"):
+        return 0
+    most = spec.knobs_of("head").get("per_class") or images
+    return min(images, most * classes) * (4 * spec.vit.width + 8)
 
 
 def decoded_bytes(study: Study, specs: Iterable[RunSpec]) -> int:
@@ -96,8 +109,8 @@ def measured(study: Study, backbone: str) -> Speed | None:
     for path in result_files(study.results, run=f"*.{backbone}.*"):
         try:
             record = read_record(path)
-            if is_posthoc(RunSpec.parse(record["slug"])):
-                continue  # its seconds are those of others
+            if is_posthoc(RunSpec.parse(record["slug"])) or RunSpec.parse(record["slug"]).reads_tower:
+                continue  # its seconds are those of others, or also of texts
             spec, data = RunSpec.parse(record["slug"]), record["data"]
             parts = {"training": spec.epochs * data["train_images"] * training_gflop(spec)} if spec.trains else {}
             if not record["environment"].get("blocks_from_cache"):  # else it is the speed of the rest of the network

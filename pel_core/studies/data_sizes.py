@@ -6,9 +6,10 @@ from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
 from pel_core.data.datasets import drawn_ratio, split_name
 from pel_core.data.factors import AS_IS, Factors
-from pel_core.data.subsets import chosen_classes, sizes
+from pel_core.data.subsets import capped, chosen_classes, sizes
 from pel_core.ingest.sources import Size, open_source
 from pel_core.ingest.user_outline import Outline
+from pel_core.spec.run_spec import RunSpec
 
 if TYPE_CHECKING:
     from pel_core.studies.study import Study
@@ -25,7 +26,14 @@ def data_size(study: "Study", name: str, factors: Factors = AS_IS) -> tuple[int,
     held_out = int((spare + taken).sum())
     if test is None and not held_out:
         return None
-    return int((counts - taken).sum()), held_out or round((test or 0) * len(counts) / len(pool))
+    return int(capped(counts - taken, factors).sum()), held_out or round((test or 0) * len(counts) / len(pool))
+
+
+def images_of_test_set(study: "Study", spec: RunSpec) -> int | None:
+    """Images of another data set that a run is evaluated on; None where that is not known yet. Those of classes that are left out
+    count: which these are is known when the images are predicted."""
+    size = data_size(study, spec.evaluate_on)
+    return None if size is None else sum(size) if study.test_set(spec).get("images") == "all" else size[1]
 
 
 def classes(study: "Study", name: str, factors: Factors = AS_IS) -> int:

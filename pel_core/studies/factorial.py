@@ -11,7 +11,6 @@ from itertools import combinations, product
 from typing import Any
 
 from pel_core.common.errors import PelError, unknown
-from pel_core.data.datasets import split_name
 from pel_core.data.factors import AS_IS, GROUPING
 from pel_core.spec.choices import METRICS
 from pel_core.spec.posthoc import is_ensemble
@@ -194,7 +193,7 @@ def _told(levels: Mapping[str, Any]) -> str:
 
 def images_of(cell: Cell) -> tuple[object, ...]:
     """What decides which test images a cell has: cells that agree in it are paired image by image."""
-    return split_name(cell.expected[0].dataset)[0], *images_within(cell)
+    return cell.expected[0].data_bases[-1], *images_within(cell)
 
 
 def images_within(cell: Cell) -> tuple[object, ...]:

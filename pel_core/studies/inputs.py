@@ -18,7 +18,7 @@ from pel_core.ingest.contents import changed_files
 from pel_core.ingest.identity import data_params, is_other, keep_params, other_params, require_same_place
 from pel_core.ingest.sources import open_source
 from pel_core.models.backbones import BACKBONES
-from pel_core.spec.results import metrics_file, read_other_inputs, run_folder
+from pel_core.spec.results import metrics_file, read_other_inputs, run_folder, train_folder
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies import provenance
 from pel_core.studies.config import shown
@@ -38,7 +38,7 @@ def other_inputs(study: "Study", refused: dict[str, str]) -> dict[str, str]:
         refused: takes, by data set, why its images cannot be used: they are not there, or are others in another place.
     """
     found = {}
-    for base in sorted({split_name(spec.dataset)[0] for spec in study.trainings.values()}):
+    for base in sorted({base for spec in (*study.trainings.values(), *study.planned.values()) for base in spec.data_bases}):
         folder = study.results / "data" / base
         try:
             reason = _other_data(study, base, folder)
@@ -130,7 +130,10 @@ def other_runs(study: "Study", inputs: dict[str, str]) -> dict[str, str]:
     Those whose prepared files are made again themselves (``inputs``) are not among them: they follow.
     """
     found = {}
+    there = {path.name for path in (study.results / "runs").glob("*")}
     for slug, spec in study.trainings.items():
+        if train_folder(study.results, slug).name not in there:
+            continue
         if study.accepted(slug) or any(file in inputs for file in study.prepared(slug).values()):
             continue
         for file, record, of in _records(study, slug, spec):

@@ -14,7 +14,8 @@ from pel_core.studies.config import shown
 from pel_core.studies.cost import REACHED, SHEETS, Work, decoded_bytes, measured, on_paper, work
 from pel_core.studies.gflop import passes
 from pel_core.studies.study import Study
-from pel_core.studies.tuning_words import finals_to_come, tuning_lines
+from pel_core.studies.text_cost import text_gflop
+from pel_core.studies.tuning_words import runs_to_come, tuning_lines
 from pel_core.studies.user_images import check_splits
 
 VARIES = "no spread of seeds is known from one, so it will show no component of the variance; give two or more (seeds=0,1)"
@@ -42,7 +43,7 @@ def plan(study: Study) -> str:
     origins = {slug: spec for slug, spec in origins.items() if not _trained(study, spec, stale)}
     also = f" ({len(origins)} of them only for others to start from)" if origins else ""
     to_train = origins | to_train
-    later = finals_to_come(study)
+    later = runs_to_come(study)
     again = f", to score again {len(unscored)} (seconds)" if unscored else ""
     stepped = sum(map(is_posthoc, missing))
     again += f", to score from stored logits {stepped} (seconds)" if stepped else ""
@@ -103,6 +104,10 @@ def _cost(study: Study, to_train: list[RunSpec], missing: list[RunSpec]) -> list
     images = sum(cost.train for cost in trained.values()), sum(cost.evaluate for cost in known.values())
     lines.append(f"Images: {images[0]:,} to train on, {images[1]:,} to evaluate (crops counted).")
     lines += _passes(trained)
+    unread = [spec for spec in trained if text_gflop(study.results, spec, 1) is None]
+    if unread:
+        found = f"the text tower is not prepared yet, through which {count_of(len(unread), 'run')} will train"
+        lines.append(f"Not counted in time: {found}.")
     lines.append(f"Disk: about {_bytes(sum(cost.disk for cost in known.values()))} of results.")
     if decoded := decoded_bytes(study, known):
         lines.append(f"Decoded images (image_cache): about {_bytes(decoded)} more in {study.results}/cache.")

@@ -6,10 +6,12 @@ with a default reruns nothing. Snakemake itself watches the inputs.
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pel_core.common.errors import PelError
 from pel_core.common.fingerprints import canonical, departing_fields, fingerprint, later_preparation
+from pel_core.data.test_sets import RULES
 from pel_core.models.backbones import BACKBONES, find_backbone, local_weights
 from pel_core.spec.options import is_evaluation
 from pel_core.spec.plugins import with_plugins
@@ -23,6 +25,9 @@ FIRST_METRICS = [
 ]  # fmt: skip
 
 
+NO_TEST_SET: Mapping[str, Any] = MappingProxyType({})
+
+
 def train_params(spec: RunSpec, train: int, sentences: Iterable[str] = ()) -> str:
     """Of a training run: the spec's departures from code defaults, evaluation's left out, and the sentences it starts from.
 
@@ -32,12 +37,20 @@ def train_params(spec: RunSpec, train: int, sentences: Iterable[str] = ()) -> st
     return canonical({**about, **_sentences(sentences)})
 
 
-def predict_params(spec: RunSpec, made: Mapping[str, int], sentences: Iterable[str] = ()) -> str:
-    """Of an evaluation's predictions, by the versions of the stages; neither SCORE nor a metric changes them."""
+def predict_params(
+    spec: RunSpec, made: Mapping[str, int], sentences: Iterable[str] = (), test_set: Mapping[str, Any] = NO_TEST_SET
+) -> str:
+    """Of an evaluation's predictions, by the versions of the stages; neither SCORE nor a metric changes them.
+
+    ``test_set``: what the configuration says of another data set that is evaluated on, its file of classes by its content.
+    """
+    if test_set.get("classes", RULES[0]) not in RULES:
+        test_set = {**test_set, "classes": fingerprint(test_set["classes"])}
     later = {"predict": made["predict"]} if made["predict"] > 1 else {}
     train = made["train"] if spec.trains else 1
     about = {"engine": train, "spec": _departures(spec, training=False), "metrics": FIRST_METRICS}
-    return canonical({**about, **later, **with_plugins(spec), **_sentences(sentences)})
+    also = {"test_set": dict(test_set)} if test_set else {}
+    return canonical({**about, **later, **with_plugins(spec), **_sentences(sentences), **also})
 
 
 def _sentences(files: Iterable[str]) -> dict[str, list[str]]:

@@ -4,18 +4,17 @@ Nothing here reads what was chosen before: another score, another candidate or a
 ``results/selections`` are a record for people.
 """
 
-import csv
-import io
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pel_core.common.errors import PelError
-from pel_core.common.files import sha256, write_json, write_text
-from pel_core.common.registry import spell
+from pel_core.common.counts import count_of
+from pel_core.common.files import sha256
 from pel_core.spec.choices import METRICS
 from pel_core.spec.outcomes import reason_of
 from pel_core.spec.posthoc import stored_runs
@@ -23,13 +22,13 @@ from pel_core.spec.records import number, why_none
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.cells import Artefact, Cell, Claim, Contrast
 from pel_core.studies.gflop import training_gflop
-from pel_core.studies.selection_rules import SELECTION_RULES, Scored
+from pel_core.studies.selection_rules import SELECTION_RULES, BestMean, Scored
 from pel_core.studies.tuning import Candidate, Tuning
 
 if TYPE_CHECKING:
     from pel_core.studies.study import Study
 
-NOTHING = "no candidate has a score, so the row keeps the settings nearest to its own"
+NOTHING = "no candidate{on} has a score, so the row keeps the settings nearest to its own"
 
 
 @dataclass(frozen=True)
@@ -53,10 +52,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Tried:
-    """A candidate and its outcomes. It has a ``mean`` if every run of it has a score: a mean of survivors says nothing."""
+    """A candidate and its outcomes on a rung. It has a ``mean`` if every run of it has a score: one of survivors says nothing."""
 
     candidate: Candidate
     outcomes: tuple[Outcome, ...]
+    rung: int = 0
+
+    @property
+    def epochs(self) -> int:
+        """Of a run on its rung."""
+        return self.outcomes[0].spec.epochs
 
     @property
     def mean(self) -> float | None:
@@ -90,7 +95,7 @@ class Tried:
 
 @dataclass(frozen=True)
 class Selection:
-    """What was chosen of a tuning. ``note`` says where nothing could be compared."""
+    """What was chosen of a tuning. ``tried``: its candidates, rung by rung; ``note`` says where nothing could be compared."""
 
     tuning: Tuning
     tried: tuple[Tried, ...]
@@ -100,7 +105,7 @@ class Selection:
     @property
     def runs(self) -> int:
         """Runs that it took."""
-        return len(self.tuning.specs)
+        return sum(len(each.outcomes) for each in self.tried)
 
     @property
     def hours(self) -> float:
@@ -113,6 +118,42 @@ class Selection:
         return sum(outcome.hours is None for tried in self.tried for outcome in tried.outcomes)
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a tuning has come. ``made``: the candidates of each rung that is known, ``tried``: those of the rungs whose runs
+    all have an outcome; ``selection``: what is chosen, once it is."""
+
+    tuning: Tuning
+    made: tuple[tuple[Candidate, ...], ...]
+    tried: tuple[tuple[Tried, ...], ...]
+    selection: Selection | None = None
+
+    @cached_property
+    def specs(self) -> dict[str, RunSpec]:
+        """The runs that are known to be needed, by slug."""
+        return self.specs_to(len(self.made))
+
+    def specs_to(self, rungs: int) -> dict[str, RunSpec]:
+        """Those of the first rungs."""
+        members = enumerate(self.made[:rungs])
+        return {spec.slug: spec for rung, each in members for candidate in each for spec in candidate.rungs[rung]}
+
+    @property
+    def decided(self) -> tuple[str, ...]:
+        """The steps of the tuning that are decided, its own name once one is chosen."""
+        steps = self.tuning.steps
+        return (*steps[: len(self.tried) - 1], steps[-1]) if self.selection else steps[: len(self.tried)]
+
+    @property
+    def to_come(self) -> list[RunSpec]:
+        """Runs on rungs whose candidates are not known yet, at most: those of the settings nearest to the row's own."""
+        if self.selection:
+            return []
+        places = range(len(self.made), len(self.tuning.sizes))
+        nearest = self.tuning.by_change
+        return [spec for rung in places for each in nearest[: self.tuning.sizes[rung]] for spec in each.rungs[rung]]
+
+
 def hours_of(outcomes: Iterable[Outcome]) -> float:
     """Hours on one device that runs took, as far as they say: a training that several evaluations share counts once,
     and so do predictions."""
@@ -123,32 +164,67 @@ def hours_of(outcomes: Iterable[Outcome]) -> float:
     return sum(training.values()) + sum(evaluation.values())
 
 
-def select(study: "Study", tuning: Tuning) -> Selection | None:
-    """What is chosen of a tuning; None where a run of a candidate has no outcome yet."""
-    by, tried = tuning.declaration["by"], []
-    for candidate in tuning.candidates:
-        outcomes = []
-        for spec in candidate.specs:
-            state, record = study.outcome(spec.slug)
-            if state not in ("done", "diverged"):
-                return None
-            outcomes.append(_outcome(study, spec, by, state, record))
-        tried.append(Tried(candidate, tuple(outcomes)))
-    return choose(tuning, tuple(tried))
+def follow(study: "Study", tuning: Tuning) -> Progress:
+    """How far a tuning has come: rung by rung, until runs have no outcome yet or one candidate is chosen."""
+    members, reached, made = tuning.candidates, list[tuple[Tried, ...]](), list[tuple[Candidate, ...]]()
+    while True:
+        place = len(reached)
+        made.append(members)
+        tried = tuple(takewhile(bool, (_tried(study, tuning, candidate, place) for candidate in members)))
+        if len(tried) < len(members):
+            return Progress(tuning, tuple(made), tuple(reached))
+        reached.append(tried)
+        if (members := survivors(tuning, reached[-1])) is None:
+            return Progress(tuning, tuple(made), tuple(reached), choose(tuning, tuple(reached)))
 
 
-def choose(tuning: Tuning, tried: tuple[Tried, ...]) -> Selection:
-    """Apply a tuning's rule to what came out."""
-    sign = -1 if METRICS[tuning.declaration["by"]].better == "lower" else 1
-    scored: dict[int, Scored] = {}
-    for place, each in enumerate(tried):
-        if each.mean is not None:
-            scored[place] = Scored(sign * each.mean, each.error, each.cost, (*each.candidate.change, place))
+def survivors(tuning: Tuning, tried: tuple[Tried, ...]) -> tuple[Candidate, ...] | None:
+    """The candidates of a rung that go on to the next: those of the highest means, in the order of the grid; of equal means the
+    smaller change. None where there is nothing more to compare: after the last rung, or where fewer than two have a score."""
+    place, scored = tried[0].rung + 1, _scored(tuning, tried)
+    if place == len(tuning.sizes) or len(scored) < 2:
+        return None
+    left, kept = dict(scored), set[int]()
+    while left and len(kept) < tuning.sizes[place]:
+        best = BestMean().choose(list(left.values()))
+        found = next(i for i, each in left.items() if each is best)
+        kept.add(found)
+        del left[found]
+    return tuple(each.candidate for i, each in enumerate(tried) if i in kept)
+
+
+def choose(tuning: Tuning, rungs: tuple[tuple[Tried, ...], ...]) -> Selection:
+    """Apply a tuning's rule to what came out on the last rung that was reached."""
+    every, last = tuple(each for rung in rungs for each in rung), rungs[-1]
+    scored = _scored(tuning, last)
+    on = f" of those on the rung of {count_of(last[0].epochs, 'epoch')}" if len(tuning.sizes) > 1 else ""
     if not scored:
-        return Selection(tuning, tried, tuning.nearest, NOTHING)
+        return Selection(tuning, every, tuning.nearest, NOTHING.format(on=on))
+    note = f"the only one{on} with a score, so it was tried no further" if len(rungs) < len(tuning.sizes) else ""
     chosen = SELECTION_RULES[tuning.declaration["select"]]().choose(list(scored.values()))
     place = next(place for place, each in scored.items() if each is chosen)
-    return Selection(tuning, tried, tried[place].candidate)
+    return Selection(tuning, every, last[place].candidate, note)
+
+
+def _scored(tuning: Tuning, tried: Iterable[Tried]) -> dict[int, Scored]:
+    """Candidates of a rung as rules see them, by their place; those that have a score."""
+    sign = -1 if METRICS[tuning.declaration["by"]].better == "lower" else 1
+    return {
+        place: Scored(sign * each.mean, each.error, each.cost, (*each.candidate.change, place))
+        for place, each in enumerate(tried)
+        if each.mean is not None
+    }
+
+
+def _tried(study: "Study", tuning: Tuning, candidate: Candidate, place: int) -> Tried | None:
+    """A candidate with its outcomes on a rung; None where a run of it has none yet."""
+    outcomes = []
+    for spec in candidate.rungs[place]:
+        state, record = study.outcome(spec.slug)
+        if state not in ("done", "diverged"):
+            return None
+        outcomes.append(_outcome(study, spec, tuning.declaration["by"], state, record))
+    return Tried(candidate, tuple(outcomes), place)
 
 
 def _outcome(study: "Study", spec: RunSpec, by: str, state: str, record: Mapping[str, Any]) -> Outcome:
@@ -184,69 +260,3 @@ def with_choices(artefact: Artefact, selections: Mapping[str, Selection]) -> Art
     if not artefact.tunings:
         return artefact
     return replace(artefact, cells=tuple(map(cell, artefact.cells)), claims=tuple(map(claim, artefact.claims)))
-
-
-def selection_folder(results: str | Path) -> Path:
-    """Where the records of selections lie."""
-    return Path(results) / "selections"
-
-
-def write_selection(study: "Study", name: str) -> Selection:
-    """Write what is chosen of a tuning: ``selections/NAME.json``, and the candidates' curve as ``.csv``.
-
-    Raises:
-        PelError: a run of a candidate has no usable result; the message names it.
-    """
-    tuning = study.tunings[name]
-    found = select(study, tuning)
-    if found is None:
-        states = {slug: study.state(slug) for slug in tuning.specs}
-        lacking = next(slug for slug, state in states.items() if state not in ("done", "diverged"))
-        raise PelError(f"nothing can be chosen yet: {lacking}: {states[lacking]}")
-    folder = selection_folder(study.results)
-    write_text(folder / f"{name}.csv", _curve(found))
-    write_json(folder / f"{name}.json", _record(found))
-    return found
-
-
-def _record(found: Selection) -> dict[str, Any]:
-    tuning = found.tuning
-    about = {key: value for key, value in tuning.declaration.items() if value is not None}
-    candidates = [
-        {
-            "settings": dict(each.candidate.settings),
-            "mean": each.mean,
-            "standard_error": each.error,
-            "gflop_per_image": each.cost[0],
-            "learnable_with_head": each.cost[1],
-            "reason": each.reason,
-            "runs": [{"run": run.slug, "score": run.score, "sha256": run.sha256} for run in each.outcomes],
-        }
-        for each in found.tried
-    ]
-    return {
-        "selection": tuning.name,
-        "declaration": about,
-        "chosen": dict(found.chosen.settings),
-        "edges": tuning.edges(found.chosen),
-        "note": found.note,
-        "runs": found.runs,
-        "hours": found.hours,
-        "candidates": candidates,
-    }
-
-
-def _curve(found: Selection) -> str:
-    """A line for each candidate, in the order of the grid."""
-    fields = list(found.chosen.settings)
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    seeds = [f"s{run.spec.seed}" for run in found.tried[0].outcomes]
-    writer.writerow([*fields, "mean", "standard_error", *seeds, "gflop_per_image", "learnable_with_head", "chosen", "reason"])
-    for each in found.tried:
-        numbers = [each.mean, each.error, *(run.score for run in each.outcomes)]
-        values = [spell(each.candidate.settings[name]) for name in fields]
-        cells = ["" if value is None else repr(value) for value in numbers]
-        chosen = "yes" if each.candidate is found.chosen else ""
-        writer.writerow([*values, *cells, *each.cost, chosen, each.reason])
-    return out.getvalue()

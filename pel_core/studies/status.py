@@ -18,7 +18,7 @@ from pel_core.studies.cost import measured, work
 from pel_core.studies.job_logs import last_line
 from pel_core.studies.plan import PARALLEL, about, count_of, spell
 from pel_core.studies.study import Study
-from pel_core.studies.tuning_words import finals_to_come, tuning_lines
+from pel_core.studies.tuning_words import runs_to_come, tuning_lines
 
 LISTED = 10  # runs of a kind that are listed, unless all are asked for
 STOPPED = "error: stopped by "  # a signal asked for it, and what was done is saved
@@ -271,7 +271,7 @@ def _errors(title: str, runs: Mapping[str, tuple[str, str]], every: bool) -> lis
 
 def _rest(study: Study, unfinished: Iterable[RunSpec], live: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The estimated rest, at the measured rates of finished runs, less what running ones have behind them."""
-    unfinished = [*unfinished, *finals_to_come(study)]
+    unfinished = [*unfinished, *runs_to_come(study)]
     if not unfinished:
         return []
     to_train = {spec.train.slug: spec for spec in unfinished if spec.trains and not Path(study.delta(spec.slug)).is_file()}

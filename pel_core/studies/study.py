@@ -16,13 +16,13 @@ from pel_core.data.roots import tell_roots
 from pel_core.ingest.notes import data_notes, text_notes
 from pel_core.ingest.sources import open_source, require_split
 from pel_core.models.backbones import local_weights
-from pel_core.spec.choices import SOUPS
+from pel_core.spec.long_names import look_in, write_names
 from pel_core.spec.results import OUTPUTS, run_folder
 from pel_core.studies import provenance
 from pel_core.studies.artefacts import make_artefacts, make_bindings
 from pel_core.studies.config import carried, find, read_config, read_study, shown
 from pel_core.studies.data_sizes import check_factors
-from pel_core.studies.selection import selection_folder
+from pel_core.studies.selection_files import selection_folder
 from pel_core.studies.settings import apply_settings, check_settings, listed
 from pel_core.studies.study_state import StudyState
 from pel_core.studies.tuning_checks import check_tunings
@@ -46,7 +46,8 @@ class Study(StudyState):
     def targets(self) -> list[str]:
         """Every file the study makes. The runs' results and the scores' stamp are named too, or Snakemake would not miss them."""
         made = [file for name in self.artefacts for file in self.files(name)] + [self.score_stamp] * bool(self.specs)
-        made += [f"{selection_folder(self.results)}/{name}.json" for name in self.tunings]
+        steps = (step for name, found in self.progress.items() for step in dict.fromkeys([*found.decided, name]))
+        made += [f"{selection_folder(self.results)}/{step}.json" for step in steps]
         for slug in self.specs:
             if self.diverged(slug):
                 continue
@@ -61,12 +62,13 @@ class Study(StudyState):
         if artefact.how.from_models:
             needed = [self.prepared(cell.specs[0].slug) for cell in artefact.cells]
             return sorted({files[kind] for files in needed for kind in ("backbone", "data")})
-        tried = [slug for tuning in artefact.tunings.values() for slug in tuning.specs]
+        tried = [slug for name in artefact.tunings for slug in self.progress[name].specs]
         return [self.result_file(slug) for slug in dict.fromkeys([*artefact.specs, *tried])]
 
-    def tried(self, name: str) -> list[str]:
-        """The files a selection is made from."""
-        return [self.result_file(slug) for slug in self.tunings[name].specs]
+    def tried(self, step: str) -> list[str]:
+        """The files that a step of a tuning is decided by, once those before it are."""
+        tuning, rung = self.steps[step]
+        return [self.result_file(slug) for slug in self.progress[tuning.name].specs_to(rung + 1)]
 
     def draw_params(self, name: str) -> str:
         """An artefact's own resolved declaration: a changed label redraws it alone."""
@@ -89,13 +91,19 @@ class Study(StudyState):
             drawn["reported"] = fingerprint(self.reported["path"])
         return canonical(drawn)
 
+    def write_names(self) -> None:
+        """Tell jobs what the digests in long names stand for (`spec.long_names`)."""
+        made = (run for spec in {**self.known, **self.specs}.values() for run in (spec, spec.train, *spec.ancestors.values()))
+        write_names(self.results, {spec.slug: spec for spec in made})
+
     def train_params(self, slug: str) -> str:
         """What a training run depends on besides its inputs."""
         return provenance.train_params(self.spec(slug), self._made(slug, "train.json")["train"], self._sentences(slug))
 
     def predict_params(self, slug: str) -> str:
         """What an evaluation's predictions depend on besides their inputs."""
-        return provenance.predict_params(self.spec(slug), self._made(slug, "metrics.json"), self._sentences(slug))
+        spec = self.spec(slug)
+        return provenance.predict_params(spec, self._made(slug, "metrics.json"), self._sentences(slug), self.test_set(spec))
 
     def check_sources(self) -> None:
         """See that what the preparation reads is there (weights that are named, image folders), and tell jobs where.
@@ -106,7 +114,7 @@ class Study(StudyState):
         for name, path in self.config.get("weights", {}).items():
             if (local := local_weights(path)) and not local.exists():
                 raise PelError(f"{shown(self.config_path)}: weights of {name}: {path} does not exist")
-        entries = {base: self.bindings.datasets[base] for base in {split_name(spec.dataset)[0] for spec in self.known.values()}}
+        entries = {base: self.bindings.datasets[base] for spec in self.known.values() for base in spec.data_bases}
         roots = {}
         for base, entry in sorted(entries.items()):
             source = open_source(base, entry, self.config)
@@ -146,6 +154,7 @@ def load(study: str | Path = "report", config: str | Path = "demo", **settings: 
         figures=Path(carried("figures", values.get("figures", "figures"))),
         declared=artefacts, left_out=left_out, reported=reported, seal=content.get("seal", ""),
     )  # fmt: skip
+    look_in(made.results)
     _check_accepted(made)
     check_tunings(made, content)
     _check_inputs(made)
@@ -159,8 +168,9 @@ def _check_inputs(study: Study) -> None:
         try:
             require_split(spec.dataset, spec.split, datasets, spec.factors.val)
             for run in (spec, *spec.ancestors.values()):
-                if run.trains and SOUPS[run.soup].validates:
-                    require_split(run.dataset, "val", datasets, run.factors.val, f"soup={run.soup}")
+                if run.validates:
+                    reader = "average.keep=val" if run.keeps_best else f"soup={run.soup}"
+                    require_split(run.dataset, "val", datasets, run.factors.val, reader)
         except PelError as error:
             asked = next(name for name, made in study.declared.items() if slug in made.planned)
             raise PelError(f"{shown(study.path)}: {asked}: {error}") from None

@@ -1,5 +1,6 @@
 """What a study is made of and where everything of it lies: artefacts, runs, prepared files, options of jobs. Torch-free."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,13 +12,14 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.common.paths import user_path
 from pel_core.data.datasets import require_factors, split_name
 from pel_core.data.image_cache import cache_folder
+from pel_core.data.test_sets import RULES
 from pel_core.spec.posthoc import sources, with_sources
 from pel_core.spec.results import metrics_file, run_folder, scoring
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.cells import Artefact, Bindings
 from pel_core.studies.config import carried, shown
 from pel_core.studies.kinds import FIGURE
-from pel_core.studies.selection import Selection
+from pel_core.studies.selection import Progress
 from pel_core.studies.tuning import Tuning
 
 RESOURCES = {"threads": 1, "mem_mb": 4000, "runtime": 60}
@@ -42,7 +44,7 @@ class StudyFiles:
     others: dict[str, str] = field(default_factory=dict, compare=False)
     params: dict[str, str] = field(default_factory=dict, compare=False)
     seal: str = ""  # the split on which no candidate may be scored
-    chosen: dict[str, Selection] = field(default_factory=dict, compare=False)  # what `selections` has found so far
+    chosen: dict[str, Progress] = field(default_factory=dict, compare=False)  # what `progress` has found so far
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -55,8 +57,13 @@ class StudyFiles:
         return {name: tuning for artefact in self.declared.values() for name, tuning in artefact.tunings.items()}
 
     @cached_property
+    def steps(self) -> dict[str, tuple[Tuning, int]]:
+        """What is decided by candidates, by name: the tuning and which of its rungs it is."""
+        return {step: (tuning, rung) for tuning in self.tunings.values() for rung, step in enumerate(tuning.steps)}
+
+    @cached_property
     def candidates(self) -> dict[str, RunSpec]:
-        """The runs of all tunings by slug."""
+        """The runs of all tunings by slug: of later rungs all that there may be, of which few are made."""
         return {slug: spec for tuning in self.tunings.values() for slug, spec in tuning.specs.items()}
 
     @cached_property
@@ -145,6 +152,17 @@ class StudyFiles:
         spec = self.spec(slug)
         return self.descriptions(split_name(spec.dataset)[0], spec.prompt)
 
+    def test_set(self, spec: RunSpec) -> dict[str, Any]:
+        """What the configuration says of the data set that a run is evaluated on beside its own; its file of classes in full."""
+        given = dict(self.config.get("test_sets", {}).get(spec.evaluate_on, {})) if spec.evaluate_on else {}
+        if given.get("classes", RULES[0]) not in RULES:
+            given["classes"] = carried("test_sets", self.config_path.parent / user_path(given["classes"]))
+        return given
+
+    def test_set_option(self, slug: str) -> str:
+        """The command-line option that says this to a job."""
+        return f"--test-set={quote(json.dumps(given))}" if (given := self.test_set(self.spec(slug))) else ""
+
     def resource(self, name: str) -> int:
         """A resource of a training or evaluation job: threads, mem_mb, runtime (minutes)."""
         return {**RESOURCES, **self.config.get("resources", {})}[name]
@@ -158,6 +176,8 @@ class StudyFiles:
             "vit": f"{folder}/vit.safetensors",
             "data": f"{self.results}/data/{base}/data.json",
         }
+        if spec.evaluate_on:
+            files["test_set"] = f"{self.results}/data/{spec.evaluate_on}/data.json"
         if spec.image_cache:
             files["cache"] = f"{cache_folder(self.results, base, spec.image_cache)}/cache.json"
         if spec.needs_text:

@@ -1,5 +1,6 @@
 """What there is of a study: the outcome of each run, and whether what is prepared is of the inputs there are now. Torch-free."""
 
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from pel_core.spec.results import invalid_reason, metrics_file, needs_score, rea
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies import inputs, provenance
 from pel_core.studies.cells import Artefact
-from pel_core.studies.selection import Selection, select, with_choices
+from pel_core.studies.selection import Progress, Selection, follow, with_choices
 from pel_core.studies.study_files import StudyFiles
 from pel_core.studies.tuning_words import with_note
 from pel_core.studies.user_images import outlines
@@ -27,12 +28,22 @@ class StudyState(StudyFiles):
     """The looked-at side of a `Study`: the results folder and the inputs as they are now."""
 
     @cached_property
+    def progress(self) -> dict[str, Progress]:
+        """How far each tuning has come."""
+        for name, tuning in self.tunings.items():
+            if name not in self.chosen or not self.chosen[name].selection:
+                self.chosen[name] = follow(self, tuning)
+        return dict(self.chosen)
+
+    @cached_property
     def selections(self) -> dict[str, Selection]:
         """What is chosen, by tuning: of those whose candidates all have an outcome."""
-        for name, tuning in self.tunings.items():
-            if name not in self.chosen and (found := select(self, tuning)):
-                self.chosen[name] = found
-        return self.chosen
+        return {name: found for name in self.tunings if (found := self.progress[name].selection)}
+
+    @cached_property
+    def trying(self) -> dict[str, RunSpec]:
+        """The candidates' runs by slug, as far as it is known which rungs each comes to."""
+        return {slug: spec for each in self.progress.values() for slug, spec in each.specs.items()}
 
     @cached_property
     def artefacts(self) -> dict[str, Artefact]:
@@ -45,7 +56,7 @@ class StudyState(StudyFiles):
         """The union of all artefacts' runs by slug, of candidates, and of runs whose logits post-hoc ones need: each is trained
         and evaluated once, whoever shares it."""
         runs = {slug: spec for artefact in self.artefacts.values() for slug, spec in artefact.specs.items()}
-        return with_sources(runs | self.candidates)
+        return with_sources(runs | self.trying)
 
     @property
     def origins(self) -> dict[str, RunSpec]:
@@ -61,8 +72,14 @@ class StudyState(StudyFiles):
         """Look again which settings can be chosen. ``anew``: also whether those that were chosen still would be."""
         if anew:
             self.chosen.clear()
-        for name in ("selections", "artefacts", "specs"):
+        for name in ("progress", "selections", "trying", "artefacts", "specs"):
             self.__dict__.pop(name, None)
+
+    def waits_for(self, name: str) -> Iterator[str]:
+        """The steps that a tuning's choice waits for, in order. Lazily: another look at results (`decide`) may leave fewer."""
+        for step in self.tunings[name].steps:
+            if not self.progress[name].selection and step not in self.progress[name].decided:
+                yield step
 
     @property
     def pending(self) -> tuple[str, ...]:

@@ -25,10 +25,13 @@ def check_tunings(study: "Study", content: Mapping[str, Any]) -> None:
     """
     most, where = content.get("max_runs"), shown(study.path)
     cells = [cell for each in study.declared.values() if not each.how.from_models for cell in each.cells]
-    given = {*with_sources({spec.slug: spec for cell in cells for spec in cell.specs} | study.candidates)}
+    # Of later rungs it is known how many candidates there are, not which.
+    first = {spec.slug: spec for each in study.tunings.values() for candidate in each.candidates for spec in candidate.rungs[0]}
+    later = sum(sum(each.sizes[1:]) * len(each.declaration["seeds"]) for each in study.tunings.values())
+    given = {*with_sources({spec.slug: spec for cell in cells for spec in cell.specs} | first)}
     finals = with_sources({spec.slug: spec for spec in most_finals(cells, given)}).keys() - given
-    if most is not None and (count := len(given) + len(finals)) > most:
-        tried = len(study.candidates)
+    if most is not None and (count := len(given) + later + len(finals)) > most:
+        tried = len(first) + later
         raise PelError(
             f"{where}: max_runs: {most:,}, but the study comes to {count:,} runs, {tried:,} of them candidates of "
             "`tune`; make the grid smaller, use fewer seeds (seeds=0,1), or raise max_runs"
@@ -52,7 +55,7 @@ def most_finals(cells: Iterable[Cell], known: Collection[str]) -> list[RunSpec]:
         if cell.tuned:
             rows.setdefault(cell.tuned.tuning.name, []).append(cell)
     for shared in rows.values():
-        by_change = sorted(shared[0].tuned.tuning.candidates, key=lambda candidate: candidate.change)
+        by_change = shared[0].tuned.tuning.by_change
         runs = ({spec.slug: spec for cell in shared for spec in cell.tuned.finals(candidate)} for candidate in by_change)
         nearest = next(runs)
         new = (made for made in chain([nearest], runs) if not any(slug in known or slug in found for slug in made))

@@ -6,7 +6,7 @@ from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
 from pel_core.data.datasets import split_name
 from pel_core.ingest.sources import open_source
-from pel_core.ingest.sources.users import UserSource
+from pel_core.ingest.sources.users import Unread, UserSource
 from pel_core.ingest.user_outline import Outline, outline
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ def outlines(study: "Study") -> dict[str, Outline | PelError]:
     """What each data set of the user's own will come to, by name, or why it cannot be prepared; without those that are not
     there."""
     found: dict[str, Outline | PelError] = {}
-    for base in sorted({split_name(spec.dataset)[0] for spec in study.known.values()}):
+    for base in sorted({base for spec in study.known.values() for base in spec.data_bases}):
         source = open_source(base, study.bindings.datasets[base], study.config)
         if not isinstance(source, UserSource):
             continue
@@ -27,6 +27,8 @@ def outlines(study: "Study") -> dict[str, Outline | PelError]:
             continue  # which is told by whoever needs the images
         try:
             found[base] = outline(source)
+        except Unread:
+            continue
         except PelError as error:
             found[base] = error
     return found

@@ -13,12 +13,12 @@ norms that are frozen, as those of CLIP's ResNets are in LIFT, stay as they are.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pel_core.common.errors import PelError
 from pel_core.common.lazy import torch
-from pel_core.common.registry import Knob, between, one_of
+from pel_core.common.registry import Knob, at_least, between, one_of
 from pel_core.spec.choices import AVERAGES
 
 if TYPE_CHECKING:
@@ -30,13 +30,18 @@ if TYPE_CHECKING:
 def _late(spec: Any) -> str:
     """Of whole epochs it is known before training how many there are to average."""
     if not spec.epochs:
-        return "beside epochs above 0: nothing trains"
+        return ""  # `trained` says so
     if spec.knob("average.every") == "step" or spec.epochs - _before(spec.knob("average.start"), spec.epochs) >= 2:
         return ""
     if spec.epochs < 2:
         return "beside average.every=step: no two epochs' ends are there to average"
     latest = f"{(spec.epochs - 1) / spec.epochs:g}"
     return f"below {latest}, so that the ends of at least two of {spec.epochs} epochs are averaged, or beside average.every=step"
+
+
+def trained(spec: Any) -> str:
+    """What an average needs: a training."""
+    return "" if spec.epochs else "epochs above 0: in 0 epochs nothing trains, and there is nothing to average"
 
 
 def _before(start: float, of: int) -> int:
@@ -60,13 +65,29 @@ def none(means: list[Tensor], values: list[Tensor], count: int) -> None:
 DECAY = Knob("decay", 0.999, "weight d of the mean so far: d mean + (1 - d) value", between(0, 1))
 
 
-@AVERAGES.register("ema", knobs=(*shared(0.0, "step"), DECAY))
+KEEP = Knob(
+    "keep",
+    "last",
+    "which mean becomes the result: the last one, or of those at average.checks moments the best on the validation split, by the "
+    "mean accuracy of classes (as LT-Soups' public code does)",
+    one_of("last", "val"),
+)
+CHECKS = Knob(
+    "checks",
+    5,
+    "how often the mean is asked, evenly over the training, the last time at its end",
+    at_least(1),
+    needs=lambda spec: "" if spec.knob("average.keep") == "val" else "average.keep=val",
+)
+
+
+@AVERAGES.register("ema", knobs=(*shared(0.0, "step"), DECAY, KEEP, CHECKS), needs=trained)
 def ema(means: list[Tensor], values: list[Tensor], count: int, decay: float) -> None:
     """Exponential moving average: mean <- d mean + (1 - d) value (as Tarvainen and Valpola 2017 have it of a teacher)."""
     torch.optim.swa_utils.get_ema_multi_avg_fn(decay)(means, values, count)
 
 
-@AVERAGES.register("swa", knobs=shared(0.75, "epoch"))
+@AVERAGES.register("swa", knobs=shared(0.75, "epoch"), needs=trained)
 def swa(means: list[Tensor], values: list[Tensor], count: int) -> None:
     """Stochastic weight averaging: the mean of the ends of the last epochs (Izmailov et al. 2018, there at a constant rate).
 
@@ -76,7 +97,9 @@ def swa(means: list[Tensor], values: list[Tensor], count: int) -> None:
 
 
 class Average:
-    """The mean of a training's parameters so far.
+    """The mean of a training's parameters so far; with ``average.keep=val`` also the best one so far.
+
+    ``scores``: what means scored on the validation split, in percent, by the steps that were done.
 
     Args:
         parameters: what trains, by name.
@@ -96,8 +119,12 @@ class Average:
                 f"{spec.slug}: average={spec.average} starts after {self.first - self.period} of {total} steps: fewer than two "
                 "values, which are no average; choose a lower average.start, average.every=step or average=none"
             )
+        checks, keeps_best = knobs.pop("checks", 1), knobs.pop("keep", "last") == "val"
+        self.moments = {round(total * turn / checks) for turn in range(1, checks + 1)} if keeps_best else set()
         self.update, self.knobs, self.parameters = AVERAGES[spec.average], knobs, parameters
         self.means: dict[str, Tensor] = {}
+        self.best: dict[str, Tensor] = {}
+        self.scores: dict[int, float] = {}
         self.count = 0
 
     def step(self, done: int) -> None:
@@ -111,25 +138,49 @@ class Average:
             self.means = {name: value.clone() for name, value in values.items()}
         self.count += 1
 
+    def check(self, done: int, score: Callable[[], float]) -> None:
+        """Keep the mean, if it is asked after ``done`` steps and none before scored as high. ``score`` asks the parameters, which
+        hold the mean meanwhile; the training goes on with its own."""
+        if done not in self.moments or not self.means:
+            return
+        own = {name: value.detach().clone() for name, value in self.parameters.items()}
+        self._set(self.means)
+        found = score()
+        self._set(own)
+        if not self.scores or found > max(self.scores.values()):
+            self.best = {name: value.clone() for name, value in self.means.items()}
+        self.scores[done] = found
+
     def write(self) -> None:
-        """Set the parameters to the mean."""
-        for name, value in self.means.items():
+        """Set the parameters to the mean, or to the best of those that were asked."""
+        self._set(self.best or self.means)
+
+    def _set(self, values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
             self.parameters[name].data.copy_(value)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps of it, on the CPU: ``average.NAME``."""
-        return {f"average.{name}": value.cpu() for name, value in self.means.items()}
+        """What a checkpoint keeps of it, on the CPU: ``average.NAME``, and of the best ``average.best.NAME``."""
+        best = {f"average.best.{name}": value.cpu() for name, value in self.best.items()}
+        return {f"average.{name}": value.cpu() for name, value in self.means.items()} | best
 
-    def load(self, tensors: Mapping[str, Tensor], count: int) -> None:
-        """Go on from ``tensors()`` and the count beside them.
+    def numbers(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the tensors."""
+        return {"averaged": self.count} | ({"average_scores": list(self.scores.items())} if self.scores else {})
+
+    def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        """Go on from ``tensors()`` and ``numbers()``.
 
         Raises:
             KeyError: they are of other parameters.
         """
-        self.count = count
-        self.means = (
-            {name: tensors[f"average.{name}"].to(p.device, copy=True) for name, p in self.parameters.items()} if count else {}
-        )
+
+        def read(prefix: str) -> dict[str, Tensor]:
+            return {name: tensors[f"{prefix}{name}"].to(value.device, copy=True) for name, value in self.parameters.items()}
+
+        self.count, self.scores = numbers["averaged"], dict(numbers.get("average_scores", []))
+        self.means = read("average.") if self.count else {}
+        self.best = read("average.best.") if self.scores else {}
 
 
 def make_average(spec: RunSpec, parameters: Mapping[str, Tensor], steps: int) -> Average | None:

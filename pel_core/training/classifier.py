@@ -13,6 +13,7 @@ from pel_core.models.heads import HEADS, Head, ZeroShot
 from pel_core.models.methods import METHODS
 from pel_core.models.surgery import Inside, Tuned, apply, auto_adapter_dim, auto_mask_ratio
 from pel_core.models.vit import ViT
+from pel_core.spec.parents import is_of
 from pel_core.spec.run_spec import RunSpec
 
 
@@ -55,7 +56,7 @@ class Classifier(nn.Module):
         """
         if part != "delta" and hasattr(self.head, "allocate"):  # what it remembers has the size that it had
             self.head.allocate({name.removeprefix("head."): value.shape for name, value in state.items()})
-        stored, state = ({name: each[name] for name in each if _is_of(part, name)} for each in (self.stored(), state))
+        stored, state = ({name: each[name] for name in each if is_of(part, name)} for each in (self.stored(), state))
         if missing := stored.keys() ^ state.keys():
             raise PelError(f"the checkpoint is of another run: {len(missing)} names differ, e.g. '{min(missing)}'")
         for name, parameter in stored.items():
@@ -88,11 +89,6 @@ class Classifier(nn.Module):
             frozen += sum(value.numel() for value in (self.head.projection, self.head.shift) if value is not None)
         counts = {"learnable": learnable, "head": head, "learnable_with_head": learnable + head, "frozen": frozen}
         return counts | {"by_part": by_part}
-
-
-def _is_of(part: str, name: str) -> bool:
-    """Whether a stored tensor belongs to a part of the checkpoint."""
-    return part == "all" or name.startswith("head.") == (part == "head")
 
 
 def cast_frozen_weights(classifier: Classifier, dtype: torch.dtype | None) -> None:

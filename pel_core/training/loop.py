@@ -39,13 +39,15 @@ EVALUATION_TOLERANCE = {"bf16": (0.01, 0.02), "fp16": (0.002, 0.01)}
 @dataclass
 class Training:
     """What a training run reports: one record per epoch, seconds, images per second, peak memory in MB, and the images that
-    went through at once. Seconds and peak are those of all its parts, where it was interrupted."""
+    went through at once. Seconds and peak are those of all its parts, where it was interrupted. ``average_scores``: what means
+    scored on the validation split (`Average.check`), by the steps that were done."""
 
     curve: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     images_per_second: float = 0.0
     peak_memory_mb: float = 0.0
     micro_batch: int = 0
+    average_scores: dict[int, float] = field(default_factory=dict)
 
 
 class Diverged(PelError):
@@ -64,6 +66,7 @@ def train(
     progress: Progress | None = None,
     manager: CheckpointManager | None = None,
     group: ProcessGroup | None = None,
+    validate: Callable[[], float] | None = None,
 ) -> Training:
     """Train ``classifier`` in place.
 
@@ -72,10 +75,12 @@ def train(
             ``len`` is steps per epoch.
         counts: training images per class (C,).
         manager: saves checkpoints, brings one back, and stops when asked to. group: the processes that train together.
+        validate: what the classifier scores on the validation split, for an average that keeps its best; rank 0 is asked.
 
     Raises:
         PelError: the warm-up is longer than the run, no class is in ImbSAM's tail, the loss is not finite (names epoch, step,
-            learning rate and images), images cannot be read, or one image does not fit into the device's memory.
+            learning rate and images), images cannot be read, one image does not fit into the device's memory, or ``validate`` is
+            needed and not there.
         Stopped: a signal asked for it.
     """
     if not classifier.trainable():  # a run of no epochs, or a head that only remembers: it is what it starts from
@@ -92,6 +97,7 @@ def train(
     manager.restore(state, progress)
     group.same_start(classifier.stored().values(), state.done)
     manager.agree = group.largest
+    score = _score_of(state, validate, group, device)
     stream, images = mixed(with_views(batches, spec), spec, counts, group), None
     try:
         while state.epoch < spec.epochs:
@@ -99,6 +105,8 @@ def train(
             for images, labels, indices in stream.epoch(state.epoch, state.step):
                 step.set_rates(rate_factor(spec, state.epoch, state.step, steps))
                 state.add(images, labels, len(indices))
+                if state.average:
+                    state.average.check(state.done, score)
                 # Reading the loss waits for the GPU, so it is done at log steps only; on a CPU it costs nothing.
                 if device.type == "cpu" or (state.step - 1) % progress.every == 0:
                     loss, rates = _finite(state, batches, manager), state.rates
@@ -119,7 +127,21 @@ def train(
         _whole(classifier, spec, manager, steps, images, group)
     state.spend()
     rest = state.seconds, state.seen / max(state.seconds, 1e-9), state.peak_memory_mb, step.micro_batch
-    return Training(state.curve, *rest)
+    return Training(state.curve, *rest, state.average.scores if state.average else {})
+
+
+def _score_of(
+    state: State, validate: Callable[[], float] | None, group: ProcessGroup, device: torch.device
+) -> Callable[[], float]:
+    """What rank 0 finds on the validation split, told to all ranks."""
+    if state.average and state.average.moments and validate is None:
+        raise PelError(f"{state.spec.slug}: average.keep=val needs validation images, and none are given")
+
+    def score() -> float:
+        found = validate() if validate and not group.rank else 0.0
+        return float(group.sum(torch.tensor(found, dtype=torch.float64, device=device)))
+
+    return score
 
 
 def _finite(state: State, batches: Any, manager: CheckpointManager) -> float:

@@ -40,7 +40,9 @@ SHARED = (
         needs=lambda spec: "" if spec.weight_decay else "weight_decay above 0",
     ),
     Knob(
-        "layer_decay", 1.0, "block i of L learns at lr times this to the power L - 1 - i, the head at its own rate; 1: all alike",
+        "layer_decay", 1.0,
+        "block i of L learns at lr times this to the power L - 1 - i, what several blocks share (fact-tt, fact-tk) as the last "
+        "of them, the head at its own rate; 1: all alike",
         Check("above 0 and at most 1", lambda value: 0 < value <= 1),
         needs=lambda spec: "" if any(part.blocks for part in spec.parts) else "a method that trains in the blocks",
     ),
@@ -125,7 +127,7 @@ def parameter_groups(
     """
     exempt = set(no_decay.split("+")) - {"none"}
     kinds = _kinds(classifier, criterion) if exempt else {}
-    blocks = {id(tuned.parameter): tuned.block for tuned in classifier.tuned}
+    blocks = {id(tuned.parameter): tuned.last for tuned in classifier.tuned}
     groups: dict[tuple[float, float], list[Any]] = {}
     for parameter in (*classifier.trainable().values(), *(criterion.parameters() if criterion else ())):
         if (block := blocks.get(id(parameter))) is not None:

@@ -32,6 +32,7 @@ from pel_core.training.prefix_cache import GIGABYTES
 from pel_core.training.run_inputs import describe, identity, is_trained, load
 from pel_core.training.samplers import make_sampler
 from pel_core.training.step import PRECISIONS
+from pel_core.training.validation import validation_score
 
 
 def train_run(
@@ -79,7 +80,8 @@ def train_run(
         with Requests() as requests, closing(metric_logger):
             manager = CheckpointManager(kept, identity(record), checkpoint_seconds, requests, lease.check, writes=first)
             try:
-                training = train(classifier, batches, spec, torch.as_tensor(data.train_counts), progress, manager, group)
+                counts, validate = torch.as_tensor(data.train_counts), validation_score(classifier, spec, data)
+                training = train(classifier, batches, spec, counts, progress, manager, group, validate)
             except Diverged as error:
                 if first:
                     write_json(failed, record | {"failed": error.failed, "environment": environment(target, started)})
@@ -92,7 +94,8 @@ def train_run(
         record |= {"delta_sha256": sha256(folder / "delta.safetensors")}
         resumed = {"resumed_at": manager.resumed} if manager.resumed else {}  # steps
         several = {"processes": group.size} if group.size > 1 else {}
-        record |= {"training": asdict(training), "environment": environment(target, started) | resumed | several}
+        told = {name: value for name, value in asdict(training).items() if name != "average_scores" or value}
+        record |= {"training": told, "environment": environment(target, started) | resumed | several}
         write_json(folder / "train.json", record)
         write_card(folder, record)
 

@@ -4,6 +4,7 @@ evaluation the trained parameters."""
 import hashlib
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from pel_core.common.versions import check_versions, made_by, stale, versions
 from pel_core.data.batches import EvalBatches
 from pel_core.data.datasets import DATASETS, Prepared, open_prepared, split_name
 from pel_core.data.image_cache import cache_folder, open_cache
-from pel_core.data.loading import RandomCrops
 from pel_core.data.split import Split
 from pel_core.data.transforms import downscaled
 from pel_core.hardware.devices import loader_workers
@@ -36,6 +36,7 @@ from pel_core.training.classifier import Classifier, adapter_dim, build, image_p
 from pel_core.training.parents import read_parents, take_over
 from pel_core.training.prefix_cache import PrefixCache
 from pel_core.training.soups import cook
+from pel_core.training.validation import validation_logits
 
 
 def load(
@@ -55,7 +56,7 @@ def load(
             f"data set '{base}' is not prepared: run `python -m pel_core data prepare {base} --out {results}/data/{base}`"
         )
     # What is read from files has to be what was prepared; decoded images are those that they were decoded from.
-    read = [("train", fresh), (spec.split, not fresh or spec.wise_ft != 1), ("val", fresh and SOUPS[spec.soup].validates)]
+    read = [("train", fresh), (spec.split, not fresh or spec.wise_ft != 1), ("val", fresh and spec.validates)]
     compare = () if spec.image_cache else tuple(dict.fromkeys(split for split, needed in read if needed))
     data = at_native(open_prepared(results / "data" / base, spec.dataset, compare, spec.factors), spec.native)
     data = decoded(data, results, spec.image_cache)
@@ -72,33 +73,17 @@ def load(
         seen = look_at_images(spec, vit.to(device), data, device, cache, info["sha256"], projection)
     classifier = build(spec, vit.to(device), len(data.class_names), text, **seen).to(device)
     if fresh and spec.parents:
+        start = classifier.trainable_state() if SOUPS[spec.soup].shares else None
         parents = read_parents(spec, results)
         take_over(classifier, spec, parents, data)
         info["parents"] = [parent.record for parent in parents]
         if spec.soup != "none":
-            cache = PrefixCache(results, prefix_cache_gb)
-            info["soup"] = cook(classifier, spec, parents, lambda: validated(classifier, spec, results, data, info, cache))
+            about = test_images(spec, results, info, data.split("val")) if spec.validates else {}
+            validation = partial(validation_logits, classifier, spec, data, PrefixCache(results, prefix_cache_gb), about)
+            info["soup"] = cook(classifier, spec, parents, validation, start)
     if looks and spec.takes_delta:
         start_head(classifier.head, **look_at_images(spec, classifier.vit, data, device, projection=projection))
     return data, classifier, info
-
-
-def validated(
-    classifier: Classifier, spec: RunSpec, results: Path, data: Prepared, info: dict[str, Any], cache: PrefixCache
-) -> tuple[Tensor, Tensor]:
-    """Logits (N, C) and labels (N,) of the validation split, by the crops of the training's own evaluation.
-
-    Raises:
-        PelError: there is no such split.
-    """
-    split, device = data.split("val"), next(classifier.parameters()).device
-    workers = loader_workers(split.images is None, device)
-    batches = EvalBatches(
-        split, spec.tte, spec.expand, spec.pixels, spec.vit.mean, spec.vit.std, device, workers=workers,
-        interpolation=spec.interpolation, random=RandomCrops(spec.crops, spec.seed, spec.crop_min_scale),
-    )  # fmt: skip
-    logits = cache.predict(classifier, batches, spec.num_frozen_prefix_blocks, test_images(spec, results, info, split))
-    return logits, torch.as_tensor(np.asarray(split.labels, np.int64))
 
 
 def look_at_images(

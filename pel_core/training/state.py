@@ -83,7 +83,7 @@ class State:
         names = ("epoch", "step", "images", "seen", "curve", "seconds", "peak_memory_mb")
         entries = {name: getattr(self, name) for name in names}
         entries |= {"done": self.done, "steps": self.spec.epochs * self.steps}
-        entries |= {"averaged": self.average.count} if self.average else {}
+        entries |= self.average.numbers() if self.average else {}
         return entries | {"micro_batch": self.take.micro_batch, "device": self.device.type} | self.take.numbers()
 
     def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
@@ -92,7 +92,7 @@ class State:
         alike = numbers.get("device") == self.device.type  # a CPU's micro-batch would waste a GPU
         self.take.load(tensors, numbers, numbers["micro_batch"] if alike else self.take.micro_batch)
         if self.average:
-            self.average.load(tensors, numbers["averaged"])
+            self.average.load(tensors, numbers)
         self.__dict__.update(entries)
         self.total.copy_(tensors["total"])
         self._clock = time.perf_counter()

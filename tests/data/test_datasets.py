@@ -123,7 +123,7 @@ def test_names_round_trip(base, ratio):
 def test_find_dataset():
     assert find_dataset("cifar100-ir37") is DATASETS["cifar100"]
     with pytest.raises(PelError, match="Did you mean 'cifar100'"):
-        find_dataset("cifar10-ir100")
+        find_dataset("cifar1000-ir100")
     with pytest.raises(PelError, match="ask for 'imagenet-lt'"):
         find_dataset("imagenet-lt-ir10")
 
@@ -135,7 +135,7 @@ def test_every_entry_is_whole():
         assert split_name(name) == (name, None)
         assert entry.ratios == "any" or not entry.groups_from
         source = open_source(name, entry)
-        assert (source.root is not None) == (entry.held_as == "files") and not source.is_users
+        assert (source.root is not None) == (entry.held_as == "files")
         assert source.options.model_dump(exclude_defaults=True) == dict(entry.options), "a default need not be said"
 
 

@@ -85,6 +85,42 @@ def test_a_smaller_cap_lies_inside_a_larger_one(pool, seed, caps):
     assert np.bincount(one.labels, minlength=len(pool)).tolist() == np.minimum(pool, low).tolist() == one.counts.tolist()
 
 
+@given(
+    pool=POOLS,
+    caps=st.tuples(st.floats(1, 9), st.floats(1, 9)),
+    seed=SEEDS,
+    ratio=st.sampled_from([None, 1.5, 3]),
+    val=st.sampled_from([0, 0.3]),
+)
+def test_a_largest_ratio_is_drawn_after_the_long_tail_and_what_is_held_out(pool, caps, seed, ratio, val):
+    """By its definition: no class has more than so many times the smallest class's images, and the others keep theirs."""
+    labels, shared = labelled(pool), {"val": val, "cap_seed": seed}
+    whole = drawn(labels, pool, ratio, val=val)
+    left = np.bincount(whole.labels, minlength=len(pool))
+    one, two = (drawn(labels, pool, ratio, cap_ratio=cap, **shared) for cap in sorted(caps))
+    for found, cap in zip((one, two), sorted(caps), strict=True):
+        assert np.bincount(found.labels).tolist() == np.minimum(left, int(left.min() * cap)).tolist()
+        assert found.val_rows.tolist() == whole.val_rows.tolist() and found.counts.tolist() == whole.counts.tolist()
+        assert (labels[found.rows] == found.labels).all() and set(found.rows) <= set(whole.rows)
+    assert set(one.rows) <= set(two.rows), "of one seed the smaller lies inside the larger"
+    again, other = (drawn(labels, pool, ratio, cap_ratio=1, val=val, cap_seed=s) for s in (seed, seed + 1))
+    assert len(again.rows) == len(other.rows) == left.min() * len(pool)
+
+
+def test_which_images_a_largest_ratio_leaves_of_a_class_is_the_business_of_this_class():
+    pools = [[30, 9, 3], [30, 9, 3, 3], [30, 20, 3]]
+    taken = [draw(np.repeat(np.arange(len(pool)), pool), len(pool), None, Factors(cap_ratio=2)) for pool in pools]
+    assert len({tuple(found.rows[found.labels == 0].tolist()) for found in taken}) == 1
+
+
+def test_a_largest_ratio_keeps_the_order_of_the_literature():
+    labels = np.load(GOLDEN / "cifar_lt.npz")["labels"]
+    whole = draw(labels, 100, 100, AS_IS, reference=True)
+    found = draw(labels, 100, 100, Factors(cap_ratio=4), reference=True)
+    assert found.rows.tolist() == whole.rows[np.isin(whole.rows, found.rows)].tolist()
+    assert np.bincount(found.labels).tolist() == np.minimum(whole.counts, 20).tolist()
+
+
 @given(pool=POOLS, ratio=st.floats(1, 8), profile=st.sampled_from(sorted(PROFILES)), cap=st.integers(8, 50), seed=SEEDS)
 def test_the_ratio_asked_for_is_the_ratio_reached(pool, ratio, profile, cap, seed):
     pool = [count + 8 for count in pool]

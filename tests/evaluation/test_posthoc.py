@@ -240,7 +240,10 @@ REFUSED = [
     ({"posthoc.temperature": 0}, "posthoc.temperature=0 is not possible; it must be none or val or above 0"),
     ({"posthoc.ensemble": [1, 0]}, "it must be different seeds in rising order"),
     ({"posthoc.ensemble": [0.5, 1]}, "it must be different seeds in rising order"),
-    ({"posthoc.ensemble": [1, 2]}, "it must be a list that begins with the run's own seed 0"),
+    (
+        {"posthoc.ensemble": [1, 2]},
+        "that begins with the run's own seed 0; in a study, whose row is of several seeds, say `seeds`",
+    ),
 ]
 
 

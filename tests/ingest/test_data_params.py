@@ -11,6 +11,7 @@ import pytest
 from pel_core.data.datasets import DATASETS
 from pel_core.ingest.entries import declared
 from pel_core.ingest.identity import data_params
+from pel_core.ingest.sources import SOURCES
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "data-params.json"
 DRAWN = {"profile": "exponential", "ratios": [10, 50], "groups_from": 10, "largest": 40, "sampling_seed": 3}
@@ -66,7 +67,8 @@ def texts(root: Path) -> dict[str, str]:
     config: dict = {"datasets": {name: {**entry, "root": str(root / entry["root"])} for name, entry in ENTRIES.items()}}
     config["roots"] = {base: str(root / base) for base in ("imagenet-lt", "places-lt", "inat2018")}
     datasets = declared(config)
-    made = {base: data_params(base, datasets, config) for base in [*DATASETS, *ENTRIES]}
+    builtin = [base for base, entry in DATASETS.items() if not SOURCES[entry.kind].is_users]  # the others' roots are not here
+    made = {base: data_params(base, datasets, config) for base in [*builtin, *ENTRIES]}
     named = config | {"naming": {**NAMING, "folders": {"file": str(root / "names.txt")}}}
     return made | {f"{base}+naming": data_params(base, datasets, named) for base in NAMING}
 

@@ -59,7 +59,7 @@ def test_an_entry_comes_as_its_ratios():
 @pytest.mark.parametrize(
     "entry, message",
     [
-        ({"kind": None}, "unknown kind of data set 'mine' .*'None'; known: auto, csv, folders, huggingface, lists"),
+        ({"kind": None}, "unknown kind of data set 'mine' .*'None'; known: auto, csv, folders, .*huggingface, lists"),
         ({"kind": ["csv"]}, "unknown kind"),
         ({"kind": "csv", "profile": "steep", "ratios": [2]}, "unknown profile of .*Did you mean 'step'"),
         ({"kind": "csv", "profile": "flat", "ratios": [2]}, "Leave it out for the imbalance as found"),

@@ -1,17 +1,23 @@
 """Every kind of source on small data sets: found, known by its content, read; and what is known of published ones."""
 
 import hashlib
+import io
+import json
 import pickle
 import shutil
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from own_trees import draw, fill, write
 from pydantic import Field
+from torchvision_trees import food101
 
 from pel_core.common.errors import PelError
 from pel_core.common.problems import Problems
@@ -77,6 +83,39 @@ def _huggingface(root: Path, monkeypatch) -> Example:
     return _user(root / "saved", "huggingface", lambda: save(9))
 
 
+def _hub(root: Path, monkeypatch) -> Example:
+    datasets = pytest.importorskip("datasets", reason="needs the extra 'hf'")
+    datasets.disable_progress_bars()
+    images = [
+        {"bytes": path.read_bytes(), "path": None}
+        for path in sorted(fill(root.parent / "files", {"a": 6, "b": 4}).rglob("*.png"))
+    ]
+    root.mkdir(parents=True)
+
+    def save(count: int) -> None:
+        table = datasets.Dataset.from_dict({"image": images[:count], "label": ([1] * 6 + [0] * 4)[:count]})
+        table.cast_column("image", datasets.Image()).to_parquet(root / "train.parquet")
+
+    save(10)
+    return _user(root, "hub", lambda: save(9))
+
+
+def _webdataset(root: Path, monkeypatch) -> Example:
+    images = sorted(fill(root.parent / "files", {"a": 6, "b": 4}).rglob("*.png"))
+    root.mkdir(parents=True)
+
+    def save(count: int) -> None:
+        with tarfile.open(root / "train-0.tar", "w") as shard:
+            for i, path in enumerate(images[:count]):
+                for name, content in ((f"{i:04d}.png", path.read_bytes()), (f"{i:04d}.cls", path.parent.name.encode())):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(content)
+                    shard.addfile(member, io.BytesIO(content))
+
+    save(10)
+    return _user(root, "webdataset", lambda: save(9), train="train-*.tar")
+
+
 def _cifar(root: Path, monkeypatch) -> Example:
     labels = {"train": np.repeat(np.arange(3), 4).tolist(), "test": [0, 1, 2]}
     records = {split: {"data": np.zeros((len(each), 3072), np.uint8), "fine_labels": each} for split, each in labels.items()}
@@ -88,6 +127,33 @@ def _cifar(root: Path, monkeypatch) -> Example:
     return Example("cifar100", {"roots": {"cifar100": str(root)}})
 
 
+def _split_file(root: Path, monkeypatch) -> Example:
+    fill(root, {"a": 3, "b": 3})
+    splits = {"train": (0, 1), "test": (2,)}
+    listed = {s: [[f"{name}/{i:03d}.png", "ab".index(name), name] for name in "ab" for i in at] for s, at in splits.items()}
+    (root / "split.json").write_text(json.dumps(listed))
+    return _user(
+        root, "split_file", lambda: (root / "split.json").write_text(json.dumps(listed | {"val": []})), file="split.json"
+    )
+
+
+def _parquet(root: Path, monkeypatch) -> Example:
+    images = [path.read_bytes() for path in sorted(fill(root.parent / "files", {"a": 6, "b": 4}).rglob("*.png"))]
+    root.mkdir()
+
+    def save(count: int) -> None:
+        table = pyarrow.table({"image": images[:count], "label": ([1] * 6 + [0] * 4)[:count]})
+        pyarrow.parquet.write_table(table, root / "all.parquet")
+
+    save(10)
+    return _user(root, "parquet", lambda: save(9))
+
+
+def _torchvision(root: Path, monkeypatch) -> Example:
+    food101(root, monkeypatch.setattr)
+    return _user(root, "torchvision", lambda: draw(root / "food-101/images/waffles/99.jpg", 99), set="Food101")
+
+
 EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], Example]] = {
     "toy": lambda root, monkeypatch: Example("toy", {}),
     "rendered": lambda root, monkeypatch: Example("demo-cifar", {}),
@@ -96,6 +162,11 @@ EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], Example]] = {
     "folders": _folders,
     "csv": _csv,
     "huggingface": _huggingface,
+    "split_file": _split_file,
+    "parquet": _parquet,
+    "torchvision": _torchvision,
+    "hub": _hub,
+    "webdataset": _webdataset,
     "auto": lambda root, monkeypatch: _folders(root, monkeypatch, "auto"),
 }
 

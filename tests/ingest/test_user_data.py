@@ -14,9 +14,10 @@ from pel_core.cli.main import main
 from pel_core.common.errors import PelError
 from pel_core.data.datasets import open_prepared
 from pel_core.data.roots import expand_root
-from pel_core.ingest.entries import user_kinds
+from pel_core.ingest.entries import declared, user_kinds
 from pel_core.ingest.prepare import prepare
 from pel_core.ingest.sources.lists import ListsOptions
+from pel_core.studies.config import read_config
 from pel_core.studies.plan import plan
 from pel_core.studies.study import load, load_settings
 
@@ -161,9 +162,14 @@ def test_the_configurations_in_the_docs_are_possible(tmp_path):
     for example, study in zip(examples, ("own-table", "own-table", "report"), strict=True):
         (tmp_path / "my.yaml").write_text(example)
         assert load(study, tmp_path / "my.yaml").specs
+    other = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
     of_lists = {*ListsOptions.model_fields} - {"root", "exclude"}
     for key in {key for source in user_kinds().values() for key in source.Entry.model_fields} - of_lists:
-        assert f"`{key}`" in text, f"docs/own-data.md does not say what {key} is"
+        assert f"`{key}`" in text + other, f"neither docs/own-data.md nor docs/data.md says what {key} is"
+    for example in [part.split("```")[0] for part in other.split("```yaml\n")[1:]]:
+        if "datasets:" in example:
+            (tmp_path / "my.yaml").write_text(example)
+            assert declared(read_config(tmp_path / "my.yaml"))
 
 
 STUDY = """

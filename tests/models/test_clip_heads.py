@@ -223,6 +223,13 @@ def test_which_images_are_cached():
         assert same == (most == 0)
 
 
+def test_which_images_of_a_class_are_cached_is_the_business_of_this_class():
+    few, more = ([0] * 30 + [1] * count + [2] * 20 for count in (12, 25))
+    first, second = (TipAdapter.remembers(np.array(labels), 0, {"per_class": 4}) for labels in (few, more))
+    assert first[first < 30].tolist() == second[second < 30].tolist()
+    assert (first[first >= 42] - 42).tolist() == (second[second >= 55] - 55).tolist()
+
+
 @torch.no_grad()
 def plain_features(results, data, chosen):
     """Projected features of training images, by the plain ViT."""

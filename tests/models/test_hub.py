@@ -44,7 +44,7 @@ def small(monkeypatch, tmp_path):
 @pytest.fixture
 def no_network(monkeypatch):
     """Whoever asks for the network fails the test."""
-    monkeypatch.setattr(hub, "_require_network", lambda: (_ for _ in ()).throw(hub.Unavailable("no network")))
+    monkeypatch.setattr(hub, "require_network", lambda: (_ for _ in ()).throw(hub.Unavailable("no network")))
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("asked for the network"))
 
 

@@ -61,11 +61,13 @@ def test_a_run_has_one_name(spec, slug):
 def test_every_factor_round_trips():
     values = {"seed": 3, "classes": 4, "class_seed": 1, "per_class": 60, "ratio": 7, "profile": "step", "head_tail_ratio": 0.25}
     values |= {"val": 0.1, "val_rule": "train", "val_seed": 2, "noise": 0.2, "noise_seed": 5, "groups": "terciles"}
+    values |= {"cap_ratio": 3, "cap_seed": 1}
     values |= {"groups_from": "subset"}
     assert {*values} == {knob.name for knob in FACTORS.knobs}, "a new factor belongs here"
     for needed in ({"ratio", "classes", "val"}, {"ratio", "noise"}):
         for name in values:
             asked = {key: values[key] for key in {*needed, name, "noise" if name == "noise_seed" else name}}
+            asked |= {"cap_ratio": 3} if name == "cap_seed" else {}
             asked |= {"classes": 4} if name == "class_seed" else {"val": 0.1} if name.startswith("val_") else {}
             spec = make("toy", **{f"data_{key}": value for key, value in asked.items()})
             assert spec.dataset == "toy-ir7" and RunSpec.parse(spec.slug) == spec
@@ -88,6 +90,8 @@ def test_only_how_classes_are_grouped_is_evaluations():
         ("toy-ir20", {"data_per_class": 0}, "data.per_class=0 is not possible"),
         ("toy", {"data_per_class": 120}, "it must be below 120, the images that each class has"),
         ("toy-ir20", {"data_per_class": 10}, "it must be larger: imbalance ratio 20 leaves 2 of 6 classes without an image"),
+        ("toy-ir20", {"data_cap_ratio": 0.5}, "data.cap_ratio=0.5 is not possible; it must be none or at least 1"),
+        ("toy-ir20", {"data_cap_seed": 1}, "data.cap_seed=1 has no effect on toy-ir20 here: it needs data.cap_ratio"),
         ("toy", {"data_ratio": 0.5}, "data.ratio=0.5 is not possible"),
         ("toy-ir20", {"data_ratio": 10}, "the name 'toy-ir20' has a ratio; ask for 'toy' with data.ratio"),
         ("mine-ir20", {"data_ratio": 10}, "the name 'mine-ir20' has a ratio"),

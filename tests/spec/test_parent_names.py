@@ -1,11 +1,18 @@
 """Runs that start from runs: their names say what from, and what cannot be started from is refused."""
 
+import shutil
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from pel_core.common.errors import PelError
+from pel_core.common.files import write_json
+from pel_core.spec import long_names
 from pel_core.spec.parents import read_parents, spell_parents
+from pel_core.spec.plugins import parse_run
+from pel_core.spec.results import run_folder
 from pel_core.spec.run_spec import RunSpec
 
 OPTIONS = st.fixed_dictionaries(
@@ -130,7 +137,7 @@ NARROW, FEW = {**ADAPTER, "head.reduction": 2}, {**CACHE, "head.per_class": 4}
         ("adaptformer@2:4", {"parents": [made()], "data.val": 0.2}, "trains on images that this run holds out"),
         ("adaptformer@2:4", {"parents": [made(), made(loss="ce")]}, "a run starts from one other"),
         ("adaptformer@2:4", {"parents": [made()], "train_delta": False, "train_head": False}, "nothing else trains"),
-        ("zero-shot", {"parents": [made()]}, "parents=.* has no effect on zero-shot .* a method that trains"),
+        ("zero-shot", {"parents": [made()]}, "from: toy-ir20.* has no effect on zero-shot .* a method that trains"),
         ("adaptformer@2:4", {"parents": "adaptfomer"}, "Did you mean 'adaptformer'"),
         ("adaptformer@2:4", {"parents": "adaptformer,seed:x"}, "expected a whole number"),
         ("adaptformer@2:4", {"parents": "adaptformer,lr:much"}, "lr=much: expected a number"),
@@ -150,6 +157,8 @@ def test_images_held_out_are_held_out_of_all_that_was_trained_before():
         with pytest.raises(PelError, match=r"trains on images that this run holds out \((dataset|data.seed) differs\)"):
             made(parents=[other], **val)
     assert made(parents=[made(**val, **{"data.noise": 0.1})], **val).parents  # which changes labels alone
+    assert made(parents=[made(**val, **{"data.cap_ratio": 2})], **val).parents  # which takes of training images alone
+    assert made(parents=[made(**val)], **val, **{"data.cap_ratio": 2}).parents
     between = plain("demo-cifar-ir10", "adaptformer@2:4", 0, parents=[made(adapter_dim=4)], take="delta")
     with pytest.raises(PelError, match=r"from: toy-ir20.*trains on images that this run holds out .data.val differs"):
         made(parents=[between], take="delta", adapter_dim=4, **val)
@@ -158,3 +167,51 @@ def test_images_held_out_are_held_out_of_all_that_was_trained_before():
 def test_another_backbone_cannot_be_started_from():
     with pytest.raises(PelError, match="its backbone is clip-mini, this run's toy"):
         made(parents=[RunSpec.make("toy-ir20", "clip-mini", "adaptformer@2:4", 0)])
+
+
+# Names that would be too long
+
+
+def long_chain(length=5):
+    """Each starts from the one before: its name would be longer and longer."""
+    spec = made(**{"data.val": 0.2})
+    for rate in range(length):
+        spec = made(parents=[spec], lr=0.1 + rate / 10, momentum=0.5, weight_decay=0.125, **{"data.val": 0.2})
+    return spec
+
+
+def test_a_name_that_would_be_too_long_has_a_digest_and_is_read_by_who_made_it():
+    spec = long_chain()
+    ancestors = [*spec.ancestors.values(), spec]
+    slugs = [each.slug for each in ancestors]
+    assert len({*slugs}) == len(slugs) == 6 and all(len(slug) <= 200 for slug in slugs)
+    short = [slug for slug in slugs if "parents=@" not in slug]
+    assert slugs[: len(short)] == short and len(short) > 1, "the shorter ones are as they were"
+    for each in ancestors:
+        assert RunSpec.parse(each.slug) == each and RunSpec.parse(each.slug).parent_specs == each.parent_specs
+    within = replace(spec, tte="none")
+    assert within.slug == f"{spec.slug}.tte=none" and within.train.slug == spec.slug
+    other = made(parents=[long_chain(4)], lr=0.5, momentum=0.5, weight_decay=0.125, **{"data.val": 0.2})
+    assert other == spec and made(parents=[long_chain(3)], lr=0.5, momentum=0.5, **{"data.val": 0.2}).slug != spec.slug
+
+
+def test_a_digest_is_explained_by_a_results_folder_or_refused(tmp_path, monkeypatch):
+    spec = long_chain()
+    slug = spec.slug
+    monkeypatch.setattr(long_names, "_RESULTS", {})
+
+    def parsed():
+        monkeypatch.setattr(long_names, "_KNOWN", {})  # as in another process
+        return parse_run(slug, tmp_path)
+
+    with pytest.raises(PelError, match=r"parents=@[0-9a-f]{16} stands for .* no results folder says which .*--results"):
+        parsed()
+    long_names.write_names(tmp_path, {each.slug: each for each in (spec, *spec.ancestors.values())})
+    assert parsed() == spec and len([*(tmp_path / "names").iterdir()]) == sum(
+        "=@" in slug for slug in [spec.slug, *spec.ancestors]
+    )
+    shutil.rmtree(tmp_path / "names")
+    with pytest.raises(PelError, match="no results folder says which"):
+        parsed()
+    write_json(run_folder(tmp_path, spec.slug) / "train.json", {"spec": spec.to_json()})  # of a run that was copied
+    assert parsed() == spec

@@ -189,6 +189,15 @@ def test_what_a_configuration_shares_gives_way():
         make(shared={"epoch": 3})
 
 
+@pytest.mark.parametrize(("asked", "meant"), [("epoch", "epochs"), ("average.decy", "average.decay")])
+def test_of_a_hundred_options_the_nearest_are_told_and_where_the_others_are(asked, meant):
+    with pytest.raises(PelError) as told:
+        RunSpec.make("toy", "toy", "ln", 0, **{asked: 3})
+    message = str(told.value)
+    assert message.startswith(f"unknown option '{asked}'; known: ") and message.endswith(f"Did you mean '{meant}'?")
+    assert "more, listed in docs/options.md (python -m pel_core options)" in message and len(message) < 300
+
+
 def test_crops_of_an_image():
     for tte, crops in {"none": 1, "fivecrop": 5, "tencrop": 10, "randaug": 10}.items():
         assert RunSpec.make("toy", "toy", "ln", 0, tte=tte).views == crops

@@ -29,7 +29,7 @@ STUDIES = {
     "inits": (7, 7, 2, 6),
     "classifiers": (8, 8, 1, 3),
     "losses": (8, 8, 1, 3),
-    "baselines": (35, 32, 1, 3),
+    "baselines": (37, 34, 1, 3),
     "baselines-tuned": (53, 53, 1, 3),  # candidates; finals follow
     "mixing": (6, 6, 1, 1),
     "sampling": (13, 13, 1, 1),
@@ -41,14 +41,15 @@ STUDIES = {
     "resolution": (12, 12, 7, 13),
     "budget": (18, 18, 5, 5),
     "place": (9, 9, 7, 13),
-    "fair-tables": (224, 224, 5, 5),  # candidates; finals follow
+    "fair-tables": (80, 80, 5, 5),  # candidates; finals follow
     "fair-probe": (160, 160, 2, 5),
     "sensitivity": (16, 16, 4, 8),
     "subsets": (12, 12, 1, 1),
     "posthoc": (16, 4, 6, 11),
     "stages": (10, 10, 2, 2),
-    "soups": (27, 17, 1, 1),
-    "tour": (45, 28, 23, 24),
+    "soups": (33, 23, 1, 1),
+    "robustness": (10, 4, 3, 3),
+    "tour": (47, 28, 24, 25),
 }
 TOY = "{title: T, backbone: toy, seeds: [0, 1, 2], data: {toy: toy}}"
 CURVE = """

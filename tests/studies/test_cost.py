@@ -2,15 +2,20 @@
 
 import socket
 
+import numpy as np
 import pytest
 import torch
 
 from pel_core.cli.main import main
 from pel_core.common.files import write_json
+from pel_core.common.tensors import read_tensors
+from pel_core.data.sampling import profile_counts
+from pel_core.models.tip_adapter import TipAdapterF
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.cost import forward_gflop, throughput_file, training_gflop, work
 from pel_core.studies.plan import plan
 from pel_core.studies.study import load
+from pel_core.studies.text_cost import text_gflop, tower_file
 
 
 def test_the_network_costs_what_performance_notes_say():
@@ -67,3 +72,35 @@ def test_a_plan_says_which_runs_take_two_passes(tmp_path):
     text = plan(study)
     assert "1 run of sharpness=sam: a step takes up to 2 passes" in text and "1 run of sharpness=imbsam" in text
     assert f"Images: {5 * 10 * 10_847:,} to train on" in text
+
+
+def test_a_checkpoint_that_keeps_images_counts_them_on_disk(tmp_path):
+    """Against files that runs write: features and labels, once a run."""
+    study = load("report", "demo", results=tmp_path)
+    for head, kept in {"knn": 1083, "tip-adapter-f": None, "cosine": 0}.items():
+        options = {"epochs": 0} if head == "knn" else {}
+        spec = RunSpec.make("demo-cifar-ir100", "clip-mini", "head-only", 0, head=head, **options)
+        kept = len(TipAdapterF.remembers(long_tail_labels(), 0, {"per_class": 16})) if kept is None else kept
+        more = work(study, spec).disk - work(study, RunSpec.make("demo-cifar-ir100", "clip-mini", "head-only", 0)).disk
+        assert kept * (4 * spec.vit.width + 8) <= more <= 1.5 * kept * (4 * spec.vit.width + 8), head
+
+
+def long_tail_labels():
+    """Of the demo's images at ratio 100: 24 classes, 1083 images."""
+    counts = profile_counts("exponential", 24, 200, 100)
+    return np.repeat(np.arange(24), counts)
+
+
+def test_the_text_tower_is_part_of_the_time_once_it_is_prepared(tmp_path, toy_results):
+    """Against multiplications counted by hand, on the toy's tower: two blocks of width 24 (MLP of 48)."""
+    spec = RunSpec.make("toy", "toy", "head-only", 0, recipe="coop", epochs=3, **{"head.context": 5})
+    assert text_gflop(tmp_path, spec, 100) is None
+    path = tower_file(toy_results, spec)
+    made, _ = read_tensors(path)
+    length = int(made["text.tokens"].argmax(1).max()) + 1 + 5
+    classes, steps = len(made["text.tokens"]), 3 * -(-100 // spec.batch_size)
+    block = 2 * length * (4 * 24 * 24 + 2 * 24 * 48) + 4 * length * length * 24  # projections and MLP, attention
+    assert text_gflop(toy_results, spec, 100) == pytest.approx(steps * 2 * classes * 2 * block / 1e9)
+    chunked = RunSpec.make("toy", "toy", "head-only", 0, recipe="coop", epochs=3, **{"head.context": 5, "head.chunk": 2})
+    assert text_gflop(toy_results, chunked, 100) == pytest.approx(1.5 * text_gflop(toy_results, spec, 100))
+    assert text_gflop(toy_results, RunSpec.make("toy", "toy", "ln", 0), 100) == 0

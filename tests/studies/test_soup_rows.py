@@ -6,6 +6,8 @@ from fake_results import write_predicted, write_results
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, write_json
+from pel_core.reporting.paired import Rows, contrast_effect
+from pel_core.reporting.runs import read_runs
 from pel_core.reporting.tables import table_files, table_grid
 from pel_core.spec.results import metrics_file
 from pel_core.studies.plan import plan
@@ -74,6 +76,7 @@ GREEDY = {**SOUP, "soup": "greedy", "from_seeds": "all"}
             [RUN, {"label": "a", "from": "run", **GREEDY}],
             r"study\.yaml: t: soup=greedy: data set 'toy-ir20' has no validation split.*data.val",
         ),
+        ([{**RUN, "average": "ema", "average.keep": "val"}], r"t: average.keep=val: data set 'toy-ir20' has no validation split"),
         ([RUN, {"label": "a", "from": "run", **GREEDY, "data.val": 0.2}], "it trains on images that this run holds out"),
         (
             [RUN, {"label": "a", "from": "run", **ALL, "tune": {"grid": {"lr": [0.1, 0.2]}, "seeds": [7], "hold_out": 0.2}}],
@@ -113,8 +116,44 @@ def test_a_table_says_that_it_is_one_value_and_invents_no_spread(study):
     assert [stat.n for (stat,) in grid.values] == [3, 1] and grid.values[1][0].std is None
     text = table_files(made, "t")["md"]
     assert "±" not in next(line for line in text.splitlines() if line.startswith("| soup"))
-    about = "adaptformer.epochs=0.soup=uniform on toy-ir20 is one value (n = 1), the mean of 3 trainings (seeds 0, 1, 2)"
+    about = "soup on toy-ir20 is one value (n = 1), the mean of 3 trainings (seeds 0, 1, 2)"
     assert (
         f"{about}: its interval, and its comparisons, are over test images for this soup alone; other seeds would make another."
         in text
     )
+
+
+def test_a_greedy_soup_that_is_scored_by_what_chose_it_says_so(study):
+    """And so does what starts from it; scored on test images neither does."""
+    on = {"label": "on", "from": "soup", "take": "delta"}
+    chosen = {"taken": [], "validation": {"metric": "overall", "scores": {}}}
+    for split, said in (("val", True), ("test", False)):
+        made = study([RUN, {"label": "soup", "from": "run", **GREEDY}, on], where={**WHERE, "data.val": 0.2, "split": split})
+        write_results(made.results, made.specs)
+        write_predicted(made.results, made.specs)
+        for slug in made.artefact("t").cells[1].slugs:
+            path = metrics_file(made.results, slug)
+            write_json(path, read_json(path) | {"parents": [{"slug": slug, "delta_sha256": "b" * 64}] * 3, "soup": chosen})
+        text = table_files(made, "t")["md"]
+        for name in ("soup", "on"):
+            told = f"{name} on toy-ir20 is scored on the validation images that chose what its training gave, which flatters it."
+            assert (told in text) == said
+        assert "run on toy-ir20 is scored" not in text
+
+
+def test_a_claim_says_that_one_value_is_held_fixed(study):
+    """Of a value that is none of test images, whose interval is over seeds alone."""
+    part = {"over": [WHERE], "value": "training.seconds", "expect": "higher"}
+    soup = {"from": {"loss": "ce"}, **ALL}
+    claims = {"c": {"statement": "S", "parts": [{"a": {"loss": "ce"}, "b": soup, **part}]}}
+    made = study([RUN], claims=claims)
+    write_results(made.results, made.specs)
+    artefact = made.summary("claims")
+    effect = contrast_effect(artefact.claims[0].contrasts[0], read_runs(made, artefact), Rows(made.results))
+    assert effect.seeds == (0, 1, 2) and any("is one value, of several seeds, and is held fixed" in note for note in effect.notes)
+    alike = {"c": {"statement": "S", "parts": [{"a": {"loss": "ce"}, "b": {"loss": "la"}, **part}]}}
+    made = study([RUN], claims=alike)
+    write_results(made.results, made.specs)
+    artefact = made.summary("claims")
+    effect = contrast_effect(artefact.claims[0].contrasts[0], read_runs(made, artefact), Rows(made.results))
+    assert not any("held fixed" in note for note in effect.notes)

@@ -68,7 +68,7 @@ def test_the_tour_uses_every_key_kind_and_word():
     schema = json.loads(json_schemas()["study.schema.json"])
     used = set(used_keys(yaml.safe_load(TOUR)))
     left = keys_of(schema) - used
-    tuned = {*used_keys(yaml.safe_load(next(quote for quote in WHOLE if "\ntune:" in quote)))}
+    tuned = {key for quote in WHOLE if re.search(r"^ *tune:", quote, re.MULTILINE) for key in used_keys(yaml.safe_load(quote))}
     assert {*Tune.model_fields} <= tuned
     # posthoc.yaml; report.yaml; a backbone is the configuration's to name; of a critical-difference diagram; place.yaml; beside a
     # fraction; the demo has no validation split of its own
@@ -111,6 +111,14 @@ def test_the_tuned_study_that_the_page_gives_is_one(config, tmp_path):
     assert [len(first.candidates), len(second.candidates)] == [6, 8]
     assert {spec.epochs for spec in second.specs.values()} == {1 if config == "demo" else 5}
     assert len(study.planned) == 2 * (6 + 8) + 3 * 3
+
+
+@pytest.mark.parametrize(("config", "sizes"), [("demo", (8, 3)), ("paper", (40, 14, 5))])
+def test_the_halved_study_that_the_page_gives_is_one(config, sizes, tmp_path):
+    (text,) = (quote for quote in WHOLE if "kind: halving" in quote)
+    (tmp_path / "mine.yaml").write_text(text)
+    (tuning,) = load(tmp_path / "mine.yaml", config).tunings.values()
+    assert tuning.sizes == sizes
 
 
 @pytest.mark.parametrize("config", ["demo", "paper"])

@@ -6,12 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from resuming import train_once
 
+from pel_core.cli.main import main
 from pel_core.common.errors import PelError
+from pel_core.common.files import read_json
+from pel_core.data.batches import EvalBatches
 from pel_core.spec.choices import CHOICES
+from pel_core.spec.results import run_folder
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.averages import make_average
 from pel_core.training.checkpoints import CheckpointManager
-from pel_core.training.loop import Diverged
+from pel_core.training.loop import Diverged, predict
+from pel_core.training.run_inputs import load
 
 EPOCHS = 4
 
@@ -79,6 +84,44 @@ def test_it_is_the_plain_average(toy_results, plain, case):
     assert any(not torch.equal(state[name], plain[0][name]) for name in state)
 
 
+@pytest.mark.parametrize("checks", [1, 4, 50])
+def test_the_best_mean_on_the_validation_split_is_kept(toy_results, checks):
+    """Against means and accuracies written out; the steps of the training are those of no average."""
+    shared = {"data.val": 0.3, "lr": 0.5, "tte": "none"}
+    plain_end, _ = trained(toy_results, **shared)
+    options = {"average": "ema", "average.decay": 0.8, "average.keep": "val", "average.checks": checks}
+    spec = RunSpec.make("toy-ir20", "toy", "lora+vpt-deep+ln", 0, epochs=EPOCHS, **shared, **options)
+    recorder = Recorder()
+    state, log = train_once(toy_results, spec, recorder)
+    seen, total = recorder.seen, len(recorder.seen)
+    assert all(torch.equal(seen[-1][name], plain_end[name].double()) for name in plain_end)
+    data, classifier, _ = load(spec, toy_results, torch.device("cpu"), fresh=True)
+    batches = EvalBatches(data.val, "none", 0, spec.pixels, spec.vit.mean, spec.vit.std, torch.device("cpu"))
+    labels, means, scores = torch.as_tensor(data.val.labels), {}, {}
+    for done in sorted({round(total * turn / checks) for turn in range(1, checks + 1)} - {0}):
+        means[done] = {name: value.float() for name, value in plain_ema(seen[:done], 0.8).items()}
+        classifier.load_trainable(means[done])
+        right = predict(classifier, batches).argmax(1) == labels
+        scores[done] = 100 * float(torch.stack([right[labels == label].double().mean() for label in labels.unique()]).mean())
+    assert log.average_scores == pytest.approx(scores)
+    best = max(scores, key=scores.get)
+    for name, value in means[best].items():
+        torch.testing.assert_close(state[name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_a_training_that_keeps_the_best_mean_says_what_they_scored(toy_results):
+    options = {"average": "ema", "average.keep": "val", "average.checks": 2, "data.val": 0.3}
+    spec = RunSpec.make("toy-ir20", "toy", "ln", 0, epochs=2, **options)
+    assert main(["train", spec.slug, "--results", str(toy_results), "--no-tensorboard"]) == 0
+    told = read_json(run_folder(toy_results, spec.slug) / "train.json")["training"]["average_scores"]
+    assert len(told) == 2 and all(0 <= score <= 100 for score in told.values())
+    other = RunSpec.make("toy-ir20", "toy", "ln", 0, epochs=2)
+    assert main(["train", other.slug, "--results", str(toy_results), "--no-tensorboard"]) == 0
+    assert "average_scores" not in read_json(run_folder(toy_results, other.slug) / "train.json")["training"]
+    with pytest.raises(PelError, match=r"has no split 'val'; data\.val=0\.1 holds one out"):
+        train_once(toy_results, RunSpec.make("toy-ir20", "toy", "ln", 0, average="ema", **{"average.keep": "val"}))
+
+
 def test_a_constant_rate_and_a_frozen_head_compose(toy_results):
     options = {"schedule": "constant", "train_head": False, "average": "swa", "average.start": 0.25}
     state, seen = trained(toy_results, **options)
@@ -128,8 +171,11 @@ def test_it_holds_what_trains_once_more_and_nothing_while_it_has_not_begun():
             "below 0.5, so that the ends of at least two of 2 epochs are averaged, or beside",
         ),
         ({"average": "swa", "epochs": 1}, "beside average.every=step: no two"),
-        ({"average": "ema", "epochs": 0}, "beside epochs above 0: nothing trains"),
+        ({"average": "ema", "epochs": 0}, "average=ema is not possible .* it needs epochs above 0: in 0 epochs nothing trains"),
+        ({"average": "swa", "epochs": 0}, "average=swa is not possible .* it needs epochs above 0"),
         ({"average.decay": 0.9}, "it needs average=ema"),
+        ({"average": "swa", "average.keep": "val"}, "it needs average=ema"),
+        ({"average": "ema", "average.checks": 3}, "average.checks=3 has no effect .* it needs average.keep=val"),
         ({"average": "ema", "average.decay": 1}, "at least 0 and below 1"),
         ({"average": "swe"}, "swa"),
     ],

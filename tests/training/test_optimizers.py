@@ -211,6 +211,18 @@ def test_layer_decay(classifier):
         assert rate == pytest.approx(expected), name
 
 
+@pytest.mark.parametrize(("blocks", "last"), [("", 3), ("@1:3", 2), ("@:2", 1)])
+@pytest.mark.parametrize("method", ["fact-tt", "fact-tk"])
+def test_what_blocks_share_learns_as_the_last_of_them(classifier, method, blocks, last):
+    spec = make(method=method + blocks)
+    assert spec.vit.layers == 4
+    found, _ = grouped(classifier, spec, layer_decay=0.5)
+    shared = [rate for name, (rate, _) in found.items() if ".shared." in name]
+    assert shared == pytest.approx([RATE * 0.5 ** (3 - last)] * len(shared)) and shared
+    own = {name: rate for name, (rate, _) in found.items() if ".shared." not in name and not name.startswith("head")}
+    assert all(rate == pytest.approx(RATE * 0.5 ** (3 - int(name.split(".")[1]))) for name, rate in own.items())
+
+
 EXEMPT = {
     "adaptformer": {
         "biases": ("ffn.norm.bias", "down.bias", "up.bias"), "norms": ("norm.weight", "norm.bias"), "scales": ("scale",),

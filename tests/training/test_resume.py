@@ -53,6 +53,7 @@ VARIANTS = [
         for every in ("step", "epoch")
         if average != "none"
     ),
+    {"method": "lora", "average": "ema", "average.decay": 0.8, "average.keep": "val", "average.checks": 4, "data.val": 0.3},
     {"method": "adaptformer", "head.feature": "projected"},
     {"method": "head-only", "head": "clip-adapter", "precision": "bf16"},
     {"method": "ssf-ln", "head": "tip-adapter", "head.per_class": 5},

@@ -216,12 +216,19 @@ def test_factors_are_stored_read_and_taken_over_again(results):
             r"head.scales=alone has no effect .* head=cosine",
         ),
         ({**LWS, "train_head": False}, "head.scales=alone has no effect .* train_head=true"),
+        ({**LWS, "take": "delta"}, "head.scales=alone has no effect .* needs a run to start from whose head is taken over"),
         ({**LWS, "head.scales": "only"}, "must be one of none, learnable, alone"),
     ],
 )
 def test_stages_that_cannot_be_are_refused(options, message):
     with pytest.raises(PelError, match=message):
         child(**options)
+
+
+def test_second_stages_without_a_first_are_refused():
+    for stage in ({"head.scales": "alone"}, {"train_delta": False}, {"take": "head"}):
+        with pytest.raises(PelError, match=r"has no effect .* a run to start from .*from:"):
+            RunSpec.make("toy-ir20", "toy", METHOD, 5, **stage)
 
 
 def test_factors_are_not_dropped_silently():

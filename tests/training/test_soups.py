@@ -92,6 +92,58 @@ def test_a_greedy_soup_is_the_greedy_choice_on_validation_images(results, metric
     assert record["validation"]["scores"][str(order[0])] == pytest.approx(100 * score(order[:1]))
 
 
+def folded(results, parents, weight, **options):
+    """LT-Soups' running mean, step by step, from the network before training on; runs of other seeds are averaged first."""
+    start = load(made(epochs=0, train_head=True, **options), results, CPU, fresh=True)[1].trainable_state()
+    now = {name: value.double().numpy() for name, value in start.items()}
+    for lr in dict.fromkeys(parent.lr for parent in parents):
+        mean = plain_mean([trained(results, parent) for parent in parents if parent.lr == lr])
+        now = {name: (1 - weight) * value + weight * mean[name] for name, value in now.items()}
+    return now
+
+
+@pytest.mark.parametrize("weight", [0.7, 0.25, 1])
+def test_a_fold_is_the_running_mean_from_the_start_of_the_training(results, weight):
+    spec = soup("fold", **({} if weight == 0.7 else {"soup.weight": weight}))
+    same(load(spec, results, CPU, fresh=True)[1].trainable_state(), folded(results, PARENTS, weight))
+
+
+def test_the_order_of_a_fold_counts(results):
+    heads = [
+        load(soup("fold", parents=parents), results, CPU, fresh=True)[1].trainable_state()["head.weight"]
+        for parents in (PARENTS, [*PARENTS[2:], *PARENTS[:2]])
+    ]
+    assert not torch.allclose(*heads)
+
+
+def test_a_fold_says_what_each_run_counts(results):
+    found = load(soup("fold"), results, CPU, fresh=True)[2]["soup"]
+    assert found["shares"] == pytest.approx([0.09, 0.105, 0.105, 0.35, 0.35]) and sum(found["shares"]) == pytest.approx(1)
+    assert found["taken"] == [spec.slug for spec in PARENTS]
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=7), st.floats(0.01, 1))
+def test_the_shares_of_a_fold_are_those_of_its_steps(kinds, weight):
+    first, rest = SOUPS["fold"].shares([str(kind) for kind in kinds], weight=weight)
+    values = dict(enumerate((3.0, -1.0, 4.0, 8.0)))
+    now = 10.0
+    for kind in dict.fromkeys(kinds):
+        now = (1 - weight) * now + weight * values[kind]
+    assert first * 10 + sum(share * values[kind] for share, kind in zip(rest, kinds, strict=True)) == pytest.approx(now)
+
+
+def test_runs_of_other_classes_give_a_soup_of_their_deltas(results):
+    """What is not taken over need not fit."""
+    parents = [made(3, **{"data.val": 0}), made(3, **{"data.val": 0, "data.classes": 4})]
+    for parent in parents:
+        assert main(["train", parent.slug, "--results", str(results), "--no-tensorboard"]) == 0
+    for how in ("uniform", "fold"):
+        spec = soup(how, parents=parents, take="delta", **{"data.val": 0})
+        found = load(spec, results, CPU, fresh=True)[1].trainable_state()
+        delta = next(name for name in found if not name.startswith("head."))
+        assert found[delta].isfinite().all() and len(found["head.weight"]) == 6
+
+
 def test_it_is_evaluated_like_any_run_and_says_what_it_is_made_of(results):
     assert main(["evaluate", soup().slug, "--results", str(results), "--no-tensorboard"]) == 0
     record = read_json(metrics_file(results, soup().slug))
@@ -145,6 +197,9 @@ def test_its_name_gives_it_back_and_one_of_several_seeds_is_no_run_of_a_seed():
         ({"how": "none"}, "a run starts from one other; expected one, or soup=uniform"),
         ({"parents": []}, "soup=uniform has no effect on ln\\+lora here: it needs a run to start from"),
         ({"wise_ft": 0.5}, "no zero-shot start"),
+        ({"how": "fold", "init": "class-mean"}, "soup=fold counts the zero-shot classifier in: init=text, here class-mean"),
+        ({"soup.weight": 0.5}, "soup.weight=0.5 has no effect .*soup=fold"),
+        ({"how": "fold", "soup.weight": 0}, "soup.weight=0 is not possible; it must be above 0 and at most 1"),
         ({"soup.metric": "overall"}, "soup.metric=overall has no effect .*soup=greedy"),
     ],
 )
@@ -175,4 +230,4 @@ def test_tensors_of_other_shapes_are_refused_by_name(results):
 
 
 def test_every_entry_is_here():
-    assert set(CHOICES["soup"]) == {"none", "uniform", "greedy"}
+    assert set(CHOICES["soup"]) == {"none", "uniform", "greedy", "fold"}

@@ -11,8 +11,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from lab import ROOT, Lab
 from own_trees import draw, write
-from test_workflow import ROOT, Lab
 
 from pel_core.common.files import write_json
 

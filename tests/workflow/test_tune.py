@@ -3,9 +3,9 @@
 Quick tests have made-up results (tests/fake_results.py); the slow one trains a toy, is killed between the two, and goes on.
 """
 
+import csv
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lab import ROOT, Lab, lay, planned
 from own_trees import fill
-from test_workflow import ROOT, Lab, planned
 
 from pel_core.common.files import read_json
 from pel_core.spec.results import slug_of
@@ -56,18 +56,7 @@ def made(lab: Lab) -> dict[str, set[str]]:
 def built(tmp_path_factory) -> Path:
     """The study, built with made-up results."""
     folder = tmp_path_factory.mktemp("tuned")
-    lab = Lab(folder)
-    lab.code.mkdir()
-    (lab.work / "images").mkdir(parents=True)
-    ignore = shutil.ignore_patterns("__pycache__", "clip-mini", "conformance")
-    for name in ("workflow", "pel_core"):
-        shutil.copytree(ROOT / name, lab.code / name, ignore=ignore)
-    shutil.copy(ROOT / "Snakefile", lab.code / "Snakefile")
-    shutil.copy(ROOT / "tests/fake_results.py", lab.code / "pel_core/__main__.py")
-    (lab.work / "study.yaml").write_text(STUDY)
-    (lab.work / "config.yaml").write_text(CONFIG)
-    for name in ("names", "train", "val", "test"):
-        (lab.work / "images" / f"{name}.txt").write_text(name)
+    lab = lay(folder, STUDY, CONFIG, ("names", "train", "val", "test"))
     done = lab.snakemake("-n")
     text = done.stdout + done.stderr
     assert "Tuning: 2 candidate runs for 1 selection, 0 made." in text
@@ -77,21 +66,8 @@ def built(tmp_path_factory) -> Path:
         "predict mine.toy.zero-shot.s0",
         *(f"train mine.toy.adaptformer.s10{lr}" for lr in ("", ".lr=0.001")),
     ]
-    done = lab.snakemake("--cores", "2", "--resources", "gpu=2", "--quiet", "all")
-    assert done.returncode == 0, done.stdout + done.stderr
+    lab.build()
     return folder
-
-
-@pytest.fixture
-def lab(built, tmp_path) -> Lab:
-    """A copy that a test may change."""
-    shutil.copytree(built, tmp_path / "lab", copy_function=shutil.copy2)
-    return Lab(tmp_path / "lab")
-
-
-def build(lab: Lab) -> None:
-    done = lab.snakemake("--cores", "2", "--resources", "gpu=2", "--quiet", "all")
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def selected(lab: Lab) -> dict[str, Any]:
@@ -116,7 +92,7 @@ def test_an_edited_grid_trains_the_new_candidate_alone(lab):
     assert "1 of 3 candidates have no result yet" in done.stderr
     jobs = [job for job in planned(done.stdout + done.stderr) if job.startswith(("train", "predict"))]
     assert jobs == ["predict mine.toy.adaptformer.s10.lr=0.1/split=val", "train mine.toy.adaptformer.s10.lr=0.1"]
-    build(lab)
+    lab.build()
     assert lab.plan() == [] and len(selected(lab)) == 2
 
 
@@ -129,10 +105,44 @@ def test_another_score_chooses_anew(lab):
     path.write_text(json.dumps({**record, "metrics": {**record["metrics"], "mean_class": 99.0}}))
     run = f"mine.toy.adaptformer.s0{word}"
     assert lab.plan() == [f"predict {run}", f"select {name.removesuffix('.json')}", "table one", f"train {run}"]
-    build(lab)
+    lab.build()
     assert selected(lab) == {name: {"lr": other}}
     path.unlink()
     assert "1 of 2 candidates have no result yet" in lab.snakemake("-n").stderr
+
+
+HALVING = STUDY.replace(
+    "{grid: {lr: [0.001, 0.01]}, seeds: [10]}",
+    "{kind: halving, rungs: [1, 2, 5], grid: {lr: [0.001, 0.003, 0.01, 0.03, 0.1, 0.3]}, seeds: [10]}",
+)
+
+
+def test_rungs_follow_each_other_in_one_call_and_another_score_moves_what_follows_it(tmp_path):
+    lab = lay(tmp_path, HALVING, CONFIG, ("names", "train", "val", "test"))
+    done = lab.snakemake("-n")
+    text = done.stdout + done.stderr
+    assert "Tuning: 11 candidate runs for 1 selection, 0 made." in text
+    assert "6 of 6 candidates have no result yet; up to 5 candidate runs of later rungs and 1 run to follow" in text
+    trained = [job for job in planned(text) if job.startswith("train")]
+    assert len(trained) == 6 and all(".epochs=1" in job for job in trained)
+    lab.build()
+    assert lab.plan() == []
+    runs = made(lab)
+    assert [sum(f".epochs={epochs}" in run for run in runs["val"]) for epochs in (1, 2, 5)] == [6, 3, 2]
+    assert len(runs["test"]) == 2
+    final = next(path for path in (lab.work / "results/selections").glob("*.json") if ".rung" not in path.name)
+    curve = list(csv.DictReader(final.with_suffix(".csv").open()))
+    out = next(row for row in curve if row["epochs"] == "1" and not row["chosen"])
+    rate = "" if out["lr"] == "0.01" else f".lr={out['lr']}"
+    path = lab.work / f"results/runs/mine.toy.adaptformer.s10.epochs=1{rate}/split=val/metrics.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "metrics": {**record["metrics"], "mean_class": 99.0}}))
+    jobs = [job for job in lab.plan() if not job.startswith("table")]
+    name = final.stem
+    run = f"mine.toy.adaptformer.s10.epochs=2{rate}"
+    assert jobs == [f"predict {run}/split=val", f"select {name}", f"select {name}.rung1", f"select {name}.rung2", f"train {run}"]
+    lab.build()
+    assert lab.plan() == []
 
 
 REAL = (

@@ -14,10 +14,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from lab import ROOT, lay
 
 from pel_core.common.yaml_files import load_yaml
 
-ROOT = Path(__file__).parents[2]
 STUDY = """
 title: Small
 roles: {small: Toy}
@@ -67,61 +67,11 @@ data: {small: toy}
 """
 
 
-class Lab:
-    """A copy of the workflow beside a working folder with its own study and config."""
-
-    def __init__(self, folder: Path):
-        self.code, self.work = folder / "code", folder / "work"
-
-    def edit(self, file: str, old: str, new: str) -> None:
-        path = (self.work if file in ("study.yaml", "config.yaml") else self.code) / file
-        text = path.read_text()
-        assert text.count(old) >= 1, f"{old!r} is not in {file}"
-        path.write_text(text.replace(old, new, 1))
-
-    def snakemake(self, *words: str, **config: str) -> subprocess.CompletedProcess:
-        settings = {"study": "study.yaml", "config": "config.yaml", **config}
-        command = [sys.executable, "-m", "snakemake", "-s", str(self.code / "Snakefile"), "--directory", str(self.work), *words]
-        command += ["--config", *(f"{key}={value}" for key, value in settings.items())]
-        environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PEL_DATA")}
-        environment["PYTHONDONTWRITEBYTECODE"] = "1"
-        return subprocess.run(command, cwd=self.work, env=environment, capture_output=True, text=True, timeout=300, check=False)
-
-    def plan(self, *words: str, **config: str) -> list[str]:
-        """The jobs of a dry run, as ``rule wildcards``; a run's wildcard is its slug."""
-        done = self.snakemake("-n", *words, **config)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return planned(done.stdout + done.stderr)
-
-
-def planned(text: str) -> list[str]:
-    """The jobs that a dry run tells of."""
-    jobs = []
-    for block in re.split(r"^(?=(?:local)?(?:rule|checkpoint) \w+:)", text, flags=re.M)[1:]:
-        rule = re.match(r"(?:local)?(?:rule|checkpoint) (\w+):", block)[1]
-        wildcards = re.search(r"^ +wildcards: (.*)$", block, flags=re.M)
-        values = [pair.split("=", 1)[1] for pair in wildcards[1].split(", ")] if wildcards else []
-        jobs.append(" ".join([rule, *values]))
-    return sorted(job for job in jobs if job != "all")
-
-
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
     """The small study, built."""
     folder = tmp_path_factory.mktemp("lab")
-    lab = Lab(folder)
-    lab.code.mkdir()
-    lab.work.mkdir()
-    ignore = shutil.ignore_patterns("__pycache__", "clip-mini", "conformance")
-    for name in ("Snakefile", "workflow", "pel_core"):
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, lab.code / name, ignore=ignore)
-        else:
-            shutil.copy(source, lab.code / name)
-    shutil.copy(ROOT / "tests/fake_results.py", lab.code / "pel_core/__main__.py")
-    (lab.work / "study.yaml").write_text(STUDY)
-    (lab.work / "config.yaml").write_text(CONFIG)
+    lab = lay(folder, STUDY, CONFIG)
     first = Counter(job.split()[0] for job in lab.plan())
     # adaptformer at two ratios and ssf-ln at two: four trainings, whatever shares them; each of t2's rows is evaluated twice.
     assert first == {
@@ -135,16 +85,8 @@ def built(tmp_path_factory) -> Path:
         "figure": 1,
         "summary": 1,
     }
-    done = lab.snakemake("--cores", "2", "--resources", "gpu=2", "--quiet", "all")
-    assert done.returncode == 0, done.stdout + done.stderr
+    lab.build()
     return folder
-
-
-@pytest.fixture
-def lab(built, tmp_path) -> Lab:
-    """A copy of the built study that a test may change. Snakemake's records are of relative paths, so they hold there."""
-    shutil.copytree(built, tmp_path / "lab", copy_function=shutil.copy2)
-    return Lab(tmp_path / "lab")
 
 
 def test_nothing_runs_twice(lab):
@@ -168,8 +110,7 @@ def test_a_run_that_starts_from_another_waits_for_it_and_follows_it(lab):
     child = "toy-ir20.toy.ssf-ln.s0.parents=ssf-ln,loss:ce"
     first = [job for job in lab.plan() if not job.startswith("table")]
     assert first == [f"predict {child}", f"predict {child}/tte=none", f"train {parent}", f"train {child}"]
-    done = lab.snakemake("--cores", "2", "--resources", "gpu=2", "--quiet", "all")
-    assert done.returncode == 0, done.stdout + done.stderr
+    lab.build()
     assert lab.plan() == []
     runs = lab.work / "results/runs"
     assert not (runs / parent / "metrics.json").exists()
@@ -236,8 +177,7 @@ def test_another_scoring_passes_no_image_through_a_network(lab, file, old, new):
     """One job for all runs, and what is drawn from them; then nothing more."""
     lab.edit(file, old, new)
     assert Counter(job.split()[0] for job in lab.plan()) == {"score": 1, **DRAWN}
-    done = lab.snakemake("--cores", "2", "--resources", "gpu=2", "--quiet", "all")
-    assert done.returncode == 0, done.stdout + done.stderr
+    lab.build()
     assert lab.plan() == []
 
 

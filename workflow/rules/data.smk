@@ -16,14 +16,14 @@ rule backbone:
         f"{RESULTS}/backbones/{{backbone}}/backbone.json",
         f"{RESULTS}/backbones/{{backbone}}/vit.safetensors",
     params:
-        key=lambda wc: STUDY.backbone_params(wc.backbone),
+        key=described(lambda wc: STUDY.backbone_params(wc.backbone)),
         weights=uncompared(STUDY.weights_option),
     log:
         f"{RESULTS}/logs/{{backbone}}.backbone.log",
     threads: 1
     resources:
-        mem_mb=lambda wc, attempt: 6000 * attempt,
-        runtime=lambda wc, attempt: 30 * attempt,
+        mem_mb=grows(6000),
+        runtime=grows(30),
     shell:
         "exec {PYTHON:q} -m pel_core backbone {wildcards.backbone:q} --out={RESULTS:q}/backbones/{wildcards.backbone:q}"
         " {params.weights} > {log:q} 2>&1"
@@ -37,14 +37,14 @@ rule data:
     output:
         f"{RESULTS}/data/{{base}}/data.json",
     params:
-        key=lambda wc: STUDY.data_params(wc.base),
+        key=described(lambda wc: STUDY.data_params(wc.base)),
         check=uncompared(lambda base: STUDY.check_images),
     log:
         f"{RESULTS}/logs/{{base}}.data.log",
     threads: STUDY.resource("threads")
     resources:
-        mem_mb=lambda wc, attempt: 4000 * attempt,
-        runtime=lambda wc, attempt: 60 * attempt,
+        mem_mb=grows(4000),
+        runtime=grows(60),
     shell:
         "exec {PYTHON:q} -m pel_core data prepare {wildcards.base:q} --out={RESULTS:q}/data/{wildcards.base:q}"
         " --config={STUDY.config_path:q} --check-images {params.check} > {log:q} 2>&1"
@@ -61,8 +61,8 @@ rule cache:
         f"{RESULTS}/logs/{{base}}.{{size}}.cache.log",
     threads: STUDY.resource("threads")
     resources:
-        mem_mb=lambda wc, attempt: 4000 * attempt,
-        runtime=lambda wc, attempt: 240 * attempt,
+        mem_mb=grows(4000),
+        runtime=grows(240),
     shell:
         "exec {PYTHON:q} -m pel_core data cache {wildcards.base:q} --size={wildcards.size:q} --results={RESULTS:q}"
         " --threads={threads} > {log:q} 2>&1"
@@ -82,8 +82,8 @@ rule text:
         f"{RESULTS}/logs/{{backbone}}.{{base}}.{{prompt}}.text.log",
     threads: 1
     resources:
-        mem_mb=lambda wc, attempt: 6000 * attempt,
-        runtime=lambda wc, attempt: 60 * attempt,
+        mem_mb=grows(6000),
+        runtime=grows(60),
     shell:
         "exec {PYTHON:q} -m pel_core text --backbone-dir={RESULTS:q}/backbones/{wildcards.backbone:q}"
         " --data-dir={RESULTS:q}/data/{wildcards.base:q} --prompt {wildcards.prompt:q} --out={output:q} {params.weights}"

@@ -2,10 +2,14 @@
 # through the network and, its GPU given back, scores what came out: 2,000 fresh runs start no interpreter more for that.
 
 
+@described
 def trained(wc):
     """The training run's parameters; zero-shot has none."""
     delta = STUDY.delta(slug_of(wc.run))
     return {**prepared(wc), **({"delta": delta} if delta else {})}
+
+
+EVALUATE_OPTIONS = job_options.evaluate_options(STUDY.config)
 
 
 # logits.safetensors and predict.json are no outputs: Snakemake would remove them before a job, which passes no image through the
@@ -17,10 +21,10 @@ rule predict:
         metrics=f"{RESULTS}/runs/{{run}}/metrics.json",
         others=expand("{results}/runs/{{run}}/{file}", results=RESULTS, file=OUTPUTS),
     params:
-        key=lambda wc: STUDY.predict_params(slug_of(wc.run)),
+        key=described(lambda wc: STUDY.predict_params(slug_of(wc.run))),
         run=uncompared(slug_of),
         accept=uncompared(lambda run: "--accept" if slug_of(run) in STUDY.accept else ""),
-        options=uncompared(lambda run: job_options.evaluate_options(STUDY.config)),
+        test_set=uncompared(lambda run: STUDY.test_set_option(slug_of(run))),
     wildcard_constraints:
         run=r"(?!.*posthoc\.)[^/]+(/[^/]+)?",
     log:
@@ -28,11 +32,11 @@ rule predict:
     threads: STUDY.resource("threads")
     resources:
         gpu=1,
-        mem_mb=lambda wc, attempt: STUDY.resource("mem_mb") * attempt,
-        runtime=lambda wc, attempt: STUDY.resource("runtime") * attempt,
+        mem_mb=grows(STUDY.resource("mem_mb")),
+        runtime=grows(STUDY.resource("runtime")),
     shell:
         "exec {PYTHON:q} -m pel_core evaluate {params.run:q} --results={RESULTS:q} {params.accept}"
-        " {params.options} > {log:q} 2>&1"
+        " {EVALUATE_OPTIONS} {params.test_set} > {log:q} 2>&1"
 
 
 # What is scored from the logits that other runs have stored (`posthoc` of a row): no network, no GPU. Their results stand for them.
@@ -43,7 +47,7 @@ rule posthoc:
         metrics=f"{RESULTS}/runs/{{run}}/metrics.json",
         others=expand("{results}/runs/{{run}}/{file}", results=RESULTS, file=OUTPUTS),
     params:
-        key=lambda wc: STUDY.predict_params(slug_of(wc.run)),
+        key=described(lambda wc: STUDY.predict_params(slug_of(wc.run))),
         run=uncompared(slug_of),
     wildcard_constraints:
         run=r"[^/]+/[^/]*posthoc\.[^/]+",
@@ -51,8 +55,8 @@ rule posthoc:
         f"{RESULTS}/logs/{{run}}.predict.log",
     threads: 1
     resources:
-        mem_mb=lambda wc, attempt: STUDY.resource("mem_mb") * attempt,
-        runtime=lambda wc, attempt: 30 * attempt,
+        mem_mb=grows(STUDY.resource("mem_mb")),
+        runtime=grows(30),
     shell:
         "exec {PYTHON:q} -m pel_core score {params.run:q} --results={RESULTS:q} > {log:q} 2>&1"
 
@@ -70,8 +74,8 @@ rule score:
     threads: STUDY.resource("threads")
     priority: 100
     resources:
-        mem_mb=lambda wc, attempt: STUDY.resource("mem_mb") * attempt,
-        runtime=lambda wc, attempt: 30 * attempt,
+        mem_mb=grows(STUDY.resource("mem_mb")),
+        runtime=grows(30),
     shell:
         "exec {PYTHON:q} -m pel_core score --results={RESULTS:q} --stamp={output:q} --threads={threads} {params.accept}"
         " > {log:q} 2>&1"

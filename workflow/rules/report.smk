@@ -23,6 +23,12 @@ def drawn_from(name):
     return STUDY.inputs(name)
 
 
+def tried(wc):
+    """What a step of a tuning is decided by, once those before it are."""
+    wait(STUDY.steps[wc.selection][0].name, before=wc.selection)
+    return STUDY.tried(wc.selection)
+
+
 def all_results(wc):
     """The results of every run, once all settings are chosen."""
     chosen(STUDY.pending)
@@ -39,11 +45,11 @@ localrules:
     page,
 
 
-# Which of the settings that a study tries (`tune`) its rows are made with. The file is a record: planning chooses by the results
+# Which of the settings that a study tries (`tune`) its rows are made with, or go on to the next rung. The file is a record: planning chooses by the results
 # themselves (pel_core/studies/selection.py). A checkpoint, since the runs with the chosen settings are known only then.
 checkpoint select:
     input:
-        lambda wc: STUDY.tried(wc.selection),
+        tried,
         STUDY.score_stamp,
     output:
         json=f"{RESULTS}/selections/{{selection}}.json",

@@ -3,8 +3,23 @@
 Start with `base`. A new kind is one new file here, imported below; a plugin registers its own.
 """
 
-from pel_core.ingest.sources import auto, cifar, csv, folders, huggingface, lists, rendered, toy
+from pel_core.ingest.sources import (
+    auto,
+    cifar,
+    csv,
+    folders,
+    hub,
+    huggingface,
+    lists,
+    parquet,
+    rendered,
+    split_file,
+    torchvision,
+    toy,
+    webdataset,
+)
 from pel_core.ingest.sources.base import SOURCES, Size, Source, open_source, register, require_split, validation_options
 
 __all__ = ["SOURCES", "Size", "Source", "open_source", "register", "require_split", "validation_options"]
-__all__ += [module.__name__.rpartition(".")[2] for module in (auto, cifar, csv, folders, huggingface, lists, rendered, toy)]
+__all__ += ["auto", "cifar", "csv", "folders", "hub", "huggingface", "lists", "parquet", "rendered", "split_file", "torchvision"]
+__all__ += ["toy", "webdataset"]

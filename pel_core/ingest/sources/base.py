@@ -24,6 +24,7 @@ from pel_core.ingest.content import Content
 from pel_core.ingest.data_check import Bar
 from pel_core.ingest.facts import FACTS, Facts
 from pel_core.ingest.options import Declared
+from pel_core.ingest.published_counts import COUNTS
 
 SAID = "make study DATA=FOLDER, snakemake's --config root=FOLDER or the environment variable PEL_DATA"
 RATIOS = (10, 50, 100, 200)  # shown of a data set that can be sampled at any
@@ -65,7 +66,12 @@ class Source:
     @property
     def facts(self) -> Facts | None:
         """What is known of the published data set of this name."""
-        return FACTS.get(self.base)
+        return FACTS.get(self.base) or COUNTS.get(self.base)
+
+    @property
+    def published(self) -> Facts | None:
+        """What is known of the images of this data set; None for one of the user's own, or with lists of the user's own."""
+        return None if self.base in (self.config.get("user_lists") or []) else self.facts
 
     @property
     def may_have_val(self) -> bool:
@@ -174,7 +180,7 @@ class Source:
 
     def size(self, ratio: float | None) -> Size | None:
         """How large the data set is at an imbalance ratio, as far as that is known before it is read."""
-        if not self.facts:
+        if not self.facts or not self.facts.images:
             return None
         train, test = self.facts.images
         if self.entry.pool:

@@ -4,7 +4,6 @@ Their tables hold encoded images. These bytes are written to files once, as they
 """
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,21 +14,25 @@ from pydantic import Field
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import sha256, write_text
 from pel_core.common.logs import logger
-from pel_core.data.image_files import SUFFIXES
 from pel_core.data.prepared_files import MARK
-from pel_core.ingest.catalogue import SPLITS, Catalogue, Placed, class_order
-from pel_core.ingest.huggingface_columns import describe_column, image_column_of, label_column_of
-from pel_core.ingest.labels import read_labels, taken_notes
+from pel_core.ingest.catalogue import SPLITS, Catalogue, Placed
+from pel_core.ingest.huggingface_columns import (
+    describe_column,
+    image_column_of,
+    label_column_of,
+    label_order,
+    library,
+    named,
+    names_of,
+    split_labels,
+)
+from pel_core.ingest.labels import taken_notes
 from pel_core.ingest.sources.base import register
 from pel_core.ingest.sources.csv import Columns
 from pel_core.ingest.sources.users import UserEntry, UserOptions, UserSource, digest_lines
+from pel_core.ingest.taken_images import image_path, replace_images, require_room, suffix_of
 
 SAVED = ("dataset_dict.json", "state.json")  # what Hugging Face's save_to_disk leaves
-FOLDER_SIZE = 1000  # images in a folder
-# The first bytes of an image file -> its suffix.
-MAGIC = (
-    (b"\xff\xd8\xff", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"BM", ".bmp"), (b"II*\0", ".tif"), (b"MM\0*", ".tif"),
-)  # fmt: skip
 
 
 class HuggingFaceOptions(UserOptions, Columns):
@@ -104,12 +107,13 @@ def read_saved(root: str, out: Path, image_column: str = "", label_column: str =
     first = tables["train"]
     image, label = image_column_of(root, first, image_column), label_column_of(root, first, label_column)
     labels, notes = _labels(root, tables, label)
-    order = _classes(first, label, labels["train"])
+    order = label_order(first.features[label], labels["train"])
     index = {key: i for i, key in enumerate(order)}
     for split, keys in labels.items():
         if strange := sorted(set(keys) - set(index)):
             raise PelError(f"{root}: {len(strange)} classes of the split '{split}' have no training image: {strange[:5]}")
-    _announce(root, tables, out)
+    size = sum(os.path.getsize(file["filename"]) for table in tables.values() for file in table.cache_files)
+    require_room(root, f"{sum(map(len, tables.values())):,} images", size, out)
     splits = {}
     for split, table in tables.items():
         paths = list(_write(root, split, table, image, out))
@@ -120,22 +124,10 @@ def read_saved(root: str, out: Path, image_column: str = "", label_column: str =
     return Catalogue(str(out), order, splits, [*taken_notes(columns, order, splits), *notes])
 
 
-def _library() -> Any:
-    try:
-        import datasets
-    except ImportError:
-        raise PelError(
-            "reading a Hugging Face directory needs their library: pip install datasets (it is the extra 'hf' of this package)"
-        ) from None
-    datasets.disable_progress_bars()
-    return datasets
-
-
 def _tables(root: str) -> dict[str, Any]:
     """The tables by split: train, and test and val where there are such."""
-    library = _library()
     try:
-        loaded = library.load_from_disk(root)
+        loaded = library().load_from_disk(root)
     except Exception as error:  # a damaged directory makes it raise nearly anything
         raise PelError(f"{root} cannot be read as a Hugging Face directory ({' '.join(str(error).split())})") from None
     loaded = loaded.with_format(None)  # plain values, whatever it was saved as
@@ -157,53 +149,19 @@ def _tables(root: str) -> dict[str, Any]:
 
 def _labels(root: str, tables: Mapping[str, Any], column: str) -> tuple[dict[str, list[str]], list[str]]:
     """Every image's class in each split, as its name or number, and notes."""
-    values: list[Any] = []
+    values: dict[str, list[Any]] = {}
     for split, table in tables.items():
         if column not in table.features:
             raise unknown(f"column of the split '{split}' of {root}:", column, table.features)
-        names = getattr(table.features[column], "names", None)
-        found = table.select_columns([column])[:][column]
-        # A name stays as it is; what is no number of a name (-1: unlabelled) is refused below.
-        values += [names[value] if isinstance(value, int) and value >= 0 else value for value in found] if names else found
-    starts = dict(zip(tables, np.cumsum([0, *map(len, tables.values())]).tolist(), strict=False))
-
-    def where(position: int) -> str:
-        split = next(split for split in reversed(tables) if starts[split] <= position)
-        return f"{root} ({split}), image {position - starts[split]}"
-
-    if getattr(tables["train"].features[column], "names", None):
-        if (bad := next((i for i, value in enumerate(values) if not isinstance(value, str)), None)) is not None:
-            raise PelError(f"{where(bad)}: its {column} is {values[bad]!r}, which is no class (unlabelled images?)")
-        keys, notes = values, []
-    else:
-        keys, notes = read_labels(values, where, column)
-    return {split: keys[start : start + len(tables[split])] for split, start in starts.items()}, notes
-
-
-def _classes(table: Any, column: str, keys: list[str]) -> list[str]:
-    """Classes in label order: as the data set numbers them, less those without a training image; else by name."""
-    names = getattr(table.features[column], "names", None)
-    there = set(keys)
-    return [name for name in names if name in there] if names else class_order(keys)
-
-
-def _announce(root: str, tables: dict[str, Any], out: Path) -> None:
-    """Say how much will be written, before it is; refuse what has no room."""
-    size = sum(os.path.getsize(file["filename"]) for table in tables.values() for file in table.cache_files)
-    images = sum(len(table) for table in tables.values())
-    out.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(out).free
-    text = f"{images:,} images (about {max(1, round(size / 1e6)):,} MB) are taken out of {root} into {out.parent / 'images'}"
-    if free < 1.1 * size:
-        raise PelError(f"{text}, but {free / 1e6:,.0f} MB are free there; choose another results folder")
-    logger.info("note: %s", text)
+        values[split] = named(table.features[column], table.select_columns([column])[:][column])
+    return split_labels(root, values, column, bool(names_of(tables["train"].features[column])))
 
 
 def _write(root: str, split: str, table: Any, column: str, out: Path) -> Iterator[str]:
     """Write a split's images; yields their paths below ``out``."""
     raw = table.select_columns([column])
     if type(table.features[column]).__name__ == "Image":
-        raw = raw.cast_column(column, _library().Image(decode=False))
+        raw = raw.cast_column(column, library().Image(decode=False))
     position = 0
     for batch in raw.iter(batch_size=64):
         for value in batch[column]:
@@ -211,31 +169,9 @@ def _write(root: str, split: str, table: Any, column: str, out: Path) -> Iterato
             if not content:
                 what = f"only a path ({name}), and not the image itself" if name else "empty"
                 raise PelError(f"{root} ({split}), image {position}: is {what}; save it again with the images in it")
-            path = f"{split}/{position // FOLDER_SIZE:05d}/{position:08d}{_suffix(content, name)}"
+            path = image_path(split, position, suffix_of(content, name))
             target = out / path
-            if position % FOLDER_SIZE == 0:
-                target.parent.mkdir(parents=True, exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
             yield path
             position += 1
-
-
-def _suffix(content: bytes, name: str) -> str:
-    given = os.path.splitext(name)[1].lower()
-    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-        return ".webp"
-    return next((suffix for magic, suffix in MAGIC if content.startswith(magic)), given if given in SUFFIXES else ".img")
-
-
-def replace_images(new: Path, folder: Path) -> None:
-    """Put the images that were written to ``new`` where runs look for them, in place of earlier ones.
-
-    Raises:
-        PelError: images of somebody else lie there.
-    """
-    target = folder / "images"
-    if target.exists():
-        if not (target / MARK).is_file():
-            raise PelError(f"{target} was not written by this program; move it away, or choose another results folder")
-        shutil.rmtree(target)
-    new.rename(target)

@@ -17,7 +17,6 @@ from pel_core.data.lists import NAME_FORMATS, read_lines
 from pel_core.data.roots import expand_root
 from pel_core.ingest.content import Content
 from pel_core.ingest.data_check import check_lists, describe_split
-from pel_core.ingest.facts import Facts
 from pel_core.ingest.options import Declared, Excluding, one_of
 from pel_core.ingest.sources.base import SAID, Bar, Size, Source, register
 from pel_core.ingest.unlabelled_lists import require_unlabelled
@@ -77,11 +76,6 @@ class Lists(Source):
     def root(self) -> str:
         """The image folder, with its variables."""
         return self.given_root
-
-    @property
-    def published(self) -> Facts | None:
-        """What is known of the lists; None for a data set of the user's own, or with lists of the user's own."""
-        return None if self.base in (self.config.get("user_lists") or []) else self.facts
 
     def locate(self) -> "Lists":
         """See that the image folder exists, and names where the lists have labels; what else lacks of the lists is told when

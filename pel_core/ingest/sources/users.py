@@ -14,13 +14,14 @@ from pel_core.common.errors import PelError
 from pel_core.common.files import sha256
 from pel_core.common.locales import check_locale
 from pel_core.common.problems import Problems
+from pel_core.data.datasets import DATASETS
 from pel_core.data.roots import expand_root
 from pel_core.data.sampling import PROFILES
 from pel_core.ingest.catalogue import Catalogue
 from pel_core.ingest.class_keys import leave_out
 from pel_core.ingest.content import Content
 from pel_core.ingest.options import Declared, Excluding, one_of
-from pel_core.ingest.sources.base import Source
+from pel_core.ingest.sources.base import SAID, Source
 
 
 def _class_names(given: Any) -> Any:
@@ -28,6 +29,8 @@ def _class_names(given: Any) -> Any:
         for key, name in given.items():
             if not isinstance(key, str | int) or not isinstance(name, str) or not name.strip():
                 raise ValueError(f"class_names: {key!r}: {name!r}, expected a class's folder or label: its name, a text")
+        if len(set(map(type, given))) > 1:  # numbers and words: as words, which have an order
+            return {str(key): name for key, name in given.items()}
     elif not isinstance(given, str):
         raise ValueError(f"class_names is {given!r}, expected a mapping (folder: name) or the name of a file")
     return given
@@ -67,11 +70,19 @@ class UserEntry(Declared, UserOptions):
         return self
 
 
+class Unread(PelError):
+    """What images come to is not known before they are prepared, and nothing is wrong with that."""
+
+
 class UserSource(Source):
-    """Images as they are found. A kind says how they are recognised, known and listed."""
+    """Images as they are found. A kind says how they are recognised, known and listed.
+
+    goes_on: whether ``catalogue`` goes on with what an earlier process that was killed left of the folder that it writes to.
+    """
 
     Options = UserOptions
     is_users: ClassVar[bool] = True
+    goes_on: ClassVar[bool] = False
     may_have_val = True
 
     def has_val(self) -> bool:
@@ -87,6 +98,11 @@ class UserSource(Source):
     def root(self) -> str:
         """The image folder of a located source, in full."""
         return self.options.root
+
+    @property
+    def given_root(self) -> str:
+        """As a configuration's entry says; of a built-in data set, as every source has it."""
+        return super().given_root if self.base in DATASETS else self.options.root
 
     @classmethod
     def recognises(cls, root: str, options: Any) -> bool:
@@ -106,7 +122,7 @@ class UserSource(Source):
             PelError: nothing is there, or not what the kind asks for.
         """
         try:
-            root = os.path.abspath(expand_root(self.options.root))
+            root = os.path.abspath(expand_root(self.given_root))
             check_locale([root])
             if not os.path.exists(root):
                 raise PelError(f"{root} does not exist")
@@ -121,6 +137,11 @@ class UserSource(Source):
         return self.at(root=root)
 
     def _how_to_say(self) -> str:
+        if self.base in DATASETS:
+            fetch = f"`python -m pel_core data fetch {self.base}` gets what can be had, and says how to get the rest"
+            holds = f"the folder that holds '{root}', " if (root := self.entry.options["root"]) != "." else ""
+            where = f"name its folder by 'roots: {{{self.base}: FOLDER}}' in the configuration, or {holds}by {SAID}"
+            return f"{where}; {fetch}"
         if "PEL_DATA" in self.options.root:
             return "say where the images are by make study DATA=PATH, --config root=PATH or the environment variable PEL_DATA"
         return f"say where the images are by 'root' of 'datasets: {self.base}' in the configuration"
@@ -134,7 +155,7 @@ class UserSource(Source):
         given = self.options.class_names
         if not isinstance(given, str) or not given:
             return ""
-        path = os.path.join(self.root, expand_root(given))
+        path = os.path.join(self.root or "", expand_root(given))
         if not os.path.isfile(path):
             raise PelError(f"class_names: {path} does not exist; expected a file below {self.root}, or one that is given in full")
         return path
@@ -172,7 +193,8 @@ class UserSource(Source):
         from pel_core.ingest.user_content import user_content
 
         new = out / ".images-new"
-        shutil.rmtree(new, ignore_errors=True)
+        if not self.goes_on:
+            shutil.rmtree(new, ignore_errors=True)
         try:
             found = leave_out(self.catalogue(new), self.options.exclude)
             content = user_content(self, found, check_images, Problems() if problems is None else problems)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from pel_core.common.errors import PelError
-from pel_core.data.datasets import split_name
 from pel_core.data.sampling import GROUPS
 from pel_core.evaluation.outputs import CLASSES, PREDICTIONS
 from pel_core.evaluation.predictions import Predictions, read_predictions
@@ -62,7 +61,7 @@ class Reader:
         table, data = _parquet(folder / PREDICTIONS, again)
         places, names, labels, predicted = (table.column(name).combine_chunks() for name in COLUMNS)
         places, labels = places.to_numpy(), labels.to_numpy()
-        base = split_name(spec.dataset)[0]
+        base = spec.data_bases[-1]  # whose images they are
         stored = hashlib.sha256(labels.tobytes())
         for buffer in names.buffers() if names.null_count == 0 else ():
             stored.update(buffer or b"")
@@ -75,7 +74,8 @@ class Reader:
             self._images[key] = self._share(*make_images(base, spec.split, labels, texts))
         images, order = self._images[key]
         most = int(max(labels.max(initial=0), predicted.to_numpy().max(initial=0)))
-        groups = self._class_groups(folder / CLASSES, (data, spec.factors.groups, spec.factors.groups_from), most, again)
+        how = data, spec.evaluate_on, spec.factors.groups, spec.factors.groups_from
+        groups = self._class_groups(folder / CLASSES, how, most, again)
         _require_recorded(metrics_file(self.results, spec.slug), spec.slug, labels, predicted.to_numpy(), again)
 
         def load() -> Predictions:

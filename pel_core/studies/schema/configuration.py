@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from pel_core.studies.schema.selections import Fields
-from pel_core.studies.schema.types import DataName, Declaration, Expected, Role, Seeds, Switch, Text, Texts
+from pel_core.studies.schema.types import DataName, Declaration, Expected, Natural, Role, Seeds, Switch, Text, Texts
 
 
 class BoundRole(Declaration):
@@ -24,6 +24,25 @@ class Naming(Declaration):
     clean: Text = Field(default="", description="Characters that become spaces in class names, such as _-.")
     distinct: Switch = Field(default=False, description="Whether ImageNet's two pairs of equal names are told apart.")
     by_folder: Switch = Field(default=False, description="Whether class i is called as the folder that its images lie in.")
+
+
+LeftOut = Annotated[
+    Annotated[Literal["others"], Expected("a list of its classes, or others"), Tag("word")] | Annotated[list[Text], Tag("list")],
+    Discriminator(lambda given: "list" if isinstance(given, list) else "word"),
+]
+
+
+class TestSet(Declaration):
+    """How a data set fits the one that runs train on, where they are evaluated on it (`evaluate_on`)."""
+
+    images: Literal["test", "all"] = Field(default="test", description="Its test split, or all of its images.")
+    classes: Text = Field(
+        default="names",
+        description="How its classes are recognised: names, folders (WordNet ids, say), sorted-folders (a folder is called by "
+        "the number of the class in the order of the training's folders), or a JSON file: {its class: one, several or null}.",
+    )
+    leave_out: LeftOut = Field(default=[], description="Its classes that are not evaluated on; others: all that fit none.")
+    count: Natural = Field(default=0, description="How many of its classes are to fit, as published; 0: not said.")
 
 
 Count = Annotated[int, Field(ge=1), Expected("a whole number of 1 or more")]
@@ -93,6 +112,9 @@ class Configuration(Declaration):
         default=[], description="Built-in data sets whose lists are your own, and are not compared with the published ones."
     )
     naming: dict[str, Naming] = Field(default={}, description="A data set: options for its class names.")
+    test_sets: dict[DataName, TestSet] = Field(
+        default={}, description="A data set that runs are evaluated on beside their own (`evaluate_on`): how its classes fit."
+    )
     check_images: Literal["none", "sample", "all"] = Field(
         default="sample", description="How many image files of each list are decoded when a data set is prepared."
     )

@@ -38,6 +38,11 @@ class Fields(Declaration):
         return given
 
 
+TestSets = Annotated[
+    Annotated[Text, Tag("one")]
+    | Annotated[list[Text], Field(min_length=1), Expected("a role, or a list of them"), Tag("several")],
+    Discriminator(lambda given: "several" if isinstance(given, list) else "one"),
+]
 PosthocValue = scalar(str, int, float, words="a number, or val, none or seeds", schema=["string", "number"])
 
 
@@ -64,6 +69,11 @@ class _Selection(Fields):
     value: Word = Field(
         default="",
         description="What is shown: a metric or a path in metrics.json (parameters.head); docs/studies.md has a table of both.",
+    )
+    evaluate_on: TestSets = Field(
+        default="",
+        description="A role of the study whose images the run is evaluated on, in place of its own test images; in rows and "
+        "columns a list: one each, `test` for its own (docs/studies.md).",
     )
     tune: AnyTune = tune_field()
     posthoc: dict[Word, PosthocValue] = Field(

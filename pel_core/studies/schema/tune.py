@@ -33,14 +33,22 @@ Epochs = Annotated[
 class Tune(Declaration):
     """Settings that are tried on the validation split over seeds of their own; the row is made with those that are chosen."""
 
-    kind: Literal["grid", "random"] = Field(
-        default="grid", description="Whether every combination of the values is tried, or `draws` of them."
+    kind: Literal["grid", "random", "halving"] = Field(
+        default="grid",
+        description="Whether every combination is tried, or `draws` of them, or either on rungs of more and more epochs.",
     )
     grid: Annotated[dict[Text, Values], Field(min_length=1), Expected(GRID)] = Field(
-        description="Fields of RunSpec, and knobs, with the values that are tried; with `kind: random` also {low, high, scale}."
+        description="Fields of RunSpec, and knobs, with the values that are tried; where they are drawn also {low, high, scale}."
     )
-    draws: Count = Field(default=None, description="How many different settings `kind: random` draws.")
-    draw_seed: Natural = Field(default=0, description="The seed that `kind: random` draws by.")
+    draws: Count = Field(default=None, description="How many different settings are drawn; `kind: halving` may do without.")
+    rungs: Annotated[list[Count], Field(min_length=1), Expected("a list of numbers of epochs")] = Field(
+        default=None, description="Of `kind: halving` the epochs of a candidate on each rung, fewest first."
+    )
+    factor: Annotated[int, Field(ge=2), Expected("a whole number of 2 or more")] = Field(
+        default=None,
+        description="Of `kind: halving`: one of so many candidates goes on to the next rung (2 where not given).",
+    )
+    draw_seed: Natural = Field(default=0, description="The seed that they are drawn by.")
     split: Word = Field(default="val", description="The split that candidates are scored on: val.")
     hold_out: Annotated[float, Field(gt=0, lt=1), Expected("a fraction above 0 and below 1")] = Field(
         default=None,
