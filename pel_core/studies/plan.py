@@ -117,11 +117,17 @@ def _cost(study: Study, to_train: list[RunSpec], missing: list[RunSpec]) -> list
 
 def _passes(trained: Mapping[RunSpec, Work]) -> list[str]:
     """A line where a step of some runs takes several passes over its images."""
-    several = Counter((spec.sharpness, passes(spec)) for spec in trained if passes(spec) > 1)
+    several = Counter((_repeats(spec), passes(spec)) for spec in trained if passes(spec) > 1)
     return [
-        f"{count_of(count, 'run')} of sharpness={name}: a step takes up to {number} passes, and images and time are counted so."
+        f"{count_of(count, 'run')} of {name}: a step takes up to {number} passes, and images and time are counted so."
         for (name, number), count in several.items()
     ]
+
+
+def _repeats(spec: RunSpec) -> str:
+    """Why a step of the run passes an image several times."""
+    views = [f"loss={spec.loss} ({spec.train_views} views)"] if spec.train_views > 1 else []
+    return " and ".join(([f"sharpness={spec.sharpness}"] if spec.sharpness != "none" else []) + views)
 
 
 def _time(study: Study, trained: Mapping[RunSpec, Work], known: Mapping[RunSpec, Work]) -> list[str]:

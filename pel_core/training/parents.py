@@ -19,6 +19,7 @@ from pel_core.spec.run_spec import RunSpec, differences
 from pel_core.training.classifier import Classifier
 
 STORED = ("spec", "data", "backbone", "delta_sha256", "training")
+INDEX = ("head.keys", "head.labels")  # of a head that looks at training images
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,10 @@ def take_over(classifier: Classifier, spec: RunSpec, parents: list[Parent], data
                 f"{spec.slug} takes over the head of {parent.spec.slug}, whose classes are others ({found}); take over the delta "
                 "alone (take=delta)"
             )
-        own = {name: value for name, value in classifier.trainable_state().items() if name == "head.scales"}
+        # Factors that the parent's classes do not have start at 1; an index of training images is this run's.
+        state = classifier.trainable_state()
+        own = {name: value for name, value in state.items() if name == "head.scales" or (spec.extends_head and name in INDEX)}
         try:
-            classifier.load_trainable(own | parent.state, spec.take)  # factors that the parent's classes do not have start at 1
+            classifier.load_trainable(own | parent.state, spec.take)
         except PelError as error:
             raise PelError(f"{spec.slug} cannot start from {parent.spec.slug}: {error}") from None

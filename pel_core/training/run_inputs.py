@@ -66,7 +66,7 @@ def load(
         info |= about
         text |= features if fresh else {"text.features": features["text.features"]}  # the tower is for training
     projection, seen = image_projection(spec, text) if spec.trains else None, {}
-    looks = fresh and spec.trains and not spec.takes_head
+    looks = fresh and spec.trains and (not spec.takes_head or spec.extends_head)
     if looks and not spec.takes_delta:  # the untuned network looks, before a delta is attached
         cache = PrefixCache(results, prefix_cache_gb)
         seen = look_at_images(spec, vit.to(device), data, device, cache, info["sha256"], projection)
