@@ -82,7 +82,7 @@ def train(arguments: Arguments) -> None:
 
         return launch(arguments.words, devices)
     tune_process(devices[0])
-    options = arguments.checkpoint_seconds, _loggers(arguments), _cache(arguments)
+    options = arguments.checkpoint_seconds, _loggers(arguments), _cache(arguments), arguments.compile
     train_run(arguments.run, arguments.results, devices[0], *options)
 
 
@@ -207,6 +207,8 @@ def parser() -> argparse.ArgumentParser:
         if function is train:
             sub.add_argument("--gpus", type=int, default=1, help="train data-parallel on so many GPUs (1)")
             told = "seconds between two checkpoints within an epoch (300; 0: none)"
+            told_of_compiling = "auto: torch.compile the network where there is a CUDA device (off)"
+            sub.add_argument("--compile", default="off", choices=("auto", "off"), help=told_of_compiling)
             sub.add_argument("--checkpoint-seconds", type=float, default=300.0, metavar="SECONDS", help=told)
     sub.add_argument("--accept", action="store_true", help="take a checkpoint of another version, and its number into the result")
     sub.add_argument(
