@@ -24,14 +24,22 @@ class Network:
     """A classifier, called as such or through its compiled form.
 
     ``seconds`` is what the passes took in which a graph was made. ``say`` is told why nothing is compiled where it was asked for.
+    ``features``: whether the loss takes features beside logits, which are asked of the classifier itself.
     """
 
-    def __init__(self, classifier: Classifier, choice: str, device: torch.device, say: Callable[[str], None]):
+    def __init__(
+        self,
+        classifier: Classifier,
+        choice: str,
+        device: torch.device,
+        say: Callable[[str], None],
+        features: bool = False,
+    ):
         self.classifier, self.device, self.say, self.seconds = classifier, device, say, 0.0
         self._compiled: Any = None
         self._made: set[int] = set()
         if choice == "auto":
-            if reason := why_not(device):
+            if reason := why_not(device, features):
                 say(f"compile: auto: {reason}; steps are taken as without it")
             else:
                 self._compiled = torch.compile(classifier, backend=BACKEND, dynamic=False)
@@ -64,8 +72,10 @@ class Network:
         self.seconds += time.perf_counter() - clock
 
 
-def why_not(device: torch.device) -> str:
+def why_not(device: torch.device, features: bool = False) -> str:
     """Why nothing is compiled for a device here; empty where it is."""
+    if features:
+        return "the loss takes features too, and only logits are compiled"
     if device.type not in DEVICES:
         return f"only a CUDA device is compiled for, and this is the {device.type.upper()}"
     if BACKEND == "inductor" and find_spec("triton") is None:

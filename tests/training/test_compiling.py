@@ -73,6 +73,13 @@ def test_a_cpu_is_left_alone_with_a_word(toy_results):
     assert said == ["compile: auto: only a CUDA device is compiled for, and this is the CPU; steps are taken as without it"]
 
 
+def test_a_loss_that_takes_features_is_left_alone_with_a_word(on_cpu):
+    said = []
+    on_cpu("eager")
+    Network(None, "auto", CPU, said.append, features=True)
+    assert said == ["compile: auto: the loss takes features too, and only logits are compiled; steps are taken as without it"]
+
+
 def test_a_gpu_without_triton_is_told_what_to_install(monkeypatch):
     monkeypatch.setattr(compiling, "find_spec", lambda name: None)
     assert "pip install triton" in why_not(torch.device("cuda"))
