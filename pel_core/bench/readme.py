@@ -177,9 +177,9 @@ def sweep(records: Mapping[str, Record]) -> list[str]:
     found: dict[tuple[str, ...], dict[str, list[str]]] = {}
     for kind, record in records.items():
         for row in record["rows"]:
-            reading = median(row["reading_seconds"]) * row["runs"] / median(row["seconds"]["separate"])
+            reading = median(row["reading_seconds"]) * row["reads"] / median(row["seconds"]["separate"])
             where = f"{KINDS[kind]}, {row['backbone']}", f"`{row['method']}`", row["source"], str(row["runs"])
-            found.setdefault(where, {})[row["stage"]] = [_range(row["ratio"]), f"{reading:.0%}"]
+            found.setdefault(where, {})[row["stage"]] = [_turns(row["ratio"]), f"{reading:.0%}"]
     rows = [[*where, *(cell for stage in STAGES for cell in cells.get(stage, [NONE] * 2))] for where, cells in found.items()]
     asked = {size["backbone"] for record in records.values() for size in record["settings"]["sizes"]}
     measured = {row["backbone"] for record in records.values() for row in record["rows"]}
@@ -188,6 +188,11 @@ def sweep(records: Mapping[str, Record]) -> list[str]:
 
 
 STAGES = ("training", "evaluation")
+
+
+def _turns(value: Mapping[str, float]) -> str:
+    """A range, of one turn the number alone."""
+    return _range(value) if value["min"] < value["max"] else f"{value['median']:.2f}"
 
 
 def gpu(records: Mapping[str, Record]) -> list[str]:

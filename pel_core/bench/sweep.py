@@ -31,7 +31,7 @@ from pel_core.data.split import Split
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.classifier import Classifier
 from pel_core.training.loop import autocast, crops_per_pass, predict
-from pel_core.training.prefix_cache import PrefixCache, RemainingBlocks
+from pel_core.training.prefix_cache import PrefixCache, RemainingBlocks, worth_reading
 
 CLASSES = 24
 Row = dict[str, Any]
@@ -107,7 +107,12 @@ def _timed(sweep: Any, repeats: int, device: torch.device) -> Row:
     if not all(torch.equal(a, b) for a, b in zip(*ends.values(), strict=True)):
         raise PelError(f"{sweep.spec.slug}: runs that share a process end elsewhere than runs of their own: no time counts")
     reading = [seconds(sweep.read, device) for _ in range(repeats)]
-    return {"seconds": taken, "reading_seconds": reading, "ratio": ratio(taken["separate"], taken["together"])}
+    return {
+        "seconds": taken,
+        "reads": sweep.reads,
+        "reading_seconds": reading,
+        "ratio": ratio(taken["separate"], taken["together"]),
+    }
 
 
 def copies(spec: RunSpec, tower: Any, count: int, device: torch.device) -> list[Classifier]:
@@ -137,6 +142,7 @@ class TrainingSweep:
         self.spec, self.size, self.device = self.specs[0], size, device
         self.classifiers = copies(self.spec, tower, size.runs, device)
         self.start = self.classifiers[0].trainable_state()
+        self.reads = size.runs  # passes over the images, one by one
         self.batches = TrainBatches(split, self.spec, self.spec.pixels, self.spec.vit.mean, self.spec.vit.std, device)
 
     def _steps(self) -> Iterator[tuple[Tensor, Tensor, Any]]:
@@ -180,6 +186,8 @@ class EvaluationSweep:
         self.classifiers = copies(self.spec, tower, size.runs, device)
         how = self.spec.pixels, self.spec.vit.mean, self.spec.vit.std, device
         self.batches = EvalBatches(split.take(np.arange(size.images)), "fivecrop", self.spec.expand, *how)
+        depth, vit = self.spec.num_frozen_prefix_blocks, self.classifiers[0].vit
+        self.reads = 1 if depth and worth_reading(vit, depth, device) else size.runs  # else from the prefix cache
 
     def separate(self) -> list[Tensor]:
         """Each row with its own pass; the first one leaves what is frozen in the prefix cache, where that is worth a file."""
