@@ -89,7 +89,7 @@ def train(arguments: Arguments) -> None:
         return launch(arguments.words, devices)
     tune_process(devices[0])
     options = arguments.checkpoint_seconds, _loggers(arguments), _cache(arguments)
-    train_run(arguments.run, arguments.results, devices[0], *options)
+    train_run(arguments.run, arguments.results, devices[0], *options, compiling=arguments.compile)
 
 
 def evaluate(arguments: Arguments) -> None:
@@ -214,6 +214,7 @@ def parser() -> argparse.ArgumentParser:
         if function is train:
             sub.add_argument("--gpus", type=int, default=1, help="train data-parallel on so many GPUs (1)")
             told = "seconds between two checkpoints within an epoch (300; 0: none)"
+            sub.add_argument("--compile", default="off", choices=("auto", "off"), help="auto: torch.compile, on CUDA (off)")
             sub.add_argument("--checkpoint-seconds", type=float, default=300.0, metavar="SECONDS", help=told)
     sub.add_argument("--accept", action="store_true", help="take a checkpoint of another version, and its number into the result")
     sub.add_argument(

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from pel_core.studies.schema.selections import Fields
 from pel_core.studies.schema.types import DataName, Declaration, Expected, Natural, Role, Seeds, Switch, Text, Texts
@@ -48,6 +48,10 @@ class TestSet(Declaration):
 Count = Annotated[int, Field(ge=1), Expected("a whole number of 1 or more")]
 
 
+# YAML reads a bare off as false.
+Compile = Annotated[Literal["off", "auto"], BeforeValidator(lambda given: "off" if given is False else given)]
+
+
 class Resources(Declaration):
     """Threads, memory, time and GPUs of one training or evaluation."""
 
@@ -59,6 +63,9 @@ class Resources(Declaration):
         default=60, description="Whole minutes that a job may take."
     )
     gpus: Count = Field(default=1, description="GPUs of one training run: with more than one it trains data-parallel.")
+    compile: Compile = Field(
+        default="off", description="auto: trainings on a CUDA device go through torch.compile; elsewhere nothing changes."
+    )
     gpu_share: Annotated[float, Field(gt=0, le=1), Expected("a number above 0 and at most 1")] = Field(
         default=1.0, description="The part of a GPU's memory that one job needs: 0.25 lets four run on one GPU."
     )
