@@ -17,6 +17,7 @@ from pel_core.common.errors import PelError
 from pel_core.models import weights
 from pel_core.models.backbones import BACKBONES, Backbone
 from pel_core.models.building import resize_positions
+from pel_core.models.prompts import spoken, templates
 from pel_core.models.upstream import read_state
 from pel_core.models.weights import (
     OPEN_CLIP_NAMES,
@@ -25,8 +26,6 @@ from pel_core.models.weights import (
     load_vit,
     prepare_backbone,
     rename,
-    spoken,
-    templates,
     text_features,
 )
 
