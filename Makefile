@@ -1,4 +1,4 @@
-# make study | plan | status | unlock | show | report | test | test-fast | test-cluster | bench | pages | docs | lint | clean   (see README.md)
+# make study | plan | status | unlock | show | report | test | test-fast | test-cluster | bench | pages | docs | notebooks | lint | clean   (see README.md)
 BIN   := .venv/bin
 WORDS := STUDY CONFIG SEEDS BACKBONE WEIGHTS PLUGINS RESULTS FIGURES DATA CORES GPUS REPORT PYTHON
 # A word on the command line that says nothing was meant to say something: an unset variable of a shell, for one.
@@ -15,47 +15,35 @@ export CORES  ?= $(shell getconf _NPROCESSORS_ONLN)
 export REPORT ?= report.html
 # A worker per core; the tests of a file share its fixtures, so they stay together.
 PARALLEL ?= -n auto --dist loadfile
-# What is said to Snakemake and to the program; the path of the images goes through the environment.
-CHOICE := "study=$$STUDY" "config=$$CONFIG" $${SEEDS:+"seeds=$$SEEDS"} $${BACKBONE:+"backbone=$$BACKBONE"} \
-    $${WEIGHTS:+"weights=$$WEIGHTS"} $${PLUGINS:+"plugins=$$PLUGINS"} $${RESULTS:+"results=$$RESULTS"} $${FIGURES:+"figures=$$FIGURES"}
+# What is said to the program; the path of the images goes through the environment.
 ARGS   := "--study=$$STUDY" "--config=$$CONFIG" $${SEEDS:+"--seeds=$$SEEDS"} $${BACKBONE:+"--backbone=$$BACKBONE"} \
     $${WEIGHTS:+"--weights=$$WEIGHTS"} $${PLUGINS:+"--plugins=$$PLUGINS"} $${RESULTS:+"--results=$$RESULTS"} $${FIGURES:+"--figures=$$FIGURES"}
 ifneq ($(DATA),)
 export PEL_DATA := $(DATA)
 endif
-# Jobs that may train at once: GPUS, or what fits on the GPUs (each job takes a free one), without one a job per core.
-SNAKEMAKE := $(BIN)/python -m pel_core.cli.snakemake
-JOBS      := --cores "$$CORES" --resources "gpu=$${GPUS:-$$($(BIN)/python -m pel_core slots "$$CORES" $(ARGS))}"
-QUIET     := --quiet rules reason host
-# A candidate of `tune` that diverges ends Snakemake's call, but is an outcome: the next call chooses among the others.
-CALL       = $(SNAKEMAKE) $(1) $(JOBS) $(QUIET) --config $(CHOICE)
-# On another rung others may: as long as there is something else to go on with. The second call for the same stands for its error.
-GOES_ON    = $(BIN)/python -m pel_core goes-on $(ARGS)
-RUN        = ( was=; until $(CALL); do now="$$($(GOES_ON))" && [ "$$now" != "$$was" ] || exit 1; was="$$now"; echo "$$now"; done )
+# The command `pel` by its longer name (docs/command.md). GPUS: jobs that may train at once.
+PEL  := $(BIN)/python -m pel_core
+JOBS := "--cores=$$CORES" $${GPUS:+"--gpus=$$GPUS"}
 
-.PHONY: study plan status unlock report show setup test test-fast test-cluster bench pages docs lint clean
+.PHONY: study plan status unlock report show setup test test-fast test-cluster bench pages docs notebooks lint clean
 
 study: setup  ## train and evaluate what is missing, then build every table and figure
-	$(BIN)/python -m pel_core plan $(ARGS)
-	$(call RUN)
-	$(BIN)/python -m pel_core show $(ARGS)
+	$(PEL) run $(ARGS) $(JOBS)
 
 plan: setup  ## what would run, and what it would cost on this machine, whose speed is measured in seconds where no run has shown it
-	$(BIN)/python -m pel_core measure-throughput $(ARGS)
-	$(BIN)/python -m pel_core plan $(ARGS)
+	$(PEL) plan --measure $(ARGS)
 
 status: setup  ## what is done, running and failed, and how long the rest will take
-	$(BIN)/python -m pel_core status $(ARGS)
+	$(PEL) status $(ARGS)
 
 unlock: setup  ## after Snakemake itself was killed ("Directory cannot be locked"), and no other one works here
-	$(SNAKEMAKE) --unlock --config $(CHOICE)
+	$(PEL) unlock $(ARGS)
 
 report: setup  ## report.html: tables, figures, claims, runs on one page; runs what is missing, and names what failed
-	status=0; $(call RUN,provenance) || status=$$?; \
-	    $(BIN)/python -m pel_core report $(ARGS) --out="$$REPORT" || exit; exit $$status
+	$(PEL) run "--report=$$REPORT" $(ARGS) $(JOBS)
 
 show: setup  ## the finished tables on screen
-	$(BIN)/python -m pel_core show $(ARGS)
+	$(PEL) show $(ARGS)
 
 test: setup lint  ## every test, the slow ones too
 	$(BIN)/python -m pytest -q $(PARALLEL)
@@ -70,6 +58,9 @@ test-cluster: .venv/cluster/installed  ## a real SLURM on this host: node failur
 bench: setup  ## speed and memory on this machine, into docs/benchmarks; half an hour of all cores (BENCH=step: one part)
 	$(BIN)/python -m pel_core.bench $(BENCH)
 
+notebooks: setup  ## execute docs/notebooks, and write what comes out; not a test
+	$(BIN)/python -m pel_core.bench.notebooks
+
 pages: setup  ## the tables, figures and verdicts that docs/ablations.md and docs/studies.md show (STUDIES="losses tour": those alone)
 	$(BIN)/python -m pel_core.bench.pages $(STUDIES)
 
@@ -79,6 +70,7 @@ docs: setup  ## the documentation as a site, docs/_build/index.html; a warning i
 lint: setup
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
+	$(BIN)/mypy --no-error-summary
 
 setup: .venv/installed
 

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "pel_core"
 # docs/architecture.md says what each holds.
 ORDER = [
     "common", "hardware", "demo", "data", "models", "spec", "ingest", "training", "evaluation", "studies", "reporting",
-    "export", "gallery", "cli", "bench", "conformance", "fork_server",
+    "door", "export", "gallery", "cli", "bench", "conformance", "fork_server",
 ]  # fmt: skip
 PRETRAIN = "demo/pretrain.py"  # a program of its own: it may use the ViT to check what it made
 
@@ -82,6 +82,11 @@ def test_a_room_says_what_it_holds():
 
 def test_planning_imports_neither_torch_nor_pandas():
     code = "import sys, pel_core.studies.study; print([m for m in ('torch', 'pandas', 'matplotlib', 'timm') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_the_package_imports_no_library():
+    code = "import sys, pel_core; print([m for m in ('torch', 'pandas', 'matplotlib', 'numpy', 'tqdm') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 

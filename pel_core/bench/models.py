@@ -97,7 +97,7 @@ def make_baseline(spec: RunSpec, tower: VisionTransformer, classes: int) -> Clas
     tuned = [entry for part in parts for index in part.blocks for entry in _unfreeze(tower, part, index)]
     for part in parts:
         for index in part.blocks:
-            for attach in METHODS[part.name].attach:
+            for attach in (each for each in METHODS[part.name].attach if each.network == "vit"):
                 tuned += _attach(tower, spec, part, attach, index, classes, generator)
     head = build(spec, _bare_vit(spec), classes, {}).head
     return Classifier(tower, head, tuned)

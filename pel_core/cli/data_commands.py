@@ -15,6 +15,7 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.common.logs import logger
 from pel_core.common.paths import expand_user
 from pel_core.common.problems import Problems
+from pel_core.common.shipped import program
 from pel_core.data.datasets import LongTailed, split_name
 from pel_core.data.roots import expand_root
 from pel_core.ingest.entries import declared
@@ -84,7 +85,7 @@ def fetch(base: str, entry: LongTailed, config: Mapping[str, Any], mirror: str) 
         return
     root, usual = (Path(expand_root(each.given_root)) for each in (source, unsaid))
     said = "" if root.exists() and usual.exists() and root.samefile(usual) else f" --root {quote(str(root))}"
-    print(f"Then: python -m pel_core data check {base}{said}")
+    print(f"Then: {program()} data check {base}{said}")
 
 
 def check(base: str, entry: LongTailed, config: Mapping[str, Any], check_images: str) -> None:

@@ -10,10 +10,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from pel_core import __version__
+from pel_core.cli import run_commands
 from pel_core.cli import study_commands as report
+from pel_core.cli.compare_command import compare, compare_options
 from pel_core.cli.data_options import data_options
 from pel_core.cli.export_command import export, export_options
 from pel_core.cli.gallery_command import gallery, gallery_options
+from pel_core.cli.help_text import Root
+from pel_core.cli.init_command import init, init_options
 from pel_core.common.environment import settle_environment
 from pel_core.common.errors import PelError
 from pel_core.common.locales import print_anything
@@ -21,6 +26,7 @@ from pel_core.common.logs import logger, set_verbosity
 from pel_core.common.paths import expand_user, user_path
 from pel_core.common.plugins import use_plugins
 from pel_core.common.renames import renamed_words
+from pel_core.common.shipped import program
 from pel_core.common.signals import leaving
 from pel_core.models.backbones import backbone_name, expand_weights
 from pel_core.spec.long_names import look_in
@@ -103,7 +109,7 @@ def evaluate(arguments: Arguments) -> None:
 
 
 def score(arguments: Arguments) -> None:
-    """Compute metrics and tables of runs from their stored predictions, without a network: where they are out of date."""
+    """Compute metrics and tables of runs from their stored predictions, where they are out of date."""
     from pel_core.evaluation.score import score_runs
 
     runs = [run for word in arguments.run for run in (listed(word[1:]) if word.startswith("@") else [word])]
@@ -161,13 +167,14 @@ def _images(word: str) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """All commands with their options."""
-    root = argparse.ArgumentParser(prog="python -m pel_core", description=__doc__.splitlines()[0])
+    root = Root(prog=program(), description="PEL-Lab: ablation studies of parameter-efficient long-tailed recognition.")
+    root.add_argument("--version", action="version", version=f"pel-lab {__version__}")
     common = argparse.ArgumentParser(add_help=False)  # options of every command
     told = "a Python file that adds entries (docs/extending.md); may be given again"
     common.add_argument("--plugins", action="append", default=[], metavar="FILE", help=told)
     common.add_argument("-v", "--verbose", action="count", default=0, help="log more: details too")
     common.add_argument("-q", "--quiet", action="count", default=0, help="log less: warnings alone; twice: errors alone")
-    commands = root.add_subparsers(required=True, metavar="COMMAND")
+    root.commands = commands = root.add_subparsers(required=True, metavar="COMMAND", parser_class=argparse.ArgumentParser)
 
     def command(function, *positional: str) -> argparse.ArgumentParser:
         words = {"help": function.__doc__, "description": function.__doc__}
@@ -243,14 +250,13 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--top", type=int, default=5, help="how many classes to tell of each image (5)")
     sub.add_argument("--device", default="auto", help="auto (a free GPU, locked; else the CPU), cpu, cuda or cuda:N")
     sub.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's own choice)")
+    init_options(command(init))
     export_options(command(export))
     gallery_options(command(gallery))
-    for function, positional in report.COMMANDS:
-        report.add_options(sub := command(function, *positional))
-        if function is report.status:
-            sub.add_argument("--all", action="store_true", help="list every run")
-        if function is report.report:
-            sub.add_argument("--out", default="report.html", type=user_path, help="the page to write (report.html)")
+    compare_options(command(compare))
+    command(run_commands.where)
+    for function, positional in (*report.COMMANDS, *run_commands.COMMANDS):
+        run_commands.study_options(function, command(function, *positional))
     sub = command(report.schema)
     sub.add_argument("--write", action="store_true", help="write the files of workflow/schemas")
     return root
@@ -264,8 +270,9 @@ def main(words: Sequence[str] | None = None) -> int:
     print_anything()
     words = renamed_words(sys.argv[1:] if words is None else words)
     try:
-        arguments = parser().parse_args(words)
-        arguments.words = words
+        ours, _, after = run_commands.divided(words) if words[:1] == ["run"] else (words, [], [])
+        arguments = parser().parse_args(ours)
+        arguments.words, arguments.snakemake = words, after  # Snakemake's own, of `run`
         set_verbosity(arguments.verbose - arguments.quiet)
         settle_environment()
         use_plugins(arguments.plugins)

@@ -1,5 +1,5 @@
-"""Snakemake as make starts it: ``python -m pel_core.cli.snakemake WORD...``, in an environment that it can use (it needs a folder
-for caches before it reads the Snakefile), and with paths that it would stumble over spelled otherwise."""
+"""Snakemake by hand: ``python -m pel_core.cli.snakemake WORD...``, in an environment that it can use (it needs a folder for
+caches before it reads the Snakefile), and with paths that it would stumble over spelled otherwise."""
 
 import os
 import sys

@@ -23,21 +23,28 @@ COMPARED = "PEL_COMPARED"  # Snakemake's jobs find it set: the inputs were looke
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """The options that choose a study, as ``snakemake --config`` does."""
-    command.add_argument("--study", default="report", help="a name under workflow/config or a path (report)")
-    command.add_argument("--config", default="demo", help="a name under workflow/config or a path (demo)")
+    told = "a name (of a YAML file of this folder, or of one that comes with PEL-Lab) or a path"
+    command.add_argument("--study", help=f"{told} (study.yaml of this folder, else report)")
+    command.add_argument("--config", help=f"{told} (config.yaml of this folder, else demo)")
     command.add_argument("--seeds", help="instead of the config's, e.g. 0,1,2")
     command.add_argument("--backbone", help="instead of the config's")
     command.add_argument("--weights", help="of that backbone: a file or folder, or a hub name; instead of the config's")
+    command.add_argument("--root", help="where images of your own are, if the config says $PEL_DATA")
     command.add_argument("--results", help="the results folder, instead of the config's")
     command.add_argument("--figures", help="the figures folder, instead of the config's")
 
 
 def open_study(arguments: Arguments) -> "Study":
     """The study that the options choose."""
+    from pel_core.studies.config import default_name
     from pel_core.studies.study import load
 
-    chosen = {name: getattr(arguments, name) for name in ("seeds", "backbone", "weights", "results", "figures")}
-    return load(arguments.study, arguments.config, **chosen)
+    named = getattr(arguments, "named", None)
+    if named and arguments.study:
+        raise PelError(f"two studies are named: {named} and --study {arguments.study}; leave one of them out")
+    chosen = {name: getattr(arguments, name) for name in ("seeds", "backbone", "weights", "root", "results", "figures")}
+    study = named or arguments.study or default_name("study", "report")
+    return load(study, arguments.config or default_name("config", "demo"), **chosen)
 
 
 def open_results(arguments: Arguments) -> "Study":
@@ -94,7 +101,7 @@ def select(arguments: Arguments) -> None:
 
 
 def goes_on(arguments: Arguments) -> None:
-    """Whether another call of Snakemake goes on where candidates of a `tune` diverged in the last one: make asks it."""
+    """Say whether another call of Snakemake goes on where candidates of a `tune` diverged in the last one."""
     from pel_core.studies.tuning_words import goes_on
 
     told = goes_on(open_study(arguments))
@@ -123,21 +130,29 @@ def report(arguments: Arguments) -> None:
 
 def plan(arguments: Arguments) -> None:
     """Say what is missing, what it will cost, and what differences it will be able to show."""
+    study = open_results(arguments)
+    if arguments.measure:
+        _measure(study)
+    print(plan_text(study))
+
+
+def plan_text(study: "Study") -> str:
+    """What `plan` says of a study."""
     from pel_core.reporting.factorial_power import designs_will_show
     from pel_core.reporting.sensitivity import will_show
     from pel_core.studies.plan import plan as words
 
-    study = open_results(arguments)
-    print(words(study))
-    for told in filter(None, (will_show(study), designs_will_show(study))):
-        print(told)
+    return "\n".join(filter(None, (words(study), will_show(study), designs_will_show(study))))
 
 
 def measure_throughput(arguments: Arguments) -> None:
     """Measure how fast this machine is with the study's backbones, where no finished run says so: seconds each."""
+    _measure(open_study(arguments))
+
+
+def _measure(study: "Study") -> None:
     from pel_core.studies.cost import measured
 
-    study = open_study(arguments)
     specs = {spec.backbone: spec for spec in study.specs.values() if spec.trains and spec.epochs}
     for backbone, spec in specs.items():
         if measured(study, backbone) is None:
@@ -155,12 +170,12 @@ def status(arguments: Arguments) -> None:
 
 def slots(arguments: Arguments) -> None:
     """How many jobs may train at once here, given the CPU cores: what fits on the GPUs, without one a job per core."""
-    from pel_core.studies.config import find, read_config
+    from pel_core.studies.config import default_name, find, read_config
     from pel_core.studies.job_options import slots as count
 
     if not (arguments.cores.isascii() and arguments.cores.isdigit()):
         raise PelError(f"slots: found {arguments.cores}, expected a number of CPU cores")
-    print(count(read_config(find(arguments.config)), int(arguments.cores)))
+    print(count(read_config(find(arguments.config or default_name("config", "demo"))), int(arguments.cores)))
 
 
 def show(arguments: Arguments) -> None:
@@ -171,8 +186,9 @@ def show(arguments: Arguments) -> None:
 
 
 def schema(arguments: Arguments) -> None:
-    """See that the JSON schema of studies and configurations (workflow/schemas, for editors) is as the code says, or write it."""
-    from pel_core.studies.config import WORKFLOW, shown
+    """See that the JSON schemas for editors are as the code says, or write them."""
+    from pel_core.common.shipped import WORKFLOW, command
+    from pel_core.studies.config import shown
     from pel_core.studies.schema.generate import json_schemas
 
     for name, text in json_schemas().items():
@@ -180,7 +196,7 @@ def schema(arguments: Arguments) -> None:
         if arguments.write:
             write_text(path, text)
         elif not path.is_file() or path.read_text(encoding="utf-8") != text:
-            raise PelError(f"{shown(path)} is not as the code says; write it anew: python -m pel_core schema --write")
+            raise PelError(f"{shown(path)} is not as the code says; write it anew: {command('schema --write')}")
         print(shown(path))
 
 
@@ -188,7 +204,6 @@ def schema(arguments: Arguments) -> None:
 COMMANDS: tuple[tuple[Callable[[Arguments], None], tuple[str, ...]], ...] = (
     (table, ("artefact",)),
     (figure, ("artefact",)),
-    (compare, ()),
     (claims, ()),
     (partial, ()),
     (select, ("selection",)),

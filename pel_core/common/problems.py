@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from pel_core.common.errors import PelError
+from pel_core.common.shipped import command, program
 
 EXAMPLES = 3  # of each kind
 
@@ -53,9 +54,9 @@ class Problems:
         Raises:
             PelError: the first problem with what to do about it; where there are more, their kinds and counts.
         """
-        self.stop(f"data set '{base}' has ", f": see `python -m pel_core data check {base}`")
+        self.stop(f"data set '{base}' has ", f": see `{program()} data check {base}`")
 
-    def stop(self, before: str = "", after: str = "; `python -m pel_core data check` lists them") -> None:
+    def stop(self, before: str = "", after: str = f"; `{command('data check')}` lists them") -> None:
         """As ``require_none``, with words of one's own around kinds and counts."""
         if not self.kinds:
             return

@@ -18,6 +18,7 @@ class Progress:
     Args:
         name: the run's slug. total: optimiser steps in the whole run. quiet: report nothing.
         every: steps between two reports on a GPU, where each waits for the device.
+        bar: makes the live bar, as tqdm does (a notebook's own); None for tqdm where standard error is a terminal.
         watchers: called at every report with step, steps, epoch, epochs, lr and loss (the epoch's mean so far), and with the
             step and the time (unix seconds) at which this process began; at an epoch's end with epoch, lr, loss, accuracy.
     """
@@ -29,11 +30,12 @@ class Progress:
         quiet: bool = False,
         every: int = 10,
         watchers: Iterable[Callable[[Mapping[str, Any]], None]] = (),
+        bar: Callable[..., Any] | None = None,
     ):
         self.every, self.quiet, self.total, self.watchers = every, quiet, total, tuple(watchers)
         self.started, self.first = time.monotonic(), {}
-        live = not quiet and sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)
-        self.bar = tqdm(total=total, desc=name, unit="step", dynamic_ncols=True) if live else None
+        live = not quiet and (bar is not None or sys.stderr.isatty()) and logger.isEnabledFor(logging.INFO)
+        self.bar = (bar or tqdm)(total=total, desc=name, unit="step", dynamic_ncols=True) if live else None
 
     def step(self, done: int, rate: float, loss: float, **more: Any) -> None:
         """``done`` steps of the run are finished; the learning rate, the epoch's mean loss so far, and ``epoch``, ``epochs``."""
@@ -52,6 +54,11 @@ class Progress:
             self.say(f"{text}  {spent:.0f} s")
         for watcher in self.watchers:
             watcher(record)
+
+    def close(self) -> None:
+        """Leave the bar as it is: this process trains no further."""
+        if self.bar is not None:
+            self.bar.close()
 
     def say(self, text: str) -> None:
         """One line, above the bar if there is one. A log that cannot be written (a full disk) stops nothing."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import replace_file
+from pel_core.common.shipped import snakemake_or_make
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -49,7 +50,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         PelError: the file is missing or damaged.
     """
     if not Path(path).is_file():
-        raise PelError(f"{path} does not exist; let snakemake (or make study) make it")
+        raise PelError(f"{path} does not exist; let {snakemake_or_make()} make it")
     try:
         with safe_open(path, "pt") as handle:
             return {name: handle.get_tensor(name) for name in handle.keys()}, handle.metadata() or {}  # noqa: SIM118

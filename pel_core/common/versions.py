@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pel_core.common.errors import PelError
+from pel_core.common.shipped import snakemake
 
 # Weights, data, decoded images, text features: a changed rendering, draw or conversion. Everything is made again.
 PREPARE = 1
@@ -49,7 +50,7 @@ def stale(record: Mapping[str, Any], stages: Iterable[str] = STAGES) -> str:
     return next((f"{VERBS[stage]} by version {made[stage]}, this is {STAGES[stage]}" for stage in other), "")
 
 
-def check_versions(path: str | Path, record: Mapping[str, Any], again: str = "prepare it again (snakemake does)") -> None:
+def check_versions(path: str | Path, record: Mapping[str, Any], again: str = f"prepare it again ({snakemake()} does)") -> None:
     """Refuse a prepared or trained file of another version. One without a number is from before numbers were stored.
 
     Raises:

@@ -120,8 +120,14 @@ class TrainBatches:
 
     def second_stream(self, name: str, sampler: Sampler) -> "TrainBatches":
         """Batches of the same images in another sampler's order, with crops of their own; ``name`` names the draws."""
+        other = self.other_crops(name)
+        other.sampler, other._order_name = sampler, f"{name}-order"
+        return other
+
+    def other_crops(self, name: str) -> "TrainBatches":
+        """The same batches with crops of their own; ``name`` names the draws."""
         other = copy(self)
-        other.sampler, other._order_name, other._crops_name = sampler, f"{name}-order", f"{name}-augment"
+        other._crops_name = f"{name}-augment"
         if self.split.images is None:
             other._loader = other._make_loader()
         return other

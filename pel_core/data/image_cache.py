@@ -13,6 +13,7 @@ import numpy as np
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, sha256
+from pel_core.common.shipped import program, snakemake
 from pel_core.common.versions import check_versions
 
 FORMAT = 1
@@ -71,7 +72,7 @@ def open_cache(folder: str | Path, split: str, digest: str) -> CachedImages:
     """
     folder = Path(folder)
     base, _, size = folder.name.rpartition(".")
-    again = f"run `python -m pel_core data cache {base} --size {size} --results {folder.parents[1]}` (snakemake does)"
+    again = f"run `{program()} data cache {base} --size {size} --results {folder.parents[1]}` ({snakemake()} does)"
     path = folder / "cache.json"
     if not path.is_file():
         raise PelError(f"the images of '{base}' are not decoded at {size} pixels ({path} does not exist): {again}")

@@ -104,7 +104,11 @@ class EvalReader(Dataset):
         return torch.from_numpy(np.stack(crops))
 
     def _crops(self, index: int) -> np.ndarray:
-        image, random = _open(self, index), self.random
+        return self.crops_of(_open(self, index), index)
+
+    def crops_of(self, image: Image.Image, index: int) -> np.ndarray:
+        """The crops of an image that is the test image ``index``, by which random ones are drawn: uint8 (K, R, R, 3)."""
+        random = self.random
         if self.tte != "randaug":
             return evaluation_crops(image, self.tte, self.resolution, self.expand, self.interpolation)
         tables = [random.table(number, index, 1)[0] for number in range(random.count)]

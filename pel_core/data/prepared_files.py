@@ -11,6 +11,7 @@ import numpy as np
 
 from pel_core.common.errors import PelError
 from pel_core.common.locales import check_locale
+from pel_core.common.shipped import snakemake_or_make
 from pel_core.data.lists import ImageList, check_files, digest
 from pel_core.data.manifest import make_manifest, read_manifest, renew
 from pel_core.data.roots import read_root
@@ -64,7 +65,7 @@ def require_unchanged(folder: Path, about: Mapping[str, Any], name: str) -> None
             return
         what = "sizes or contents of files differ"
     raise PelError(
-        f"the images under {root} are not those that {folder} was prepared from: {what}. Start snakemake (or make study) again, "
+        f"the images under {root} are not those that {folder} was prepared from: {what}. Start {snakemake_or_make()} again, "
         "which prepares them and makes again what was made from the earlier ones, or put these back"
     )
 

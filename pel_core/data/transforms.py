@@ -166,16 +166,25 @@ def load_rgb(path: str | Path, native: int | None = None) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about palettes, EXIF and size: none changes the pixels
             with Image.open(path) as image:
-                if image.mode.startswith("I"):
-                    return downscaled(_sixteen_bits(image).convert("RGB"), native)
-                if image.mode == "F":
-                    raise ValueError("floating-point pixels, whose range is unknown")
-                return downscaled(image.convert("RGB"), native)
+                return as_rgb(image, native)
     except Image.DecompressionBombError as error:
         raise PelError(f"image {path} cannot be decoded ({error}); scale it down or take it off the list") from None
     except Exception as error:  # damaged files make PIL's decoders raise nearly anything
         what = how_to_read(suffix_of(str(path))) or "restore the file or take it off the list"
         raise PelError(f"image {path} cannot be decoded ({error}); {what}") from None
+
+
+def as_rgb(image: Image.Image, native: int | None = None) -> Image.Image:
+    """An opened image as `load_rgb` gives it.
+
+    Raises:
+        ValueError: floating-point or 32-bit pixels, whose range is unknown; or as PIL, which decodes it now.
+    """
+    if image.mode.startswith("I"):
+        return downscaled(_sixteen_bits(image).convert("RGB"), native)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels, whose range is unknown")
+    return downscaled(image.convert("RGB"), native)
 
 
 def _sixteen_bits(image: Image.Image) -> Image.Image:

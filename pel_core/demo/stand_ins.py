@@ -1,4 +1,4 @@
-"""The four stand-in data sets of the demo study: classes, counts, shift, recipe, and their pictures.
+"""The four stand-in data sets of the demo study: classes, counts, shift, recipe, and their pictures; and one to evaluate on.
 
 Names and counts need no torch; `render` imports it. `draw` 0 is the study's; higher draws show other pictures of
 the same classes under the same shift. The world was tuned on draws 1 and 2; docs/demo.md's figures are of draw 3.
@@ -141,6 +141,8 @@ STAND_INS: dict[str, StandIn] = {
         StandIn("demo-inat", "objects", _INAT, 36, 180, 20, _MILDER, _RECIPE, (2, 15)),
     )
 }
+
+EVALUATED_ON = ("demo-sketch",)  # of the classes of another one, under another shift; a study trains on none of these
 
 
 def draw_scenes(stand_in: StandIn, labels: np.ndarray, rng: np.random.Generator):

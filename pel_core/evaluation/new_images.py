@@ -19,6 +19,7 @@ from torch import Tensor
 from pel_core.common.errors import PelError
 from pel_core.common.files import require_writable
 from pel_core.common.logs import logger
+from pel_core.common.shipped import program
 from pel_core.data.image_files import SUFFIXES, count_suffixes, is_system, suffix_of
 from pel_core.data.loading import EvalReader, RandomCrops, loader
 from pel_core.data.resample import normalise
@@ -76,7 +77,7 @@ def predict_files(
         raise PelError(f"--out {out}: expected a file that ends in .csv or .parquet")
     paths = find_images(images)
     spec, classifier, names = open_run(run, Path(results), target := pick_device(device), evaluation, among)
-    steps = _steps(spec, Path(run), Path(results))
+    steps = posthoc_steps(spec, Path(run), Path(results))
     if out is not None:
         require_writable(out.parent)
     errors: list[str] = []
@@ -91,7 +92,7 @@ def predict_files(
         raise PelError(f"{len(errors)} of {len(paths)} images could not be read (each is named above){rest}")
 
 
-def _steps(spec: RunSpec, run: Path, results: Path) -> Callable[[np.ndarray], np.ndarray]:
+def posthoc_steps(spec: RunSpec, run: Path, results: Path) -> Callable[[np.ndarray], np.ndarray]:
     """What a run's post-hoc steps do to logits, with the numbers that its result records.
 
     Raises:
@@ -101,12 +102,22 @@ def _steps(spec: RunSpec, run: Path, results: Path) -> Callable[[np.ndarray], np
         return lambda logits: logits
     if is_ensemble(spec):
         raise PelError(f"{spec.slug} is an ensemble of several trainings, and images are classified by one: name one of them")
+    record = stored_result(spec, run, results)
+    if record is None:
+        raise PelError(f"{spec.slug} has no result, which says its post-hoc numbers: {program()} evaluate '{spec.slug}'")
+    return lambda logits: take_steps(logits, record["data"]["train_counts"], record["posthoc"])
+
+
+def stored_result(spec: RunSpec, run: Path, results: Path) -> dict[str, Any] | None:
+    """The metrics.json of a run: in the folder that is given, in that of its evaluation, or in the results folder.
+
+    Raises:
+        PelError: one of them is damaged.
+    """
     inside = spec.slug.removeprefix(f"{spec.train.slug}.")
     files = [run / "metrics.json", run / inside / "metrics.json", metrics_file(results, spec.slug)]
-    for record in (read_record(file) for file in files if file.is_file()):
-        if record["slug"] == spec.slug:
-            return lambda logits: take_steps(logits, record["data"]["train_counts"], record["posthoc"])
-    raise PelError(f"{spec.slug} has no result, which says its post-hoc numbers: python -m pel_core evaluate '{spec.slug}'")
+    records = (read_record(file) for file in files if file.is_file())
+    return next((record for record in records if record["slug"] == spec.slug), None)
 
 
 def find_images(words: Sequence[str]) -> list[str]:
@@ -172,6 +183,19 @@ class Reader(EvalReader):
         return torch.from_numpy(np.stack(crops)) if crops else torch.empty(0), kept, errors
 
 
+def reading(spec: RunSpec) -> tuple[Any, ...]:
+    """How a run's evaluation reads an image: what an `EvalReader` is told after its paths."""
+    random = RandomCrops(spec.crops, spec.seed, spec.crop_min_scale)
+    return spec.tte, spec.pixels, spec.expand, spec.interpolation, random, spec.reduction
+
+
+def network_input(spec: RunSpec, crops: Tensor, device: torch.device) -> Tensor:
+    """Crops uint8 (..., R, R, 3) as the network takes them: float32 (..., 3, R, R), normalised, on the device."""
+    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (spec.vit.mean, spec.vit.std))
+    pixels = crops.to(device).movedim(-1, -3).float(memory_format=torch.contiguous_format)
+    return normalise(pixels, mean, std)
+
+
 def classify(
     spec: RunSpec,
     classifier: Classifier,
@@ -186,10 +210,8 @@ def classify(
     ``errors``."""
     from tqdm import tqdm
 
-    random = RandomCrops(spec.crops, spec.seed, spec.crop_min_scale)
-    reader = Reader(list(paths), spec.tte, spec.pixels, spec.expand, spec.interpolation, random, spec.reduction)
+    reader = Reader(list(paths), *reading(spec))
     keys = [np.arange(start, min(start + BATCH, len(paths))) for start in range(0, len(paths), BATCH)]
-    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (spec.vit.mean, spec.vit.std))
     batches = loader(reader, keys, device, loader_workers(True, device))
     for crops, kept, unread in tqdm(batches, total=len(keys), unit="batch", disable=None, leave=False):
         for error in unread:
@@ -197,9 +219,7 @@ def classify(
         errors += unread
         if not kept:
             continue
-        pixels = crops.to(device).permute(0, 1, 4, 2, 3).float(memory_format=torch.contiguous_format)
-        batch = [(normalise(pixels, mean, std), Tensor())]
-        logits = predict(classifier, batch, precision=spec.eval_precision)
+        logits = predict(classifier, [(network_input(spec, crops, device), Tensor())], precision=spec.eval_precision)
         classes, probabilities = top_classes(steps(logits.numpy()), top)
         for index, row, values in zip(kept, classes.tolist(), probabilities.tolist(), strict=True):
             yield Prediction(printable(paths[index]), row, [names[i] for i in row], values)

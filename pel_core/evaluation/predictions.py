@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import replace_file
+from pel_core.common.shipped import snakemake_or_make
 
 TOP = 5
 ROWS = 4096  # of logits taken at a time: 8,142 classes in double precision would fill memory
@@ -134,7 +135,7 @@ def read_predictions(path: str | Path) -> Predictions:
                 return Predictions.of(handle.get_tensor("logits"), labels)
             classes, top, own, totals = (handle.get_tensor(name) for name in EXACT)
     except FileNotFoundError:
-        raise PelError(f"{path} does not exist; let snakemake (or make study) make it") from None
+        raise PelError(f"{path} does not exist; let {snakemake_or_make()} make it") from None
     except SafetensorError as error:
         raise PelError(f"{path} is damaged ({error}); delete it and run again") from None
     return Predictions(labels, classes, top.astype(np.float64), own.astype(np.float64), totals)

@@ -15,6 +15,7 @@ from typing import Any
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
 from pel_core.common.logs import logger
+from pel_core.common.shipped import make, program
 from pel_core.spec.long_names import tell
 from pel_core.spec.options import GROUPING_KNOBS, evaluation_options, is_evaluation
 from pel_core.spec.plugins import parse_run
@@ -66,7 +67,7 @@ def find_run(
     if spec.slug in records and (changed := differences(records[spec.slug][1], spec)):
         raise PelError(
             f"{spec.slug} was evaluated otherwise than its name means now ({'; '.join(changed)}): evaluate it again "
-            f"(make study, or python -m pel_core evaluate {spec.slug}), or say what is meant by --evaluation"
+            f"({make('study')}, or {program()} evaluate {spec.slug}), or say what is meant by --evaluation"
         )
     return folder, spec
 

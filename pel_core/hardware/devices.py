@@ -5,6 +5,8 @@ import gc
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,17 @@ def tune_process(device: str) -> None:
         cpu.keep_freed_memory()
     else:
         torch.backends.cudnn.allow_tf32 = False
+
+
+@contextmanager
+def exact_fp32() -> Iterator[None]:
+    """As `tune_process` has it on a GPU, for as long as it is entered: fp32 is fp32."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def device_name(device: torch.device) -> str:

@@ -23,6 +23,7 @@ from PIL import Image
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, replace_file, sha256, write_json
 from pel_core.common.logs import logger
+from pel_core.common.shipped import program
 from pel_core.common.versions import versions
 from pel_core.data.datasets import read_about
 from pel_core.data.image_cache import FORMAT, cache_folder, offsets
@@ -62,7 +63,7 @@ def build(base: str, size: int, results: str | Path, threads: int = 0, bar: Bar 
         raise PelError(f"--size {size}: expected pixels, 1 or more")
     data, folder = Path(results) / "data" / base, cache_folder(results, base, size)
     if not (data / "data.json").is_file():
-        raise PelError(f"data set '{base}' is not prepared: run `python -m pel_core data prepare {base} --out {data}`")
+        raise PelError(f"data set '{base}' is not prepared: run `{program()} data prepare {base} --out {data}`")
     about = read_about(data, base)
     files = _files(data, about)
     folder.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ import numpy as np
 
 from pel_core.common.errors import PelError
 from pel_core.common.problems import Problems
+from pel_core.common.shipped import program
 from pel_core.data import lists
 from pel_core.data.image_files import require_readable
 from pel_core.data.lists import ImageList
@@ -180,7 +181,7 @@ def _check_files(
         missing = [images.paths[i] for i in np.flatnonzero(sizes == 0).tolist()]
         folders = sorted({os.path.dirname(path) for path in images.paths})
         if source.facts:
-            hint = f"`python -m pel_core data fetch {source.base}` says what to get and where to put it"
+            hint = f"`{program()} data fetch {source.base}` says what to get and where to put it"
             problems.kinds["missing files"].hint = hint
         own = source.facts.mistakes if source.facts else None
         for mistake in known_mistakes(root, missing, folders, test_list, own):

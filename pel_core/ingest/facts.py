@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pel_core.common.shipped import program
 from pel_core.ingest.known_mistakes import Mistake, Recognise, names_in
 
 COMMIT = "661ead9b78368f05ba79abe4672d63154467f823"
@@ -84,7 +85,7 @@ That makes {root}/train_val2018/Plantae/7291/..., in folders that are called as 
 
 
 def _imagenet(root: str, folders: Sequence[str]) -> Iterator[Mistake]:
-    get = "ImageNet-LT needs ILSVRC 2012: `python -m pel_core data fetch imagenet-lt` says which files"
+    get = f"ImageNet-LT needs ILSVRC 2012: `{program()} data fetch imagenet-lt` says which files"
     first = names_in(root, "val")[:1]
     names = [*names_in(root), *names_in(root, "val")[:50], *names_in(root, "val", *first)[:50], *names_in(root, "train")[:5]]
     years = {match[1]: name for name in names if (match := re.search(r"(?:ILSVRC|imagenet)_?(20\d\d)", name, re.IGNORECASE))}
@@ -110,7 +111,7 @@ def _places(root: str, folders: Sequence[str]) -> Iterator[Mistake]:
 
 
 def _inaturalist(root: str, folders: Sequence[str]) -> Iterator[Mistake]:
-    get = "iNaturalist 2018 unpacks to train_val2018/Plantae/7291/...: `python -m pel_core data fetch inat2018` says which file"
+    get = f"iNaturalist 2018 unpacks to train_val2018/Plantae/7291/...: `{program()} data fetch inat2018` says which file"
     names = [name for name in names_in(root) if os.path.isdir(os.path.join(root, name))]
     for name in names:
         year = re.search(r"20(?:17|19|2\d)", name)

@@ -10,6 +10,7 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import read_json, write_json
 from pel_core.common.fingerprints import canonical, departing_fields, fingerprint, later_preparation
 from pel_core.common.plugins import used
+from pel_core.common.shipped import results_said
 from pel_core.data.datasets import DATASETS, FORMAT, LongTailed
 from pel_core.data.naming import naming_of
 from pel_core.data.roots import expand_root
@@ -92,6 +93,6 @@ def require_same_place(folder: str | Path, base: str, root: str) -> None:
     if was != now:
         raise PelError(
             f"data set '{base}': {folder} was prepared from {was}, and {now} holds other images; choose another "
-            "results folder for them (make study RESULTS=FOLDER, or --config results=FOLDER), "
+            f"results folder for them ({results_said()}), "
             f"or delete {folder} to make everything again from the new ones"
         )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from pel_core.common.errors import PelError
+from pel_core.common.shipped import program
 from pel_core.data.lists import ImageList
 
 # How tables spell "no value": those of pandas' read_csv, and NaN however it is written.
@@ -104,7 +105,7 @@ def taken_notes(columns: str, keys: Sequence[str], splits: Mapping[str, ImageLis
     """What was taken: the columns in words, images of each class in all splits, the first examples."""
     counts = sum(np.bincount(images.labels, minlength=len(keys)) for images in splits.values()).tolist()
     listed = ", ".join(f"{key} {count:,}" for key, count in zip(keys[:SHOWN], counts, strict=False))
-    more = f", ... ({len(keys) - SHOWN:,} more: `python -m pel_core data describe` draws all)" if len(keys) > SHOWN else ""
+    more = f", ... ({len(keys) - SHOWN:,} more: `{program()} data describe` draws all)" if len(keys) > SHOWN else ""
     train = splits["train"]
     examples = [f"{path} -> {keys[label]}" for path, label in zip(train.paths[:EXAMPLES], train.labels.tolist(), strict=False)]
     return [columns, f"images of each class: {listed}{more}", f"first examples: {'; '.join(examples)}"]

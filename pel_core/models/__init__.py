@@ -13,6 +13,7 @@ from pel_core.models import (  # noqa: F401
     gated_prompts,
     knn,
     repadapter,
+    retrieval,
     text_heads,
     tip_adapter,
     vera,

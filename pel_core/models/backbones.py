@@ -13,6 +13,7 @@ from typing import Literal
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.paths import expand_user
 from pel_core.common.registry import Entry, Registry
+from pel_core.common.shipped import PACKAGE, require
 from pel_core.models.by_name import SPELLINGS, file_safe, is_by_name, look_up
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -65,8 +66,12 @@ class Backbone:
 
     @property
     def folder(self) -> Path:
-        """Where a ``bundled`` model lies: ``arch`` below the package."""
-        return Path(__file__).parents[1] / self.arch
+        """Where a ``bundled`` model lies: ``arch`` below the package.
+
+        Raises:
+            PelError: the package was installed without it.
+        """
+        return require(PACKAGE / self.arch, "the demo")
 
 
 def _clip(label: str, arch: str, layers: int, width: int, patch: int, tag: str, resolution: int = 224, **options) -> Backbone:

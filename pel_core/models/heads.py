@@ -65,12 +65,14 @@ class Head(Module):
     ``trains``: whether it has parameters that train; ``rows``: whether it has rows, ``weight`` (C, D), that start as ``init``
     says; ``draws``: whether the seed says what it starts as, or which images it looks at. A head that also looks at training
     images has ``remembers`` (which ones: labels (N,), seed and knobs -> positions), ``remember`` (takes their features and labels
-    before anything is trained) and ``allocate`` (makes room for what a checkpoint holds, by shape).
+    before anything is trained) and ``allocate`` (makes room for what a checkpoint holds, by shape). ``extends``: another head
+    whose stored tensors it may take over.
     """
 
     trains = True
     rows = True
     draws = True
+    extends = ""
 
     def __init__(self) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ A method attaches deltas (modules of ``deltas.py``) to sites (dotted names insid
 it trains. Methods compose with ``+`` and take a half-open block range with ``@``: ``adaptformer@6:12+vpt-shallow``.
 
 Sites of a block: ``""`` (the block itself), ``attn``, ``attn.norm``, ``attn.qkv``, ``attn.proj``, ``ffn``, ``ffn.norm``,
-``ffn.fc1``, ``ffn.fc2``.
+``ffn.fc1``, ``ffn.fc2``. The one block of a ResNet has ``attnpool``, whose output is the feature.
 """
 
 import re
@@ -22,17 +22,20 @@ MATRICES = {"attn.qkv": ("q", "k", "v"), "attn.proj": ("o",), "ffn.fc1": ("fc1",
 
 @dataclass(frozen=True)
 class BlockContext:
-    """A block that a method acts on: its index, the method's blocks, how many the ViT has, and the method's knobs."""
+    """A block that a method acts on: its index, the method's blocks, how many the network has, the method's knobs, and the kind
+    of network: vit or resnet."""
 
     index: int
     blocks: range
     layers: int
     knobs: Mapping[str, Any]
+    network: str = "vit"
 
 
 @dataclass(frozen=True)
 class Attach:
-    """One delta at one site of the blocks in range; of those for which ``when`` holds, where it is given.
+    """One delta at one site of the blocks in range, in a ``network`` of this kind; of those for which ``when`` holds, where it is
+    given.
 
     ``before``: f(m(x)); ``after``: m(f(x)); ``beside``: f(x) + m(x); ``inside``: m(f, x), the delta using f's own weights.
     Of stacked methods, what is inside a site is innermost, then what is beside a matrix (both are updates of its weights),
@@ -44,6 +47,7 @@ class Attach:
     delta: str
     options: Mapping[str, Any] = field(default_factory=dict)
     when: Callable[[BlockContext], bool] = lambda block: True
+    network: str = "vit"
 
     @property
     def depth(self) -> int:
@@ -76,11 +80,16 @@ class Method:
 
     def attached(self, block: BlockContext) -> tuple[Attach, ...]:
         """What it attaches to a block."""
-        return tuple(attach for attach in self.attach if attach.when(block))
+        return tuple(attach for attach in self.attach if attach.network == block.network and attach.when(block))
 
 
 ANY_NETWORK = ("vit", "resnet")
 METHODS: Registry[Method] = Registry("method")
+
+
+def methods_for(network: str) -> tuple[str, ...]:
+    """The methods that there are for a kind of network, vit or resnet."""
+    return tuple(name for name, method in METHODS.items() if network in method.networks)
 
 
 def add_method(name: str, method: Method) -> None:
@@ -150,8 +159,13 @@ _METHODS: dict[str, Method] = {
         (Attach("attn.norm", "after", "scale-shift"), Attach("ffn.norm", "after", "scale-shift")),
     ),
     "ssf-attn": Method(
-        "scale and shift after the qkv and output projections",
-        (Attach("attn.qkv", "after", "scale-shift"), Attach("attn.proj", "after", "scale-shift")),
+        "scale and shift after the qkv and output projections; of a ResNet after the attention pooling",
+        (
+            Attach("attn.qkv", "after", "scale-shift"),
+            Attach("attn.proj", "after", "scale-shift"),
+            Attach("attnpool", "after", "scale-shift", network="resnet"),
+        ),
+        networks=ANY_NETWORK,
     ),
     "ssf-mlp": Method(
         "scale and shift after both MLP layers, the first before its activation",
@@ -177,6 +191,11 @@ _METHODS: dict[str, Method] = {
         excludes=("vpt-shallow",),
     ),
     "ln": Method("both LayerNorms of every block", train=(r"(attn|ffn)\.norm\.(weight|bias)",)),
+    "bn": Method(
+        "scale and shift of every BatchNorm of a ResNet; its mean and variance stay",
+        train=(r"(.*\.)?(bn\d|downsample\.1)\.(weight|bias)",),
+        networks=("resnet",),
+    ),
     "bias": Method("every bias of every block (BitFit)", train=(r".*\.bias",), networks=ANY_NETWORK),
     "full": Method("every parameter of the blocks", train=(r".*",), recipe={"lr": 5e-4}, networks=ANY_NETWORK),
     "head-only": Method("the classifier alone on frozen features", blocks="none", networks=ANY_NETWORK),

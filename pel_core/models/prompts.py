@@ -40,10 +40,10 @@ class Prompt:
         for lines in (self.templates, *self.by_dataset.values()):
             check_templates(lines, self.source or "a prompt")
 
-    def of(self, base: str) -> list[str]:
+    def of(self, base: str) -> tuple[str, ...]:
         """The templates for a data set; none where it has none."""
         own = self.load() if self.load else self.templates
-        return list(self.by_dataset.get(base, own))
+        return tuple(self.by_dataset.get(base, own))
 
 
 PROMPTS: Registry[Prompt] = Registry("prompt")
@@ -93,7 +93,7 @@ def lacking(kind: str, base: str) -> str:
     )
 
 
-def templates(prompt: str, base: str = "") -> Sequence[str]:
+def templates(prompt: str, base: str = "") -> tuple[str, ...]:
     """The sentences of a prompt for a data set, ``{}`` standing for the class name.
 
     Raises:

@@ -107,9 +107,10 @@ class Trunk(nn.Module):
 
 class ResNet(nn.Module):
     """Images (B, 3, R, R) -> features (B, E), in CLIP's space of texts. Its one block is the whole network: methods that train a
-    block's own parameters (``full``, ``bias``) train all of it, as in LIFT. ``tokens`` tells how large an image is to a CPU."""
+    block's own parameters (``full``, ``bias``, ``bn``) train all of it, as in LIFT. ``tokens`` tells how large an image is to a
+    CPU."""
 
-    patch = 32
+    patch, network = 32, "resnet"
 
     def __init__(self, *, stages: Sequence[int], stem: int, width: int, heads: int, resolution: int):
         super().__init__()

@@ -122,11 +122,12 @@ def apply(
             "held": {},
             "prefix": getattr(vit, "num_prefix_tokens", 0),  # a ResNet has none
         }
+    network = getattr(vit, "network", "vit")
     places = [
         (part, attach, index)
         for part in parts
         for index in part.blocks
-        for attach in METHODS[part.name].attached(BlockContext(index, part.blocks, vit.layers, given[part]["knobs"]))
+        for attach in METHODS[part.name].attached(BlockContext(index, part.blocks, vit.layers, given[part]["knobs"], network))
     ]
     for _, attach, index in places:
         _site(vit.blocks[index], attach.site, index)

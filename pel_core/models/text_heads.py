@@ -36,7 +36,7 @@ def _names(tuning: str) -> list[str]:
 def _fits(name: str) -> bool:
     """Whether a method acts inside blocks with a rank alone: prompts at the end of a causal tower would not be looked at."""
     method = METHODS.get(name)
-    inside = method and method.blocks == "any" and all(attach.site for attach in method.attach)
+    inside = method and method.blocks == "any" and "vit" in method.networks and all(attach.site for attach in method.attach)
     return bool(inside) and name not in OF_IMAGES and set(METHODS.entry(name).reads) <= READ
 
 

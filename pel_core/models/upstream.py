@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pel_core.common.errors import PelError
+from pel_core.common.shipped import make
 from pel_core.models.backbones import BACKBONES, HUB, Backbone, local_weights
 from pel_core.models.hub import CONFIGS, OPEN_CLIP_FILES, TIMM_FILES, Unavailable, checked_sha256, hub_file, origin
 from pel_core.models.state_names import State
@@ -213,7 +214,7 @@ def _command(name: str, repo: str) -> str:
     return (
         f"On a machine with network run `hf download {repo.replace('@', ' --revision ')} {files} --local-dir {name}` "
         f"(hf comes with huggingface_hub), bring that folder here and name it in the config: `weights: {{{name}: "
-        f"/path/to/{name}}}`, or by make study WEIGHTS=/path/to/{name}"
+        f"/path/to/{name}}}`, or by {make('study', WEIGHTS=f'/path/to/{name}')}"
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
@@ -39,21 +40,52 @@ STYLE: dict[str, Any] = {
     "pdf.fonttype": 42,
     "savefig.dpi": 300,
 }
+_collecting: ContextVar[list[tuple[Figure, list[str]]] | None] = ContextVar("figures that are saved", default=None)
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draw in this style, whatever the caller's settings are, and without a screen."""
-    if "matplotlib" not in sys.modules:
-        os.environ["MPLBACKEND"] = "Agg"  # an import fails where a notebook's is set that is not installed here
+    """Draw in this style, whatever the caller's settings are, and without a screen. What the caller has of settings, backend (a
+    notebook's) and open figures is there again afterwards."""
+    before = _import_matplotlib()
     import matplotlib
 
+    open_before = set(plt.get_fignums()) if "matplotlib.pyplot" in sys.modules else set()
     matplotlib.use("Agg")
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
-        yield
-        plt.close("all")
+    try:
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            matplotlib.rcParams.update(STYLE)
+            yield
+    finally:
+        for number in set(plt.get_fignums()) - open_before:
+            plt.close(number)
+        with suppress(ValueError):  # MPLBACKEND named none that there is
+            matplotlib.use(before or "Agg", force=False)
+
+
+def _import_matplotlib() -> str | None:
+    """Import matplotlib; the backend that its caller has, or has named by MPLBACKEND, whether or not it is installed."""
+    if "matplotlib" in sys.modules:
+        return sys.modules["matplotlib"].get_backend(auto_select=False)
+    given = os.environ.get("MPLBACKEND")
+    os.environ["MPLBACKEND"] = "Agg"  # an import fails where a notebook's is set that is not installed here
+    import matplotlib  # noqa: F401
+
+    if given is not None:
+        os.environ["MPLBACKEND"] = given
+    return given
+
+
+@contextmanager
+def collected() -> Iterator[list[tuple[Figure, list[str]]]]:
+    """The figures that are saved inside, with their captions, for who shows them: a notebook."""
+    figures: list[tuple[Figure, list[str]]] = []
+    token = _collecting.set(figures)
+    try:
+        yield figures
+    finally:
+        _collecting.reset(token)
 
 
 def footer(figure: Figure, lines: list[str], width: int) -> None:
@@ -65,6 +97,9 @@ def footer(figure: Figure, lines: list[str], width: int) -> None:
 def save(figure: Figure, folder: str | Path, name: str, caption: Iterable[str]) -> None:
     """Write pdf, svg and png without dates or versions, and beside them the lines of the caption as txt: a figure that did not
     change has the same bytes."""
+    lines = [line for line in caption if line]
+    if (figures := _collecting.get()) is not None:
+        figures.append((figure, lines))
     for suffix, metadata in (
         ("pdf", {"CreationDate": None, "Producer": None, "Creator": None}),
         ("svg", {"Date": None}),
@@ -72,4 +107,4 @@ def save(figure: Figure, folder: str | Path, name: str, caption: Iterable[str]) 
     ):
         with replace_file(Path(folder) / f"{name}.{suffix}") as temporary:
             figure.savefig(temporary, metadata=metadata)
-    write_text(Path(folder) / f"{name}.txt", "".join(f"{line}\n" for line in caption if line))
+    write_text(Path(folder) / f"{name}.txt", "".join(f"{line}\n" for line in lines))

@@ -12,6 +12,7 @@ from typing import Any
 from pel_core import __version__
 from pel_core.common.errors import PelError
 from pel_core.common.files import write_text
+from pel_core.common.shipped import command, make
 from pel_core.reporting.html_text import address, markdown_html, picture
 from pel_core.reporting.recipe_text import study_recipe
 from pel_core.reporting.runs import Record, Runs, find_runs
@@ -86,6 +87,7 @@ def _content(study: Study, out: Path) -> dict[str, Any]:
         "notes": study.data_notes(),
         "runs": lines,
         "provenance": address(study.results / "provenance.csv", out),
+        "command": make("report"),
         "environments": [{**dict(zip(ENVIRONMENT, key)), "runs": len(slugs)} for key, slugs in environments.items()],
         "version": __version__,
     }
@@ -152,7 +154,7 @@ def _told(standing: Standing, name: str) -> list[str]:
     lack = standing.lack(name)
     told = [f'{lack[0].upper()}{lack[1:]}: named under "What is not here".'] if lack else []
     if changed := standing.redrawn(name):
-        told.append(f"{changed[0].upper()}{changed[1:]}; python -m pel_core partial, or make study, draws it anew.")
+        told.append(f"{changed[0].upper()}{changed[1:]}; {command('partial')}, or {make('study')}, draws it anew.")
     return told
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pel_core.common.errors import PelError
+from pel_core.common.shipped import make
 from pel_core.studies.study import Study
 from pel_core.studies.tuning_words import goes_on, waits
 
@@ -18,7 +19,7 @@ def draw_partly(study: Study) -> Iterator[str]:
         return
     study = replace(study, partial=True)
     if told := goes_on(study):
-        yield f"{told} Start it again (`make study` does)."
+        yield f"{told} Start it again (`{make('study')}` does)."
     lacking = set(study.missing())
     for name, artefact in study.artefacts.items():
         if artefact.pending:

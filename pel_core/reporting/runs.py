@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pel_core.common.errors import PelError
+from pel_core.common.shipped import making, program
 from pel_core.reporting.posthoc_text import posthoc_lines
 from pel_core.reporting.soup_text import soup_lines
 from pel_core.spec.outcomes import reason_of
@@ -70,7 +71,7 @@ class Runs(dict[str, Record]):
         more = len(lines) - LISTED
         if more < 1:
             return [*made, *lines]
-        return [*made, *lines[:LISTED], f"And {more} more without a result (python -m pel_core status)."]
+        return [*made, *lines[:LISTED], f"And {more} more without a result ({program()} status)."]
 
 
 def read_runs(study: Study, artefact: Artefact) -> Runs:
@@ -130,7 +131,7 @@ def _blank(study: Study, slug: str, spec: RunSpec) -> Blank | None:
             why = str(error)
         if not why:
             return None
-    command = f"make it with: snakemake --cores 1 --resources gpu=1 {shown(path)}"
+    command = f"make it with: {making(shown(path))}"
     if told := failure(study, slug, spec.train.slug if spec.trains else ""):
         log, error = told[1]
         return Blank(slug, "failed", f"{error}  ({shown(log)}); {command}")

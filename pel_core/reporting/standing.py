@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pel_core.common.errors import PelError
+from pel_core.common.shipped import make, says_pel
 from pel_core.studies.config import shown
 from pel_core.studies.job_logs import last_line
 from pel_core.studies.plan import count_of
@@ -81,11 +82,12 @@ class Standing:
         reasons += [f"  cannot be used: {slug}: {reason}" for reason, slug in unusable.items()]
         lines += reasons[:LISTED] + ([f"  ... and {len(reasons) - LISTED} more"] if len(reasons) > LISTED else [])
         running = sum(state == "running" for state in slugs.values())
-        lines += [f"{count_of(running, 'run')} at work now: `make status`."] if running else []
+        lines += [f"{count_of(running, 'run')} at work now: `{make('status')}`."] if running else []
+        both = "`pel run`" if says_pel() else "`make study` (or snakemake)"
         if reasons:
-            lines.append("Mend this first (`make status` names every run), then run `make study` (or snakemake) again.")
+            lines.append(f"Mend this first (`{make('status')}` names every run), then run {both} again.")
         elif lines and not running:
-            lines.append("Run `make study` (or snakemake), as before: it makes what is missing.")
+            lines.append(f"Run {both}, as before: it makes what is missing.")
         return lines
 
     def _drawing(self, name: str) -> tuple[str, str] | None:

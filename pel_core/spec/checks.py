@@ -9,7 +9,7 @@ from pel_core.data.datasets import NAME, held_as_files, split_name
 from pel_core.data.factors import SCOPE
 from pel_core.models.backbones import BACKBONES
 from pel_core.models.heads import HEADS
-from pel_core.models.methods import METHODS
+from pel_core.models.methods import METHODS, methods_for
 from pel_core.models.prompts import PROMPTS, prompt_parts
 from pel_core.spec.choices import CHOICES, INITS, REGISTRIES, readers, scoped_knobs
 from pel_core.spec.parents import check_parents, idle_without_parents
@@ -24,7 +24,7 @@ TRAINING = (
     "train_delta", "average", "soup",
 )  # fmt: skip
 
-KINDS = {"vit": "ViT", "resnet": "ResNet, without a transformer's blocks"}
+KINDS = {"vit": "ViT, without BatchNorms", "resnet": "ResNet, without a transformer's blocks"}
 
 
 def require_words(spec: "RunSpec") -> None:
@@ -50,7 +50,7 @@ def require_network(method: str, backbone: str) -> None:
     for part in method.split("+"):
         name = part.partition("@")[0]
         if name in METHODS and kind not in METHODS[name].networks:
-            fit = ", ".join(each for each, entry in METHODS.items() if kind in entry.networks)
+            fit = ", ".join(methods_for(kind))
             raise PelError(f"{name} does not act on {backbone}, which is a {KINDS[kind]}; what does: {fit}")
 
 

@@ -103,7 +103,7 @@ def check_parents(spec: "RunSpec") -> None:
         )
     if SOUPS[spec.soup].shares and spec.takes_head and spec.init != "text":
         raise PelError(f"soup={spec.soup} counts the zero-shot classifier in: init=text, here {spec.init}; or take=delta")
-    if spec.soup != "none" and spec.takes_head and any(map(_remembers, spec.parent_specs)):
+    if spec.soup != "none" and spec.takes_head and any(map(_remembers, (spec, *spec.parent_specs))):
         raise PelError(f"soup={spec.soup}: a head {spec.head} holds training images, of which there is no mean; say take=delta")
     if spec.soup != "none" and spec.takes_head and spec.reads_tower:
         raise PelError(f"soup={spec.soup}: a head {spec.head} is what a text tower says, which has no mean; say take=delta")
@@ -127,11 +127,11 @@ def _mismatches(spec: "RunSpec", parent: "RunSpec") -> Iterator[str]:
         yield f"{spec.method} has no delta to take over; say take=head"
     if spec.takes_delta:
         yield from _other_delta(spec, parent)
-    if spec.takes_head and parent.head != spec.head:
+    if spec.takes_head and parent.head not in (spec.head, getattr(HEADS[spec.head], "extends", "")):
         yield f"its head is {parent.head}, this run's {spec.head}; give both the same, or take over the delta alone (take=delta)"
     if spec.takes_head and getattr(HEADS[spec.head], "tower", False):
         yield f"the head {spec.head} reads the text tower and starts anew; take over the delta alone (take=delta)"
-    if spec.takes_head and spec.head == parent.head:
+    if spec.takes_head:
         theirs, ours = parent.knobs_of("head"), spec.knobs_of("head")
         scales = [each.get("scales", "none") for each in (theirs, ours)]
         for name in OF_SHAPE:

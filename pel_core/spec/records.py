@@ -5,6 +5,7 @@ from typing import Any
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import non_finite
+from pel_core.common.shipped import command
 from pel_core.spec.choices import METRICS
 
 # Whole numbers that tables and figures print of every run, where the record has the part.
@@ -67,7 +68,7 @@ def lookup(record: Mapping[str, Any], path: str) -> Any:
             here = here[word]
         else:
             where, known = ".".join(words[:index]) or "the result", here if isinstance(here, Mapping) else ()
-            hint = f"in {where} of {record['slug']}. A result older than a metric: score the run again (python -m pel_core score)"
+            hint = f"in {where} of {record['slug']}. A result older than a metric: score the run again ({command('score')})"
             raise unknown("value", word, known, hint)
     return here
 

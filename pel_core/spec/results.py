@@ -15,6 +15,7 @@ from typing import Any
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import read_json
 from pel_core.common.plugins import used
+from pel_core.common.shipped import command, make, making, program, snakemake, snakemake_or_make
 from pel_core.common.versions import SCORE, STAGES, made_by, stale
 from pel_core.data.datasets import content_hash, split_name
 from pel_core.data.factors import AS_IS, Factors
@@ -159,11 +160,11 @@ def read_record(path: Path) -> Any:
     except PelError as error:
         if not path.is_file():
             raise
-        again = "delete it and run again (make study)"
+        again = f"delete it and run again ({make('study')})"
         if (path.parent / "logits.safetensors").is_file():
             slug = slug_of(path.parent)
             results = path.parents[3 if path.parent.name != slug else 2]
-            again = f"make it again from its predictions: python -m pel_core score '{slug}' --results '{results}'"
+            again = f"make it again from its predictions: {program()} score '{slug}' --results '{results}'"
         raise PelError(f"{str(error).removesuffix('; delete it and run again')}; {again}") from None
     return record
 
@@ -182,9 +183,8 @@ def read_result(results: str | Path, spec: RunSpec, accept: Collection[str] = ()
     """
     path = metrics_file(results, spec.slug)
     if not path.is_file():
-        raise PelError(
-            f"the run {spec.slug} has no result: {path} is missing. Make it with: snakemake --cores 1 --resources gpu=1 '{path}'"
-        )
+        how = making(f"'{path}'")
+        raise PelError(f"the run {spec.slug} has no result: {path} is missing. Make it with: {how}")
     record = read_record(path)
     if reason := invalid_reason(record, spec, accept, results):
         raise PelError(f"{path}: {reason}")
@@ -205,7 +205,7 @@ def invalid_reason(record: Any, spec: RunSpec, accept: Collection[str] = (), res
     if old and spec.slug not in accept:
         again = "Delete the folder and run again"
         if not stale(record, [stage for stage in stages_of(spec) if stage != "score"]):
-            again = "Score it again (snakemake does; or python -m pel_core score), if its logits are gone delete it and run again"
+            again = f"Score it again ({snakemake()} does; or {command('score')}), if its logits are gone delete it and run again"
         return f"stale: {old}, whose numbers may differ. {again}, or accept it by name in the config (accept: ['{spec.slug}'])"
     if changed := differences(record["spec"], spec):
         return (
@@ -232,7 +232,7 @@ def _is_result(record: Any) -> bool:
 def _other_inputs(record: Mapping[str, Any], spec: RunSpec, results: Path) -> str:
     stored = {part: record.get(part, {}).get("sha256") for part in INPUT_PARTS}
     if reason := _differing(stored, spec, results) or _other_parents(record, spec, results):
-        return f"{reason}. snakemake (make study) makes it again; or prepare the earlier one again"
+        return f"{reason}. {snakemake_or_make('snakemake (make study)')} makes it again; or prepare the earlier one again"
     return ""
 
 

@@ -201,6 +201,11 @@ class RunFields:
         return TTE[self.tte].views or self.crops
 
     @property
+    def train_views(self) -> int:
+        """How many crops of a training image go through in a step: one, but for a loss that has the knob ``views``."""
+        return self.knobs_of("loss").get("views", 1) if self.trains else 1
+
+    @property
     def num_frozen_prefix_blocks(self) -> int:
         """How many of the first blocks neither train nor have anything attached; all where the features stay as they are."""
         return min((part.start for part in self.parts if part.blocks), default=self.vit.layers)

@@ -148,6 +148,11 @@ class RunSpec(RunFields):
         return _read(self.parents, self.dataset, self.backbone, self.seed) if self.parents else ()
 
     @property
+    def extends_head(self) -> bool:
+        """Whether its head takes over the rows of another head (`Head.extends`), and looks at training images by itself."""
+        return self.takes_head and any(parent.head != self.head for parent in self.parent_specs)
+
+    @property
     def ancestors(self) -> "dict[str, RunSpec]":
         """The trainings that it starts from and those that these start from, by slug, each before what starts from it."""
         found: dict[str, RunSpec] = {}

@@ -6,6 +6,7 @@ from typing import Any
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, write_json
+from pel_core.common.shipped import snakemake
 from pel_core.spec.run_spec import RunSpec
 
 FILE = "sealed.json"
@@ -49,5 +50,5 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     known = read_json(path) if path.is_file() else {}
     forms = known.values() if isinstance(known, dict) else [None]
     if not all(isinstance(form, dict) and {"split", "trainings"} <= {*form} for form in forms):
-        raise PelError(f"{path} is damaged: expected split and trainings of each study; remove it, and start snakemake again")
+        raise PelError(f"{path} is damaged: expected split and trainings of each study; remove it, and start {snakemake()} again")
     return known

@@ -11,8 +11,10 @@ from typing import Any
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import write_text
+from pel_core.common.logs import logger
 from pel_core.common.paths import expand_user, user_path
 from pel_core.common.renames import renamed_keys
+from pel_core.common.shipped import STUDIES, WORKFLOW, require
 from pel_core.common.yaml_files import load_yaml
 from pel_core.data.datasets import DATASETS
 from pel_core.data.naming import located
@@ -22,27 +24,42 @@ from pel_core.studies.schema.configuration import Configuration
 from pel_core.studies.schema.study_file import study_model
 from pel_core.studies.schema.validation import validate
 
-WORKFLOW = Path(__file__).resolve().parents[2] / "workflow"
+HERE = (Path(), Path("workflow/config"))  # where a user's own studies and configurations are found by name
 MOST_SEEDS = 10_000
 SIZES = ("full", "small")  # of a configuration: real backbones and budgets, or the demo's
 
 
 def find(name: str | Path) -> Path:
-    """The file of a study or configuration: given as a path, or as a name under ``workflow/config`` here or beside the package.
+    """The file of a study or configuration: given as a path, or as the name of a YAML file in this folder or its
+    ``workflow/config``, else of one that comes with PEL-Lab. A file of this folder that hides one of ours is told.
 
     Raises:
-        PelError: there is none; the message lists the names there are.
+        PelError: there is none; the message lists the names there are. Or this folder has two of that name.
     """
-    given = user_path(name)
-    folders = (Path("workflow/config"), WORKFLOW / "config")
-    candidates = [given, *(folder / f"{name}.yaml" for folder in folders)]
-    for path in candidates:
-        if path.is_file():
-            return path
+    given, ours = user_path(name), STUDIES / f"{name}.yaml"
+    if given.is_file():
+        return given
+    here = [path for folder in HERE if (path := folder / f"{name}.yaml").is_file()]
+    own = [path for path in here if not (ours.is_file() and path.samefile(ours))]
+    if len(own) > 1 and not own[0].samefile(own[1]):
+        raise PelError(f"'{name}' is {own[0]} or {own[1]} here; give the path of the one that is meant")
+    if own and ours.is_file() and own[0].read_bytes() != ours.read_bytes():
+        logger.warning("'%s': %s is taken, not what comes with PEL-Lab by that name (%s)", name, own[0], shown(ours))
+    if found := own or here or [ours] * ours.is_file():
+        return found[0]
     if given.suffix in (".yaml", ".yml") or len(given.parts) > 1:
         raise PelError(f"the study or config file {name} does not exist (looked from {Path.cwd()})")
-    names = {path.stem for folder in folders for path in folder.glob("*.yaml")}
+    require(STUDIES, "its studies and configurations")
+    names = {path.stem for folder in (*HERE, STUDIES) for path in folder.glob("*.yaml")}
+    if (given / "study.yaml").is_file():
+        raise PelError(f"'{name}' is a folder that holds a study: go there (cd {name}), or give the path {given / 'study.yaml'}")
     raise unknown("study or config", name, names, "Or give the path of a YAML file.")
+
+
+def default_name(kind: str, name: str) -> str:
+    """What is meant where no study or configuration is said: ``study.yaml`` or ``config.yaml`` of this folder, as `pel init`
+    writes them, else the one of that name that comes with PEL-Lab."""
+    return f"{kind}.yaml" if Path(f"{kind}.yaml").is_file() else name
 
 
 def shown(path: str | Path) -> str:

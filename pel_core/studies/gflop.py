@@ -1,5 +1,6 @@
 """Operations of one image through the network of a run, in GFLOP: matrix products and attention, a multiply-add as two."""
 
+from pel_core.models.methods import METHODS
 from pel_core.spec.choices import SHARPNESS
 from pel_core.spec.run_spec import RunSpec
 
@@ -62,7 +63,8 @@ def training_gflop(spec: RunSpec) -> float:
     if not blocks:
         return passes(spec) * forward_gflop(spec)
     if spec.vit.stages:
-        return passes(spec) * forward_gflop(spec) * (3 if any(part.name == "full" for part in spec.parts) else 2)
+        inside = any(METHODS[part.name].train for part in spec.parts)  # else what trains comes after all of it
+        return passes(spec) * forward_gflop(spec) * (3 if any(part.name == "full" for part in spec.parts) else 2 if inside else 1)
     vit, tokens, lowest = spec.vit, _tokens(spec), min(blocks)
     linear = _blocks(spec)[lowest:]
     attention = 4 * tokens**2 * vit.width / 1e9 * (vit.layers - 1 - lowest)
@@ -71,8 +73,8 @@ def training_gflop(spec: RunSpec) -> float:
 
 
 def passes(spec: RunSpec) -> int:
-    """The most times that an image goes forward and back in a step: 2 with SAM."""
-    return int(SHARPNESS[spec.sharpness].passes)
+    """The most times that an image goes forward and back in a step: 2 with SAM, once for each view that a loss asks for."""
+    return int(SHARPNESS[spec.sharpness].passes) * spec.train_views
 
 
 def _tokens(spec: RunSpec) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, sha256, write_json
 from pel_core.common.logs import logger
+from pel_core.common.shipped import snakemake_or_make
 from pel_core.data.datasets import split_name
 from pel_core.ingest.contents import changed_files
 from pel_core.ingest.identity import data_params, is_other, keep_params, other_params, require_same_place
@@ -166,7 +167,7 @@ def require_same_data(study: "Study", name: str) -> None:
             logger.info("note: %s is drawn without a look at the images of %s: %s", name, base, why)
     for slug in study.artefact(name).specs:
         if (other := study.others.get(study.prepared(slug)["data"])) and not study.accepted(slug):
-            raise PelError(f"{name}: {other}. Start snakemake (or make study), which makes again what was made from it")
+            raise PelError(f"{name}: {other}. Start {snakemake_or_make()}, which makes again what was made from it")
 
 
 def told(stale: dict[str, str]) -> list[str]:

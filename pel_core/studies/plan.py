@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pel_core.common.counts import count_of
 from pel_core.common.errors import PelError
+from pel_core.common.shipped import make
 from pel_core.ingest.sources import open_source
 from pel_core.spec.posthoc import is_posthoc
 from pel_core.spec.run_spec import RunSpec
@@ -64,9 +65,9 @@ def plan(study: Study) -> str:
     else:
         lines.append("Nothing is missing: tables and figures are drawn from what is there.")
     if missing:  # what is prepared could be
-        lines += [f"But `make study` will fail: {found}" for found in study.outlines.values() if isinstance(found, PelError)]
+        lines += [f"But `{make('study')}` will fail: {found}" for found in study.outlines.values() if isinstance(found, PelError)]
     lines += [f"But {reason}. That, and what was made from it, is made again." for reason in study.others.values()]
-    lines += [f"But `make study` will not start: {why}" for base, why in refused.items() if _concerns(study, base)]
+    lines += [f"But `{make('study')}` will not start: {why}" for base, why in refused.items() if _concerns(study, base)]
     return "\n".join(lines)
 
 
@@ -116,11 +117,17 @@ def _cost(study: Study, to_train: list[RunSpec], missing: list[RunSpec]) -> list
 
 def _passes(trained: Mapping[RunSpec, Work]) -> list[str]:
     """A line where a step of some runs takes several passes over its images."""
-    several = Counter((spec.sharpness, passes(spec)) for spec in trained if passes(spec) > 1)
+    several = Counter((_repeats(spec), passes(spec)) for spec in trained if passes(spec) > 1)
     return [
-        f"{count_of(count, 'run')} of sharpness={name}: a step takes up to {number} passes, and images and time are counted so."
+        f"{count_of(count, 'run')} of {name}: a step takes up to {number} passes, and images and time are counted so."
         for (name, number), count in several.items()
     ]
+
+
+def _repeats(spec: RunSpec) -> str:
+    """Why a step of the run passes an image several times."""
+    views = [f"loss={spec.loss} ({spec.train_views} views)"] if spec.train_views > 1 else []
+    return " and ".join(([f"sharpness={spec.sharpness}"] if spec.sharpness != "none" else []) + views)
 
 
 def _time(study: Study, trained: Mapping[RunSpec, Work], known: Mapping[RunSpec, Work]) -> list[str]:
@@ -137,7 +144,7 @@ def _time(study: Study, trained: Mapping[RunSpec, Work], known: Mapping[RunSpec,
     if hours:
         lines.append(f"Time, at the speed {' and '.join(sources)}: {about(hours)} on one device. {PARALLEL}")
     if untimed:
-        how = "`make plan` measures a GPU in seconds, or a CPU that trains in fp32"
+        how = f"`{make('plan')}` measures a GPU in seconds, or a CPU that trains in fp32"
         lines.append(f"No run has been timed here yet, so hours are not known ({how}). {'; '.join(untimed)}.")
     total = sum(cost.train_gflop for cost in trained.values()) + sum(cost.evaluate_gflop for cost in known.values())
     if total >= LARGE:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pel_core.common.errors import PelError, unknown
@@ -51,6 +52,24 @@ def typed_settings(config: Mapping[str, Any], words: Sequence[str], command_line
         if settings[key] == "":
             raise PelError(f"{key}= is empty: say what it is, or leave it out")
     return settings
+
+
+def require_unmoved(modifier: Any, *folders: Path) -> None:
+    """See that another workflow, which uses this one as a module, moves no files: commands name them too.
+
+    Args:
+        modifier: Snakemake's path modifier of the module.
+        folders: of results and figures.
+
+    Raises:
+        PelError: the module has a prefix for them.
+    """
+    for folder in folders:
+        if modifier.replace_prefix(f"{folder}/file") != f"{folder}/file":
+            raise PelError(
+                "PEL-Lab as a module takes no prefix and replace_prefix for its files; say in the module's config where they go: "
+                "config: {'results': FOLDER, 'figures': FOLDER}"
+            )
 
 
 def _plain(key: str, value: Any) -> bool:

@@ -15,7 +15,7 @@ from pel_core.data.datasets import split_name
 from pel_core.data.roots import tell_roots
 from pel_core.ingest.notes import data_notes, text_notes
 from pel_core.ingest.sources import open_source, require_split
-from pel_core.models.backbones import local_weights
+from pel_core.models.backbones import BACKBONES, local_weights
 from pel_core.spec.long_names import look_in, write_names
 from pel_core.spec.results import OUTPUTS, run_folder
 from pel_core.studies import provenance
@@ -163,8 +163,11 @@ def load(study: str | Path = "report", config: str | Path = "demo", **settings: 
 
 
 def _check_inputs(study: Study) -> None:
-    """Refuse a split or a prompt's file that there is not, before anything is planned."""
+    """Refuse a split, a prompt's file or a backbone of the package that there is not, before anything is planned."""
     datasets, planned = study.bindings.datasets, study.planned
+    for name in {spec.backbone for spec in planned.values()} - study.config.get("weights", {}).keys():
+        if BACKBONES[name].source == "bundled":
+            _ = BACKBONES[name].folder  # which looks
     for slug, spec in planned.items():
         try:
             require_split(spec.dataset, spec.split, datasets, spec.factors.val)

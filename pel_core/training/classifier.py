@@ -27,6 +27,11 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.vit(images))
 
+    def with_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Views (B, V, 3, R, R) -> logits (B, C) of the first of each image, and what the head classifies of all, (B, V, D)."""
+        features = self.vit(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+        return self.head(features[:, 0]), self.head.feature(features)
+
     def trainable(self) -> dict[str, nn.Parameter]:
         """Every parameter that trains, by its stored name: ``adaptformer.6.ffn.up.weight``, ``head.weight``."""
         return {name: value for name, value in self.stored().items() if value.requires_grad}

@@ -28,6 +28,7 @@ from pel_core.training.sharpness import make_sharpness
 from pel_core.training.state import State, reset_peak_memory
 from pel_core.training.state import peak_memory_mb as peak_memory_mb
 from pel_core.training.step import PRECISIONS, OutOfMemory, Step
+from pel_core.training.views import with_views
 
 CROPS_PER_PASS = 640  # of an evaluation on a GPU: ten crops of 64 images
 CHECKED = 8  # images that a trained network is asked, to see that its last step left it finite
@@ -97,7 +98,7 @@ def train(
     group.same_start(classifier.stored().values(), state.done)
     manager.agree = group.largest
     score = _score_of(state, validate, group, device)
-    stream, images = mixed(batches, spec, counts, group), None
+    stream, images = mixed(with_views(batches, spec), spec, counts, group), None
     try:
         while state.epoch < spec.epochs:
             step.set_epoch(state.epoch)
@@ -175,7 +176,8 @@ def _advice(spec: RunSpec) -> str:
 def _whole(
     classifier: Classifier, spec: RunSpec, manager: CheckpointManager, steps: int, images: Tensor | None, group: ProcessGroup
 ) -> None:
-    """The last step's update, which no later loss would show. ``images`` (B, 3, R, R): of the last batch, if there was one.
+    """The last step's update, which no later loss would show. ``images`` (B, 3, R, R), or views (B, V, 3, R, R): of the last
+    batch, if there was one.
 
     Raises:
         Diverged: a trained parameter is not finite, or what the network says of these images.
@@ -183,7 +185,8 @@ def _whole(
     bad = [name for name, value in classifier.trainable().items() if not bool(value.isfinite().all())]
     number = f"{bad[0]} is not finite after the last step ({len(bad)} such parameters)" if bad else ""
     if not bad and images is not None:
-        logits = predict(classifier, [(images[:CHECKED, None], images)], precision=spec.precision)
+        some = images[:CHECKED] if images.ndim == 5 else images[:CHECKED, None]
+        logits = predict(classifier, [(some, images)], precision=spec.precision)
         bad = ["a logit"] if group.largest(int(not logits.isfinite().all())) else []  # each rank has images of its own
         number = "a logit of the last batch is not finite after the last step"
     if bad:

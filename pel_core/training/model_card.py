@@ -14,6 +14,7 @@ from typing import Any
 from pel_core import __version__
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, write_text
+from pel_core.common.shipped import program
 from pel_core.common.versions import made_by, versions
 from pel_core.data.datasets import DATASETS, split_name
 from pel_core.models.backbones import repository
@@ -103,7 +104,7 @@ def model_card(record: Mapping[str, Any], evaluated: Sequence[Mapping[str, Any]]
         "A command above answers new images with the crops of its evaluation, and the evaluated images as it did "
         "(`predictions.parquet`); `--results FOLDER` says where runs lie that are not in `results`."
         if evaluated
-        else f"```\npython -m pel_core predict --run {spec.slug} IMAGES...\n```",
+        else f"```\n{program()} predict --run {spec.slug} IMAGES...\n```",
         "\n## Training",
         "| option | value |\n|---|---|",
         *(f"| {name} | {'' if value is None else value} |" for name, value in record["spec"].items() if not is_evaluation(name)),
@@ -162,7 +163,7 @@ def results_of(record: Mapping[str, Any]) -> list[str]:
     return [
         f"\nMean logit over {evaluation['crops']} crops ({options}) of {record['data']['test_images']} images of the split "
         f"`{spec.split}`, one seed ({spec.seed}):",
-        f"```\npython -m pel_core predict --run {spec.slug} IMAGES...\n```",
+        f"```\n{program()} predict --run {spec.slug} IMAGES...\n```",
         "| metric | value |\n|---|---:|",
         *(f"| {label} | {value:.2f} |" for _, label, value in _metrics(record)),
     ]

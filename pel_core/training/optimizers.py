@@ -97,8 +97,10 @@ def _kernels(fused: bool) -> dict[str, bool]:
     return {"fused": True} if fused else {"foreach": True}
 
 
-def make_optimizer(classifier: Classifier, spec: RunSpec, fused: bool | None = None) -> Optimizer:
-    """The run's optimizer over everything that trains.
+def make_optimizer(
+    classifier: Classifier, spec: RunSpec, fused: bool | None = None, criterion: nn.Module | None = None
+) -> Optimizer:
+    """The run's optimizer over everything that trains, what the loss ``criterion`` learns itself included.
 
     ``fused``, by default on a GPU, leaves it to the device to skip a step whose fp16 gradients overflowed; else the host waits
     every step. An optimizer without such a kernel ignores it.
@@ -107,21 +109,27 @@ def make_optimizer(classifier: Classifier, spec: RunSpec, fused: bool | None = N
     knobs = spec.knobs_of("optimizer")
     shared = {knob.name: knobs.pop(knob.name, knob.default) for knob in SHARED}
     del shared["clip_norm"]  # the step's
-    return OPTIMIZERS[spec.optimizer](parameter_groups(classifier, spec, **shared), spec, fused, **knobs)
+    return OPTIMIZERS[spec.optimizer](parameter_groups(classifier, spec, **shared, criterion=criterion), spec, fused, **knobs)
 
 
 def parameter_groups(
-    classifier: Classifier, spec: RunSpec, head_lr: float | str = "same", no_decay: str = "none", layer_decay: float = 1.0
+    classifier: Classifier,
+    spec: RunSpec,
+    head_lr: float | str = "same",
+    no_decay: str = "none",
+    layer_decay: float = 1.0,
+    criterion: nn.Module | None = None,
 ) -> Groups:
     """What trains, in groups of one rate and one weight decay; ``initial_lr`` is the rate that a schedule multiplies.
+    A loss's own parameters have the head's rate.
 
     With the knobs at their defaults it is one group, in the order of ``trainable()``.
     """
     exempt = set(no_decay.split("+")) - {"none"}
-    kinds = _kinds(classifier) if exempt else {}
+    kinds = _kinds(classifier, criterion) if exempt else {}
     blocks = {id(tuned.parameter): tuned.last for tuned in classifier.tuned}
     groups: dict[tuple[float, float], list[Any]] = {}
-    for parameter in classifier.trainable().values():
+    for parameter in (*classifier.trainable().values(), *(criterion.parameters() if criterion else ())):
         if (block := blocks.get(id(parameter))) is not None:
             rate = spec.lr * layer_decay ** (spec.vit.layers - 1 - block)
         else:
@@ -134,16 +142,19 @@ def parameter_groups(
     ]
 
 
-def _kinds(classifier: Classifier) -> Mapping[int, str]:
+def _kinds(classifier: Classifier, criterion: nn.Module | None = None) -> Mapping[int, str]:
     """What each parameter is, of ``KINDS``, by its id; matrices and entries chosen from them (`Sparse`) are none of these."""
-    kinds = {}
-    for module in (*classifier.modules(), *getattr(classifier.head, "tower_modules", ())):  # a tower's module says what it is
+    from pel_core.models.resnet import FrozenStatistics
+
+    kinds, of_loss = {}, criterion.modules() if criterion else ()
+    # A tower's module says what it is.
+    for module in (*classifier.modules(), *getattr(classifier.head, "tower_modules", ()), *of_loss):
         for name, parameter in module.named_parameters(recurse=False):
-            if isinstance(module, nn.LayerNorm):
+            if isinstance(module, nn.LayerNorm | nn.BatchNorm1d | FrozenStatistics):
                 kind = "norms"
             elif isinstance(module, Prompt) or name == "context":  # CoOp's, before class names
                 kind = "prompts"
-            elif name in ("bias", "shift"):
+            elif name in ("bias", "shift", "hidden_bias", "out_bias"):
                 kind = "biases"
             else:
                 kind = "scales" if parameter.ndim < 2 and name != "weight" else "matrices"

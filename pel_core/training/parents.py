@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, sha256
+from pel_core.common.shipped import program, snakemake
 from pel_core.common.tensors import read_tensors
 from pel_core.common.versions import stale
 from pel_core.data.datasets import Prepared
@@ -18,6 +19,7 @@ from pel_core.spec.run_spec import RunSpec, differences
 from pel_core.training.classifier import Classifier
 
 STORED = ("spec", "data", "backbone", "delta_sha256", "training")
+INDEX = ("head.keys", "head.labels")  # of a head that looks at training images
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def read_parents(spec: RunSpec, results: Path) -> list[Parent]:
 
 def _read(parent: RunSpec, results: Path) -> Parent:
     folder = run_folder(results, parent.slug)
-    again = f"train it again first (snakemake does; or python -m pel_core train {parent.slug})"
+    again = f"train it again first ({snakemake()} does; or {program()} train {parent.slug})"
     if not (folder / "train.json").is_file():
         failed = diverged(results, parent.slug, parent)
         found = f"its training diverged: {reason_of(failed)}" if failed else f"{folder / 'train.json'} does not exist"
@@ -75,8 +77,10 @@ def take_over(classifier: Classifier, spec: RunSpec, parents: list[Parent], data
                 f"{spec.slug} takes over the head of {parent.spec.slug}, whose classes are others ({found}); take over the delta "
                 "alone (take=delta)"
             )
-        own = {name: value for name, value in classifier.trainable_state().items() if name == "head.scales"}
+        # Factors that the parent's classes do not have start at 1; an index of training images is this run's.
+        state = classifier.trainable_state()
+        own = {name: value for name, value in state.items() if name == "head.scales" or (spec.extends_head and name in INDEX)}
         try:
-            classifier.load_trainable(own | parent.state, spec.take)  # factors that the parent's classes do not have start at 1
+            classifier.load_trainable(own | parent.state, spec.take)
         except PelError as error:
             raise PelError(f"{spec.slug} cannot start from {parent.spec.slug}: {error}") from None

@@ -1,7 +1,7 @@
 """A run from its name to its files: find the prepared inputs under the results folder, train, evaluate, write atomically."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -42,6 +42,7 @@ def train_run(
     checkpoint_seconds: float = 300.0,
     loggers: Mapping[str, bool] = {"tensorboard": True},
     prefix_cache_gb: float = GIGABYTES,
+    bar: Callable[..., Any] | None = None,
 ) -> None:
     """Train the run and write ``delta.safetensors`` and ``train.json`` into its folder; go on where a checkpoint is. A training
     that diverges leaves ``failed.json`` there.
@@ -52,6 +53,7 @@ def train_run(
         checkpoint_seconds: between two checkpoints within an epoch; 0 keeps none.
         loggers: which metric loggers to use: tensorboard, wandb.
         prefix_cache_gb: what features that runs share may take, for a head that starts from images.
+        bar: as `Progress`.
 
     Raises:
         PelError: an evaluation-only slug, inputs that are missing or do not fit, a loss that is not finite.
@@ -76,8 +78,8 @@ def train_run(
         kind = spec.pixels, spec.vit.mean, spec.vit.std, target, workers, group
         batches, first = TrainBatches(data.train, spec, *kind, make_sampler(spec)), group.rank == 0
         metric_logger = MetricLogger(Path(results), spec, len(batches), **(loggers if first else {"tensorboard": False}))
-        progress = Progress(slug, spec.epochs * len(batches), quiet=not first, watchers=[lease.note, metric_logger])
-        with Requests() as requests, closing(metric_logger):
+        progress = Progress(slug, spec.epochs * len(batches), quiet=not first, watchers=[lease.note, metric_logger], bar=bar)
+        with Requests() as requests, closing(metric_logger), closing(progress):
             manager = CheckpointManager(kept, identity(record), checkpoint_seconds, requests, lease.check, writes=first)
             try:
                 counts, validate = torch.as_tensor(data.train_counts), validation_score(classifier, spec, data)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.files import read_json, sha256
+from pel_core.common.shipped import program
 from pel_core.common.tensors import read_tensors
 from pel_core.common.versions import check_versions, made_by, stale, versions
 from pel_core.data.batches import EvalBatches
@@ -52,9 +53,7 @@ def load(
     if base not in prepared:
         if base not in DATASETS:
             raise unknown("data set", base, {*DATASETS, *prepared}, "(one of your own is prepared with `data prepare --config`)")
-        raise PelError(
-            f"data set '{base}' is not prepared: run `python -m pel_core data prepare {base} --out {results}/data/{base}`"
-        )
+        raise PelError(f"data set '{base}' is not prepared: run `{program()} data prepare {base} --out {results}/data/{base}`")
     # What is read from files has to be what was prepared; decoded images are those that they were decoded from.
     read = [("train", fresh), (spec.split, not fresh or spec.wise_ft != 1), ("val", fresh and spec.validates)]
     compare = () if spec.image_cache else tuple(dict.fromkeys(split for split, needed in read if needed))
@@ -67,7 +66,7 @@ def load(
         info |= about
         text |= features if fresh else {"text.features": features["text.features"]}  # the tower is for training
     projection, seen = image_projection(spec, text) if spec.trains else None, {}
-    looks = fresh and spec.trains and not spec.takes_head
+    looks = fresh and spec.trains and (not spec.takes_head or spec.extends_head)
     if looks and not spec.takes_delta:  # the untuned network looks, before a delta is attached
         cache = PrefixCache(results, prefix_cache_gb)
         seen = look_at_images(spec, vit.to(device), data, device, cache, info["sha256"], projection)

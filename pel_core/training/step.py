@@ -1,10 +1,10 @@
 """One optimizer step: micro-batches, precision, and what is done where the device has too little memory.
 
-Shape legend: B images, R pixels, C classes.
+Shape legend: B images, V views of an image, R pixels, C classes, D features.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,10 +12,12 @@ from torch import Tensor
 
 from pel_core.common.errors import PelError
 from pel_core.common.logs import logger
+from pel_core.common.seeds import torch_generator
 from pel_core.hardware import cpu
 from pel_core.hardware.process_group import ProcessGroup
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.classifier import Classifier
+from pel_core.training.contrastive import takes_features
 from pel_core.training.losses import decomposable
 from pel_core.training.optimizer_state import load_optimizer, optimizer_numbers, optimizer_tensors
 from pel_core.training.optimizers import make_optimizer
@@ -34,6 +36,9 @@ class Step:
     Where the device runs out of memory a group is taken in smaller micro-batches, which leaves its numbers as they are (up to
     rounding); ``micro_batch`` is the images that go through at once. Shapes: see ``__call__``.
 
+    A loss that takes features gets those of all views of an image, and the head's rows. What such a loss learns itself is
+    trained, and kept in checkpoints, with the rest (``trained``).
+
     ``say`` is told of what a person should know: that memory was short. ``sharpness`` is an entry of SHARPNESS, plain by default.
     """
 
@@ -48,9 +53,14 @@ class Step:
         sharpness: Any = None,
     ):
         self.classifier, self.criterion, self.spec, self.group, self.say = classifier, criterion, spec, group, say
-        self.sharpness, self.parameters = sharpness or Plain(None), list(classifier.trainable().values())
+        self.features = takes_features(spec.loss)
+        if self.features:
+            criterion.attach(classifier.head.weight.shape[1], torch_generator(spec.seed, "loss"))
+        self.own = {f"loss.{name}": value for name, value in criterion.named_parameters()}
+        self.trained = classifier.trainable() | self.own
+        self.sharpness, self.parameters = sharpness or Plain(None), list(self.trained.values())
         self.clip_norm = spec.knobs_of("optimizer").get("clip_norm", "none")
-        self.optimizer = make_optimizer(classifier, spec)
+        self.optimizer = make_optimizer(classifier, spec, criterion=criterion)
         self.scaler = torch.amp.GradScaler(device.type, enabled=spec.precision == "fp16")
         self._average: Tensor | None = None
         self.micro_batch = math.ceil(spec.batch_size / spec.accumulate)
@@ -68,8 +78,8 @@ class Step:
             self.criterion.set_epoch(epoch)
 
     def __call__(self, images: Tensor, labels: Tensor, count: int) -> Tensor:
-        """Take one step on images (B, 3, R, R) and labels (B,) or soft targets (B, C), this process's part of a batch of
-        ``count`` images.
+        """Take one step on images (B, 3, R, R), or views of them (B, V, 3, R, R) for a loss that takes features, and labels (B,)
+        or soft targets (B, C), this process's part of a batch of ``count`` images.
 
         Returns:
             (2,) float64 on the device: loss summed over images, correct images (of soft targets their share of the prediction).
@@ -128,27 +138,34 @@ class Step:
             parts = zip(images.split(self.micro_batch), labels.split(self.micro_batch), strict=True)
             sums = [self._direct(chunk, target, share * (self._weight(target) / self._weight(labels))) for chunk, target in parts]
             return torch.stack(sums).sum(0) if len(sums) > 1 else sums[0]
-        # The loss's gradient at the logits of the whole group first, then each part again, with its share of that gradient.
+        # The loss's gradient at the outputs of the whole group first, then each part again, with its share of that gradient.
         with torch.no_grad():
-            logits = torch.cat([self._logits(chunk) for chunk in images.split(self.micro_batch)])
-        logits.requires_grad_(True)
+            parts = [self._outputs(chunk) for chunk in images.split(self.micro_batch)]
+        outputs = [torch.cat(pieces).requires_grad_(True) for pieces in zip(*parts, strict=True)]
         with self._autocast(images):
-            loss = self.criterion(logits, labels)
-        (grad_logits,) = torch.autograd.grad(self.scaler.scale(loss * share), logits)
-        for chunk, part in zip(images.split(self.micro_batch), grad_logits.split(self.micro_batch), strict=True):
-            self._logits(chunk).backward(part)
-        return _sums(loss, logits, labels, self._weight(labels))
+            loss = self._loss(outputs, labels)
+        self.scaler.scale(loss * share).backward()
+        grads = zip(*(output.grad.split(self.micro_batch) for output in outputs), strict=True)
+        for chunk, part in zip(images.split(self.micro_batch), grads, strict=True):
+            torch.autograd.backward(self._outputs(chunk), part)
+        return _sums(loss, outputs[0], labels, self._weight(labels))
 
     def _direct(self, images: Tensor, labels: Tensor, share: float | Tensor) -> Tensor:
         with self._autocast(images):
-            logits = self.classifier(images)
-            loss = self.criterion(logits, labels)
+            outputs = self._outputs(images)
+            loss = self._loss(outputs, labels)
         self.scaler.scale(loss * share).backward()
-        return _sums(loss, logits, labels, self._weight(labels))
+        return _sums(loss, outputs[0], labels, self._weight(labels))
 
-    def _logits(self, images: Tensor) -> Tensor:
+    def _outputs(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What the loss is of: logits (B, C), and features (B, V, D) if it takes them."""
         with self._autocast(images):
-            return self.classifier(images)
+            return self.classifier.with_features(images) if self.features else (self.classifier(images),)
+
+    def _loss(self, outputs: Sequence[Tensor], labels: Tensor) -> Tensor:
+        if not self.features:
+            return self.criterion(outputs[0], labels)
+        return self.criterion(outputs[0], labels, outputs[1], self.classifier.head.weight)
 
     def _autocast(self, images: Tensor) -> torch.autocast:
         dtype = PRECISIONS[self.spec.precision]
@@ -168,13 +185,15 @@ class Step:
         self.say(f"out of memory with {tried} images at once: going on with {self.micro_batch}; the batch stays as it is")
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps of parameters and optimizer, on the CPU: ``parameter.NAME``, ``optimizer.KEY.NAME``."""
+        """What a checkpoint keeps of parameters, those of the loss itself, and optimizer, on the CPU: ``parameter.NAME``,
+        ``loss.NAME``, ``optimizer.KEY.NAME``."""
         tensors = {f"parameter.{name}": value for name, value in self.classifier.trainable_state().items()}
-        return tensors | optimizer_tensors(self.optimizer, self.classifier.trainable())
+        tensors |= {name: value.detach().cpu().clone() for name, value in self.own.items()}
+        return tensors | optimizer_tensors(self.optimizer, self.trained)
 
     def numbers(self) -> dict[str, Any]:
         """The other part of a checkpoint, as JSON."""
-        groups, states = optimizer_numbers(self.optimizer, self.classifier.trainable())
+        groups, states = optimizer_numbers(self.optimizer, self.trained)
         return {"scaler": self.scaler.state_dict(), "groups": groups, "optimizer": states}
 
     def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], micro_batch: int) -> None:
@@ -185,7 +204,10 @@ class Step:
         """
         prefix = "parameter."
         self.classifier.load_trainable({key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)})
-        load_optimizer(self.optimizer, self.classifier.trainable(), tensors, numbers)
+        with torch.no_grad():
+            for name, value in self.own.items():
+                value.copy_(tensors[name])
+        load_optimizer(self.optimizer, self.trained, tensors, numbers)
         self.scaler.load_state_dict(numbers["scaler"])
         self.micro_batch = min(self.micro_batch, micro_batch)
 

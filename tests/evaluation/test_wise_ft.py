@@ -11,7 +11,7 @@ from pel_core.common.files import read_json
 from pel_core.common.tensors import read_tensors
 from pel_core.data.batches import EvalBatches
 from pel_core.evaluation.trained_run import open_run
-from pel_core.models.methods import METHODS
+from pel_core.models.methods import METHODS, methods_for
 from pel_core.spec.results import metrics_file, run_folder
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.loop import predict
@@ -19,7 +19,7 @@ from pel_core.training.run_inputs import load
 
 CPU = torch.device("cpu")
 METHOD = "lora+ln+vpt-shallow"
-TRAINABLE = [name for name in METHODS if METHODS[name].trains_head]
+TRAINABLE = [name for name in methods_for("vit") if METHODS[name].trains_head]
 
 
 def trained(results, slug):

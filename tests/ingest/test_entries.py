@@ -65,7 +65,7 @@ def test_an_entry_comes_as_its_ratios():
         ({"kind": "csv", "profile": "flat", "ratios": [2]}, "Leave it out for the imbalance as found"),
         ({"kind": "csv", "split_seed": -1}, "split_seed is -1, expected a whole number of 0 or more"),
         ({"kind": "csv", "largest": 0}, "largest is 0, expected a whole number of 1 or more"),
-        ({"kind": "folders", "file": "x.csv"}, "unknown key .*'file' is a key of kind: csv\\."),
+        ({"kind": "folders", "file": "x.csv"}, "unknown key .*'file' is a key of kind: csv and split_file\\."),
         ({"kind": "folders", "groups_from": "x"}, "groups_from is 'x', expected one of its ratios"),
         ({"kind": "folders", "recipe": {}, "profile": 3}, "unknown key .*A recipe stands beside `datasets:`"),
     ],
@@ -90,7 +90,8 @@ def test_the_type_of_an_entry_is_told_by_its_kind():
 
 def test_the_schema_describes_every_key():
     schema = TypeAdapter(Entry).json_schema()
-    models = {name.removesuffix("Entry").lower(): model for name, model in schema["$defs"].items()}
+    names = {source.Entry.__name__: kind for kind, source in user_kinds().items()}
+    models = {names[name]: model for name, model in schema["$defs"].items()}
     assert set(models) == set(user_kinds())
     for kind, model in models.items():
         assert model["additionalProperties"] is False and model["properties"]["kind"]["const"] == kind

@@ -70,11 +70,12 @@ def same_training(head, plain, values):
 # The projected feature
 
 EITHER = [entry.name for entry in HEADS.entries() if (knob := entry.knob("feature")) and knob.default == "width"]
-ORDINARY = [name for name in EITHER if getattr(HEADS[name], "rows", True)]
+REMEMBERS = [name for name in HEADS if hasattr(HEADS[name], "remembers")]
+ORDINARY = [name for name in EITHER if name not in REMEMBERS]
 
 
 def test_the_heads_that_take_either_feature():
-    assert {*EITHER} == {"cosine", "linear", "l2norm", "layernorm", "knn"}
+    assert {*EITHER} == {"cosine", "linear", "l2norm", "layernorm", "knn", "rac"}
 
 
 @pytest.mark.parametrize("name", ORDINARY)

@@ -13,12 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from pel_core.common.errors import PelError
 from pel_core.models.backbones import BACKBONES, repository
 from pel_core.models.heads import ZeroShot
-from pel_core.models.methods import METHODS
-from pel_core.models.resnet import ResNet
+from pel_core.models.methods import METHODS, methods_for, parse_method
+from pel_core.models.resnet import FrozenStatistics, ResNet
+from pel_core.models.surgery import apply
 from pel_core.models.weights import load_vit, prepare_backbone, text_features
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.gflop import forward_gflop, training_gflop
 from pel_core.training.classifier import Classifier, build, cast_frozen_weights
+from pel_core.training.optimizers import parameter_groups
 
 RESNETS = [name for name, entry in BACKBONES.items() if entry.stages]
 SMALL = {"layers": [1, 2, 1, 1], "width": 16, "image_size": 64}
@@ -72,9 +74,10 @@ def test_features_texts_and_zero_shot(small):
     assert load_vit(folder, resolution=96)[0](torch.randn(1, 3, 96, 96)).shape == (1, 32)
 
 
-@pytest.mark.parametrize(("method", "trains"), [("full", r".*"), ("bias", r".*\.bias"), ("head-only", None)])
-def test_what_trains(small, method, trains):
-    """LIFT's lists: every parameter, or every one whose name ends in bias, the pooling's too. Statistics never change."""
+@pytest.mark.parametrize("method", ["full", "bias", "bn", "head-only"])
+def test_what_trains(small, method):
+    """LIFT's lists: every parameter, every one whose name ends in bias, the pooling's too, those of every BatchNorm. Statistics
+    never change."""
     model, folder, _ = small
     net, text, _ = load_vit(folder)
     images, labels = torch.randn(4, 3, 64, 64), torch.tensor([0, 1, 2, 0])
@@ -84,7 +87,10 @@ def test_what_trains(small, method, trains):
     torch.testing.assert_close(classifier.head.weight, text["text.features"], atol=1e-6, rtol=0)
     tuned = {each.name.removeprefix("blocks.0.") for each in classifier.tuned}
     names = [name for name, _ in model.visual.named_parameters()]
-    expected = {"full": names, "bias": [name for name in names if name.endswith("bias")], "head-only": []}[method]
+    norms = [name for name, module in model.visual.named_modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    expected = {"full": names, "bias": [name for name in names if name.endswith("bias")], "head-only": []}
+    expected |= {"bn": [f"{name}.{each}" for name in norms for each in ("weight", "bias")]}
+    expected = expected[method]
     assert tuned == set(expected)
     before = copy.deepcopy(classifier.state_dict())
     optimizer = torch.optim.SGD([value for value in classifier.parameters() if value.requires_grad], lr=0.1)
@@ -111,10 +117,77 @@ def test_what_trains(small, method, trains):
     assert all(name in same for name in before if "running" in name)
 
 
+def test_scale_and_shift_after_the_pooling(small):
+    """``ssf-attn`` of a ResNet, as LIFT's on the pooled feature: three steps of open_clip's network and two vectors by hand."""
+    model, folder, _ = small
+    net, text, _ = load_vit(folder)
+    images, labels = torch.randn(4, 3, 64, 64), torch.tensor([0, 1, 2, 0])
+    spec = RunSpec.make("toy", "clip-rn50", "ssf-attn", 0, precision="fp32", weight_decay=0)
+    text["text.features"] = torch.nn.functional.normalize(torch.randn(3, 32), dim=-1)
+    classifier = build(spec, net, 3, text)
+    tuned = {each.name: each.parameter for each in classifier.tuned}
+    assert {name: tuple(value.shape) for name, value in tuned.items()} == dict.fromkeys(
+        ("ssf-attn.0.attnpool.scale", "ssf-attn.0.attnpool.shift"), (32,)
+    )
+    with torch.no_grad():
+        features = model.visual(images)
+    scale, shift, head = (value.detach().clone().requires_grad_() for value in (*tuned.values(), classifier.head.weight))
+    ours = torch.optim.SGD([*tuned.values(), classifier.head.weight], lr=0.1)
+    plain = torch.optim.SGD([scale, shift, head], lr=0.1)
+    for _ in range(3):
+        values = []
+        cosine = torch.nn.functional.normalize(features * scale + shift, dim=-1) @ torch.nn.functional.normalize(head, dim=-1).T
+        for optimizer, logits in ((ours, classifier(images)), (plain, spec.scale * cosine)):
+            values.append(torch.nn.functional.cross_entropy(logits, labels))
+            optimizer.zero_grad()
+            values[-1].backward()
+            optimizer.step()
+        torch.testing.assert_close(*values, atol=1e-4, rtol=1e-4)
+    for found, expected in zip((*tuned.values(), classifier.head.weight), (scale, shift, head), strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", RESNETS)
+@pytest.mark.parametrize("method", methods_for("resnet"))
+def test_as_many_parameters_as_in_the_upstream_network(name, method):
+    """Of open_clip's full-size network, by its own modules; of the pooled feature, two numbers a channel."""
+    entry = BACKBONES[name]
+    with torch.device("meta"):
+        theirs = open_clip.create_model(entry.arch, load_weights=False, precision="fp32", device="meta").visual
+        ours = ResNet(stages=entry.stages, stem=64, width=entry.width, heads=32, resolution=224)
+    norms = [module for module in theirs.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    expected = {
+        "full": sum(value.numel() for value in theirs.parameters()),
+        "bias": sum(value.numel() for name, value in theirs.named_parameters() if name.endswith("bias")),
+        "bn": sum(2 * norm.num_features for norm in norms),
+        "ssf-attn": 2 * entry.width,
+    }
+    tuned = apply(ours, parse_method(method, 1), adapter_dim=1) if METHODS[method].blocks != "none" else []
+    assert sum(each.parameter.numel() for each in tuned) == expected.get(method, 0)
+    assert len(norms) == len([each for each in ours.modules() if isinstance(each, FrozenStatistics)])
+
+
+def test_batch_norms_may_go_without_decay(small):
+    spec = RunSpec.make("toy", "clip-rn50", "bn+ssf-attn", 0, **{"optimizer.no_decay": "norms"})
+    net, text, _ = load_vit(small[1])
+    classifier = build(spec, net, 3, text | {"text.features": torch.randn(3, 32)})
+    decays = {id(value): group["weight_decay"] for group in parameter_groups(classifier, spec, no_decay="norms")
+              for value in group["params"]}  # fmt: skip
+    for each in classifier.tuned:
+        assert decays[id(each.parameter)] == (0.0 if each.method == "bn" else spec.weight_decay)
+
+
+def test_batch_norms_are_refused_on_a_vit():
+    with pytest.raises(PelError, match="bn does not act on toy, which is a ViT, without BatchNorms; what does: mask, lora"):
+        RunSpec.make("toy", "toy", "bn", 0)
+
+
 @pytest.mark.parametrize("method", [name for name, entry in METHODS.items() if "resnet" not in entry.networks])
 def test_methods_of_a_vit_are_refused_by_name(method):
     for text in (method, f"head-only+{method}@6:12"):
-        with pytest.raises(PelError, match=rf"{method} does not act on clip-rn50, which is a ResNet.* what does: bias, full"):
+        with pytest.raises(
+            PelError, match=rf"{method} does not act on clip-rn50, which is a ResNet.* does: ssf-attn, bn, bias, full"
+        ):
             RunSpec.make("toy", "clip-rn50", text, 0)
     with pytest.raises(PelError, match="resolution=100 is not possible"):
         RunSpec.make("toy", "clip-rn50", "bias", 0, resolution=100)
@@ -129,6 +202,7 @@ def test_operations(name):
     assert forward_gflop(head) == pytest.approx(counter.get_total_flops() / 1e9, rel=0.001)
     full, bias = (training_gflop(RunSpec.make("toy", name, method, 0)) for method in ("full", "bias"))
     assert full == 3 * training_gflop(head) and bias == 2 * training_gflop(head)
+    assert training_gflop(RunSpec.make("toy", name, "ssf-attn", 0)) == training_gflop(head)  # after all of the network
 
 
 @torch.no_grad()

@@ -13,14 +13,14 @@ from pel_core.common.errors import PelError
 from pel_core.models import surgery
 from pel_core.models.deltas import DELTAS, SiteContext
 from pel_core.models.heads import HEADS
-from pel_core.models.methods import METHODS, Attach, BlockContext, Method, MethodPart, parse_method
+from pel_core.models.methods import METHODS, Attach, BlockContext, Method, MethodPart, methods_for, parse_method
 from pel_core.models.surgery import WRAPS, apply
 from pel_core.models.vit import ViT
 from pel_core.training.classifier import Classifier
 
 LAYERS, WIDTH, RANK, PROMPTS, RATIO = 3, 32, 3, 2, 0.1
-TUNING = [name for name, method in METHODS.items() if method.blocks != "none"]
-RANGED = [name for name, method in METHODS.items() if method.blocks == "any"]
+TUNING = [name for name in methods_for("vit") if METHODS[name].blocks != "none"]
+RANGED = [name for name in methods_for("vit") if METHODS[name].blocks == "any"]
 PAIRS = [(a, b) for a, b in combinations(TUNING, 2) if b not in METHODS[a].excludes and a not in METHODS[b].excludes]
 # All that go together: one kind of prompts, one method that computes with a matrix's own weights.
 EVERYTHING = [name for name in TUNING if name not in ("vpt-shallow", "vpt-gated", "dora")]

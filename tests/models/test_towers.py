@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from pel_core.common.errors import PelError
 from pel_core.models import weights
 from pel_core.models.building import build_vit, num_prefix_tokens, resize_positions
-from pel_core.models.methods import METHODS, parse_method
+from pel_core.models.methods import METHODS, methods_for, parse_method
 from pel_core.models.surgery import apply
 from pel_core.models.towers import open_clip_tower, timm_tower, upstream_features
 from pel_core.models.vit_parts import Rotary
@@ -176,7 +176,7 @@ def test_coca_is_refused():
 STRUCTURES = ("vit_small_patch16_dinov3", "vit_base_patch16_siglip_224", "eva02_base_patch16_clip_224")
 
 
-SINGLE = [name for name, entry in METHODS.items() if entry.blocks != "none"]
+SINGLE = [name for name in methods_for("vit") if METHODS[name].blocks != "none"]
 
 
 def tuned(name, method, **options):

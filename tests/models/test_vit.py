@@ -6,12 +6,12 @@ import timm
 import torch
 from torch import nn
 
-from pel_core.models.methods import METHODS, parse_method
+from pel_core.models.methods import METHODS, methods_for, parse_method
 from pel_core.models.surgery import apply
 from pel_core.models.vit import QuickGELU, ViT
 from pel_core.models.weights import vit_from_clip, vit_from_timm
 
-METHODS_OF_BLOCKS = [name for name, method in METHODS.items() if method.blocks != "none"]
+METHODS_OF_BLOCKS = [name for name in methods_for("vit") if METHODS[name].blocks != "none"]
 
 
 def random_clip(quick_gelu, layers=3, width=128, size=24):

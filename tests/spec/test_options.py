@@ -13,7 +13,7 @@ from pel_core.cli.main import main
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
 from pel_core.models.backbones import BACKBONES
-from pel_core.models.methods import METHODS
+from pel_core.models.methods import METHODS, methods_for
 from pel_core.models.weights import load_vit, prepare_text
 from pel_core.spec.choices import CHOICES, METRICS
 from pel_core.spec.options import RECIPES
@@ -59,7 +59,7 @@ def fresh(results, method="adaptformer", seed=0, **options):
 PARENT = {"parents": "adaptformer,epochs:1"}
 TWO = {"parents": "adaptformer,seed:0+1,epochs:1,data.val:0.3", "data.val": 0.3}
 # What a word needs to have an effect.
-BESIDE = {("accumulation", "reference"): {"accumulate": 4}, ("head", "knn"): {"epochs": 0}}
+BESIDE = {("accumulation", "reference"): {"accumulate": 4}, ("head", "knn"): {"epochs": 0}, ("head", "rac"): {"epochs": 0}}
 BESIDE |= {("take", "delta"): PARENT, ("take", "head"): PARENT, ("sampler", "progressive"): {"epochs": 2}}
 BESIDE |= {("average", "swa"): {"average.every": "step"}, ("soup", "uniform"): TWO, ("soup", "greedy"): TWO}
 WORDS = [(name, word) for name, words in CHOICES.items() for word in words if (name, word) != ("split", "val")]
@@ -100,7 +100,7 @@ def test_every_number_runs(results, method, options):
     assert {name: record["spec"][name] for name in options} == options
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", methods_for("vit"))
 def test_every_method_runs(results, method):
     record = run(results, method, epochs=0 if method == "zero-shot" else 1)
     assert record["parameters"]["learnable"] == sum(record["parameters"]["by_part"].values())
@@ -116,7 +116,7 @@ def test_every_recipe_runs(results, recipe):
 
 def test_every_field_is_run_here():
     tried = {name for name, _ in WORDS} | {name for _, options in NUMBERS for name in options} | {"recipe"}
-    tried |= {"image_cache"}  # needs image files: test_image_cache.py
+    tried |= {"image_cache", "evaluate_on"}  # need image files, another data set: test_image_cache.py, test_evaluate_on.py
     assert tried == set(DEFAULTS)
 
 

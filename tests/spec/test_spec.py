@@ -12,13 +12,14 @@ from pel_core.common.errors import PelError
 from pel_core.common.versions import TRAIN
 from pel_core.data.datasets import DATASETS
 from pel_core.models.backbones import BACKBONES
-from pel_core.models.methods import METHODS, format_method, parse_method
+from pel_core.models.methods import METHODS, format_method, methods_for, parse_method
 from pel_core.spec.choices import CHOICES, HEADS, LOSSES, REGISTRIES
 from pel_core.spec.options import RECIPES, recipe, spell
 from pel_core.spec.run_spec import DEFAULTS, RunSpec, completed, differences
+from pel_core.training.contrastive import takes_features
 
 ALONE = ("vpt-deep", "dora", "repadapter")  # exclude others, or want an even rank
-RANGED = [name for name in METHODS if METHODS[name].blocks == "any" and name not in ALONE]
+RANGED = [name for name in methods_for("vit") if METHODS[name].blocks == "any" and name not in ALONE]
 METHOD = st.lists(st.sampled_from(RANGED), min_size=1, max_size=3, unique=True)
 
 
@@ -51,6 +52,8 @@ def with_effect(overrides, names=("adaptformer",)):
     ranked = {*names} & {name for name in METHODS if "adapter_dim" in METHODS.entry(name).reads}
     halves = "repadapter" not in names or overrides.get("adapter_dim") not in range(1, 32, 2)  # its groups of 2
     idle = {"scale": not scaled, "adapter_dim": not ranked or not halves}
+    still = not any(METHODS[name].blocks != "none" for name in names)
+    idle |= {"loss": takes_features(loss) and still}
     trains = {"epochs": 0} if "head-only" in names and not getattr(HEADS[head], "trains", True) else {}
     return {name: value for name, value in overrides.items() if not idle.get(name)} | trains
 

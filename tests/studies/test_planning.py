@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from pel_core.spec import run_spec as spec
+from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.plan import plan
 from pel_core.studies.study import Study, load
+from pel_core.studies.tuning import Base
 
 ROOT = Path(__file__).parents[2]
 # Four data sets, five methods, five learning rates, twenty seeds; the bars share half of the table's runs.
@@ -86,3 +88,23 @@ def test_snakemake_plans_every_run_once(large):
     stats = dict(re.findall(r"^(\w+) +(\d+)$", told, flags=re.M))
     made = {"backbone": 1, "data": 1, "text": 1, "train": RUNS, "predict": RUNS, "score": 1, "table": 1, "figure": 1, "all": 1}
     assert {name: int(count) for name, count in stats.items() if name != "total"} == made
+
+
+@pytest.mark.parametrize(
+    ("method", "fields"),
+    [
+        ("adaptformer", {"lr": 0.02, "tte": "none"}),
+        ("vpt-shallow+adaptformer@-2:", {"loss": "focal", "loss.gamma": 2, "split": "val"}),
+        ("mask", {"mask_seed": "run"}),
+        ("zero-shot", {}),
+        ("adaptformer", {"posthoc.ensemble": [3, 4]}),
+    ],
+)
+def test_the_runs_of_several_seeds_are_those_of_each(method, fields):
+    base = Base("demo-cifar-ir100", "toy", method, {"precision": "fp32"}, fields)
+    seeds = (3,) if "posthoc.ensemble" in fields else (3, 0, 12)
+    made = base.specs(seeds)
+    assert made == tuple(base.spec(seed) for seed in seeds)
+    assert [spec.slug for spec in made] == [base.spec(seed).slug for seed in seeds]
+    assert [spec.train.slug for spec in made] == [RunSpec.parse(spec.slug).train.slug for spec in made]
+    assert all(spec.train.train is spec.train for spec in made)

@@ -267,7 +267,7 @@ def test_an_old_command_works_and_is_warned_of(silence, capsys, monkeypatch):
     asked = []
     monkeypatch.setattr("pel_core.cli.study_commands.open_study", lambda arguments: asked.append(arguments) or Empty)
     assert main(["calibrate", "--config", "cifar"]) == main(["measure-throughput"]) == 0
-    assert [arguments.config for arguments in asked] == ["cifar", "demo"]
+    assert [arguments.config for arguments in asked] == ["cifar", None]
     assert capsys.readouterr().err.count("the command 'calibrate' is called 'measure-throughput' now") == 1
 
 

@@ -12,15 +12,16 @@ from pel_core.common.errors import PelError
 from pel_core.data.batches import TrainBatches
 from pel_core.data.datasets import open_prepared
 from pel_core.models.heads import HEADS
-from pel_core.models.methods import METHODS
+from pel_core.models.methods import METHODS, methods_for
 from pel_core.models.weights import load_vit
 from pel_core.spec.choices import CHOICES, OPTIMIZERS
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.classifier import build, cast_frozen_weights
+from pel_core.training.contrastive import takes_features
 from pel_core.training.loop import train
 from pel_core.training.optimizers import make_optimizer
 
-TRAINABLE = [name for name in METHODS if METHODS[name].trains_head]
+TRAINABLE = [name for name in methods_for("vit") if METHODS[name].trains_head]
 
 
 def run(results, method="adaptformer", batches=None, held=None, **overrides):
@@ -47,8 +48,13 @@ def test_every_method_lowers_the_loss(toy_results, method):
 @pytest.mark.parametrize("loss", CHOICES["loss"])
 @pytest.mark.parametrize("head", [name for name in CHOICES["head"] if getattr(HEADS[name], "trains", True)])
 def test_every_loss_and_head_trains(toy_results, loss, head):
-    init = {"init": "random"} if head == "linear" else {}
-    _, log = train_once(toy_results, RunSpec.make("toy-ir20", "toy", "head-only", 0, loss=loss, head=head, epochs=1, **init))
+    options = {"loss": loss, "head": head, "epochs": 1} | ({"init": "random"} if head == "linear" else {})
+    method = "ssf-ln" if takes_features(loss) else "head-only"
+    if takes_features(loss) and getattr(HEADS[head], "tower", False):
+        with pytest.raises(PelError, match="rows of its own"):
+            RunSpec.make("toy-ir20", "toy", method, 0, **options)
+        return
+    _, log = train_once(toy_results, RunSpec.make("toy-ir20", "toy", method, 0, **options))
     assert np.isfinite(log.curve[0]["loss"])
 
 

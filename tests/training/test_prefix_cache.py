@@ -13,7 +13,7 @@ from torch import nn
 from pel_core.cli.main import main
 from pel_core.common.files import read_json
 from pel_core.data.batches import EvalBatches
-from pel_core.models.methods import METHODS
+from pel_core.models.methods import METHODS, methods_for
 from pel_core.models.vit import ViT
 from pel_core.spec.choices import CHOICES
 from pel_core.spec.run_spec import RunSpec
@@ -24,7 +24,7 @@ from pel_core.training.prefix_cache import Entry, PrefixCache, Writer, name, wor
 from pel_core.training.run_inputs import image_rows, load
 
 LIMITS = [({}, ""), ({"prefix_cache_gb": 0}, "--prefix-cache-gb 0"), ({"prefix_cache_gb": 2.5}, "--prefix-cache-gb 2.5")]
-RANGED = [name for name, method in METHODS.items() if method.blocks == "any"]
+RANGED = [name for name in methods_for("vit") if METHODS[name].blocks == "any"]
 
 
 @pytest.fixture(autouse=True)

@@ -17,14 +17,15 @@ from pel_core.common.signals import Stopped
 from pel_core.data.batches import TrainBatches
 from pel_core.data.datasets import Split
 from pel_core.hardware.lease import Lease
-from pel_core.models.methods import METHODS
+from pel_core.models.methods import METHODS, methods_for
 from pel_core.spec.choices import CHOICES
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training import checkpoints as checkpoint
 from pel_core.training.checkpoints import CheckpointManager, checkpoint_path, read_checkpoint
+from pel_core.training.contrastive import takes_features
 from pel_core.training.step import Step
 
-TRAINABLE = [name for name in METHODS if METHODS[name].trains_head]
+TRAINABLE = [name for name in methods_for("vit") if METHODS[name].trains_head]
 SLUG = "toy-ir20.toy.adaptformer@2:4+vpt-shallow.s0"
 
 
@@ -32,7 +33,7 @@ WARMUP = {"schedule.warmup": 3, "schedule.warmup_unit": "steps", "schedule.warmu
 GROUPS = {"optimizer.head_lr": 0.02, "optimizer.no_decay": "biases+norms", "optimizer.layer_decay": 0.8}
 VARIANTS = [
     *({"method": method} for method in TRAINABLE),
-    *({"method": "head-only", "loss": loss} for loss in CHOICES["loss"]),
+    *({"method": "adaptformer" if takes_features(loss) else "head-only", "loss": loss} for loss in CHOICES["loss"]),
     *({"method": "adaptformer", "augment": augment} for augment in CHOICES["augment"]),
     *({"method": "adaptformer", "mix": mix, "mix.prob": 0.7} for mix in CHOICES["mix"] if mix != "none"),
     *({"method": "head-only", "init": init, "head": "linear" if init == "random" else "cosine"} for init in CHOICES["init"]),

@@ -141,6 +141,56 @@ def test_an_interrupted_learning_of_factors_ends_bit_for_bit_where_another_ends(
     assert lives > 2 and all(torch.equal(state[name], plain[name]) for name in plain)
 
 
+COSINE = RunSpec.make("toy-ir20", "toy", METHOD, 5, epochs=1)
+
+
+@pytest.mark.parametrize("take, values", [("all", "balanced"), ("delta", "one-hot")])
+def test_retrieval_beside_a_trained_classifier(results, take, values):
+    """RAC's head on the parent's network: its rows (or the texts), and an index of what this network makes of training images;
+    one test image at a time, and the same numbers from the stored run."""
+    assert main(["train", COSINE.slug, "--results", str(results)]) == 0
+    knobs = {"head.k": 4, "head.temperature": 0.1, "head.weight": 0.7, "head.values": values}
+    spec = RunSpec.make("toy-ir20", "toy", METHOD, 5, parents=[COSINE], take=take, head="rac", epochs=0, tte="none", **knobs)
+    record, logits, state = outcome(results, spec)
+    data, parent, _ = load(COSINE, results, CPU)
+    there = load_file(results / "runs" / COSINE.slug / "delta.safetensors")
+    parent.load_trainable(there)
+    assert torch.equal(state["head.weight"], there["head.weight"]) == (take == "all")
+    rows = F.normalize(state["head.weight"], dim=-1)
+
+    def seen(split, crops):
+        batches = EvalBatches(split, crops, 0, COSINE.pixels, COSINE.vit.mean, COSINE.vit.std, "cpu")
+        return F.normalize(torch.cat([parent.vit(views[:, 0]) for views, _ in batches]), dim=-1)
+
+    with torch.no_grad():
+        keys, asked, labels = seen(data.train, "plain"), seen(data.test, "none"), torch.as_tensor(data.train.labels).long()
+        expected = []
+        for one in asked:
+            cosines, nearest = (keys @ one).sort(descending=True)
+            shares = (cosines[:4] / 0.1).exp()
+            if values == "balanced":
+                shares = shares / torch.tensor([(labels == labels[i]).sum() for i in nearest[:4]])
+            retrieved = sum(share * rows[labels[i]] for share, i in zip(shares / shares.sum(), nearest[:4], strict=True))
+            expected.append(25 * (rows @ one + 0.7 * rows @ retrieved / retrieved.norm()))
+    torch.testing.assert_close(logits["logits"].float(), torch.stack(expected), rtol=1e-3, atol=2e-3)
+    assert len(state["head.keys"]) == len(labels) and record["parameters"]["learnable_with_head"] == 0
+
+
+def test_retrieval_of_no_weight_is_the_classifier(results):
+    assert main(["train", COSINE.slug, "--results", str(results)]) == 0
+    spec = RunSpec.make("toy-ir20", "toy", METHOD, 5, parents=[COSINE], head="rac", epochs=0, **{"head.weight": 0})
+    ours, theirs = (outcome(results, each)[1]["logits"].float() for each in (spec, COSINE))
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_retrieval_on_the_bare_network_starts_from_texts(results):
+    spec = RunSpec.make("toy-ir20", "toy", "head-only", 5, head="rac", epochs=0)
+    found = load(spec, results, CPU, fresh=True)[1].head
+    start = load(RunSpec.make("toy-ir20", "toy", "head-only", 5), results, CPU, fresh=True)[1].head
+    assert torch.equal(found.weight, start.weight) and len(found.keys)
+    assert outcome(results, spec)[0]["metrics"]["overall"] >= 0
+
+
 def test_factors_are_stored_read_and_taken_over_again(results):
     spec = child(**LWS, epochs=1)
     record, _, state = outcome(results, spec)
@@ -153,6 +203,9 @@ def test_factors_are_stored_read_and_taken_over_again(results):
     ("options", "message"),
     [
         ({"head": "knn", "take": "delta"}, "head=knn is not possible .* it needs epochs=0"),
+        ({"head": "rac", "take": "delta"}, "head=rac is not possible .* it needs epochs=0: its rows are trained as those"),
+        ({"head": "rac", "epochs": 0}, "its head is linear, this run's rac"),
+        ({"head": "rac", "take": "delta", "epochs": 0, "head.k": 0}, "at least 1"),
         (
             {"head": "knn", "take": "delta", "epochs": 0, "init": "class-mean"},
             "init=class-mean has no effect .* needs another head than knn",

@@ -8,6 +8,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from pel_core.studies.settings import SETTINGS
+
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCK = {
@@ -60,3 +62,17 @@ def test_python_versions_agree():
     entries = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     assert "python=3.11" in entries
     assert PROJECT["requires-python"] == ">=3.11"
+
+
+def test_the_workflow_catalogue_finds_what_it_asks_for():
+    """Of a workflow of standardised usage (the catalogue's page "Adding workflows"): these files, and these keys."""
+    assert (ROOT / "workflow/Snakefile").is_file() and list((ROOT / "workflow/rules").glob("*.smk"))
+    readme = (ROOT / "README.md").read_text().lower()
+    assert "snakemake" in readme and "workflow" in readme
+    usage = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text())["usage"]
+    assert set(usage["mandatory-flags"]) == {"desc", "flags"}
+    assert set(usage["software-stack-deployment"]) == {"conda", "apptainer", "apptainer+conda", "report"}
+    page = (ROOT / "config/README.md").read_text()
+    settings = yaml.safe_load((ROOT / "config/config.yaml").read_text())  # what a deployment copies
+    assert settings == {"study": "report", "config": "demo"}
+    assert all(f"`{key}`" in page for key in SETTINGS if key != "plugins")

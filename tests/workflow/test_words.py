@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from snakemake.cli import parse_config
 from snakemake_interface_executor_plugins.utils import format_cli_arg
 
+from pel_core.cli.main import parser
+from pel_core.cli.run_commands import settings as setting_words
 from pel_core.cli.snakemake import _is_nothing, snakemake_words
 from pel_core.common.errors import PelError
 from pel_core.common.paths import expand_user, user_path
@@ -24,7 +27,6 @@ NUMBERS = ["2024_01_15", "1.10", "1e3", "007", "0x1F", "1:30", "true", "null", "
 ODD = ["it's", "$HOME/a$b", "$(touch pwned)", "`touch pwned`", 'a "b" c', "100%d", "-x", "~", "~/x y", "a;b & c|d", "*?[x]!",
        "a\\", "Zoë 日本", "a=b", "a,b", "a#b", "a: b", "$$", "${HOME}"]  # fmt: skip
 STUB = r"""#!/bin/sh
-[ "$3" = slots ] && echo 7
 printf '%s\0' "$#" "$@" "${{PEL_DATA-none}}" >> {told}
 """
 
@@ -69,47 +71,36 @@ def make(tmp_path):
 def test_every_word_that_make_is_given_arrives(make, text):
     said = {name: f"{text}{number}" for number, name in enumerate(("STUDY", "CONFIG", "SEEDS", "BACKBONE", "WEIGHTS", "PLUGINS"))}
     said |= {"RESULTS": text, "FIGURES": text, "DATA": text, "CORES": text, "GPUS": text}
-    calls = make("study", *(f"{name}={word}" for name, word in said.items()))
-    keys = [name.lower() for name in said if name not in ("DATA", "CORES", "GPUS")]
-    assert [words[:3] for words, _ in calls] == [
-        ["-m", "pel_core", "plan"],
-        ["-m", "pel_core.cli.snakemake", "--cores"],
-        ["-m", "pel_core", "show"],
-    ]
-    for words, data in calls:
-        assert data == text
-        form = "{}={}" if "pel_core.cli.snakemake" in words else "--{}={}"
-        expected = {form.format(key, said[key.upper()]) for key in keys if form == "{}={}" or key != "weights"}
-        assert {word for word in words if word in expected} == expected, words
-    words = calls[1][0]
-    assert words[words.index("--cores") + 1] == text and f"gpu={text}" in words
-    assert words[words.index("--config") + 1 :] == [f"{key}={said[key.upper()]}" for key in keys]
+    ((words, data),) = make("study", *(f"{name}={word}" for name, word in said.items()))
+    assert words[:3] == ["-m", "pel_core", "run"] and data == text
+    assert sorted(words[3:]) == sorted(f"--{name.lower()}={word}" for name, word in said.items() if name != "DATA")
+
+
+@pytest.mark.parametrize("text", [*NUMBERS, *ODD])
+def test_every_word_that_the_program_is_given_reaches_snakemake(text):
+    said = {key: f"{text}{number}" for number, key in enumerate(SETTINGS)}
+    arguments = parser().parse_args(["run", *(f"--{key}={word}" for key, word in said.items())])
+    study = SimpleNamespace(path=Path(said["study"]), config_path=Path(said["config"]))
+    assert settings_of(setting_words(arguments, study)[1:]) == said
 
 
 def test_words_in_the_environment_and_none(make):
-    plan, *_ = make("study", RESULTS="a $b's", SEEDS="")
-    assert plan[0][3:] == ["--study=report", "--config=demo", "--results=a $b's"]
-    calls = make("study")
-    assert calls[0] == (["-m", "pel_core", "plan", "--study=report", "--config=demo"], "none")
-    slots, snakemake = calls[1][0], calls[2][0]
-    assert slots[2] == "slots" and "gpu=7" in snakemake and calls[2][1] == "none"
-    assert snakemake[snakemake.index("--config") + 1 :] == ["study=report", "config=demo"]
-    own = make("plan", "DATA=~/x", "BACKBONE=clip-mini")
-    assert own[0][0][3:] == ["--study=own-table", "--config=own-mini", "--backbone=clip-mini"] and own[0][1] == "~/x"
-    assert make("report", "REPORT=~/a $b.html")[-1][0][2:] == ["report", "--study=report", "--config=demo", "--out=~/a $b.html"]
-
-
-def test_the_report_is_written_though_runs_failed(make, tmp_path):
-    stub = tmp_path / "bin/python"
-    stub.write_text(stub.read_text() + '[ "$2" != pel_core.cli.snakemake ]\n')
-    with pytest.raises(AssertionError):  # make's status
-        make("report")
-    assert "\0report\0" in (tmp_path / "told").read_text() and "\0--out=report.html\0" in (tmp_path / "told").read_text()
+    ((plan, _),) = make("plan", RESULTS="a $b's", SEEDS="")
+    assert plan == ["-m", "pel_core", "plan", "--measure", "--study=report", "--config=demo", "--results=a $b's"]
+    ((run, data),) = make("study")
+    assert data == "none" and run[:-1] == ["-m", "pel_core", "run", "--study=report", "--config=demo"]
+    assert re.fullmatch(r"--cores=\d+", run[-1])
+    ((own, data),) = make("plan", "DATA=~/x", "BACKBONE=clip-mini")
+    assert own[4:] == ["--study=own-table", "--config=own-mini", "--backbone=clip-mini"] and data == "~/x"
+    ((report, _),) = make("report", "REPORT=~/a $b.html")
+    assert report[2:6] == ["run", "--report=~/a $b.html", "--study=report", "--config=demo"]
+    for target in ("status", "show", "unlock"):
+        assert make(target) == [(["-m", "pel_core", target, "--study=report", "--config=demo"], "none")]
 
 
 def test_a_makefile_that_asks_for_the_right_study(make):
     def told(*words: str) -> list[str]:
-        return make("plan", *words)[0][0][3:]
+        return make("plan", *words)[0][0][4:]
 
     assert told("DATA=/some where/it's") == told("DATA=x") == ["--study=own-table", "--config=own"]
     assert told("DATA=x", "CONFIG=images") == ["--study=report", "--config=images"]

@@ -25,8 +25,7 @@ rule backbone:
         mem_mb=grows(6000),
         runtime=grows(30),
     shell:
-        "exec {PYTHON:q} -m pel_core backbone {wildcards.backbone:q} --out={RESULTS:q}/backbones/{wildcards.backbone:q}"
-        " {params.weights} > {log:q} 2>&1"
+        pel("backbone {wildcards.backbone:q} --out={RESULTS:q}/backbones/{wildcards.backbone:q} {params.weights}")
 
 
 # The check that every training job of a data set depends on, done once: lists, labels, every file (docs/data.md). What it finds wrong
@@ -46,8 +45,10 @@ rule data:
         mem_mb=grows(4000),
         runtime=grows(60),
     shell:
-        "exec {PYTHON:q} -m pel_core data prepare {wildcards.base:q} --out={RESULTS:q}/data/{wildcards.base:q}"
-        " --config={STUDY.config_path:q} --check-images {params.check} > {log:q} 2>&1"
+        pel(
+            "data prepare {wildcards.base:q} --out={RESULTS:q}/data/{wildcards.base:q} --config={CONFIG:q} --check-images "
+            "{params.check}"
+        )
 
 
 # The image files of a data set, decoded and reduced, for runs with `image_cache`. Its log says first how large that is. Only the file
@@ -64,8 +65,7 @@ rule cache:
         mem_mb=grows(4000),
         runtime=grows(240),
     shell:
-        "exec {PYTHON:q} -m pel_core data cache {wildcards.base:q} --size={wildcards.size:q} --results={RESULTS:q}"
-        " --threads={threads} > {log:q} 2>&1"
+        pel("data cache {wildcards.base:q} --size={wildcards.size:q} --results={RESULTS:q} --threads={threads}")
 
 
 rule text:
@@ -85,6 +85,7 @@ rule text:
         mem_mb=grows(6000),
         runtime=grows(60),
     shell:
-        "exec {PYTHON:q} -m pel_core text --backbone-dir={RESULTS:q}/backbones/{wildcards.backbone:q}"
-        " --data-dir={RESULTS:q}/data/{wildcards.base:q} --prompt {wildcards.prompt:q} --out={output:q} {params.weights}"
-        " {params.sentences} > {log:q} 2>&1"
+        pel(
+            "text --backbone-dir={RESULTS:q}/backbones/{wildcards.backbone:q} --data-dir={RESULTS:q}/data/{wildcards.base:q} "
+            "--prompt {wildcards.prompt:q} --out={output:q} {params.weights} {params.sentences}"
+        )

@@ -35,8 +35,7 @@ rule predict:
         mem_mb=grows(STUDY.resource("mem_mb")),
         runtime=grows(STUDY.resource("runtime")),
     shell:
-        "exec {PYTHON:q} -m pel_core evaluate {params.run:q} --results={RESULTS:q} {params.accept}"
-        " {EVALUATE_OPTIONS} {params.test_set} > {log:q} 2>&1"
+        pel("evaluate {params.run:q} --results={RESULTS:q} {params.accept} {params.test_set} " + EVALUATE_OPTIONS)
 
 
 # What is scored from the logits that other runs have stored (`posthoc` of a row): no network, no GPU. Their results stand for them.
@@ -58,7 +57,7 @@ rule posthoc:
         mem_mb=grows(STUDY.resource("mem_mb")),
         runtime=grows(30),
     shell:
-        "exec {PYTHON:q} -m pel_core score {params.run:q} --results={RESULTS:q} > {log:q} 2>&1"
+        pel("score {params.run:q} --results={RESULTS:q}")
 
 
 # Where SCORE or the list of metrics has changed: all finished runs of the results folder at once, from their logits, in one process.
@@ -77,5 +76,4 @@ rule score:
         mem_mb=grows(STUDY.resource("mem_mb")),
         runtime=grows(30),
     shell:
-        "exec {PYTHON:q} -m pel_core score --results={RESULTS:q} --stamp={output:q} --threads={threads} {params.accept}"
-        " > {log:q} 2>&1"
+        pel("score --results={RESULTS:q} --stamp={output:q} --threads={threads} {params.accept}")

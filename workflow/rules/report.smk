@@ -3,10 +3,6 @@
 from pel_core.studies import kinds
 
 
-ASK = f"--study={quote(str(STUDY.path))} --config={quote(str(STUDY.config_path))} --results={quote(str(RESULTS))}"
-ASK += f" --figures={quote(str(FIGURES))} --seeds {','.join(map(str, STUDY.seeds))} --backbone {STUDY.bindings.backbone}"
-
-
 def names(*forms):
     """A wildcard's pattern: the artefacts whose files are of these forms (pel_core/studies/kinds.py)."""
     return "|".join(name for name, artefact in STUDY.declared.items() if artefact.how.form in forms) or "(?!)"
@@ -35,16 +31,6 @@ def all_results(wc):
     return [STUDY.result_file(slug) for slug in STUDY.specs]
 
 
-localrules:
-    all,
-    select,
-    table,
-    summary,
-    figure,
-    runs,
-    page,
-
-
 # Which of the settings that a study tries (`tune`) its rows are made with, or go on to the next rung. The file is a record: planning chooses by the results
 # themselves (pel_core/studies/selection.py). A checkpoint, since the runs with the chosen settings are known only then.
 checkpoint select:
@@ -58,8 +44,9 @@ checkpoint select:
         selection=r"[^/]+",
     log:
         f"{RESULTS}/logs/{{selection}}.select.log",
+    localrule: True
     shell:
-        "exec {PYTHON:q} -m pel_core select {wildcards.selection:q} {ASK} > {log:q} 2>&1"
+        pel("select {wildcards.selection:q} {ASK}")
 
 
 rule table:
@@ -78,8 +65,9 @@ rule table:
         f"{RESULTS}/logs/{{table}}.log",
     wildcard_constraints:
         table=names(kinds.TABLE),
+    localrule: True
     shell:
-        "exec {PYTHON:q} -m pel_core table {wildcards.table:q} {ASK} > {log:q} 2>&1"
+        pel("table {wildcards.table:q} {ASK}")
 
 
 rule summary:
@@ -97,8 +85,9 @@ rule summary:
         f"{RESULTS}/logs/{{summary}}.log",
     wildcard_constraints:
         summary=names(kinds.SUMMARY),
+    localrule: True
     shell:
-        "exec {PYTHON:q} -m pel_core {params.kind} {ASK} > {log:q} 2>&1"
+        pel("{params.kind} {ASK}")
 
 
 rule figure:
@@ -116,8 +105,9 @@ rule figure:
         f"{RESULTS}/logs/{{figure}}.log",
     wildcard_constraints:
         figure=names(kinds.FIGURE),
+    localrule: True
     shell:
-        "exec {PYTHON:q} -m pel_core figure {wildcards.figure:q} {ASK} > {log:q} 2>&1"
+        pel("figure {wildcards.figure:q} {ASK}")
 
 
 rule runs:
@@ -130,8 +120,9 @@ rule runs:
         md=f"{RESULTS}/provenance.md",
     log:
         f"{RESULTS}/logs/provenance.log",
+    localrule: True
     shell:
-        "exec {PYTHON:q} -m pel_core provenance {ASK} > {log:q} 2>&1"
+        pel("provenance {ASK}")
 
 
 rule provenance:
@@ -150,5 +141,6 @@ rule page:
         f"{RESULTS}/report.html",
     log:
         f"{RESULTS}/logs/report.log",
+    localrule: True
     shell:
-        "exec {PYTHON:q} -m pel_core report {ASK} --out={output:q} > {log:q} 2>&1"
+        pel("report {ASK} --out={output:q}")

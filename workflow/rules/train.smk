@@ -44,5 +44,4 @@ rule train:
         # inside the job at once, and with it the training while it saves.
         slurm_extra=described(lambda wc, attempt: f"--signal=TERM@{min(120, 12 * STUDY.resource('runtime') * attempt)}"),
     shell:
-        # exec, so that a cluster's warning signal reaches the program itself.
-        "exec {PYTHON:q} -m pel_core train {wildcards.run:q} --results={RESULTS:q} {TRAIN_OPTIONS} > {log:q} 2>&1"
+        pel("train {wildcards.run:q} --results={RESULTS:q} " + TRAIN_OPTIONS)

@@ -17,6 +17,7 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.common.logs import logger
 from pel_core.common.problems import Problems
 from pel_core.common.registry import Registry
+from pel_core.common.shipped import images_said
 from pel_core.data.datasets import LongTailed, split_name
 from pel_core.data.naming import naming_of, renamed
 from pel_core.data.sampling import long_tail_counts
@@ -26,7 +27,7 @@ from pel_core.ingest.facts import FACTS, Facts
 from pel_core.ingest.options import Declared
 from pel_core.ingest.published_counts import COUNTS
 
-SAID = "make study DATA=FOLDER, snakemake's --config root=FOLDER or the environment variable PEL_DATA"
+SAID = images_said()
 RATIOS = (10, 50, 100, 200)  # shown of a data set that can be sampled at any
 
 

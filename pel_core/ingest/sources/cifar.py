@@ -13,6 +13,7 @@ import numpy as np
 
 from pel_core.common.errors import PelError
 from pel_core.common.problems import Problems
+from pel_core.common.shipped import program
 from pel_core.data.roots import expand_root
 from pel_core.ingest.content import Content
 from pel_core.ingest.options import Rooted
@@ -159,7 +160,7 @@ class Cifar(Source):
                 fetch_cifar(root)
             except PelError as error:
                 where = f"'roots: {{{self.base}: FOLDER}}' in the configuration names its folder, {SAID} the folder above"
-                by_hand = f"where there is a network, `python -m pel_core data fetch {self.base}` gets it"
+                by_hand = f"where there is a network, `{program()} data fetch {self.base}` gets it"
                 raise PelError(f"data set '{self.base}': {absent}; {where}; {by_hand} ({error})") from None
         return find_cifar(root)
 

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from pel_core.common.errors import PelError
 from pel_core.common.fingerprints import fingerprint
 from pel_core.common.problems import Problems
+from pel_core.common.shipped import program
 from pel_core.data.lists import NAME_FORMATS, read_lines
 from pel_core.data.roots import expand_root
 from pel_core.ingest.content import Content
@@ -159,7 +160,7 @@ class Lists(Source):
         if self.base not in (self.config.get("datasets") or {}):
             root = self.options.root
             where = f"name it by 'roots: {{{self.base}: FOLDER}}' in the configuration, or the folder that holds '{root}'"
-            fetch = f"`python -m pel_core data fetch {self.base}` gets what can be had, and says how to get the rest"
+            fetch = f"`{program()} data fetch {self.base}` gets what can be had, and says how to get the rest"
             return f"{where} by {SAID}; {fetch}"
         where = f"say where the images are by 'root' of 'datasets: {self.base}' in the configuration"
         return where + (f", that is here by {SAID}" if "PEL_DATA" in self.options.root else "")

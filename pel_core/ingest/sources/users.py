@@ -14,6 +14,7 @@ from pel_core.common.errors import PelError
 from pel_core.common.files import sha256
 from pel_core.common.locales import check_locale
 from pel_core.common.problems import Problems
+from pel_core.common.shipped import images_said, program
 from pel_core.data.datasets import DATASETS
 from pel_core.data.roots import expand_root
 from pel_core.data.sampling import PROFILES
@@ -138,12 +139,12 @@ class UserSource(Source):
 
     def _how_to_say(self) -> str:
         if self.base in DATASETS:
-            fetch = f"`python -m pel_core data fetch {self.base}` gets what can be had, and says how to get the rest"
+            fetch = f"`{program()} data fetch {self.base}` gets what can be had, and says how to get the rest"
             holds = f"the folder that holds '{root}', " if (root := self.entry.options["root"]) != "." else ""
             where = f"name its folder by 'roots: {{{self.base}: FOLDER}}' in the configuration, or {holds}by {SAID}"
             return f"{where}; {fetch}"
         if "PEL_DATA" in self.options.root:
-            return "say where the images are by make study DATA=PATH, --config root=PATH or the environment variable PEL_DATA"
+            return f"say where the images are by {images_said('PATH')}"
         return f"say where the images are by 'root' of 'datasets: {self.base}' in the configuration"
 
     def names_file(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pel_core.common.errors import PelError
+from pel_core.common.shipped import program
 from pel_core.data.sampling import GROUPS
 from pel_core.evaluation.outputs import CLASSES, PREDICTIONS
 from pel_core.evaluation.predictions import Predictions, read_predictions
@@ -57,7 +58,7 @@ class Reader:
 
     def _read(self, spec: RunSpec) -> Run:
         folder = run_folder(self.results, spec.slug)
-        again = f"make it again with: python -m pel_core score '{spec.slug}' --results '{self.results}'"
+        again = f"make it again with: {program()} score '{spec.slug}' --results '{self.results}'"
         table, data = _parquet(folder / PREDICTIONS, again)
         places, names, labels, predicted = (table.column(name).combine_chunks() for name in COLUMNS)
         places, labels = places.to_numpy(), labels.to_numpy()
@@ -80,7 +81,7 @@ class Reader:
 
         def load() -> Predictions:
             path = logits_file(self.results, stored_runs(spec)[0])
-            predict = f"python -m pel_core evaluate '{spec.slug}' --results '{self.results}'"
+            predict = f"{program()} evaluate '{spec.slug}' --results '{self.results}'"
             try:
                 found = self._posthoc(spec) if is_posthoc(spec) else read_predictions(path)
             except PelError as error:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from pel_core.common.errors import PelError
+from pel_core.common.shipped import command
 from pel_core.evaluation.metrics import Scored
 from pel_core.evaluation.predictions import Predictions
 
@@ -200,7 +201,7 @@ def require_same_images(one: Run, two: Run) -> None:
     start = f"{one.slug} and {two.slug} have different test sets, so they cannot be compared image by image: {a} and {b}"
     if (a.dataset, a.split) != (b.dataset, b.split):
         raise PelError(f"{start}; compare methods on one data set, or take the difference of contrasts (`minus` of a claim)")
-    again = "; predict again the one whose data are not those that are prepared now (python -m pel_core evaluate)"
+    again = f"; predict again the one whose data are not those that are prepared now ({command('evaluate')})"
     if a.names is not None and b.names is not None:
         for here, there, slug in ((a, b, one.slug), (b, a, two.slug)):
             only = np.setdiff1d(here.names, there.names)

@@ -61,7 +61,8 @@ def _fields() -> dict[str, Any]:
 
 def _refer_to_fields(selection: dict[str, Any]) -> None:
     fields = _fields()
-    selection["properties"] |= {name: {"$ref": f"#/$defs/Fields/properties/{name}"} for name in fields["properties"]}
+    others = [name for name in fields["properties"] if name not in selection["properties"]]  # evaluate_on may be a list there
+    selection["properties"] |= {name: {"$ref": f"#/$defs/Fields/properties/{name}"} for name in others}
     selection |= {name: fields[name] for name in ("patternProperties", "additionalProperties")}
 
 

@@ -1,0 +1,31 @@
+"""Several crops of each training image, for a loss that asks for them. Shapes: B images, V views, R pixels a side."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pel_core.spec.run_spec import RunSpec
+
+
+def with_views(batches: Any, spec: RunSpec) -> Any:
+    """The batches of a run with as many views as its loss asks for; ``batches`` itself (a `TrainBatches`) where that is one."""
+    return Views(batches, spec.train_views) if spec.train_views > 1 else batches
+
+
+class Views:
+    """Batches of V crops of each image: the first is what there is without the others, whose draws have names of their own."""
+
+    def __init__(self, batches: Any, count: int):
+        self.streams = [batches, *(batches.other_crops(f"view-{number}") for number in range(1, count))]
+
+    def __len__(self) -> int:
+        return len(self.streams[0])
+
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
+        """Yield (images (B, V, 3, R, R), labels (B,), indices) from an epoch's step ``first`` on."""
+        for together in zip(*(stream.epoch(epoch, first) for stream in self.streams), strict=True):
+            _, labels, indices = together[0]
+            yield torch.stack([images for images, _, _ in together], 1), labels, indices
