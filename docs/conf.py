@@ -13,10 +13,11 @@ from pel_core import __version__
 
 project, author, release = "PEL-Lab", "the PEL-Lab authors", __version__
 copyright = "MIT licence"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 exclude_patterns = ["_site", "_build", "benchmarks/*.json"]
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 4
+nb_execution_mode = "off"  # notebooks come with what they printed; `make notebooks` runs them anew
 # Links to files outside docs/ (configurations, modules) are copied beside the pages, so that the site is whole without a network.
 html_theme = "furo"
 html_title = f"PEL-Lab {__version__}"
@@ -27,7 +28,6 @@ pygments_style, pygments_dark_style = "default", "github-dark"
 autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_preserve_defaults = True
 add_module_names = False
 python_use_unqualified_type_names = True
 suppress_warnings = ["misc.highlighting_failure"]  # excerpts of programs' output are no programs

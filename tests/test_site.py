@@ -52,6 +52,7 @@ def test_every_key_is_described(name):
         ("x * scale + |y|", r"x \* scale + \|y\|"),
         ("``a * b`` and `c`s", r"``a * b`` and ``c``\ s"),
         ("grad_ of x_BD", r"grad\_ of x_BD"),
+        ("  * one `a` * two", r"  * one ``a`` \* two"),
     ],
 )
 def test_docstrings_become_restructured_text(plain, made):

@@ -12,7 +12,8 @@ def as_rst(app, what, name, obj, options, lines: list[str]) -> None:
             head, _, rest = line.partition(": ") if line.lstrip().startswith(":") else (line, "", "")
             lines[number] = f"{head}: {_escaped(rest)}" if rest else line
         else:
-            lines[number] = _escaped(line)
+            bullet = re.match(r"\s*([*-] )?", line)[0]
+            lines[number] = bullet + _escaped(line[len(bullet) :])
 
 
 def _escaped(text: str) -> str:

@@ -1,7 +1,7 @@
 """Split files as they are published, read strictly: which image is in which split, and of which class.
 
-* JSON as CoOp's ``split_zhou_*.json`` (Zhou et al. 2022, github.com/KaiyangZhou/CoOp): ``{"train": [[path, label, class name],
-  ...], "val": ..., "test": ...}``.
+* JSON as CoOp's ``split_zhou_*.json`` (Zhou et al. 2022, github.com/KaiyangZhou/CoOp): a mapping of "train", "val" and "test"
+  to lists of ``[path, label, class name]``.
 * Text, ``path label`` a line, as VTAB-1k's train800.txt, val200.txt, train800val200.txt and test.txt (Zhai et al. 2019; as
   github.com/ZhangYuanhan-AI/NOAH passes them on).
 * ``train_test_split.txt`` of CUB-200-2011 and NABirds, with images.txt, image_class_labels.txt and classes.txt beside it.

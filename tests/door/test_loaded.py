@@ -122,7 +122,7 @@ def test_many_images_in_any_form(photos, results):
         ("nowhere.png", "there is no image 'nowhere.png'"),
         (Image.new("F", (4, 4)), "image 0 cannot be decoded: floating-point pixels"),
     ],
-    ids=str,
+    ids=[str(number) for number in range(9)],
 )
 def test_what_is_no_image(results, image, message):
     with pytest.raises(pel.PelError, match=message):

@@ -1,4 +1,4 @@
-"""What README and docs/extending.md say about adding is done here."""
+"""What docs/start.md and docs/extending.md say about adding is done here."""
 
 import os
 import re
@@ -18,15 +18,15 @@ BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 @pytest.fixture
 def example(tmp_path):
-    """README's example, in a file of the name it gives."""
-    blocks = BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    """The example of docs/start.md, in a file of the name it gives."""
+    blocks = BLOCK.findall((ROOT / "docs/start.md").read_text(encoding="utf-8"))
     assert len(blocks) == 1
     path = tmp_path / "my_method.py"
     path.write_text(blocks[0])
     return path
 
 
-def test_readme_s_example_trains(example, toy_results, monkeypatch):
+def test_the_example_trains(example, toy_results, monkeypatch):
     monkeypatch.setenv(plugins.VARIABLE, "")
     slug = "toy-ir20.toy.adaptformer-attn@1:3+ln.s0.epochs=1"
     try:
@@ -42,7 +42,7 @@ def test_readme_s_example_trains(example, toy_results, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["plugin", "package"])
-def test_readme_s_example_passes_the_tests_of_methods(example, place, tmp_path):
+def test_the_example_passes_the_tests_of_methods(example, place, tmp_path):
     """As a plugin, and with the same lines in the package."""
     environment, tests = dict(os.environ), ROOT / "tests"
     if place == "plugin":
