@@ -253,7 +253,7 @@ def prepare_text(
         made = tower_tensors(info["name"], names, weights, cache_dir, sha, published, notes)
         about_tower = {"text_tower": digest(made)}
     else:
-        source = weights, cache_dir, sha, descriptions, published, notes, chosen
+        source = weights, cache_dir, sha, descriptions, published and not (chosen and chosen.names), notes, chosen
         made = {"text.features": text_features(info["name"], names, prompt, *source)}
     metadata = {"class_names": json.dumps(names), "backbone_sha256": info["sha256"], "prompt": prompt}
     metadata |= {"versions": json.dumps(versions("prepare")), **about_tower}

@@ -234,6 +234,15 @@ def test_a_plugin_adds_a_prompt_and_counts(monkeypatch, toy_results, tmp_path):
         assert handle.get_tensor("text.features").shape[0] == len(names)
 
 
+def test_two_classes_that_a_names_file_calls_alike(toy_results, tmp_path):
+    folders = toy_results / "backbones" / "toy", toy_results / "data" / "toy"
+    names = read_json(folders[1] / "data.json")["class_names"]
+    (tmp_path / "n.json").write_text(json.dumps(dict.fromkeys(names, "a thing")))
+    with pytest.raises(PelError, match="cannot tell these classes apart"):
+        prepare_text(*folders, "texts:x", tmp_path / "text.safetensors", texts={"names": str(tmp_path / "n.json")})
+    assert not (tmp_path / "text.safetensors").exists()
+
+
 @pytest.mark.parametrize("name", ["tower", "My", "a/b", "texts:x"])
 def test_names_that_no_prompt_may_have(name):
     with pytest.raises(PelError, match="expected a name of lower-case letters"):

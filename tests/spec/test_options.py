@@ -240,6 +240,19 @@ def test_other_descriptions_are_another_training_run(results, capsys):
     assert "descriptions" in capsys.readouterr().err
 
 
+def test_another_text_set_of_the_same_name_is_another_training_run(results, capsys):
+    out = results / "text" / "toy" / "toy.texts:mine.safetensors"
+    folders = results / "backbones" / "toy", results / "data" / "toy"
+    prepare_text(*folders, "texts:mine", out, texts={"templates": ["a {}."]})
+    slug = run(results, "head-only", prompt="texts:mine")["slug"]
+    assert slug.endswith(".prompt=texts:mine")
+    prepare_text(*folders, "texts:mine", out, texts={"templates": ["the {}."]})
+    assert main(["evaluate", slug, "--results", str(results)]) == 1
+    assert "trained from another spec (texts)" in capsys.readouterr().err
+    assert main(["train", slug, "--results", str(results)]) == 0  # made again, not taken for finished
+    assert main(["evaluate", slug, "--results", str(results)]) == 0
+
+
 # docs/options.md
 
 ROOT = Path(__file__).parents[2]
