@@ -52,8 +52,8 @@ def text(arguments: Arguments) -> None:
     from pel_core.models.weights import prepare_text
 
     folders = arguments.backbone_dir, arguments.data_dir
-    source = arguments.weights, arguments.cache_dir, arguments.descriptions, text_set_of(arguments.texts), arguments.texts_sha256
-    prepare_text(*folders, arguments.prompt, arguments.out, *source)
+    source = arguments.weights, arguments.cache_dir, arguments.descriptions, text_set_of(arguments.texts)
+    prepare_text(*folders, arguments.prompt, arguments.out, *source, arguments.texts_sha256)
 
 
 def data(arguments: Arguments) -> None:

@@ -162,13 +162,13 @@ class StudyFiles:
         if prompt == TOWER or prompt in FIRST:
             return None
         try:
-            return text_set(prompt, base, self._texts(base, prompt))
+            return text_set(prompt, base, self.given_texts(base, prompt))
         except PelError as error:
             raise PelError(f"{shown(self.config_path)}: {error}") from None
 
-    def _texts(self, base: str, prompt: str) -> dict[str, Any] | None:
-        """What the configuration says of a text set, its files in full."""
-        kind, name = prompt_parts(prompt)
+    def given_texts(self, base: str, prompt: str) -> dict[str, Any] | None:
+        """What the configuration says of a text set, its files in full; None of other prompts."""
+        kind, name = ("", "") if prompt == TOWER else prompt_parts(prompt)
         if kind != TEXTS:
             return None
         there = self.config.get("texts", {}).get(base, {})
@@ -183,7 +183,7 @@ class StudyFiles:
     def text_option(self, base: str, prompt: str) -> str:
         """The command-line option that says the texts of a prompt to a job."""
         if chosen := self.text_set(base, prompt):
-            return f"--texts={quote(json.dumps(self._texts(base, prompt) or {}))} --texts-sha256={chosen.digest()}"
+            return f"--texts={quote(json.dumps(self.given_texts(base, prompt) or {}))} --texts-sha256={chosen.digest()}"
         return " ".join(f"--descriptions={quote(file)}" for file in self.descriptions(base, prompt))
 
     def text_digest(self, spec: RunSpec) -> str:
