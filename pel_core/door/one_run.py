@@ -86,7 +86,7 @@ def prepare_inputs(study: Study) -> dict[str, str]:
 
 def _after_other_texts(study: Study, stale: dict[str, str]) -> dict[str, str]:
     """What runs made of texts that are others now; of other data and weights `inputs.other_runs` and their records tell."""
-    found = {}
+    found: dict[str, str] = {}
     for slug in (*study.known, *study.trainings):
         if reason := stale.get(study.prepared(slug).get("text", "")):
             found |= {file: reason for file in (study.delta(slug), study.result_file(slug)) if file}
