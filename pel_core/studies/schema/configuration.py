@@ -26,6 +26,30 @@ class Naming(Declaration):
     by_folder: Switch = Field(default=False, description="Whether class i is called as the folder that its images lie in.")
 
 
+Templates = Annotated[
+    Annotated[list[Text], Expected("a list of sentences with {} in the place of the class name, or a file of them"), Tag("list")]
+    | Annotated[Text, Tag("file")],
+    Discriminator(lambda given: "list" if isinstance(given, list) else "file"),
+]
+
+
+class TextSet(Declaration):
+    """Texts of a data set's classes, as `prompt: texts:NAME` takes them: templates, descriptions, other names."""
+
+    templates: Templates = Field(
+        default=[], description="Sentences with {} in the place of the class name, or a text file of them, one a line."
+    )
+    prompt: Text = Field(default="", description="In their place: the templates of this prompt (default, ensemble, ...).")
+    descriptions: Text = Field(default="", description="In their place: a JSON file of sentences, {class name: [sentence, ...]}.")
+    names: Text = Field(
+        default="", description="How each class is spoken: a JSON file, {class name: spoken name}, or CSV lines class,name."
+    )
+    source: Text = Field(default="", description="Where the texts are from; it is kept with what is made of them.")
+
+
+TextSetName = Annotated[str, Field(pattern="^[a-z][a-z0-9-]*$"), Expected("a name of lower-case letters, digits and -")]
+
+
 LeftOut = Annotated[
     Annotated[Literal["others"], Expected("a list of its classes, or others"), Tag("word")] | Annotated[list[Text], Tag("list")],
     Discriminator(lambda given: "list" if isinstance(given, list) else "word"),
@@ -110,6 +134,9 @@ class Configuration(Declaration):
     cache_dir: Text = Field(default="", description="The folder where downloaded weights are kept.")
     descriptions: dict[str, Text] = Field(
         default={}, description="A data set (without -irN): a JSON file of sentences, {class name: [sentence, ...]}."
+    )
+    texts: dict[str, dict[TextSetName, TextSet]] = Field(
+        default={}, description="A data set (without -irN): its text sets by name, for `prompt: texts:NAME` (docs/prompts.md)."
     )
     roots: dict[str, Text] = Field(default={}, description="A built-in data set: its image folder.")
     lists: dict[str, Text] = Field(
