@@ -71,7 +71,8 @@ class Backbone:
         Raises:
             PelError: the package was installed without it.
         """
-        return require(PACKAGE / self.arch, "the demo")
+        folder = PACKAGE / self.arch
+        return require(folder, "the demo") if self.source == "bundled" else folder
 
 
 def _clip(label: str, arch: str, layers: int, width: int, patch: int, tag: str, resolution: int = 224, **options) -> Backbone:

@@ -1,6 +1,7 @@
 """Data factors of a run: their one spelling, what is refused, and runs of them from the command line to the result."""
 
 import json
+import re
 from pathlib import Path
 
 import pyarrow.parquet as parquet
@@ -283,7 +284,8 @@ def test_a_study_refuses_what_its_data_do_not_allow(tmp_path):
 
 def test_the_documented_study_runs_on_cifar(tmp_path):
     page = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
-    (tmp_path / "study.yaml").write_text(page.split("```yaml\n")[-1].split("```")[0])
+    (block,) = [text for text in re.findall(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE) if "data.seed" in text]
+    (tmp_path / "study.yaml").write_text(block)
     made = load(tmp_path / "study.yaml", "cifar", seeds=[0])
     assert len(made.specs) == 5 * 4
     assert "cifar100-ir10.clip-b16.adaptformer.s0.data.seed=2.data.val=0.1.split=val" in made.specs
