@@ -283,7 +283,7 @@ def test_a_study_refuses_what_its_data_do_not_allow(tmp_path):
 
 def test_the_documented_study_runs_on_cifar(tmp_path):
     page = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
-    (tmp_path / "study.yaml").write_text(page.split("```yaml\n")[-1].split("```")[0])
+    (tmp_path / "study.yaml").write_text(page.split("\n## Other classes")[1].split("```yaml\n")[1].split("```")[0])
     made = load(tmp_path / "study.yaml", "cifar", seeds=[0])
     assert len(made.specs) == 5 * 4
     assert "cifar100-ir10.clip-b16.adaptformer.s0.data.seed=2.data.val=0.1.split=val" in made.specs

@@ -280,7 +280,7 @@ def test_differences_name_the_field_and_forgive_young_fields():
         (dict(tau=-1), "at least 0"),
         (dict(loss="ce", tau=2), "needs loss=la"),
         (dict(loss="bs", tau=0.5), "needs loss=la"),
-        (dict(head="linear", scale=3), "needs head=cosine or clip-adapter or coop"),
+        (dict(head="linear", scale=3), "needs head=cosine or clip-adapter or rac or coop"),
         (dict(accumulation="reference"), "needs accumulate above 1"),
         (dict(accumulation="reference", accumulate=3), "a divisor of the batch size 32"),
         (dict(tte="none", expand=3), "needs tte=fivecrop or tencrop"),
