@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from pel_core.cli.main import main
@@ -23,7 +24,7 @@ from pel_core.ingest.prepare import prepare
 from pel_core.reporting.sensitivity import will_show
 from pel_core.reporting.statistics.reading import Reader
 from pel_core.spec import long_names
-from pel_core.spec.results import invalid_reason, metrics_file, read_record
+from pel_core.spec.results import invalid_reason, metrics_file, read_record, run_folder
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.plan import plan
 from pel_core.studies.study import load
@@ -305,6 +306,10 @@ def test_the_gallery_and_predict_of_such_a_run(shifted, tmp_path, capsys):
     record = read_json(metrics_file(results, spec.slug))
     assert len(sets[1].split) == record["data"]["test_images"] and sets[1].data.class_names == record["test_set"]["classes"]
     assert sets[1].summary(sets[1].answers[0])["all"] == pytest.approx(record["metrics"]["overall"], abs=0.01)
+    card = (run_folder(results, SLUG) / "README.md").read_text()
+    front = yaml.safe_load(card.split("---\n")[1])["model-index"][0]["results"]
+    assert [each["dataset"]["name"] for each in front] == ["toy-ir20", *["shapes"] * (len(front) - 1)] and len(front) > 1
+    assert "of another data set, `shapes`, and logits of its 3 classes alone" in card
     page = tmp_path / "g.html"
     assert main(["gallery", SLUG, spec.slug, "--results", str(results), "--out", str(page)]) == 0
     # New images may be of any class that was trained: the steps take all their counts.
