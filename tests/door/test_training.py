@@ -215,3 +215,14 @@ def test_other_images_are_prepared_and_evaluated_as_the_configuration_says(photo
     assert found.metrics["overall"] == trained.metrics["overall"], "they are the same images"
     with pytest.raises(pel.PelError, match="unknown data set 'otters'"):
         pel.train(f"{SLUG}.evaluate_on=otters", **where)
+
+
+def test_a_text_set_of_the_configuration_starts_the_head(photos, trained):
+    texts = "\ntexts: {mine: {words: {templates: ['a {}.'], source: nobody}}}\n"
+    config = photos / "config-of-texts.yaml"
+    config.write_text((photos / "config.yaml").read_text() + texts)
+    options = {"config": config, "results": trained.results, "root": photos / "images", "device": "cpu", "bar": False}
+    slug = SLUG.replace(".precision", ".prompt=texts:words.precision")
+    first = pel.train(slug, **options).record["texts"]
+    config.write_text(config.read_text().replace("'a {}.'", "'the {}.'"))
+    assert pel.train(slug, **options).record["texts"] != first
