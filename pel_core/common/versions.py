@@ -14,7 +14,8 @@ from pel_core.common.shipped import snakemake
 
 # Weights, data, decoded images, text features: a changed rendering, draw or conversion. Everything is made again.
 PREPARE = 1
-# A changed default, augmentation, initialisation, loss, optimiser. tests/golden/defaults.json pins the defaults.
+# A changed default, augmentation, initialisation, loss, optimiser; of a few entries alone:
+# spec/revisions.py. tests/golden/defaults.json pins the defaults.
 TRAIN = 1
 # The forward pass over test images: a changed crop or ensemble. Trains nothing again.
 PREDICT = 1

@@ -8,7 +8,7 @@ from typing import Any
 
 from pel_core.common.errors import PelError
 from pel_core.common.logs import logger
-from pel_core.data.datasets import require_factors, split_name
+from pel_core.data.datasets import find_dataset, require_factors, split_name
 from pel_core.spec.posthoc import sources
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.artefacts import make_bindings
@@ -20,6 +20,16 @@ from pel_core.studies.settings import apply_settings
 from pel_core.studies.study import Study
 
 Paths = str | os.PathLike[str]
+
+
+# What is prepared, in order, and from what of it.
+KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("backbone", ()),
+    ("data", ()),
+    ("test_set", ()),
+    ("cache", ("data",)),
+    ("text", ("backbone", "data")),
+)
 
 
 @contextmanager
@@ -48,6 +58,8 @@ def study_of_run(spec: RunSpec, path: Path, values: Mapping[str, Any]) -> Study:
     bindings = make_bindings({"roles": {}}, values, path)
     for run in (spec, *sources(spec), *spec.ancestors.values()):
         require_factors(run.dataset, run.factors, bindings.datasets)
+    if spec.evaluate_on:
+        find_dataset(spec.evaluate_on, bindings.datasets)
     cell = Cell(0, 0, spec.dataset, spec.method, "metrics.overall", (spec,))
     declaration = {"title": spec.slug, "rows": [{"label": spec.slug}], "columns": [{"label": "Overall"}]}
     artefact = Artefact("run", TABLES.entry("table"), spec.slug, declaration, (cell,))
@@ -72,9 +84,9 @@ def prepare_inputs(study: Study) -> dict[str, str]:
         logger.info(line)
     make_results(study.results)
     made: set[str] = set()
-    for slug, spec in study.trainings.items():
+    for slug, spec in {**study.trainings, **study.specs}.items():  # evaluations, since one may be on other images
         files = study.prepared(slug)
-        for kind, needs in (("backbone", ()), ("data", ()), ("cache", ("data",)), ("text", ("backbone", "data"))):
+        for kind, needs in KINDS:
             path = files.get(kind, "")
             again = path in stale or any(files[need] in made for need in needs)
             if path and path not in made and (again or not Path(path).is_file()):
@@ -108,7 +120,7 @@ def _weights(study: Study, spec: RunSpec) -> tuple[str | None, str | None]:
 def _data(study: Study, spec: RunSpec, path: Path) -> None:
     from pel_core.ingest.prepare import prepare
 
-    prepare(split_name(spec.dataset)[0], path.parent, study.config, study.check_images)
+    prepare(path.parent.name, path.parent, study.config, study.check_images)
 
 
 def _cache(study: Study, spec: RunSpec, path: Path) -> None:
@@ -126,7 +138,7 @@ def _text(study: Study, spec: RunSpec, path: Path) -> None:
     prepare_text(*folders, spec.text_file, path, *_weights(study, spec), sentences, study.given_texts(base, spec.text_file))
 
 
-_PREPARE = {"backbone": _backbone, "data": _data, "cache": _cache, "text": _text}
+_PREPARE = {"backbone": _backbone, "data": _data, "test_set": _data, "cache": _cache, "text": _text}
 
 
 def spec_of(

@@ -18,6 +18,7 @@ from pel_core.common.files import read_json
 from pel_core.common.logs import logger
 from pel_core.common.paths import user_path
 from pel_core.common.versions import STAGES, made_by
+from pel_core.data.test_sets import TestSet
 from pel_core.door.loaded import LoadedRun, load_run
 from pel_core.door.one_run import Paths, prepare_inputs, settings_of, spec_of, study_of_run
 from pel_core.door.plugin import use_plugins
@@ -117,7 +118,8 @@ def _make(study: Study, spec: RunSpec, stale: dict[str, str], device: str, again
                 release()
     taken = claim(device, job_options.share(config))[0]
     try:
-        evaluate_run(spec.slug, study.results, taken, spec.slug in study.accept, loggers, cache, config.get("logits", "compact"))
+        accept, logits, other = spec.slug in study.accept, config.get("logits", "compact"), TestSet(**study.test_set(spec))
+        evaluate_run(spec.slug, study.results, taken, accept, loggers, cache, logits, other)
     finally:
         release()
 

@@ -9,6 +9,7 @@ from pel_core.evaluation.predict import predict_run
 from pel_core.evaluation.score import score_run
 from pel_core.hardware.devices import release
 from pel_core.hardware.lease import SignOfLife
+from pel_core.spec.long_names import file_name
 from pel_core.spec.plugins import parse_run
 from pel_core.spec.posthoc import is_posthoc, sources
 from pel_core.spec.seals import require_unsealed
@@ -44,7 +45,7 @@ def evaluate_run(
             evaluate_run(run.slug, results, device, accept, loggers, prefix_cache_gb, logits, test_set)
         score_run(spec, Path(results))
         return
-    with SignOfLife(Path(results) / "checkpoints" / f"{slug}.predict.lease", slug, str(device), "evaluated") as sign:
+    with SignOfLife(Path(results) / "checkpoints" / f"{file_name(slug)}.predict.lease", slug, str(device), "evaluated") as sign:
         data = predict_run(spec, Path(results), device, accept, prefix_cache_gb, logits, test_set, sign.note)
         release()
         record = score_run(spec, Path(results), data)

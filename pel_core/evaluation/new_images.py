@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pel_core.common.errors import PelError
-from pel_core.common.files import require_writable
+from pel_core.common.files import read_json, require_writable
 from pel_core.common.logs import logger
 from pel_core.common.shipped import program
 from pel_core.data.image_files import SUFFIXES, count_suffixes, is_system, suffix_of
@@ -29,7 +29,7 @@ from pel_core.evaluation.stored_logits import take_steps
 from pel_core.evaluation.trained_run import open_run
 from pel_core.hardware.devices import loader_workers, pick_device
 from pel_core.spec.posthoc import is_ensemble, is_posthoc
-from pel_core.spec.results import metrics_file, read_record
+from pel_core.spec.results import metrics_file, read_record, run_folder
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.classifier import Classifier
 from pel_core.training.loop import predict
@@ -105,7 +105,20 @@ def posthoc_steps(spec: RunSpec, run: Path, results: Path) -> Callable[[np.ndarr
     record = stored_result(spec, run, results)
     if record is None:
         raise PelError(f"{spec.slug} has no result, which says its post-hoc numbers: {program()} evaluate '{spec.slug}'")
-    return lambda logits: take_steps(logits, record["data"]["train_counts"], record["posthoc"])
+    counts = _train_counts(spec, run, results) if spec.evaluate_on else record["data"]["train_counts"]
+    return lambda logits: take_steps(logits, counts, record["posthoc"])
+
+
+def _train_counts(spec: RunSpec, run: Path, results: Path) -> list[int]:
+    """Training images of each class that a run answers with (C,): a result on another data set's images has those of some."""
+    files = [folder / "train.json" for folder in (run, run.parent, run_folder(results, spec.train.slug))]
+    for record in (read_json(file, ("slug", "data")) for file in files if file.is_file()):
+        if record["slug"] == spec.train.slug:
+            return record["data"]["train_counts"]
+    raise PelError(
+        f"{spec.slug}: no train.json says how many training images each class has, which its post-hoc steps take; name an "
+        "evaluation on its own test images, or one without these steps"
+    )
 
 
 def stored_result(spec: RunSpec, run: Path, results: Path) -> dict[str, Any] | None:

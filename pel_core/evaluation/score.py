@@ -49,7 +49,7 @@ def score_run(spec: RunSpec, results: Path, data: Prepared | None = None, replac
     """
     folder = run_folder(results, spec.slug)
     seen = _state(results, spec)
-    data = data or _data_of(spec, results)
+    data = data or data_of(spec, results)
     record, predictions = _read(spec, results, data)
     metrics = score_predictions(predictions, data.groups, group_rules(spec.factors))
     made = {stage: number for stage, number in made_by(record).items() if spec.trains or stage != "train"}
@@ -127,7 +127,7 @@ def _state(results: Path, spec: RunSpec) -> list[tuple[int, int] | None]:
     return [*map(stamp, files), stamp(run_folder(results, spec.slug) / "metrics.json")]
 
 
-def _data_of(spec: RunSpec, results: Path) -> Prepared:
+def data_of(spec: RunSpec, results: Path) -> Prepared:
     """The prepared data set of a run; of one that is evaluated on another, as its predictions say."""
     data = _prepared(results / "data" / split_name(spec.dataset)[0], spec)
     if not spec.evaluate_on:

@@ -1,5 +1,6 @@
 """What runs said of test images, from the tables that scoring stored. Shapes: N images, C classes."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,8 @@ from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
 from pel_core.data.datasets import Prepared, open_prepared, split_name
 from pel_core.data.split import Split
-from pel_core.spec.results import OUTPUTS, metrics_file
+from pel_core.spec.posthoc import stored_runs
+from pel_core.spec.results import OUTPUTS, metrics_file, run_folder
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.study import Study
 
@@ -30,12 +32,13 @@ class Answers:
 
 @dataclass(frozen=True)
 class AnsweredSet:
-    """Images that several runs answered: the data set, the split, and the answers in order."""
+    """Images that several runs answered: the data set, the split, and the answers in order; ``base``: whose images they are."""
 
     data: Prepared
     split: Split
     name: str
     answers: tuple[Answers, ...]
+    base: str = ""
 
     def summary(self, answers: Answers) -> dict[str, Any]:
         """Accuracy in percent of all images and of each group; None where a group has no test images."""
@@ -53,14 +56,32 @@ def of_runs(specs: Mapping[str, RunSpec], results: Path, labels: Mapping[str, st
     """
     sets: dict[tuple[Any, ...], AnsweredSet] = {}
     for slug, spec in specs.items():
-        folder = results / "data" / split_name(spec.dataset)[0]
-        key = spec.dataset, spec.factors, spec.split
-        if key not in sets:
-            data = open_prepared(folder, spec.dataset, factors=spec.factors)
-            sets[key] = AnsweredSet(data, data.split(spec.split), f"{spec.dataset}, {spec.split} images", ())
+        key, one = _answered(spec, results, sets)
+        sets.setdefault(key, one)
         found = _read(sets[key], slug, results, (labels or {}).get(slug) or _short(spec))
         sets[key] = replace(sets[key], answers=(*sets[key].answers, found))
     return [_apart(one) for one in sets.values()]
+
+
+def _answered(spec: RunSpec, results: Path, known: Mapping[tuple[Any, ...], AnsweredSet]) -> tuple[tuple[Any, ...], AnsweredSet]:
+    """The images that a run answered, without answers, and what they are known by: of ``known`` ones, or opened."""
+    if spec.evaluate_on:  # whose images and classes its predictions say
+        from pel_core.evaluation.score import data_of, stored_predictions
+
+        record = stored_predictions(run_folder(results, stored_runs(spec)[0].slug))
+        images = "test" if record["test_set"]["images"] == "test" else "all"
+        key = spec.dataset, spec.factors, spec.evaluate_on, json.dumps(record["test_set"], sort_keys=True)
+        if key in known:
+            return key, known[key]
+        data = data_of(spec, results)
+        name = f"{spec.dataset} evaluated on {spec.evaluate_on}, {images} images"
+        return key, AnsweredSet(data, data.test, name, (), spec.evaluate_on)
+    key = spec.dataset, spec.factors, spec.split
+    if key in known:
+        return key, known[key]
+    base = split_name(spec.dataset)[0]
+    data = open_prepared(results / "data" / base, spec.dataset, factors=spec.factors)
+    return key, AnsweredSet(data, data.split(spec.split), f"{spec.dataset}, {spec.split} images", (), base)
 
 
 def of_study(study: Study) -> list[AnsweredSet]:

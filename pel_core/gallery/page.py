@@ -75,7 +75,7 @@ def _safe(text: str) -> Any:
 def _content(one: AnsweredSet, positions: np.ndarray, addresses: list[str]) -> dict[str, Any]:
     """A test set for the script: names, groups and counts of the classes, shown images by position, and every run's answers."""
     labels, classes = one.split.labels, len(one.data.class_names)
-    entry = DATASETS.get(split_name(one.data.name)[0])
+    entry = DATASETS.get(one.base or split_name(one.data.name)[0])
     return {
         "name": one.name,
         "synthetic": bool(entry and entry.synthetic),

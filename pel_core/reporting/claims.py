@@ -42,7 +42,7 @@ def reported_effect(study: Study, contrast: Contrast) -> float | None:
     values = read_reported(study)
 
     def find(cell: Cell) -> float | None:
-        key = (cell.dataset, reported_name(study, cell.method), cell.value.removeprefix("metrics."))
+        key = (cell.tested, reported_name(study, cell.method), cell.value.removeprefix("metrics."))
         entry = next((row for name, row in values.items() if name[1:] == key), None)
         return float(entry["value"]) if entry and not entry["note"].startswith("suspect") else None
 
@@ -94,7 +94,7 @@ def _line(study: Study, contrast: Contrast, part: Part) -> Line:
     return {
         "contrast": contrast.label,
         "value": contrast.value,
-        "data": ", ".join(pair[0].dataset for pair in contrast.pairs) or ", ".join(contrast.absent),
+        "data": ", ".join(pair[0].tested for pair in contrast.pairs) or ", ".join(contrast.absent),
         "expected": contrast.expect,
         "margin": f"{contrast.margin:g}" if contrast.margin else "",
         "effect": _plain(found.mean, "+.2f"),

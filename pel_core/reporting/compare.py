@@ -86,7 +86,7 @@ def compare_rows(study: Study) -> list[list[str]]:
 def _cell_line(study: Study, artefact: Artefact, cell: Cell, runs: Runs, reported: Mapping[Key, Any]) -> list[str]:
     stat = statistic(cell, runs)
     metric = cell.value.removeprefix("metrics.")
-    entry = reported.get((artefact.name, cell.dataset, reported_name(study, cell.method), metric))
+    entry = reported.get((artefact.name, cell.tested, reported_name(study, cell.method), metric))
     target = float(entry["value"]) if entry else None
     expected = _expected(study, cell, runs)
     note = ". ".join(filter(None, [entry["note"] if entry else "", stat.blank, _unknown(expected)]))
@@ -110,9 +110,7 @@ def _parameter_lines(study: Study, artefact: Artefact, runs: Runs, reported: Map
     """Learnable parameters in millions, the head left out, at the report's two decimals: one line per method and count."""
     lines: dict[tuple[str, float, str], list[str]] = {}
     for cell in artefact.cells:
-        entry = reported.get(
-            (artefact.name, cell.dataset, reported_name(study, cell.method), cell.value.removeprefix("metrics."))
-        )
+        entry = reported.get((artefact.name, cell.tested, reported_name(study, cell.method), cell.value.removeprefix("metrics.")))
         known = runs.described(cell.slugs)
         if known and entry and entry["learnable_param_m"]:
             count = round(known[0]["parameters"]["learnable"] / 1e6, 2)
@@ -146,7 +144,7 @@ def _line(
         flags.append("outside")
     ends = ["" if value is None else f"{value:.{digits}f}" for value in (low, high)]
     reported = "" if target is None else f"{target:g}"
-    names = [artefact.name, cell.dataset, cell.specs[0].dataset, cell.method, metric]
+    names = [artefact.name, cell.tested, cell.specs[0].dataset, cell.method, metric]
     return [*names, *shown, str(n), reported, difference, *ends, comparable, ", ".join(flags), ". ".join(words)]
 
 

@@ -18,7 +18,7 @@ from pel_core.reporting.statistics.power import assumed, detectable
 from pel_core.reporting.statistics.runs import Row
 from pel_core.spec.results import metrics_file
 from pel_core.studies.cells import Artefact, Cell
-from pel_core.studies.data_sizes import data_size
+from pel_core.studies.data_sizes import data_size, images_of_test_set
 from pel_core.studies.design import Design, Weights
 from pel_core.studies.design import Effect as Name
 from pel_core.studies.factorial import images_of
@@ -109,7 +109,6 @@ def _pair(study: Study, cells: Sequence[Cell], seeds: int) -> tuple[Variances | 
         effect = difference(*finished, "overall")
         if len(effect.seeds) > 1 and detectable(effect.parts, seeds):
             return effect.parts[0], MEASURED
-    size = data_size(study, cells[0].expected[0].dataset, cells[0].expected[0].factors)
-    if not size or not size[1]:
-        return None, ""
-    return assumed(size[1], SEED_SD, DISAGREE), ASSUMED
+    spec = cells[0].expected[0]
+    images = images_of_test_set(study, spec) if spec.evaluate_on else (data_size(study, spec.dataset, spec.factors) or (0, 0))[1]
+    return (assumed(images, SEED_SD, DISAGREE), ASSUMED) if images else (None, "")

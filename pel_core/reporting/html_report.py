@@ -82,7 +82,7 @@ def _content(study: Study, out: Path) -> dict[str, Any]:
         "tunings": tunings_on_page(study, out),
         "tuning_cost": tuning_cost(study),
         "recipe": study_recipe(study.artefacts, runs),
-        "datasets": {record["data"]["name"]: record["data"] for record in described},
+        "datasets": {_tested(record): record["data"] for record in described},
         "backbones": {record["backbone"]["name"]: record["backbone"].get("sha256") for record in described},
         "notes": study.data_notes(),
         "runs": lines,
@@ -91,6 +91,11 @@ def _content(study: Study, out: Path) -> dict[str, Any]:
         "environments": [{**dict(zip(ENVIRONMENT, key)), "runs": len(slugs)} for key, slugs in environments.items()],
         "version": __version__,
     }
+
+
+def _tested(record: Mapping[str, Any]) -> str:
+    """The data set of a record, and whose images it is evaluated on where that is another: its classes and images are fewer."""
+    return record["data"]["name"] + (f" on {other['name']}" if (other := record.get("test_set")) else "")
 
 
 def _row(slug: str, runs: Runs) -> dict[str, Any]:

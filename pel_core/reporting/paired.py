@@ -47,7 +47,7 @@ class Rows:
             raise
         except PelError as error:
             return str(error)
-        return self.reader.row(f"{cell.method} on {cell.dataset}", cell.specs)
+        return self.reader.row(f"{cell.method} on {cell.tested}", cell.specs)
 
 
 def contrast_effect(part: Contrast, runs: Runs, rows: Rows) -> Effect:
@@ -116,12 +116,12 @@ def _of_results(part: Contrast, runs: Runs, unread: str) -> Effect:
                 for value, cell in zip(pair, cells, strict=True):
                     if value is None:
                         why = why_none(runs[_at(cell, index)], cell.value)
-                        return nothing(part.value, f"{cell.method} on {cell.dataset}: {why}")
+                        return nothing(part.value, f"{cell.method} on {cell.tested}: {why}")
             sides.append(statistics.fmean(a - b for a, b in values) if values else 0.0)  # type: ignore[operator]
         found.append(sides[0] - sides[1])
     seeds = tuple(spec.seed for spec in longest.specs)
     cells = [cell for pair in (*part.pairs, *part.minus) for cell in pair]
-    held = {f"{cell.method} on {cell.dataset}": None for cell in cells if len(seeds) > 1 and is_one_value(cell.specs[0])}
+    held = {f"{cell.method} on {cell.tested}": None for cell in cells if len(seeds) > 1 and is_one_value(cell.specs[0])}
     effect = _by_seed(part.value, found, seeds, unread)
     return replace(effect, notes=(*effect.notes, *(HELD.format(name) for name in held)))
 

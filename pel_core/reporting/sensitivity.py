@@ -1,7 +1,7 @@
 """What differences a study will be able to show at its seeds and test sizes, said before its first run."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import pairwise
 from zipfile import BadZipFile
@@ -21,7 +21,7 @@ from pel_core.reporting.statistics.power import assumed, detectable
 from pel_core.reporting.statistics.runs import Row
 from pel_core.spec.results import metrics_file
 from pel_core.studies.cells import Cell
-from pel_core.studies.data_sizes import data_size
+from pel_core.studies.data_sizes import data_size, images_of_test_set
 from pel_core.studies.study import Study
 
 # Assumed of two methods that are alike, before anything was run.
@@ -44,29 +44,36 @@ def will_show(study: Study) -> str:
     """
     seeds = max(len(study.seeds), LEAST_SEEDS)
     cells = [cell for artefact in study.artefacts.values() for cell in artefact.cells]
-    by_data: dict[tuple[str, Factors], dict[tuple[str, ...], Cell]] = {}
+    by_data: dict[tuple[str, Factors, str], dict[tuple[str, ...], Cell]] = {}
     for cell in cells:
         specs = cell.expected  # settings that are still to be chosen move no data set
         if specs and specs[0].split == "test":
-            by_data.setdefault((specs[0].dataset, specs[0].factors), {})[tuple(spec.slug for spec in specs)] = cell
+            key = specs[0].dataset, specs[0].factors, specs[0].evaluate_on
+            by_data.setdefault(key, {})[tuple(spec.slug for spec in specs)] = cell
     if not by_data:
         return ""
     rows, said = Rows(study.results), {}
-    for (name, factors), found in by_data.items():
+    for (name, factors, other), found in by_data.items():
         if told := _measured(_finished(rows, study, list(found.values())), seeds):
             words = f"{told} ({MEASURED})"
-        elif sizes := images_of(study, name, factors):
+        elif sizes := images_of(study, name, factors) if not other else _other_images(study, found):
             each = [_guess(metric, sizes[metric], seeds) for metric in METRICS if metric in sizes]
             none = "" if len(sizes) > 1 else "; its groups are not known before it is prepared"
             words = f"{', '.join(each)} *{none}"
         else:
             words = "not known before it is prepared"
-        said.setdefault(words, []).append(_named(name, factors))
+        said.setdefault(words, []).append(_named(name, factors) + f" on {other}" * bool(other))
     lines = [f"  {', '.join(names)}: {words}" for words, names in said.items()]
     text = f"Differences in accuracy that {seeds} seeds will show with 80 % power, in points:"
     few = f"At {len(study.seeds)} seed{'s' * (len(study.seeds) > 1)} nothing is marked and no claim is decided; at least three."
     head = [few, text] if len(study.seeds) < LEAST_SEEDS else [text]
     return "\n".join([*head, *lines, *([ASSUMED] if any(" *" in line for line in lines) else [])])
+
+
+def _other_images(study: Study, cells: Mapping[tuple[str, ...], Cell]) -> dict[str, float]:
+    """Of another data set that is evaluated on: all of its images at most, of groups that are known when they are predicted."""
+    size = images_of_test_set(study, next(iter(cells.values())).expected[0])
+    return {"overall": float(size)} if size else {}
 
 
 def _named(name: str, factors: Factors) -> str:

@@ -137,7 +137,7 @@ def table_grid(study: Study, name: str) -> Grid:
         row_labels=[str(row["label"]) for row in rows],
         info=info,
         values=values,
-        places=[[(cell.dataset, cell.method, cell.value.removeprefix("metrics.")) for cell in row] for row in cells],
+        places=[[(cell.tested, cell.method, cell.value.removeprefix("metrics.")) for cell in row] for row in cells],
         columns=marked,
         digits=digits,
         spread=entry.get("spread", "sd"),

@@ -26,6 +26,12 @@ def shorten(parents: str) -> str:
     return name
 
 
+def file_name(slug: str) -> str:
+    """What a file is called that is of a run's evaluation and lies in no folder of its own: the name, or a digest of one that is
+    longer than a file's may be (a training and an evaluation of LONGEST each)."""
+    return slug if len(slug) <= LONGEST else MARK + hashlib.sha256(slug.encode()).hexdigest()[:DIGITS]
+
+
 def whole(parents: str) -> str:
     """The text that a name's ``parents`` stands for: itself, unless it is a digest.
 

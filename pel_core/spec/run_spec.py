@@ -21,6 +21,7 @@ from pel_core.spec import checks, long_names, posthoc
 from pel_core.spec.choices import TTE, knob_owners, scoped_knobs
 from pel_core.spec.options import EVALUATION, convert, fixed_by, is_evaluation, name_ratio, recipe
 from pel_core.spec.parents import KEY, read_parents, spell_parents
+from pel_core.spec.revisions import revised
 from pel_core.spec.run_fields import RunFields
 
 LIST = "docs/options.md (python -m pel_core options)"
@@ -186,7 +187,7 @@ class RunSpec(RunFields):
         given = dict(self.knobs)
         of_knobs = {name: given.get(name, knob.default) for name, knob in sorted(knobs.items()) if _is_told(name, given)}
         plain = {name: _plain(value) for name, value in of_knobs.items()}
-        values = {name: getattr(self, name) for name in FIELDS} | plain
+        values = {name: getattr(self, name) for name in FIELDS} | plain | revised(self)
         return dict(sorted(values.items(), key=lambda item: is_evaluation(item[0])))
 
     def departures(self, base: Mapping[str, Any]) -> dict[str, Any]:

@@ -123,6 +123,13 @@ class Cell:
         return [spec.slug for spec in self.specs]
 
     @property
+    def tested(self) -> str:
+        """Its data set as the study writes it, and of a run that is evaluated on another one's images that one: its number is
+        none of the data set itself."""
+        other = self.expected[0].evaluate_on if self.expected else ""
+        return f"{self.dataset} on {other}" if other else self.dataset
+
+    @property
     def expected(self) -> tuple[RunSpec, ...]:
         """Its runs, or before its settings are chosen some that cost what they will."""
         return self.tuned.expected if self.tuned and not self.specs else self.specs

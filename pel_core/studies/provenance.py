@@ -15,6 +15,7 @@ from pel_core.data.test_sets import RULES
 from pel_core.models.backbones import BACKBONES, find_backbone, local_weights
 from pel_core.spec.options import is_evaluation
 from pel_core.spec.plugins import with_plugins
+from pel_core.spec.revisions import revised
 from pel_core.spec.run_spec import DEFAULTS, RunSpec
 
 # These texts were there before stages had versions of their own and scoring was one: what they say at version 1 stays letter for
@@ -33,7 +34,7 @@ def train_params(spec: RunSpec, train: int, sentences: Iterable[str] = (), texts
 
     ``train`` is the version of the stage, ``texts`` the digest of the run's text set.
     """
-    about = {"engine": train, "spec": _departures(spec, training=True), **with_plugins(spec.train)}
+    about = {"engine": train, **revised(spec), "spec": _departures(spec, training=True), **with_plugins(spec.train)}
     return canonical({**about, **_sentences(sentences, texts)})
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from pel_core.hardware.lease import STALE, dead
 from pel_core.ingest.notes import notes_lines
+from pel_core.spec.long_names import file_name
 from pel_core.spec.outcomes import reason_of
 from pel_core.spec.results import run_folder
 from pel_core.spec.run_spec import RunSpec
@@ -127,7 +128,7 @@ def look(study: Study, now: float) -> tuple[Found, dict[str, dict[str, Any]]]:
             found.diverged[slug] = of, f"{reason_of(record)}; {again}"
         elif of in live:
             found.running[slug] = of, progress(live[of])
-        elif (evaluation := f"{slug}.predict") in live:
+        elif (evaluation := f"{file_name(slug)}.predict") in live:
             found.running[slug] = slug, progress(live[evaluation])
         elif told := failure(study, slug, of):
             run, (log, error) = told

@@ -10,7 +10,7 @@ from pel_core.common.registry import spell
 from pel_core.common.seeds import generator
 
 DIGITS = 3  # significant digits of a value drawn from a range
-NOT_TUNED = ("dataset", "backbone", "method", "value", "seed", "split", "tune")
+NOT_TUNED = ("dataset", "backbone", "method", "value", "seed", "split", "evaluate_on", "tune")
 FACTOR = 2  # of `kind: halving`: of so many candidates of a rung one goes on
 
 

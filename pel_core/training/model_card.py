@@ -134,7 +134,10 @@ def front_matter(
 def _index(record: Mapping[str, Any]) -> dict[str, Any]:
     """An evaluation as the hub lists it; one that departs from the training's own says its options."""
     spec = RunSpec.parse(record["slug"])
-    dataset = {"name": record["data"]["name"], "type": split_name(spec.dataset)[0], "split": spec.split}
+    name = spec.evaluate_on or record["data"]["name"]  # whose images these numbers are of
+    dataset = {"name": name, "type": spec.data_bases[-1], "split": spec.split}
+    if spec.evaluate_on and record["test_set"]["images"] != "test":
+        dataset["split"] = "all"
     dataset |= {} if spec == spec.train else {"args": evaluation_options(spec)}
     values = [{"type": kind, "name": label, "value": value} for kind, label, value in _metrics(record)]
     return {"task": {"type": "image-classification"}, "dataset": dataset, "metrics": values}
@@ -160,9 +163,13 @@ def results_of(record: Mapping[str, Any]) -> list[str]:
     """An evaluation: how it was made, by which command its numbers come again, and the numbers."""
     spec, evaluation = RunSpec.parse(record["slug"]), record["evaluation"]
     options = ", ".join(f"`{name}: {value}`" for name, value in evaluation_options(spec).items())
+    images = f"`{spec.split}`"
+    if spec.evaluate_on:
+        other = record["test_set"]
+        images += f" of another data set, `{other['name']}`, and logits of its {len(other['classes'])} classes alone"
     return [
         f"\nMean logit over {evaluation['crops']} crops ({options}) of {record['data']['test_images']} images of the split "
-        f"`{spec.split}`, one seed ({spec.seed}):",
+        f"{images}, one seed ({spec.seed}):",
         f"```\n{program()} predict --run {spec.slug} IMAGES...\n```",
         "| metric | value |\n|---|---:|",
         *(f"| {label} | {value:.2f} |" for _, label, value in _metrics(record)),

@@ -199,6 +199,24 @@ def test_a_training_that_diverged_is_told_and_not_tried_again_by_itself(photos, 
         train(photos, trained.results, **options)
 
 
+def test_other_images_are_prepared_and_evaluated_as_the_configuration_says(photos, trained, tmp_path):
+    """What a study does of `evaluate_on`: the other data set, and how its classes fit, stand in the configuration."""
+    shutil.copytree(trained.results, tmp_path / "results")
+    other = tmp_path / "other"
+    for split in ("train", "test"):
+        shutil.copytree(photos / "images" / split, other / split)
+        shutil.copytree(photos / "images" / split / "red deer", other / split / "wolf")
+    text = (photos / "config.yaml").read_text()
+    text = text.replace("root: $PEL_DATA}}", f"root: $PEL_DATA}}, others: {{kind: folders, root: {other}}}}}")
+    (tmp_path / "config.yaml").write_text(text + "test_sets: {others: {leave_out: [wolf]}}\n")
+    where = {"config": tmp_path / "config.yaml", "results": tmp_path / "results", "root": photos / "images", "device": "cpu"}
+    found = pel.train(f"{SLUG}.evaluate_on=others", **where)
+    assert found.slug.endswith("evaluate_on=others") and found.record["test_set"]["left_out"] == ["wolf"]
+    assert found.metrics["overall"] == trained.metrics["overall"], "they are the same images"
+    with pytest.raises(pel.PelError, match="unknown data set 'otters'"):
+        pel.train(f"{SLUG}.evaluate_on=otters", **where)
+
+
 def test_a_text_set_of_the_configuration_starts_the_head(photos, trained):
     texts = "\ntexts: {mine: {words: {templates: ['a {}.'], source: nobody}}}\n"
     config = photos / "config-of-texts.yaml"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from pel_core.cli.main import main
@@ -17,9 +18,13 @@ from pel_core.data.datasets import Prepared, open_prepared
 from pel_core.data.split import Split
 from pel_core.data.test_sets import TestSet, match_classes, restricted
 from pel_core.demo.stand_ins import STAND_INS
+from pel_core.gallery.answers import of_runs
+from pel_core.hardware.lease import SignOfLife
 from pel_core.ingest.prepare import prepare
+from pel_core.reporting.sensitivity import will_show
 from pel_core.reporting.statistics.reading import Reader
-from pel_core.spec.results import invalid_reason, metrics_file, read_record
+from pel_core.spec import long_names
+from pel_core.spec.results import invalid_reason, metrics_file, read_record, run_folder
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.plan import plan
 from pel_core.studies.study import load
@@ -285,3 +290,49 @@ def test_a_table_of_which_no_other_set_is_bound_is_left_out(tmp_path):
 def test_configurations_that_cannot_be(tmp_path, told, message):
     with pytest.raises(PelError, match=message):
         study_of(tmp_path, config=CONFIG.replace("{leave_out: others}", told))
+
+
+def test_the_gallery_and_predict_of_such_a_run(shifted, tmp_path, capsys):
+    results, _ = shifted
+    assert evaluate(results, leave_out="others") == 0
+    spec = RunSpec.parse(f"{SLUG}.evaluate_on=shapes")
+    steps = f"{spec.slug}.posthoc.la=1"
+    assert main(["score", steps, "--results", str(results)]) == 0
+    sets = of_runs({run: RunSpec.parse(run) for run in (SLUG, spec.slug, steps)}, results)
+    assert [(one.base, [answers.slug for answers in one.answers]) for one in sets] == [
+        ("toy", [SLUG]),
+        ("shapes", [spec.slug, steps]),
+    ]
+    record = read_json(metrics_file(results, spec.slug))
+    assert len(sets[1].split) == record["data"]["test_images"] and sets[1].data.class_names == record["test_set"]["classes"]
+    assert sets[1].summary(sets[1].answers[0])["all"] == pytest.approx(record["metrics"]["overall"], abs=0.01)
+    card = (run_folder(results, SLUG) / "README.md").read_text()
+    front = yaml.safe_load(card.split("---\n")[1])["model-index"][0]["results"]
+    assert [each["dataset"]["name"] for each in front] == ["toy-ir20", *["shapes"] * (len(front) - 1)] and len(front) > 1
+    assert "of another data set, `shapes`, and logits of its 3 classes alone" in card
+    page = tmp_path / "g.html"
+    assert main(["gallery", SLUG, spec.slug, "--results", str(results), "--out", str(page)]) == 0
+    # New images may be of any class that was trained: the steps take all their counts.
+    image = next(Path(shifted[1]["datasets"]["shapes"]["root"]).rglob("*.png"))
+    assert main(["predict", str(image), "--run", steps, "--results", str(results), "--device", "cpu"]) == 0
+    capsys.readouterr()
+
+
+def test_a_name_that_is_longer_than_a_files_is_evaluated(shifted, monkeypatch):
+    results, _ = shifted
+    long = f"{SLUG}.evaluate_on=shapes"
+    monkeypatch.setattr(long_names, "LONGEST", len(long) - 1)
+    seen = []
+    own = SignOfLife.__init__
+    monkeypatch.setattr(SignOfLife, "__init__", lambda self, path, *rest: (seen.append(path.name), own(self, path, *rest))[1])
+    assert evaluate(results, leave_out="others") == 0
+    assert seen == [f"{long_names.file_name(long)}.predict.lease"] and seen[0].startswith("@") and len(seen[0]) < 40
+    assert long_names.file_name("a" * 400) != long_names.file_name("a" * 401)
+
+
+def test_a_number_on_other_images_is_none_of_its_data_set(tmp_path):
+    study = study_of(tmp_path)
+    cells = study.artefact("shifts").cells
+    assert [cell.tested for cell in cells] == ["toy-ir20", "toy-ir20 on demo-sketch"]
+    told = will_show(study)
+    assert "toy-ir20 on demo-sketch: " in told and "toy-ir20: " in told

@@ -233,3 +233,10 @@ def test_a_name_stays_text(name):
     page = markdown_html(f"| a |\n| --- |\n| {name} |\n\n### {name}: **{name}**\n")
     assert "<script" not in page and 'href="javascript' not in page
     assert '<div class="wide" tabindex="0"><table>' in page and "<h4>" in page
+
+
+def test_numbers_on_other_images_take_no_data_set_s_place():
+    from pel_core.reporting.html_report import _tested
+
+    own = {"data": {"name": "imagenet-lt"}}
+    assert _tested(own) == "imagenet-lt" and _tested({**own, "test_set": {"name": "imagenet-a"}}) == "imagenet-lt on imagenet-a"

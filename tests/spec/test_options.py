@@ -64,7 +64,7 @@ TWO = {"parents": "adaptformer,seed:0+1,epochs:1,data.val:0.3", "data.val": 0.3}
 # What a word needs to have an effect.
 BESIDE = {("accumulation", "reference"): {"accumulate": 4}, ("head", "knn"): {"epochs": 0}, ("head", "rac"): {"epochs": 0}}
 BESIDE |= {("take", "delta"): PARENT, ("take", "head"): PARENT, ("sampler", "progressive"): {"epochs": 2}}
-BESIDE |= {("average", "swa"): {"average.every": "step"}, **{("soup", word): TWO for word in ("uniform", "greedy", "fold")}}
+BESIDE |= {
     ("average", "swa"): {"average.every": "step"},
     ("soup", "uniform"): TWO,
     ("soup", "greedy"): TWO,

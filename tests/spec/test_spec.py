@@ -16,6 +16,7 @@ from pel_core.models.methods import METHODS, format_method, methods_for, parse_m
 from pel_core.spec.choices import CHOICES, HEADS, LOSSES, REGISTRIES
 from pel_core.spec.options import RECIPES, recipe, spell
 from pel_core.spec.run_spec import DEFAULTS, RunSpec, completed, differences
+from pel_core.studies.provenance import train_params
 from pel_core.training.contrastive import takes_features
 
 ALONE = ("vpt-deep", "dora", "repadapter")  # exclude others, or want an even rank
@@ -359,3 +360,21 @@ def test_a_stored_spec_is_completed_without_steps_after_training():
     assert completed(spec.to_json(), spec) == spec.to_json()
     older = {name: value for name, value in spec.to_json().items() if "." not in name}
     assert completed(older, spec) == spec.to_json()
+
+
+@pytest.mark.parametrize(
+    "method, options, concerned",
+    [
+        ("head-only", {"recipe": "tip-adapter"}, True),
+        ("head-only", {"recipe": "tip-adapter", "head.per_class": 0}, False),
+        ("fact-tt", {"optimizer.layer_decay": 0.7}, True),
+        ("fact-tt", {}, False),
+        ("adaptformer", {"optimizer.layer_decay": 0.7}, False),
+    ],
+)
+def test_what_was_stored_before_a_change_of_a_few_entries_is_known(method, options, concerned):
+    """Their numbers changed for the same name without a stage's version: such a record is another's, and all others stand."""
+    spec = RunSpec.make("demo-imagenet", "clip-mini", method, 0, **options)
+    stored = {name: value for name, value in spec.to_json().items() if name != "revised"}
+    assert bool(differences(stored, spec)) == concerned and not differences(spec.to_json(), spec)
+    assert ("revised" in train_params(spec, 1)) == concerned
