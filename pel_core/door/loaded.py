@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pel_core.common.errors import PelError
 from pel_core.common.paths import user_path
+from pel_core.common.shipped import command
 from pel_core.data.loading import EvalReader
 from pel_core.door.images import ImageLike, listed, names_of, opened
 from pel_core.door.plugin import use_plugins
@@ -135,7 +136,8 @@ class LoadedRun:
         raise self._unscored()
 
     def _unscored(self) -> PelError:
-        return PelError(f"{self.slug} has no result yet: python -m pel_core evaluate '{self.slug}' --results '{self.results}'")
+        again = command(f"evaluate '{self.slug}' --results '{self.results}'")
+        return PelError(f"{self.slug} has no result yet: {again}")
 
     def predict(self, images: ImageLike | Iterable[ImageLike]) -> ImagePredictions:
         """Classify images as the run's evaluation classifies its own, with the same numbers.
