@@ -19,6 +19,7 @@ from pel_core.cli.export_command import export, export_options
 from pel_core.cli.gallery_command import gallery, gallery_options
 from pel_core.cli.help_text import Root
 from pel_core.cli.init_command import init, init_options
+from pel_core.cli.results_folder import settle_results
 from pel_core.common.environment import settle_environment
 from pel_core.common.errors import PelError
 from pel_core.common.locales import print_anything
@@ -29,7 +30,6 @@ from pel_core.common.renames import renamed_words
 from pel_core.common.shipped import program
 from pel_core.common.signals import leaving
 from pel_core.models.backbones import backbone_name, expand_weights
-from pel_core.spec.long_names import look_in
 
 Arguments = argparse.Namespace
 
@@ -241,7 +241,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--evaluation", default="", metavar="OPTIONS", help=told)
     sub.add_argument("--study", help="of several runs or evaluations, those of this study alone (of --config: report)")
     sub.add_argument("--config", help="... on this configuration (of --study: demo)")
-    sub.add_argument("--results", default="results", type=user_path, help="the folder that holds it and its backbone (results)")
+    sub.add_argument("--results", type=user_path, help="what holds it and its backbone (that of its folder, else results)")
     sub.add_argument("--out", type=user_path, help="a .csv or .parquet file to write instead of printing a table")
     sub.add_argument("--top", type=int, default=5, help="how many classes to tell of each image (5)")
     sub.add_argument("--device", default="auto", help="auto (a free GPU, locked; else the CPU), cpu, cuda or cuda:N")
@@ -272,8 +272,7 @@ def main(words: Sequence[str] | None = None) -> int:
         set_verbosity(arguments.verbose - arguments.quiet)
         settle_environment()
         use_plugins(arguments.plugins)
-        if results := getattr(arguments, "results", None):
-            look_in(results)
+        settle_results(arguments)
         clock = time.monotonic()
         arguments.function(arguments)
         logger.debug("%s took %.1f s", arguments.function.__name__, time.monotonic() - clock)
