@@ -16,14 +16,16 @@ from pel_core.training.validation import validation_score
 CPU = torch.device("cpu")
 
 
-def train_once(results, spec, manager=None, watch=None, device=CPU):
+def train_once(results, spec, manager=None, watch=None, device=CPU, compiling="off"):
     """Train in this process; returns the trained state and the log."""
     data, classifier, _ = load(spec, results, device, fresh=True)
     how = spec.pixels, spec.vit.mean, spec.vit.std, device
     batches = TrainBatches(data.train, spec, *how, sampler=make_sampler(spec))
     progress = Progress("test", 1, quiet=True)
     counts, validate = torch.as_tensor(data.train_counts), validation_score(classifier, spec, data)
-    log = train(classifier, watch(batches) if watch else batches, spec, counts, progress, manager, validate=validate)
+    log = train(
+        classifier, watch(batches) if watch else batches, spec, counts, progress, manager, validate=validate, compiling=compiling
+    )
     return classifier.trainable_state(), log
 
 

@@ -1,4 +1,4 @@
-"""``python -m pel_core.bench [step|input|evaluation|study|scaling|statistics|gpu|all] [--quick]``"""
+"""``python -m pel_core.bench [step|input|evaluation|study|scaling|statistics|sweep|gpu|all] [--quick]``"""
 
 import argparse
 import os
@@ -9,18 +9,22 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from pel_core.bench.compare import comparison
 from pel_core.bench.parts import ON_GPU, PARTS
 from pel_core.common.errors import PelError
-from pel_core.common.files import write_json
+from pel_core.common.files import read_json, write_json
 
 FORMAT = 1
+STORED = Path("docs/benchmarks")
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Measure, write one JSON file for each part, draw the plots and fill in the tables of the README beside them."""
+    """Measure, say what got slower or larger than the stored figures of this kind of machine, write one JSON file for each part,
+    draw the plots and fill in the tables of the README beside them."""
     parser = argparse.ArgumentParser(prog="python -m pel_core.bench", description=main.__doc__)
     parser.add_argument("part", nargs="?", default="all", choices=(*PARTS, "all", "draw"), help="draw: plots and tables alone")
     parser.add_argument("--out", type=Path, help="folder to write (docs/benchmarks; with --quick results/benchmarks)")
+    parser.add_argument("--against", type=Path, default=STORED, help="folder of the figures to compare with (docs/benchmarks)")
     parser.add_argument(
         "--quick", action="store_true", help="the toy model and few images: shows that it works, says nothing of speed"
     )
@@ -39,12 +43,15 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(words)
     if arguments.clock == "processor":
         arguments.threads, arguments.device = 1, "cpu"
-    out = arguments.out or Path("results/benchmarks" if arguments.quick else "docs/benchmarks")
+    out = arguments.out or (Path("results/benchmarks") if arguments.quick else STORED)
     try:
         for part in () if arguments.part == "draw" else PARTS if arguments.part == "all" else (arguments.part,):
             if arguments.part == "all" and part in ON_GPU and not on_gpu(arguments.device):
                 continue
             path, record = measure(part, arguments)
+            stored = arguments.against / path  # before it is replaced
+            for line in comparison(read_json(stored, ("machine", "quick")) if stored.is_file() else None, record):
+                print(f"{part}: {line}", flush=True)
             write_json(out / path, record)
         draw(out)
     except PelError as error:

@@ -163,6 +163,20 @@ def statistics(record: Record) -> Figure:
     return figure
 
 
+def sweep(record: Record) -> Figure:
+    """How many times as fast runs are that share a process; line: what was wanted of partial methods."""
+    figure, panels = _axes(PAGE, 2.4, 2)
+    for axes, stage in zip(panels, ("training", "evaluation"), strict=True):
+        rows = [row for row in record["rows"] if row["stage"] == stage]
+        axes.barh(range(len(rows)), [row["ratio"]["median"] for row in rows], color=COLOURS[0])
+        axes.axvline(2, color=COLOURS[5], linewidth=1.2)
+        names = [f"{row['backbone']}, {row['method']}, {row['source']}" for row in rows]
+        axes.set_yticks(range(len(rows)), names if axes is panels[0] else [])
+        axes.invert_yaxis()
+        axes.set_xlabel(f"{stage.capitalize()}: together, times as fast as one by one")
+    return figure
+
+
 def gpu(record: Record) -> Figure:
     """Images per second of every way to take the training step; ticks: the matrix peak."""
     rows = [row for row in record["rows"] if row["part"] == "step" and "images_per_second" in row]
@@ -193,5 +207,6 @@ PLOTS: dict[str, Callable[[Record], Figure]] = {
     "study": study,
     "scaling": scaling,
     "statistics": statistics,
+    "sweep": sweep,
     "gpu": gpu,
 }

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from pel_core.bench.parts import ON_GPU
@@ -169,6 +170,31 @@ def statistics(records: Mapping[str, Record]) -> list[str]:
     return [f"Columns: {', '.join(f'`{name}`' for name in columns)}. One core.", "", *_table(head, rows)]
 
 
+def sweep(records: Mapping[str, Record]) -> list[str]:
+    """A row for each method and source of images, with both stages; one for a network that was not measured."""
+    head = ["device, network", "method", "images", "runs", "training together", "reading, of a training", "evaluating together"]
+    head += ["reading, of an evaluation"]
+    found: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    for kind, record in records.items():
+        for row in record["rows"]:
+            reading = median(row["reading_seconds"]) * row["reads"] / median(row["seconds"]["separate"])
+            where = f"{KINDS[kind]}, {row['backbone']}", f"`{row['method']}`", row["source"], str(row["runs"])
+            found.setdefault(where, {})[row["stage"]] = [_turns(row["ratio"]), f"{reading:.0%}"]
+    rows = [[*where, *(cell for stage in STAGES for cell in cells.get(stage, [NONE] * 2))] for where, cells in found.items()]
+    asked = {size["backbone"] for record in records.values() for size in record["settings"]["sizes"]}
+    measured = {row["backbone"] for record in records.values() for row in record["rows"]}
+    rows += [[f"CPU, {name}", *[NONE] * (len(head) - 1)] for name in sorted(asked - measured)]
+    return ["Times as fast in one process as one by one (smallest to largest of the turns):", "", *_table(head, rows)]
+
+
+STAGES = ("training", "evaluation")
+
+
+def _turns(value: Mapping[str, float]) -> str:
+    """A range, of one turn the number alone."""
+    return _range(value) if value["min"] < value["max"] else f"{value['median']:.2f}"
+
+
 def gpu(records: Mapping[str, Record]) -> list[str]:
     """A row for each way of a step, an evaluation, an epoch and of reading images; what could not be measured says why."""
     head = ["part", "what", "images/s", "of the matrix peak", "memory (MB)", "compiled in (s)"]
@@ -200,5 +226,6 @@ TABLES: dict[str, Callable[[Mapping[str, Record]], list[str]]] = {
     "study": study,
     "scaling": scaling,
     "statistics": statistics,
+    "sweep": sweep,
     "gpu": gpu,
 }

@@ -48,10 +48,12 @@ def backbone(arguments: Arguments) -> None:
 
 def text(arguments: Arguments) -> None:
     """Compute class-text features, one row per class in the data's label order."""
+    from pel_core.models.text_sets import text_set_of
     from pel_core.models.weights import prepare_text
 
     folders = arguments.backbone_dir, arguments.data_dir
-    prepare_text(*folders, arguments.prompt, arguments.out, arguments.weights, arguments.cache_dir, arguments.descriptions)
+    source = arguments.weights, arguments.cache_dir, arguments.descriptions, text_set_of(arguments.texts)
+    prepare_text(*folders, arguments.prompt, arguments.out, *source, arguments.texts_sha256)
 
 
 def data(arguments: Arguments) -> None:
@@ -89,7 +91,7 @@ def train(arguments: Arguments) -> None:
         return launch(arguments.words, devices)
     tune_process(devices[0])
     options = arguments.checkpoint_seconds, _loggers(arguments), _cache(arguments)
-    train_run(arguments.run, arguments.results, devices[0], *options)
+    train_run(arguments.run, arguments.results, devices[0], *options, compiling=arguments.compile)
 
 
 def evaluate(arguments: Arguments) -> None:
@@ -191,10 +193,12 @@ def parser() -> argparse.ArgumentParser:
     sub = command(text)
     sub.add_argument("--backbone-dir", required=True, type=user_path)
     sub.add_argument("--data-dir", required=True, type=user_path)
-    sub.add_argument("--prompt", default="default", help="default, classname, ensemble or descriptions")
+    sub.add_argument("--prompt", default="default", help="a prompt of docs/options.md, or texts:NAME with --texts")
     sub.add_argument(
         "--descriptions", type=expand_user, help="JSON file of sentences for each class name, with --prompt descriptions"
     )
+    sub.add_argument("--texts", default="", help="JSON: the text set of --prompt texts:NAME, as a configuration has it")
+    sub.add_argument("--texts-sha256", default="", help="the digest that the texts have to have")
     sub.add_argument("--out", required=True, type=user_path)
     sub.add_argument("--weights", type=expand_weights, help="the weights the backbone was made from, as there")
     sub.add_argument("--cache-dir", type=expand_user, help="where downloads are kept")
@@ -214,6 +218,7 @@ def parser() -> argparse.ArgumentParser:
         if function is train:
             sub.add_argument("--gpus", type=int, default=1, help="train data-parallel on so many GPUs (1)")
             told = "seconds between two checkpoints within an epoch (300; 0: none)"
+            sub.add_argument("--compile", default="off", choices=("auto", "off"), help="auto: torch.compile, on CUDA (off)")
             sub.add_argument("--checkpoint-seconds", type=float, default=300.0, metavar="SECONDS", help=told)
     sub.add_argument("--accept", action="store_true", help="take a checkpoint of another version, and its number into the result")
     sub.add_argument(

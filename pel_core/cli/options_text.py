@@ -16,14 +16,14 @@ from pel_core.ingest.sources import SOURCES
 from pel_core.models.backbones import BACKBONES
 from pel_core.models.methods import METHODS
 from pel_core.spec import posthoc
-from pel_core.spec.choices import METRICS, REGISTRIES, Metric
+from pel_core.spec.choices import DATA_FIELDS, METRICS, REGISTRIES, Metric
 from pel_core.spec.results import SECTIONS
 from pel_core.studies.kinds import FIGURES, REQUIRED
 
 
 def sections() -> dict[str, Registry[Any]]:
     """The registries that a study chooses from, by their heading."""
-    fields = {f"`{field}`": registry for field, registry in REGISTRIES.items()}
+    fields = {f"`{field}`": registry for field, registry in {**REGISTRIES, **DATA_FIELDS}.items()}
     drawn: dict[str, Registry[Any]] = {"`value`": METRICS, "Kinds of figure": FIGURES}
     fields[f"`{posthoc.SCOPE}`"] = posthoc.POSTHOC
     return {"`method`": METHODS, **fields, "`backbone`": BACKBONES, "Data sets": DATASETS, "Kinds of data": SOURCES, **drawn}

@@ -81,7 +81,16 @@ def prepare_inputs(study: Study) -> dict[str, str]:
                 logger.info("preparing %s", Path(path).parent.relative_to(study.results))
                 _PREPARE[kind](study, spec, Path(path))
                 made.add(path)
-    return stale
+    return stale | _after_other_texts(study, stale)
+
+
+def _after_other_texts(study: Study, stale: dict[str, str]) -> dict[str, str]:
+    """What runs made of texts that are others now; of other data and weights `inputs.other_runs` and their records tell."""
+    found: dict[str, str] = {}
+    for slug in (*study.known, *study.trainings):
+        if reason := stale.get(study.prepared(slug).get("text", "")):
+            found |= {file: reason for file in (study.delta(slug), study.result_file(slug)) if file}
+    return found
 
 
 def _backbone(study: Study, spec: RunSpec, path: Path) -> None:
@@ -114,7 +123,7 @@ def _text(study: Study, spec: RunSpec, path: Path) -> None:
     base = split_name(spec.dataset)[0]
     sentences = next(iter(study.descriptions(base, spec.text_file)), None)
     folders = study.results / "backbones" / spec.backbone, study.results / "data" / base
-    prepare_text(*folders, spec.text_file, path, *_weights(study, spec), sentences)
+    prepare_text(*folders, spec.text_file, path, *_weights(study, spec), sentences, study.given_texts(base, spec.text_file))
 
 
 _PREPARE = {"backbone": _backbone, "data": _data, "cache": _cache, "text": _text}

@@ -102,14 +102,16 @@ def _make(study: Study, spec: RunSpec, stale: dict[str, str], device: str, again
         raise PelError(f"{spec.slug} diverged before: {reason_of(failed)}; again=True tries once more")
     config = study.config
     loggers = {"tensorboard": config.get("tensorboard", True), "wandb": config.get("wandb", False)}
-    cache = config.get("prefix_cache_gb", GIGABYTES)
+    cache, compiling = config.get("prefix_cache_gb", GIGABYTES), job_options.compiling(config)
     own = [run.train for run in (sources(spec) or (spec,)) if run.trains]
     origins = [origin for run in own for origin in run.ancestors.values()]
     for training in {run.slug: run for run in [*origins, *own]}.values():
         if (again and training in own) or not _is_trained(study, training, stale):
             taken = claim(device, job_options.share(config))[0]
             try:
-                train_run(training.slug, study.results, taken, loggers=loggers, prefix_cache_gb=cache, bar=bar)
+                train_run(
+                    training.slug, study.results, taken, loggers=loggers, prefix_cache_gb=cache, bar=bar, compiling=compiling
+                )
             finally:
                 release()
     taken = claim(device, job_options.share(config))[0]

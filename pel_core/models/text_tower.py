@@ -114,7 +114,7 @@ def tower_tensors(
     Raises:
         PelError: no text tower, one of another kind, classes that it cannot tell apart, or other weights.
     """
-    from pel_core.models.weights import spoken
+    from pel_core.models.prompts import spoken
 
     entry, spoken_names = BACKBONES[name], spoken(class_names)
     if not entry.text:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pel_core.common.errors import PelError, unknown
+from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, sha256, write_json
 from pel_core.common.plugins import used
 from pel_core.common.seeds import derive, torch_generator
@@ -24,8 +24,10 @@ from pel_core.data.datasets import DATASETS
 from pel_core.models.backbones import BACKBONES, Backbone, find_backbone
 from pel_core.models.building import at_resolution, build_tower, build_vit
 from pel_core.models.prompt_tokens import check_prompts
+from pel_core.models.prompts import DESCRIBED, spoken, templates
 from pel_core.models.state_names import OPEN_CLIP_NAMES, TIMM_NAMES, State, fold_layer_scale, rename
 from pel_core.models.text_heads import TOWER
+from pel_core.models.text_sets import TextSet, read_descriptions, text_set
 from pel_core.models.text_tower import digest, tower_tensors
 from pel_core.models.towers import open_clip_tower, timm_tower, upstream_features
 from pel_core.models.upstream import load_open_clip, load_timm, load_tokenizer, open_clip_model
@@ -157,9 +159,6 @@ def load_vit(folder: str | Path, resolution: int | None = None) -> tuple[ViT, St
     return build_tower(at_resolution(state, grid), info["vit"]), text, info
 
 
-TEMPLATES: dict[str, tuple[str, ...]] = {"default": ("a photo of a {}.",), "classname": ("{}",)}
-
-
 @torch.inference_mode()
 def text_features(
     name: str,
@@ -171,12 +170,13 @@ def text_features(
     descriptions: str | Path | None = None,
     allow_equal: bool = False,
     notes: list[str] | None = None,
+    texts: TextSet | None = None,
 ) -> Tensor:
     """Class-text features (C, E) of unit length; with several sentences a class, the mean of unit features, made unit again.
 
     Underscores in class names become spaces, as in the reference. ``sha`` is the SHA-256 the weights must have, if known;
     ``descriptions`` the file of ``prompt="descriptions"``; ``allow_equal``: classes of the same text are no error; ``notes``
-    takes what is to be told of the texts (`check_prompts`).
+    takes what is to be told of the texts (`check_prompts`); ``texts`` is the prompt's text set, where it has one.
 
     Raises:
         PelError: the backbone has no text tower, an unknown prompt, no usable descriptions, classes that it cannot tell apart,
@@ -185,7 +185,9 @@ def text_features(
     entry = BACKBONES[name]
     if not entry.text:
         raise PelError(f"{name} has no text tower: start its head from images (init=class-mean), or use a CLIP backbone")
-    described = read_descriptions(descriptions, class_names) if prompt == "descriptions" else None
+    described = texts.sentences(class_names) if texts else None
+    if prompt == DESCRIBED:
+        described = read_descriptions(descriptions, class_names)
     notes = [] if notes is None else notes
     if entry.source == "random":
         lines = described or [[line] for line in spoken(class_names)]
@@ -203,42 +205,6 @@ def text_features(
 def _made_up(prompt: str, sentences: Sequence[str]) -> Tensor:
     seeds = [derive(0, "text", prompt, each) for each in sentences]
     return torch.stack([torch.randn(16, generator=torch.Generator().manual_seed(seed)) for seed in seeds]).mean(0)
-
-
-def read_descriptions(path: str | Path | None, class_names: Sequence[str]) -> list[list[str]]:
-    """The sentences of each class from a JSON file, ``{class name: [sentence, ...]}``; it may hold other classes too.
-
-    Raises:
-        PelError: no file is given or it is not of that form, or a class has no sentence.
-    """
-    if path is None:
-        raise PelError("prompt=descriptions needs a JSON file {class name: [sentences]}: name it with --descriptions FILE")
-    held = read_json(path)
-    if not isinstance(held, Mapping):
-        raise PelError(f"{path} holds a {type(held).__name__}, expected {{class name: [sentences]}}")
-    for name in class_names:
-        found = held.get(name)
-        if found is None:
-            raise unknown("class", name, held, f"(in {path}, which has to describe all {len(class_names)} classes)")
-        if not isinstance(found, list) or not found or not all(isinstance(each, str) and each.strip() for each in found):
-            raise PelError(f"{path}: class '{name}' has {str(found)[:60]!r}, expected a list of sentences")
-    return [held[name] for name in class_names]
-
-
-def spoken(class_names: Sequence[str]) -> list[str]:
-    """Class names as prompts spell them: underscores become spaces."""
-    return [name.replace("_", " ") for name in class_names]
-
-
-def templates(prompt: str) -> Sequence[str]:
-    """The sentences of a kind of prompt, ``{}`` standing for the class name."""
-    if prompt == "ensemble":
-        from open_clip import OPENAI_IMAGENET_TEMPLATES
-
-        return [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
-    if prompt not in TEMPLATES:
-        raise unknown("prompt", prompt, [*TEMPLATES, "ensemble", "descriptions"])
-    return TEMPLATES[prompt]
 
 
 def encode_text(model: nn.Module, tokenizer: Any, names: Sequence[str], templates: Sequence[str]) -> Tensor:
@@ -266,9 +232,12 @@ def prepare_text(
     weights: str | None = None,
     cache_dir: str | None = None,
     descriptions: str | Path | None = None,
+    texts: Mapping[str, Any] | None = None,
+    texts_sha256: str = "",
 ) -> None:
     """Write ``text.features`` (C, E) of a prepared data set's class names, with the names and the weights' hash as metadata; for
-    the ``prompt`` `TOWER` also the text tower and the names' tokens (`tower_tensors`).
+    the ``prompt`` `TOWER` also the text tower and the names' tokens (`tower_tensors`). ``texts`` is the text set of a prompt
+    ``texts:NAME`` (`text_sets.make_text_set`), ``texts_sha256`` the digest that it has to have.
 
     Raises:
         PelError: the weights are not those the backbone was prepared from, or as ``text_features``.
@@ -277,16 +246,20 @@ def prepare_text(
     sha = info["source"].get("sha256")
     published = (base := about.get("name")) in DATASETS and not used([DATASETS.entry(base)])  # ImageNet has two pairs
     names, notes = about["class_names"], []
-    about_tower = {}
+    about_tower, chosen = {}, None if prompt == TOWER else text_set(prompt, base, texts)
+    if texts_sha256 and (chosen is None or chosen.digest() != texts_sha256):
+        raise PelError(f"prompt={prompt}: the texts are not those that were planned with; they changed meanwhile: start again")
     if prompt == TOWER:
         made = tower_tensors(info["name"], names, weights, cache_dir, sha, published, notes)
         about_tower = {"text_tower": digest(made)}
     else:
-        source = weights, cache_dir, sha, descriptions, published, notes
+        source = weights, cache_dir, sha, descriptions, published and not (chosen and chosen.names), notes, chosen
         made = {"text.features": text_features(info["name"], names, prompt, *source)}
     metadata = {"class_names": json.dumps(names), "backbone_sha256": info["sha256"], "prompt": prompt}
     metadata |= {"versions": json.dumps(versions("prepare")), **about_tower}
-    if prompt == "descriptions":
+    if chosen:
+        metadata |= {"texts": chosen.digest(), "source": chosen.source}
+    if prompt == DESCRIBED:
         metadata["descriptions"] = sha256(descriptions)
     if notes:
         metadata["notes"] = json.dumps(notes)

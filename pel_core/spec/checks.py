@@ -10,6 +10,7 @@ from pel_core.data.factors import SCOPE
 from pel_core.models.backbones import BACKBONES
 from pel_core.models.heads import HEADS
 from pel_core.models.methods import METHODS, methods_for
+from pel_core.models.prompts import PROMPTS, prompt_parts
 from pel_core.spec.choices import CHOICES, INITS, REGISTRIES, readers, scoped_knobs
 from pel_core.spec.parents import check_parents, idle_without_parents
 
@@ -32,8 +33,9 @@ def require_words(spec: "RunSpec") -> None:
     Raises:
         PelError: it does not; the message has the nearest match.
     """
+    prompt_parts(spec.prompt)  # which may go on behind a colon
     for name, known in CHOICES.items():
-        if getattr(spec, name) not in known:
+        if name != "prompt" and getattr(spec, name) not in known:
             raise unknown(name, getattr(spec, name), known)
 
 
@@ -136,6 +138,8 @@ def _check_text(spec: "RunSpec") -> None:
     if spec.reads_tower:
         _require(spec, "head", spec.vit.causal_text, f"without a text tower (cosine, ...): {spec.backbone} has none of CLIP's")
         _require(spec, "init", spec.init == "text", f"text: head={spec.head} starts from what the text tower says")
+    if spec.reads_prompt and (need := PROMPTS.entry(prompt_parts(spec.prompt)[0]).needs(spec)):
+        raise PelError(f"prompt={spec.prompt} is not possible here: {need}")
     name = "init" if spec.init == "text" else "method"
     images = [entry.name for entry in INITS.entries() if entry.value.start == "images"]
     instead = f"{', '.join(images)} or random" if spec.trains else "one that trains"

@@ -16,6 +16,7 @@ from pel_core.data.factors import FACTORS, SCOPE
 from pel_core.models.heads import HEADS
 from pel_core.models.inits import INITS
 from pel_core.models.methods import METHODS
+from pel_core.models.prompts import PROMPTS
 from pel_core.spec import posthoc
 
 LOSSES: Registry[Any] = Registry("loss", ("pel_core.training.losses", "pel_core.training.contrastive"))
@@ -104,10 +105,11 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "mix": MIXES,
     "tte": TTE,
 }
+# Registries of data alone: their entries have no knobs and no code that a run would call.
+DATA_FIELDS: dict[str, Registry[Any]] = {"prompt": PROMPTS}
 # Fields that are one of some words, without code of their own.
 WORD_FIELDS: dict[str, tuple[str, ...]] = {
     "accumulation": ("exact", "reference"),
-    "prompt": ("default", "classname", "ensemble", "descriptions"),
     "interpolation": ("bilinear", "bicubic"),
     "precision": ("fp16", "bf16", "fp32"),
     "take": ("all", "delta", "head"),
@@ -120,13 +122,13 @@ class _Choices(Mapping[str, tuple[str, ...]]):
     """The words each field of RunSpec may take; a plugin's entries are among them."""
 
     def __getitem__(self, name: str) -> tuple[str, ...]:
-        return WORD_FIELDS[name] if name in WORD_FIELDS else tuple(REGISTRIES[name])
+        return WORD_FIELDS[name] if name in WORD_FIELDS else tuple({**REGISTRIES, **DATA_FIELDS}[name])
 
     def __iter__(self) -> Iterator[str]:
-        return iter((*REGISTRIES, *WORD_FIELDS))
+        return iter((*REGISTRIES, *DATA_FIELDS, *WORD_FIELDS))
 
     def __len__(self) -> int:
-        return len(REGISTRIES) + len(WORD_FIELDS)
+        return len(REGISTRIES) + len(DATA_FIELDS) + len(WORD_FIELDS)
 
 
 CHOICES: Mapping[str, tuple[str, ...]] = _Choices()

@@ -11,6 +11,7 @@ from pel_core.data.datasets import DATASETS, split_name
 from pel_core.models.backbones import BACKBONES
 from pel_core.models.deltas import DELTAS
 from pel_core.models.methods import METHODS
+from pel_core.models.prompts import PROMPTS, prompt_parts
 from pel_core.spec.long_names import look_in
 from pel_core.spec.posthoc import POSTHOC, steps_of
 from pel_core.spec.run_spec import RunSpec
@@ -23,6 +24,7 @@ def plugins_of(spec: RunSpec) -> dict[str, str]:
     entries = [*spec.entries.values(), BACKBONES.entry(spec.backbone)]
     entries += [DELTAS.entry(attach.delta) for part in spec.parts for attach in METHODS[part.name].attach]
     entries += [POSTHOC.entry(name) for name in steps_of(spec)]
+    entries += [PROMPTS.entry(prompt_parts(spec.prompt)[0])] if spec.reads_prompt else []
     base = split_name(spec.dataset)[0]  # a user's own is in no registry
     return used([*entries, *([DATASETS.entry(base)] if base in DATASETS else [])])
 

@@ -186,6 +186,11 @@ class RunFields:
         return TOWER if self.reads_tower else self.prompt
 
     @property
+    def reads_prompt(self) -> bool:
+        """Whether the features of its prompt's sentences start the head, or decide without one."""
+        return self.needs_text and not self.reads_tower
+
+    @property
     def reads_tower(self) -> bool:
         """Whether it trains through the text tower."""
         return self.trains and getattr(REGISTRIES["head"][self.head], "tower", False)

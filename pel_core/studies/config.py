@@ -191,7 +191,8 @@ def _check_together(values: Mapping[str, Any]) -> None:
         raise PelError(f"weights: {error}") from None
     job_options.check(values)
     every = {*DATASETS, *values.get("datasets", {})}
-    listed = (("roots", DATASETS), ("lists", DATASETS), ("user_lists", DATASETS), ("descriptions", every), ("naming", every))
+    listed = (("roots", DATASETS), ("lists", DATASETS), ("user_lists", DATASETS), ("descriptions", every))
+    listed += (("naming", every), ("texts", every))
     for key, known in listed:
         for name in values.get(key, {}):
             if name not in known:

@@ -19,6 +19,7 @@ from pel_core.ingest.contents import changed_files
 from pel_core.ingest.identity import data_params, is_other, keep_params, other_params, require_same_place
 from pel_core.ingest.sources import open_source
 from pel_core.models.backbones import BACKBONES
+from pel_core.models.prompts import DESCRIBED
 from pel_core.spec.results import metrics_file, read_other_inputs, run_folder, train_folder
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies import provenance
@@ -102,24 +103,28 @@ def _contradicts(name: str, weights: str | None, source: dict[str, Any]) -> str:
 
 
 def _other_text(study: "Study") -> dict[str, str]:
-    """Class-text features whose sentences are others now."""
+    """Class-text features whose sentences, or whose text set, are others now."""
     found = {}
     for slug, spec in study.trainings.items():
-        path = study.prepared(slug).get("text") if spec.prompt == "descriptions" and not study.accepted(slug) else None
-        if path and path not in found and (stored := _descriptions(Path(path))):
+        path = study.prepared(slug).get("text") if spec.reads_prompt and not study.accepted(slug) else None
+        if not path or path in found:
+            continue
+        if spec.prompt == DESCRIBED and (stored := _descriptions(Path(path))):
             for file in study.descriptions(split_name(spec.dataset)[0], spec.prompt):
                 if sha256(file) != stored:
                     found[path] = f"{file} is not the file of sentences that {shown(path)} was made from"
+        elif (digest := study.text_digest(spec)) and (stored := _descriptions(Path(path), "texts")) and stored != digest:
+            found[path] = f"prompt {spec.prompt}: the texts are not those that {shown(path)} was made from"
     return found
 
 
-def _descriptions(path: Path) -> str:
-    """The SHA-256 of the sentences that a file of text features was made from: safetensors, whose header is JSON after its
-    length in 8 bytes."""
+def _descriptions(path: Path, key: str = "descriptions") -> str:
+    """The SHA-256 of the sentences (or of the text set, ``texts``) that a file of text features was made from: safetensors, whose
+    header is JSON after its length in 8 bytes."""
     try:
         with open(path, "rb") as handle:
             header = json.loads(handle.read(int.from_bytes(handle.read(8), "little")))
-        return header["__metadata__"].get("descriptions", "")
+        return header["__metadata__"].get(key, "")
     except (OSError, ValueError, KeyError, OverflowError, MemoryError, AttributeError, TypeError):
         return ""  # missing or damaged: whoever reads it says so
 

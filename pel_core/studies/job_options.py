@@ -22,6 +22,11 @@ def share(config: Config) -> float:
     return config.get("resources", {}).get("gpu_share", 1.0)
 
 
+def compiling(config: Config) -> str:
+    """``compile`` of a configuration's resources, auto or off, which YAML reads as false."""
+    return config.get("resources", {}).get("compile") or "off"
+
+
 def check(config: Config) -> None:
     """Refuse settings of jobs that cannot be valid.
 
@@ -35,7 +40,8 @@ def check(config: Config) -> None:
 def train_options(config: Config) -> str:
     """The command-line options of training jobs, apart from the run."""
     several = f"--gpus {gpus(config)}" if gpus(config) > 1 else ""
-    return " ".join(filter(None, [several, _options(config)]))
+    graphs = f"--compile {compiling(config)}" if compiling(config) != "off" else ""
+    return " ".join(filter(None, [several, graphs, _options(config)]))
 
 
 def evaluate_options(config: Config) -> str:

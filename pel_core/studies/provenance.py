@@ -28,21 +28,26 @@ FIRST_METRICS = [
 NO_TEST_SET: Mapping[str, Any] = MappingProxyType({})
 
 
-def train_params(spec: RunSpec, train: int, sentences: Iterable[str] = ()) -> str:
+def train_params(spec: RunSpec, train: int, sentences: Iterable[str] = (), texts: str = "") -> str:
     """Of a training run: the spec's departures from code defaults, evaluation's left out, and the sentences it starts from.
 
-    ``train`` is the version of the stage.
+    ``train`` is the version of the stage, ``texts`` the digest of the run's text set.
     """
     about = {"engine": train, "spec": _departures(spec, training=True), **with_plugins(spec.train)}
-    return canonical({**about, **_sentences(sentences)})
+    return canonical({**about, **_sentences(sentences, texts)})
 
 
 def predict_params(
-    spec: RunSpec, made: Mapping[str, int], sentences: Iterable[str] = (), test_set: Mapping[str, Any] = NO_TEST_SET
+    spec: RunSpec,
+    made: Mapping[str, int],
+    sentences: Iterable[str] = (),
+    test_set: Mapping[str, Any] = NO_TEST_SET,
+    texts: str = "",
 ) -> str:
     """Of an evaluation's predictions, by the versions of the stages; neither SCORE nor a metric changes them.
 
-    ``test_set``: what the configuration says of another data set that is evaluated on, its file of classes by its content.
+    ``test_set``: what the configuration says of another data set that is evaluated on, its file of classes by its content;
+    ``texts``: the digest of the run's text set.
     """
     if test_set.get("classes", RULES[0]) not in RULES:
         test_set = {**test_set, "classes": fingerprint(test_set["classes"])}
@@ -50,11 +55,12 @@ def predict_params(
     train = made["train"] if spec.trains else 1
     about = {"engine": train, "spec": _departures(spec, training=False), "metrics": FIRST_METRICS}
     also = {"test_set": dict(test_set)} if test_set else {}
-    return canonical({**about, **later, **with_plugins(spec), **_sentences(sentences), **also})
+    return canonical({**about, **later, **with_plugins(spec), **_sentences(sentences, texts), **also})
 
 
-def _sentences(files: Iterable[str]) -> dict[str, list[str]]:
-    return {"descriptions": prints} if (prints := [fingerprint(file) for file in files]) else {}
+def _sentences(files: Iterable[str], texts: str) -> dict[str, Any]:
+    told: dict[str, Any] = {"texts": texts} if texts else {}
+    return told | ({"descriptions": prints} if (prints := [fingerprint(file) for file in files]) else {})
 
 
 def backbone_params(name: str, weights: str | None = None) -> str:

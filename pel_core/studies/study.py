@@ -98,12 +98,13 @@ class Study(StudyState):
 
     def train_params(self, slug: str) -> str:
         """What a training run depends on besides its inputs."""
-        return provenance.train_params(self.spec(slug), self._made(slug, "train.json")["train"], self._sentences(slug))
+        spec, made = self.spec(slug), self._made(slug, "train.json")
+        return provenance.train_params(spec, made["train"], self._sentences(slug), self.text_digest(spec))
 
     def predict_params(self, slug: str) -> str:
         """What an evaluation's predictions depend on besides their inputs."""
-        spec = self.spec(slug)
-        return provenance.predict_params(spec, self._made(slug, "metrics.json"), self._sentences(slug), self.test_set(spec))
+        spec, made = self.spec(slug), self._made(slug, "metrics.json")
+        return provenance.predict_params(spec, made, self._sentences(slug), self.test_set(spec), self.text_digest(spec))
 
     def check_sources(self) -> None:
         """See that what the preparation reads is there (weights that are named, image folders), and tell jobs where.
@@ -177,8 +178,9 @@ def _check_inputs(study: Study) -> None:
         except PelError as error:
             asked = next(name for name, made in study.declared.items() if slug in made.planned)
             raise PelError(f"{shown(study.path)}: {asked}: {error}") from None
-    for slug in study.known:
+    for slug, spec in study.known.items():
         study._sentences(slug)
+        study.text_digest(spec)
 
 
 def _check_accepted(study: Study) -> None:

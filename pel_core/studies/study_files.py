@@ -13,6 +13,9 @@ from pel_core.common.paths import user_path
 from pel_core.data.datasets import require_factors, split_name
 from pel_core.data.image_cache import cache_folder
 from pel_core.data.test_sets import RULES
+from pel_core.models.prompts import DESCRIBED, TEXTS, prompt_parts
+from pel_core.models.text_heads import TOWER
+from pel_core.models.text_sets import FIRST, TextSet, text_set
 from pel_core.spec.posthoc import sources, with_sources
 from pel_core.spec.results import metrics_file, run_folder, scoring
 from pel_core.spec.run_spec import RunSpec
@@ -139,8 +142,10 @@ class StudyFiles:
         return " ".join(f"--{name}={quote(value)}" for name, value in values.items() if value)
 
     def descriptions(self, base: str, prompt: str) -> list[str]:
-        """The file of sentences that describes a data set's classes, where the prompt needs one."""
-        if prompt != "descriptions":
+        """The files of texts of a data set's classes, as far as the prompt reads any: sentences, spoken names."""
+        if chosen := self.text_set(base, prompt):
+            return chosen.files
+        if prompt != DESCRIBED:
             return []
         file = self.config.get("descriptions", {}).get(base)
         if not file:
@@ -148,9 +153,47 @@ class StudyFiles:
             raise PelError(f"{shown(self.config_path)}: the prompt 'descriptions' needs sentences for the classes: {hint}")
         return [carried("descriptions", self.config_path.parent / user_path(file))]
 
+    def text_set(self, base: str, prompt: str) -> TextSet | None:
+        """The text set of a prompt for a data set; None of the first four prompts, and of the text tower.
+
+        Raises:
+            PelError: the configuration has none of that name, or what it says is not possible.
+        """
+        if prompt == TOWER or prompt in FIRST:
+            return None
+        try:
+            return text_set(prompt, base, self.given_texts(base, prompt))
+        except PelError as error:
+            raise PelError(f"{shown(self.config_path)}: {error}") from None
+
+    def given_texts(self, base: str, prompt: str) -> dict[str, Any] | None:
+        """What the configuration says of a text set, its files in full; None of other prompts."""
+        kind, name = ("", "") if prompt == TOWER else prompt_parts(prompt)
+        if kind != TEXTS:
+            return None
+        there = self.config.get("texts", {}).get(base, {})
+        if name not in there:
+            raise unknown(f"text set of {base}:", name, there, f"(prompt: {prompt} needs texts: {{{base}: {{{name}: ...}}}})")
+        given = dict(there[name])
+        for key in ("templates", "descriptions", "names"):
+            if given.get(key) and isinstance(given[key], str):
+                given[key] = carried("texts", self.config_path.parent / user_path(given[key]))
+        return given
+
+    def text_option(self, base: str, prompt: str) -> str:
+        """The command-line option that says the texts of a prompt to a job."""
+        if chosen := self.text_set(base, prompt):
+            return f"--texts={quote(json.dumps(self.given_texts(base, prompt) or {}))} --texts-sha256={chosen.digest()}"
+        return " ".join(f"--descriptions={quote(file)}" for file in self.descriptions(base, prompt))
+
+    def text_digest(self, spec: RunSpec) -> str:
+        """The digest of the text set that a run reads; empty of the first four prompts and where it reads none."""
+        chosen = self.text_set(split_name(spec.dataset)[0], spec.prompt) if spec.reads_prompt else None
+        return chosen.digest() if chosen else ""
+
     def _sentences(self, slug: str) -> list[str]:
         spec = self.spec(slug)
-        return self.descriptions(split_name(spec.dataset)[0], spec.prompt)
+        return self.descriptions(split_name(spec.dataset)[0], spec.prompt) if spec.prompt == DESCRIBED else []
 
     def test_set(self, spec: RunSpec) -> dict[str, Any]:
         """What the configuration says of the data set that a run is evaluated on beside its own; its file of classes in full."""

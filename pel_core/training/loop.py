@@ -40,7 +40,8 @@ EVALUATION_TOLERANCE = {"bf16": (0.01, 0.02), "fp16": (0.002, 0.01)}
 class Training:
     """What a training run reports: one record per epoch, seconds, images per second, peak memory in MB, and the images that
     went through at once. Seconds and peak are those of all its parts, where it was interrupted. ``average_scores``: what means
-    scored on the validation split (`Average.check`), by the steps that were done."""
+    scored on the validation split (`Average.check`), by the steps that were done. ``compile_seconds``: those of ``seconds`` in
+    which the network was compiled, since the run was last started."""
 
     curve: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
@@ -48,6 +49,7 @@ class Training:
     peak_memory_mb: float = 0.0
     micro_batch: int = 0
     average_scores: dict[int, float] = field(default_factory=dict)
+    compile_seconds: float = 0.0
 
 
 class Diverged(PelError):
@@ -67,6 +69,7 @@ def train(
     manager: CheckpointManager | None = None,
     group: ProcessGroup | None = None,
     validate: Callable[[], float] | None = None,
+    compiling: str = "off",
 ) -> Training:
     """Train ``classifier`` in place.
 
@@ -76,6 +79,7 @@ def train(
         counts: training images per class (C,).
         manager: saves checkpoints, brings one back, and stops when asked to. group: the processes that train together.
         validate: what the classifier scores on the validation split, for an average that keeps its best; rank 0 is asked.
+        compiling: auto or off, see `compiling`.
 
     Raises:
         PelError: the warm-up is longer than the run, no class is in ImbSAM's tail, the loss is not finite (names epoch, step,
@@ -91,7 +95,7 @@ def train(
     steps = len(batches)
     check_warmup(spec, steps)
     progress = progress or Progress(spec.slug, spec.epochs * steps, quiet=True)
-    step = Step(classifier, criterion, spec, device, group, progress.say, make_sharpness(spec, counts))
+    step = Step(classifier, criterion, spec, device, group, progress.say, make_sharpness(spec, counts), compiling)
     reset_peak_memory(device)
     state = State(step, spec, steps, device)
     manager.restore(state, progress)
@@ -127,7 +131,7 @@ def train(
         _whole(classifier, spec, manager, steps, images, group)
     state.spend()
     rest = state.seconds, state.seen / max(state.seconds, 1e-9), state.peak_memory_mb, step.micro_batch
-    return Training(state.curve, *rest, state.average.scores if state.average else {})
+    return Training(state.curve, *rest, state.average.scores if state.average else {}, step.network.seconds)
 
 
 def _score_of(

@@ -34,6 +34,8 @@ from pel_core.training.samplers import make_sampler
 from pel_core.training.step import PRECISIONS
 from pel_core.training.validation import validation_score
 
+TOLD_IF_ANY = ("average_scores", "compile_seconds")  # of `Training`: what most runs have not
+
 
 def train_run(
     slug: str,
@@ -43,6 +45,7 @@ def train_run(
     loggers: Mapping[str, bool] = {"tensorboard": True},
     prefix_cache_gb: float = GIGABYTES,
     bar: Callable[..., Any] | None = None,
+    compiling: str = "off",
 ) -> None:
     """Train the run and write ``delta.safetensors`` and ``train.json`` into its folder; go on where a checkpoint is. A training
     that diverges leaves ``failed.json`` there.
@@ -54,6 +57,7 @@ def train_run(
         loggers: which metric loggers to use: tensorboard, wandb.
         prefix_cache_gb: what features that runs share may take, for a head that starts from images.
         bar: as `Progress`.
+        compiling: auto or off (`training.compiling`).
 
     Raises:
         PelError: an evaluation-only slug, inputs that are missing or do not fit, a loss that is not finite.
@@ -83,7 +87,7 @@ def train_run(
             manager = CheckpointManager(kept, identity(record), checkpoint_seconds, requests, lease.check, writes=first)
             try:
                 counts, validate = torch.as_tensor(data.train_counts), validation_score(classifier, spec, data)
-                training = train(classifier, batches, spec, counts, progress, manager, group, validate)
+                training = train(classifier, batches, spec, counts, progress, manager, group, validate, compiling)
             except Diverged as error:
                 if first:
                     write_json(failed, record | {"failed": error.failed, "environment": environment(target, started)})
@@ -96,7 +100,7 @@ def train_run(
         record |= {"delta_sha256": sha256(folder / "delta.safetensors")}
         resumed = {"resumed_at": manager.resumed} if manager.resumed else {}  # steps
         several = {"processes": group.size} if group.size > 1 else {}
-        told = {name: value for name, value in asdict(training).items() if name != "average_scores" or value}
+        told = {name: value for name, value in asdict(training).items() if name not in TOLD_IF_ANY or value}
         record |= {"training": told, "environment": environment(target, started) | resumed | several}
         write_json(folder / "train.json", record)
         write_card(folder, record)

@@ -191,8 +191,9 @@ def _digest(positions: np.ndarray) -> str:
     return hashlib.sha256(positions.astype("<i8").tobytes()).hexdigest()
 
 
-# SHA-256 of what texts were made of beside class names and weights: the file of descriptions; the text tower to train through.
-TEXTS = ("descriptions", "text_tower")
+# SHA-256 of what texts were made of beside class names and weights: a file of descriptions, the text tower to train through, a
+# text set.
+TEXTS = ("descriptions", "text_tower", "texts")
 
 
 def load_text(path: Path, data: Prepared, info: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -245,7 +246,7 @@ def identity(record: dict[str, Any]) -> dict[str, Any]:
     """All that decides the numbers of a training run; a checkpoint with another identity is discarded."""
     # `engine` is what checkpoints from before call the version of TRAIN: they are gone on with.
     kept = {"slug": record["slug"], "engine": made_by(record)["train"], "spec": record["spec"]}
-    kept |= {name: record[name] for name in ("plugins", "parents", "text_tower") if name in record}
+    kept |= {name: record[name] for name in ("plugins", "parents", "text_tower", "texts") if name in record}
     return kept | {"descriptions": record.get("descriptions")} | {key: record[key]["sha256"] for key in ("data", "backbone")}
 
 

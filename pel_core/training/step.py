@@ -17,6 +17,7 @@ from pel_core.hardware import cpu
 from pel_core.hardware.process_group import ProcessGroup
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.classifier import Classifier
+from pel_core.training.compiling import Network
 from pel_core.training.contrastive import takes_features
 from pel_core.training.losses import decomposable
 from pel_core.training.optimizer_state import load_optimizer, optimizer_numbers, optimizer_tensors
@@ -40,6 +41,7 @@ class Step:
     trained, and kept in checkpoints, with the rest (``trained``).
 
     ``say`` is told of what a person should know: that memory was short. ``sharpness`` is an entry of SHARPNESS, plain by default.
+    ``compiling``: auto or off, see `compiling`.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Step:
         group: ProcessGroup,
         say: Callable[[str], None] = logger.info,
         sharpness: Any = None,
+        compiling: str = "off",
     ):
         self.classifier, self.criterion, self.spec, self.group, self.say = classifier, criterion, spec, group, say
         self.features = takes_features(spec.loss)
@@ -66,6 +69,8 @@ class Step:
         self.micro_batch = math.ceil(spec.batch_size / spec.accumulate)
         if device.type == "cpu" and decomposable(spec.loss):
             self.micro_batch = min(self.micro_batch, cpu.images_per_micro_batch(classifier.vit.tokens))
+        part = group.part(spec.batch_size)
+        self.network, self._part = Network(classifier, compiling, device, say, self.features), part.stop - part.start
 
     def set_rates(self, factor: float) -> None:
         """Set every parameter group's learning rate to its initial one times ``factor``."""
@@ -132,8 +137,17 @@ class Step:
             return None
         return total
 
+    @property
+    def _whole(self) -> int:
+        """The images of a whole micro-batch of this process."""
+        return min(self.micro_batch, self._part)
+
     def _backward(self, images: Tensor, labels: Tensor, share: float | Tensor) -> Tensor:
         """Add a group's gradients, weighted by ``share``; returns its sums as ``__call__`` does."""
+        with self.network.counted(len(images), self._whole):
+            return self._gradients(images, labels, share)
+
+    def _gradients(self, images: Tensor, labels: Tensor, share: float | Tensor) -> Tensor:
         if self.micro_batch >= len(labels) or decomposable(self.spec.loss):
             parts = zip(images.split(self.micro_batch), labels.split(self.micro_batch), strict=True)
             sums = [self._direct(chunk, target, share * (self._weight(target) / self._weight(labels))) for chunk, target in parts]
@@ -160,7 +174,7 @@ class Step:
     def _outputs(self, images: Tensor) -> tuple[Tensor, ...]:
         """What the loss is of: logits (B, C), and features (B, V, D) if it takes them."""
         with self._autocast(images):
-            return self.classifier.with_features(images) if self.features else (self.classifier(images),)
+            return self.classifier.with_features(images) if self.features else (self.network(images, self._whole),)
 
     def _loss(self, outputs: Sequence[Tensor], labels: Tensor) -> Tensor:
         if not self.features:

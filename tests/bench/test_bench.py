@@ -25,6 +25,7 @@ KEYS = {
     "input": ("rows", {"way", "source"}),
     "evaluation": ("agreement", {"precision", "max_logit_difference", "top1_agreement"}),
     "scaling": ("runs", {"runs", "plan_seconds", "snakemake_seconds"}),
+    "sweep": ("rows", {"stage", "method", "source", "runs", "ratio", "reading_seconds"}),
     "gpu": ("rows", {"part", "name", "took"}),
     "statistics": ("rows", {"dataset", "images", "seconds", "read_seconds", "compare_seconds", "peak_memory_mb"}),
 }

@@ -12,7 +12,8 @@ from pel_core.data.naming import Naming, located, naming_of, renamed
 from pel_core.ingest.entries import declared
 from pel_core.ingest.identity import data_params
 from pel_core.ingest.prepare import prepare
-from pel_core.models.weights import spoken, text_features
+from pel_core.models.prompts import spoken
+from pel_core.models.weights import text_features
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.config import read_config
 from pel_core.training.run_inputs import load

@@ -197,3 +197,14 @@ def test_a_training_that_diverged_is_told_and_not_tried_again_by_itself(photos, 
         train(photos, trained.results, **options)
     with pytest.raises(pel.PelError, match=r"diverged before: .*again=True tries once more"):
         train(photos, trained.results, **options)
+
+
+def test_a_text_set_of_the_configuration_starts_the_head(photos, trained):
+    texts = "\ntexts: {mine: {words: {templates: ['a {}.'], source: nobody}}}\n"
+    config = photos / "config-of-texts.yaml"
+    config.write_text((photos / "config.yaml").read_text() + texts)
+    options = {"config": config, "results": trained.results, "root": photos / "images", "device": "cpu", "bar": False}
+    slug = SLUG.replace(".precision", ".prompt=texts:words.precision")
+    first = pel.train(slug, **options).record["texts"]
+    config.write_text(config.read_text().replace("'a {}.'", "'the {}.'"))
+    assert pel.train(slug, **options).record["texts"] != first

@@ -246,6 +246,8 @@ def test_an_allocation_that_is_too_small(cuda, monkeypatch):
         ({"resources": {"threads": 2}, "tensorboard": True, "wandb": False}, "", ""),
         ({"resources": {"gpu_share": 0.25}}, "--gpu-share 0.25", "--gpu-share 0.25"),
         ({"resources": {"gpus": 2}}, "--gpus 2", ""),
+        ({"resources": {"compile": "auto"}}, "--compile auto", ""),
+        ({"resources": {"compile": False}}, "", ""),
         ({"tensorboard": False, "wandb": True}, "--no-tensorboard --wandb", "--no-tensorboard --wandb"),
     ],
 )

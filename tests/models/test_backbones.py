@@ -20,7 +20,8 @@ from pel_core.common.files import read_json, sha256
 from pel_core.models.backbones import BACKBONES
 from pel_core.models.building import resize_positions
 from pel_core.models.state_names import TIMM_NAMES, fold_layer_scale, rename
-from pel_core.models.weights import load_vit, prepare_backbone, prepare_text, read_descriptions, text_features
+from pel_core.models.text_sets import read_descriptions
+from pel_core.models.weights import load_vit, prepare_backbone, prepare_text, text_features
 from pel_core.spec.run_spec import RunSpec
 
 CLIPS = [name for name, entry in BACKBONES.items() if entry.source == "open_clip" and not name.startswith(("siglip", "clip-rn"))]

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from pel_core.common.errors import PelError
-from pel_core.models import weights
 from pel_core.models.backbones import BACKBONES, Backbone
 from pel_core.models.building import resize_positions
+from pel_core.models.prompts import spoken, templates
 from pel_core.models.upstream import read_state
 from pel_core.models.weights import (
     OPEN_CLIP_NAMES,
@@ -25,8 +25,6 @@ from pel_core.models.weights import (
     load_vit,
     prepare_backbone,
     rename,
-    spoken,
-    templates,
     text_features,
 )
 
@@ -259,10 +257,6 @@ def test_the_toy_text_table_depends_on_names_and_prompt_only():
     first, again = (text_features("toy", names, "default") for names in (CLASSES, CLASSES[::-1]))
     assert torch.equal(first, again.flip(0))
     assert not torch.equal(first, text_features("toy", CLASSES, "classname"))
-
-
-def test_registries_agree():
-    assert set(weights.TEMPLATES) == {"default", "classname"}
 
 
 def test_what_another_engine_prepared_is_stale(toy_results, tmp_path):

@@ -24,6 +24,7 @@ from pel_core.models.deltas import DELTAS, SiteContext
 from pel_core.models.heads import HEADS
 from pel_core.models.inits import INITS, Init
 from pel_core.models.methods import Attach, Method, add_method
+from pel_core.models.prompts import Prompt, add_prompt
 from pel_core.reporting.figure_style import save, style
 from pel_core.reporting.runs import read_runs
 from pel_core.reporting.tables import statistic
@@ -103,6 +104,13 @@ def class_median(features_ND, labels_N, classes: int):
 
 
 INITS.register("my-init", Init("images", class_median), about="the median feature of each class's training images")
+
+# prompt: sentences about a class, for every data set or for one
+add_prompt(
+    "my-words",
+    Prompt(("a drawing of {}.", "{} on paper."), by_dataset={"my-images": ("{} side by side.",)}, source="nobody else's"),
+    about="drawings; of my-images other words",
+)
 
 
 # optimizer: of parameter groups, each with its own rate and weight decay (`optimizer.dampening`)

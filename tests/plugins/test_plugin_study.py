@@ -48,7 +48,7 @@ def test_the_study_ends_in_its_table(lab):
     assert all((lab / "figures" / f"dots.{suffix}").stat().st_size > 1000 for suffix in ("pdf", "svg", "png"))
     assert (lab / "figures" / "dots.txt").read_text().endswith("\nA dot: the mean over seeds.\n")
     uses = {path.parent.name: read_json(path).get("plugins", {}) for path in (lab / "results" / "runs").glob("*/train.json")}
-    assert len(uses) == 7 and all(bool(used) == ("my-" in slug) for slug, used in uses.items())
+    assert len(uses) == 8 and all(bool(used) == ("my-" in slug) for slug, used in uses.items())
 
 
 def test_a_changed_plugin_retrains_only_what_uses_it(lab):
@@ -56,7 +56,7 @@ def test_a_changed_plugin_retrains_only_what_uses_it(lab):
     path = lab / PLUGIN
     path.write_text(path.read_text() + "\n# another content\n")
     status, told = snakemake(lab, "-n")
-    assert status == 0 and len(slugs := trained(told)) == 6 and all("my-" in slug for slug in slugs), told
+    assert status == 0 and len(slugs := trained(told)) == 7 and all("my-" in slug for slug in slugs), told
     shutil.copy(HERE / PLUGIN, lab)
     assert "Nothing to be done" in snakemake(lab, "-n")[1]
 

@@ -14,6 +14,7 @@ from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
 from pel_core.models.backbones import BACKBONES
 from pel_core.models.methods import METHODS, methods_for
+from pel_core.models.prompts import lacking
 from pel_core.models.weights import load_vit, prepare_text
 from pel_core.spec.choices import CHOICES, METRICS
 from pel_core.spec.options import RECIPES
@@ -23,6 +24,8 @@ from pel_core.training.classifier import adapter_dim, build
 from pel_core.training.run_inputs import load
 
 CPU = torch.device("cpu")
+# The toy data set has no templates of its own, and no configuration here that has text sets (test_text_sets.py).
+PROMPTS_OF_ALL = [name for name in CHOICES["prompt"] if not lacking(name, "toy") and name != "texts"]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,7 @@ def results(toy_results, tmp_path_factory):
     names = read_json(folder / "data" / "toy" / "data.json")["class_names"]
     descriptions = folder / "descriptions.json"
     descriptions.write_text(json.dumps({name: [f"a thing that is {name}.", f"{name} all over."] for name in names}))
-    for prompt in CHOICES["prompt"]:
+    for prompt in PROMPTS_OF_ALL:
         out = folder / "text" / "toy" / f"toy.{prompt}.safetensors"
         prepare_text(folder / "backbones" / "toy", folder / "data" / "toy", prompt, out, descriptions=descriptions)
     return folder
@@ -62,7 +65,8 @@ TWO = {"parents": "adaptformer,seed:0+1,epochs:1,data.val:0.3", "data.val": 0.3}
 BESIDE = {("accumulation", "reference"): {"accumulate": 4}, ("head", "knn"): {"epochs": 0}, ("head", "rac"): {"epochs": 0}}
 BESIDE |= {("take", "delta"): PARENT, ("take", "head"): PARENT, ("sampler", "progressive"): {"epochs": 2}}
 BESIDE |= {("average", "swa"): {"average.every": "step"}, ("soup", "uniform"): TWO, ("soup", "greedy"): TWO}
-WORDS = [(name, word) for name, words in CHOICES.items() for word in words if (name, word) != ("split", "val")]
+CHOSEN = {**CHOICES, "prompt": PROMPTS_OF_ALL}
+WORDS = [(name, word) for name, words in CHOSEN.items() for word in words if (name, word) != ("split", "val")]
 NUMBERS = [
     ("mask", {"mask_ratio": 0.1}),
     ("mask@1:3", {"mask_seed": "run"}),
@@ -234,6 +238,19 @@ def test_other_descriptions_are_another_training_run(results, capsys):
     path.write_text(path.read_text().replace(read_json(path)["descriptions"], "0" * 64))
     assert main(["evaluate", slug, "--results", str(results)]) == 1
     assert "descriptions" in capsys.readouterr().err
+
+
+def test_another_text_set_of_the_same_name_is_another_training_run(results, capsys):
+    out = results / "text" / "toy" / "toy.texts:mine.safetensors"
+    folders = results / "backbones" / "toy", results / "data" / "toy"
+    prepare_text(*folders, "texts:mine", out, texts={"templates": ["a {}."]})
+    slug = run(results, "head-only", prompt="texts:mine")["slug"]
+    assert slug.endswith(".prompt=texts:mine")
+    prepare_text(*folders, "texts:mine", out, texts={"templates": ["the {}."]})
+    assert main(["evaluate", slug, "--results", str(results)]) == 1
+    assert "trained from another spec (texts)" in capsys.readouterr().err
+    assert main(["train", slug, "--results", str(results)]) == 0  # made again, not taken for finished
+    assert main(["evaluate", slug, "--results", str(results)]) == 0
 
 
 # docs/options.md

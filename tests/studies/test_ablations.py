@@ -27,6 +27,7 @@ STUDIES = {
     "components": (5, 4, 1, 3),
     "methods": (10, 9, 3, 9),
     "inits": (7, 7, 2, 6),
+    "prompts": (12, 6, 1, 2),
     "classifiers": (8, 8, 1, 3),
     "losses": (8, 8, 1, 3),
     "baselines": (37, 34, 1, 3),

@@ -109,7 +109,7 @@ def test_a_slip_in_a_study(changes, words):
         ({"resources": {"gpu_share": 2}}, "resources.gpu_share: found 2, expected a number above 0 and at most 1"),
         (
             {"resources": {"gpu": 2}},
-            "resources: unknown key 'gpu'; known: gpu_share, gpus, mem_mb, runtime, threads. Did you mean ",
+            "resources: unknown key 'gpu'; known: compile, gpu_share, gpus, mem_mb, runtime, threads. Did you mean ",
         ),
         ({"prefix_cache_gb": float("inf")}, "prefix_cache_gb: found Infinity, expected GB, a number of 0 or more"),
         ({"recipe": {"loss": ["ce"]}}, 'recipe.loss: found ["ce"], expected a text or a number or nothing'),

@@ -5,7 +5,7 @@ wildcard_constraints:
     run=r"[^/]+",
     backbone=r"[A-Za-z0-9_-]+",
     base=r"[a-z0-9_-]+",
-    prompt=r"[a-z]+",
+    prompt=r"[a-z][a-z0-9:-]*",
     size=r"[1-9]\d*",
 
 
@@ -77,7 +77,7 @@ rule text:
         f"{RESULTS}/text/{{backbone}}/{{base}}.{{prompt}}.safetensors",
     params:
         weights=uncompared(STUDY.weights_option),
-        sentences=lambda wc, input, threads: " ".join(f"--descriptions={quote(str(file))}" for file in input.get("sentences", [])),
+        sentences=lambda wc: STUDY.text_option(wc.base, wc.prompt),
     log:
         f"{RESULTS}/logs/{{backbone}}.{{base}}.{{prompt}}.text.log",
     threads: 1

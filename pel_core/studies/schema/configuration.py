@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from pel_core.studies.schema.selections import Fields
 from pel_core.studies.schema.types import DataName, Declaration, Expected, Natural, Role, Seeds, Switch, Text, Texts
@@ -24,6 +24,30 @@ class Naming(Declaration):
     clean: Text = Field(default="", description="Characters that become spaces in class names, such as _-.")
     distinct: Switch = Field(default=False, description="Whether ImageNet's two pairs of equal names are told apart.")
     by_folder: Switch = Field(default=False, description="Whether class i is called as the folder that its images lie in.")
+
+
+Templates = Annotated[
+    Annotated[list[Text], Expected("a list of sentences with {} in the place of the class name, or a file of them"), Tag("list")]
+    | Annotated[Text, Tag("file")],
+    Discriminator(lambda given: "list" if isinstance(given, list) else "file"),
+]
+
+
+class TextSet(Declaration):
+    """Texts of a data set's classes, as `prompt: texts:NAME` takes them: templates, descriptions, other names."""
+
+    templates: Templates = Field(
+        default=[], description="Sentences with {} in the place of the class name, or a text file of them, one a line."
+    )
+    prompt: Text = Field(default="", description="In their place: the templates of this prompt (default, ensemble, ...).")
+    descriptions: Text = Field(default="", description="In their place: a JSON file of sentences, {class name: [sentence, ...]}.")
+    names: Text = Field(
+        default="", description="How each class is spoken: a JSON file, {class name: spoken name}, or CSV lines class,name."
+    )
+    source: Text = Field(default="", description="Where the texts are from; it is kept with what is made of them.")
+
+
+TextSetName = Annotated[str, Field(pattern="^[a-z][a-z0-9-]*$"), Expected("a name of lower-case letters, digits and -")]
 
 
 LeftOut = Annotated[
@@ -48,6 +72,10 @@ class TestSet(Declaration):
 Count = Annotated[int, Field(ge=1), Expected("a whole number of 1 or more")]
 
 
+# YAML reads a bare off as false.
+Compile = Annotated[Literal["off", "auto"], BeforeValidator(lambda given: "off" if given is False else given)]
+
+
 class Resources(Declaration):
     """Threads, memory, time and GPUs of one training or evaluation."""
 
@@ -59,6 +87,9 @@ class Resources(Declaration):
         default=60, description="Whole minutes that a job may take."
     )
     gpus: Count = Field(default=1, description="GPUs of one training run: with more than one it trains data-parallel.")
+    compile: Compile = Field(
+        default="off", description="auto: trainings on a CUDA device go through torch.compile; elsewhere nothing changes."
+    )
     gpu_share: Annotated[float, Field(gt=0, le=1), Expected("a number above 0 and at most 1")] = Field(
         default=1.0, description="The part of a GPU's memory that one job needs: 0.25 lets four run on one GPU."
     )
@@ -103,6 +134,9 @@ class Configuration(Declaration):
     cache_dir: Text = Field(default="", description="The folder where downloaded weights are kept.")
     descriptions: dict[str, Text] = Field(
         default={}, description="A data set (without -irN): a JSON file of sentences, {class name: [sentence, ...]}."
+    )
+    texts: dict[str, dict[TextSetName, TextSet]] = Field(
+        default={}, description="A data set (without -irN): its text sets by name, for `prompt: texts:NAME` (docs/prompts.md)."
     )
     roots: dict[str, Text] = Field(default={}, description="A built-in data set: its image folder.")
     lists: dict[str, Text] = Field(

@@ -1,0 +1,101 @@
+"""Templates that were published for a data set, by its name here, and where. Data; `prompts` makes entries of them.
+
+Copied as they are, with their grammar.
+"""
+
+# The dictionary CUSTOM_TEMPLATES, one sentence a data set, as far as the data set is one of ours.
+COOP_SOURCE = "CoOp (Zhou et al. 2022), github.com/KaiyangZhou/CoOp 5cceba3, trainers/zsclip.py"
+COOP = {
+    "aircraft": ("a photo of a {}, a type of aircraft.",),
+    "caltech101": ("a photo of a {}.",),
+    "dtd": ("{} texture.",),
+    "eurosat": ("a centered satellite photo of {}.",),
+    "flowers102": ("a photo of a {}, a type of flower.",),
+    "food101": ("a photo of {}, a type of food.",),
+    "imagenet-lt": ("a photo of a {}.",),
+    "pets": ("a photo of a {}, a type of pet.",),
+    "sun397": ("a photo of a {}.",),
+}
+
+# ImageNet's 80, which that file leaves to a notebook, are the prompt `ensemble`.
+CLIP_SOURCE = "CLIP (Radford et al. 2021), github.com/openai/CLIP d05afc4, data/prompts.md"
+CIFAR = (
+    "a photo of a {}.",
+    "a blurry photo of a {}.",
+    "a black and white photo of a {}.",
+    "a low contrast photo of a {}.",
+    "a high contrast photo of a {}.",
+    "a bad photo of a {}.",
+    "a good photo of a {}.",
+    "a photo of a small {}.",
+    "a photo of a big {}.",
+    "a photo of the {}.",
+    "a blurry photo of the {}.",
+    "a black and white photo of the {}.",
+    "a low contrast photo of the {}.",
+    "a high contrast photo of the {}.",
+    "a bad photo of the {}.",
+    "a good photo of the {}.",
+    "a photo of the small {}.",
+    "a photo of the big {}.",
+)
+CLIP = {
+    "aircraft": ("a photo of a {}, a type of aircraft.", "a photo of the {}, a type of aircraft."),
+    "caltech101": (
+        "a photo of a {}.",
+        "a painting of a {}.",
+        "a plastic {}.",
+        "a sculpture of a {}.",
+        "a sketch of a {}.",
+        "a tattoo of a {}.",
+        "a toy {}.",
+        "a rendition of a {}.",
+        "a embroidered {}.",
+        "a cartoon {}.",
+        "a {} in a video game.",
+        "a plushie {}.",
+        "a origami {}.",
+        "art of a {}.",
+        "graffiti of a {}.",
+        "a drawing of a {}.",
+        "a doodle of a {}.",
+        "a photo of the {}.",
+        "a painting of the {}.",
+        "the plastic {}.",
+        "a sculpture of the {}.",
+        "a sketch of the {}.",
+        "a tattoo of the {}.",
+        "the toy {}.",
+        "a rendition of the {}.",
+        "the embroidered {}.",
+        "the cartoon {}.",
+        "the {} in a video game.",
+        "the plushie {}.",
+        "the origami {}.",
+        "art of the {}.",
+        "graffiti of the {}.",
+        "a drawing of the {}.",
+        "a doodle of the {}.",
+    ),
+    "cifar10": CIFAR,
+    "cifar100": CIFAR,
+    "dtd": (
+        "a photo of a {} texture.",
+        "a photo of a {} pattern.",
+        "a photo of a {} thing.",
+        "a photo of a {} object.",
+        "a photo of the {} texture.",
+        "a photo of the {} pattern.",
+        "a photo of the {} thing.",
+        "a photo of the {} object.",
+    ),
+    "eurosat": (
+        "a centered satellite photo of {}.",
+        "a centered satellite photo of a {}.",
+        "a centered satellite photo of the {}.",
+    ),
+    "flowers102": ("a photo of a {}, a type of flower.",),
+    "food101": ("a photo of {}, a type of food.",),
+    "pets": ("a photo of a {}, a type of pet.",),
+    "sun397": ("a photo of a {}.", "a photo of the {}."),
+}
