@@ -17,7 +17,7 @@ def gallery(arguments: argparse.Namespace) -> None:
     if arguments.run:
         results = Path(arguments.results or "results")
         specs = named_runs(arguments.run, results)
-        sets, title = of_runs(specs, results), " and ".join(arguments.run)
+        sets, title = of_runs(specs, results), " and ".join(specs)  # no place of this machine
         notices = [demo_notice(spec) for spec in specs.values()]
     else:
         study = open_results(arguments)

@@ -180,6 +180,12 @@ def test_bad_input_is_one_line(results, tmp_path, capsys):
     assert '<p class="notice">DRY RUN</p>' in page and NASTY not in page
 
 
+def test_a_run_named_by_its_folder_leaves_no_place_in_the_page(results, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["gallery", str(run_folder(results, RUNS[0])), "--out", "g.html"]) == 0  # nor has --results to be said
+    assert str(results) not in (tmp_path / "g.html").read_text() and RUNS[0] in (tmp_path / "g.html").read_text()
+
+
 def test_what_numbers_of_a_demo_mean_is_said():
     spec = RunSpec.parse("mine.clip-mini.ln.s0")
     assert demo_notice(spec).startswith("Dry run") and notice(spec) == [f"\n**{demo_notice(spec)}**"]
