@@ -81,7 +81,7 @@ def fetch(base: str, entry: LongTailed, config: Mapping[str, Any], mirror: str) 
     source, unsaid = open_source(base, entry, config), open_source(base, entry)
     source.fetch(mirror)
     if not source.given_root:  # of the hub, which has a cache
-        print(f"Then: python -m pel_core data check {base} --config CONFIGURATION")
+        print(f"Then: {program()} data check {base} --config CONFIGURATION")
         return
     root, usual = (Path(expand_root(each.given_root)) for each in (source, unsaid))
     said = "" if root.exists() and usual.exists() and root.samefile(usual) else f" --root {quote(str(root))}"

@@ -21,6 +21,4 @@ def export_options(command: argparse.ArgumentParser) -> None:
     told = "open_clip or timm (a state dict with the deltas merged), onnx or torch (the whole classifier as a graph)"
     command.add_argument("--as", dest="form", required=True, metavar="FORMAT", help=told)
     command.add_argument("--out", required=True, type=user_path, help="the folder to make")
-    command.add_argument(
-        "--results", default="results", type=user_path, help="the folder that holds it and its backbone (results)"
-    )
+    command.add_argument("--results", type=user_path, help="what holds it and its backbone (that of its folder, else results)")

@@ -12,14 +12,17 @@ def gallery(arguments: argparse.Namespace) -> None:
 
     from pel_core.gallery.answers import named_runs, of_runs, of_study
     from pel_core.gallery.page import save_gallery
+    from pel_core.training.model_card import demo_notice
 
     if arguments.run:
         results = Path(arguments.results or "results")
-        sets, title = of_runs(named_runs(arguments.run, results), results), " and ".join(arguments.run)
+        specs = named_runs(arguments.run, results)
+        sets, title = of_runs(specs, results), " and ".join(specs)  # no place of this machine
+        notices = [demo_notice(spec) for spec in specs.values()]
     else:
         study = open_results(arguments)
-        sets, title = of_study(study), study.title
-    print(save_gallery(arguments.out, title, sets, arguments.images))
+        sets, title, notices = of_study(study), study.title, [study.config.get("notice", "")]
+    print(save_gallery(arguments.out, title, sets, arguments.images, notices=filter(None, dict.fromkeys(notices))))
 
 
 def gallery_options(command: argparse.ArgumentParser) -> None:

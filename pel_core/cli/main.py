@@ -19,6 +19,8 @@ from pel_core.cli.export_command import export, export_options
 from pel_core.cli.gallery_command import gallery, gallery_options
 from pel_core.cli.help_text import Root
 from pel_core.cli.init_command import init, init_options
+from pel_core.cli.predict_options import predict_options
+from pel_core.cli.results_folder import settle_results
 from pel_core.common.environment import settle_environment
 from pel_core.common.errors import PelError
 from pel_core.common.locales import print_anything
@@ -29,7 +31,6 @@ from pel_core.common.renames import renamed_words
 from pel_core.common.shipped import program
 from pel_core.common.signals import leaving
 from pel_core.models.backbones import backbone_name, expand_weights
-from pel_core.spec.long_names import look_in
 
 Arguments = argparse.Namespace
 
@@ -161,10 +162,6 @@ def _threads(count: int) -> None:
             sys.modules["torch"].set_num_threads(count)
 
 
-def _images(word: str) -> str:
-    return f"@{expand_user(word[1:])}" if word.startswith("@") else expand_user(word)
-
-
 def parser() -> argparse.ArgumentParser:
     """All commands with their options."""
     root = Root(prog=program(), description="PEL-Lab: ablation studies of parameter-efficient long-tailed recognition.")
@@ -235,22 +232,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--accept", action="append", default=[], metavar="RUN", help="a run whose result of another version stays")
     sub.add_argument("--threads", type=int, default=1, help="runs that are scored at once (1)")
     sub.add_argument("--stamp", type=user_path, help="a file to write at the end (snakemake's)")
-    sub = command(predict)
-    sub.add_argument(
-        "images", nargs="+", type=_images, metavar="IMAGE", help="files, folders, 'patterns', or @FILE with a path a line"
-    )
-    sub.add_argument(
-        "--run", required=True, type=expand_user, help="a run by name (in full or as its study writes it), or its folder"
-    )
-    told = "the evaluation in words, e.g. tte=tencrop.expand=4, or default (as recorded)"
-    sub.add_argument("--evaluation", default="", metavar="OPTIONS", help=told)
-    sub.add_argument("--study", help="of several runs or evaluations, those of this study alone (of --config: report)")
-    sub.add_argument("--config", help="... on this configuration (of --study: demo)")
-    sub.add_argument("--results", default="results", type=user_path, help="the folder that holds it and its backbone (results)")
-    sub.add_argument("--out", type=user_path, help="a .csv or .parquet file to write instead of printing a table")
-    sub.add_argument("--top", type=int, default=5, help="how many classes to tell of each image (5)")
-    sub.add_argument("--device", default="auto", help="auto (a free GPU, locked; else the CPU), cpu, cuda or cuda:N")
-    sub.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's own choice)")
+    predict_options(command(predict))
     init_options(command(init))
     export_options(command(export))
     gallery_options(command(gallery))
@@ -277,8 +259,7 @@ def main(words: Sequence[str] | None = None) -> int:
         set_verbosity(arguments.verbose - arguments.quiet)
         settle_environment()
         use_plugins(arguments.plugins)
-        if results := getattr(arguments, "results", None):
-            look_in(results)
+        settle_results(arguments)
         clock = time.monotonic()
         arguments.function(arguments)
         logger.debug("%s took %.1f s", arguments.function.__name__, time.monotonic() - clock)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pel_core.common.errors import PelError
 from pel_core.common.paths import user_path
+from pel_core.common.shipped import command
 from pel_core.data.loading import EvalReader
 from pel_core.door.images import ImageLike, listed, names_of, opened
 from pel_core.door.plugin import use_plugins
@@ -24,10 +25,11 @@ from pel_core.door.predictions import ImagePredictions
 from pel_core.evaluation.new_images import BATCH, network_input, posthoc_steps, reading, stored_result
 from pel_core.evaluation.outputs import CLASSES, PREDICTIONS
 from pel_core.evaluation.predictions import require_finite
+from pel_core.evaluation.run_names import results_of
 from pel_core.evaluation.trained_run import open_run
 from pel_core.hardware.devices import exact_fp32, pick_device
 from pel_core.spec.choices import METRICS
-from pel_core.spec.results import invalid_reason, run_folder, slug_of
+from pel_core.spec.results import invalid_reason, run_folder
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.classifier import Classifier
 from pel_core.training.loop import predict
@@ -135,7 +137,8 @@ class LoadedRun:
         raise self._unscored()
 
     def _unscored(self) -> PelError:
-        return PelError(f"{self.slug} has no result yet: python -m pel_core evaluate '{self.slug}' --results '{self.results}'")
+        again = command(f"evaluate '{self.slug}' --results '{self.results}'")
+        return PelError(f"{self.slug} has no result yet: {again}")
 
     def predict(self, images: ImageLike | Iterable[ImageLike]) -> ImagePredictions:
         """Classify images as the run's evaluation classifies its own, with the same numbers.
@@ -185,7 +188,7 @@ def load_run(
     """
     use_plugins()
     given = str(user_path(os.fspath(run)))
-    found = user_path(os.fspath(results)) if results is not None else _results_of(Path(given))
+    found = user_path(os.fspath(results)) if results is not None else results_of(Path(given))
     if not Path(given).exists() and os.sep in given.strip(os.sep):
         raise PelError(f"there is no run folder {given} (looked from {Path.cwd()}): give the folder of a run, or its name")
     target = pick_device(device)
@@ -194,11 +197,3 @@ def load_run(
     copied = (Path(given) / "delta.safetensors").is_file()  # else that of an evaluation, or a name
     folder = Path(given) if copied else run_folder(found, spec.train.slug)
     return LoadedRun(spec, model.eval(), class_names, folder, found, target)
-
-
-def _results_of(run: Path) -> Path:
-    """The results folder that a run's folder lies in."""
-    whole = run.absolute()
-    depth = 2 if slug_of(whole) != whole.name else 1  # the folder of an evaluation lies inside its training's
-    inside = run.is_dir() and whole.parents[depth - 1].name == "runs"
-    return run.parents[depth] if inside and len(run.parents) > depth else whole.parents[depth] if inside else Path("results")

@@ -10,6 +10,7 @@ import pandas as pd
 from pel_core.common.errors import PelError
 from pel_core.common.logs import logger
 from pel_core.common.paths import user_path
+from pel_core.common.shipped import command, snakemake_or_make
 from pel_core.door.plugin import use_plugins
 from pel_core.reporting.runs_table import run_row
 from pel_core.spec.choices import METRICS
@@ -92,7 +93,7 @@ def _usable(root: Path, slug: str, spec: RunSpec, accept: Collection[str]) -> tu
     path = next((file for file in result_files(root, run=spec.train.slug) if slug_of(file.parent) == slug), None)
     path = path or root / "runs" / slug / "metrics.json"  # of before evaluations lay inside
     if not path.is_file():
-        return None, f"trained, not evaluated: python -m pel_core evaluate '{slug}' --results '{root}'"
+        return None, "trained, not evaluated: " + command(f"evaluate '{slug}' --results '{root}'")
     try:
         record: Mapping[str, Any] = read_record(path)
         reason = invalid_reason(record, spec, accept, root)
@@ -128,7 +129,7 @@ def _tell(left_out: Mapping[str, str], known: int) -> None:
 
 def _no_runs(root: Path) -> PelError:
     """That there are none in the folder, and where some are, if they are near."""
-    made = "make study, snakemake or pel.train make some"
+    made = f"{snakemake_or_make('make study, snakemake')} or pel.train make some"
     if not root.is_dir():
         return PelError(f"the results folder {root} does not exist (looked from {Path.cwd()}); {made}")
     for near in (root.parent, root.parent.parent, root / "results"):

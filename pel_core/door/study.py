@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from pel_core.common.errors import PelError, unknown
+from pel_core.common.shipped import command, says_pel
 from pel_core.door.one_run import Paths, settings_of
 from pel_core.door.plugin import use_plugins
 from pel_core.reporting.figure_style import collected
@@ -78,6 +79,8 @@ class StudyResults:
     @property
     def command(self) -> str:
         """What makes what is missing."""
+        if says_pel():
+            return " ".join([command("run"), *(f"--{key} {quote(value)}" for key, value in self.arguments.items())])
         words = [f"{key}={value}" for key, value in self.arguments.items()]
         return " ".join(["snakemake --cores 1 --resources gpu=1 --config", *map(quote, words)])
 

@@ -17,6 +17,7 @@ from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
 from pel_core.common.logs import logger
 from pel_core.common.paths import user_path
+from pel_core.common.shipped import command
 from pel_core.common.versions import STAGES, made_by
 from pel_core.data.test_sets import TestSet
 from pel_core.door.loaded import LoadedRun, load_run
@@ -85,9 +86,7 @@ def train(
         spec = spec_of(run, named, values, options)
         study = study_of_run(spec, path, values)
         if (several := job_options.gpus(values)) > 1:
-            raise PelError(
-                f"resources: gpus: {several}: one process trains on one GPU; python -m pel_core train RUN --gpus {several}"
-            )
+            raise PelError(f"resources: gpus: {several}: one process trains on one GPU; {command(f'train RUN --gpus {several}')}")
         stale = prepare_inputs(study)
         with _threads(study.resource("threads") if threads is None else threads), exact_fp32():
             _make(study, spec, stale, device, again, tqdm if bar else None)

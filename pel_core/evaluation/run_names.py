@@ -72,6 +72,14 @@ def find_run(
     return folder, spec
 
 
+def results_of(run: Path) -> Path:
+    """The results folder that a run's folder lies in; ``results`` of a name, or of a copy elsewhere."""
+    whole = run.absolute()
+    depth = 2 if slug_of(whole) != whole.name else 1  # the folder of an evaluation lies inside its training's
+    inside = run.is_dir() and whole.parents[depth - 1].name == "runs"
+    return run.parents[depth] if inside and len(run.parents) > depth else whole.parents[depth] if inside else Path("results")
+
+
 def how(spec: RunSpec) -> str:
     """What an evaluation does with an image, in words."""
     return ", ".join(f"{name} {value}" for name, value in evaluation_options(spec).items())

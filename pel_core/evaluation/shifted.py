@@ -11,6 +11,7 @@ import numpy as np
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import sha256
+from pel_core.common.shipped import command
 from pel_core.data.datasets import Prepared, open_prepared, read_about
 from pel_core.data.test_sets import RULES, ClassMap, TestSet, content_of, match_classes, restricted
 from pel_core.spec.run_spec import RunSpec
@@ -82,8 +83,8 @@ def _open(spec: RunSpec, results: Path, images: str, compare: bool = False) -> t
     folder = results / "data" / spec.evaluate_on
     if not (folder / "data.json").is_file():
         raise PelError(
-            f"evaluate_on={spec.evaluate_on}: that data set is not prepared: run `python -m pel_core data prepare "
-            f"{spec.evaluate_on} --out {folder}`"
+            f"evaluate_on={spec.evaluate_on}: that data set is not prepared: run "
+            f"`{command(f'data prepare {spec.evaluate_on} --out {folder}')}`"
         )
     about = read_about(folder, spec.evaluate_on)
     there = [split for split in ("train", "val", "test") if f"{split}.npz" in about["files"]] if images == "all" else ["test"]

@@ -89,15 +89,16 @@ def card_text(spec: RunSpec, results: Path, card: Card) -> str:
     """The whole card."""
     folder = train_folder(results, spec.slug)
     evaluated = []
-    with suppress(PelError):  # a copied run may have its checkpoint alone
-        evaluated = evaluations(folder, read_json(folder / "train.json"))
+    with suppress(PelError):  # a copied run may have its checkpoint alone; zero-shot has no training
+        evaluated = evaluations(folder, read_json(folder / "train.json") if spec.trains else {})
     library = {"torch": "pytorch"}.get(card.library, card.library)
     front = yaml.safe_dump(front_matter(spec, evaluated, library, "finetune"), sort_keys=False, allow_unicode=True, width=1000)
     about = ", ".join(f"{name} {value}" for name, value in card.preprocessing.items())
+    made = f"fine-tuned with `{spec.method}`" if spec.trains else f"as it is (`{spec.method}`), with a classifier"
     lines = [
         f"---\n{front}---\n",
         f"# {spec.slug}\n",
-        f"{BACKBONES[spec.backbone].label}, fine-tuned with `{spec.method}` by PEL-Lab {__version__}; `class_names.json` has "
+        f"{BACKBONES[spec.backbone].label}, {made} by PEL-Lab {__version__}; `class_names.json` has "
         "the classes in the order of the logits.",
         *notice(spec),
         "\n## Load",

@@ -98,7 +98,7 @@ def of_study(study: Study) -> list[AnsweredSet]:
                 labels.setdefault(cell.specs[0].slug, str(rows[cell.row].get("label", "")))
     specs = {slug: study.specs[slug] for slug in labels if metrics_file(study.results, slug).with_name(OUTPUTS[0]).is_file()}
     if not specs:
-        raise PelError(f"the study {study.name} has no evaluated run in {study.results}: run it first")
+        raise PelError(f"the study {study.title!r} has no evaluated run in {study.results}: run it first")
     return of_runs(specs, study.results, labels)
 
 

@@ -1,7 +1,7 @@
 """The page itself: everything in one file. What it shows lies in it as JSON, and its script writes names as text only."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ import numpy as np
 from pel_core import __version__
 from pel_core.common.errors import PelError
 from pel_core.common.files import write_text
-from pel_core.data.datasets import DATASETS, split_name
 from pel_core.gallery.answers import AnsweredSet
 from pel_core.gallery.choice import chosen, confusions
 from pel_core.gallery.thumbnails import thumbnails
@@ -20,8 +19,13 @@ IMAGES = 10_000  # shown at most, of all test sets together
 BUDGET = 26_000_000  # bytes of thumbnails; a page stays under 30 MB
 
 
-def save_gallery(out: Path, title: str, sets: Sequence[AnsweredSet], images: int = IMAGES, budget: int = BUDGET) -> str:
+def save_gallery(
+    out: Path, title: str, sets: Sequence[AnsweredSet], images: int = IMAGES, budget: int = BUDGET, notices: Iterable[str] = ()
+) -> str:
     """Write the page, and say what it holds.
+
+    Args:
+        notices: what has to be known before any number, at the top of the page.
 
     Raises:
         PelError: ``out`` is not called .html, or fewer than one image is asked for.
@@ -39,7 +43,7 @@ def save_gallery(out: Path, title: str, sets: Sequence[AnsweredSet], images: int
         mine = found[start : start + len(positions)]
         start += len(positions)
         content.append(_content(one, positions[: len(mine)], mine))
-    write_text(out, page_html(title, content, unread))
+    write_text(out, page_html(title, content, unread, notices))
     shown, there = len(found), sum(len(one.split) for one in sets)
     told = f"{shown} of {there} images at {pixels} pixels" + (f"; {unread} could not be read" if unread else "")
     return f"Gallery: {out} ({told}, {out.stat().st_size / 1e6:.1f} MB)"
@@ -54,14 +58,13 @@ def shares(sizes: Sequence[int], whole: int) -> list[int]:
     return found
 
 
-def page_html(title: str, content: Sequence[dict[str, Any]], unread: int = 0) -> str:
+def page_html(title: str, content: Sequence[dict[str, Any]], unread: int = 0, notices: Iterable[str] = ()) -> str:
     """The page of test sets, as `_content` describes each."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined)
     held = json.dumps({"sets": list(content)}, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
-    notice = any(each["synthetic"] for each in content)
-    words = {"title": title, "held": _safe(held), "unread": unread, "notice": notice, "version": __version__}
+    words = {"title": title, "held": _safe(held), "unread": unread, "notices": [*notices], "version": __version__}
     return environment.get_template("gallery.html").render(words)
 
 
@@ -75,10 +78,8 @@ def _safe(text: str) -> Any:
 def _content(one: AnsweredSet, positions: np.ndarray, addresses: list[str]) -> dict[str, Any]:
     """A test set for the script: names, groups and counts of the classes, shown images by position, and every run's answers."""
     labels, classes = one.split.labels, len(one.data.class_names)
-    entry = DATASETS.get(one.base or split_name(one.data.name)[0])
     return {
         "name": one.name,
-        "synthetic": bool(entry and entry.synthetic),
         "classes": one.data.class_names,
         "groups": one.data.groups,
         "train": one.data.train_counts.tolist(),

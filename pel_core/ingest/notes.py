@@ -37,6 +37,15 @@ def data_notes(results: str | Path, datasets: Iterable[str]) -> dict[str, list[s
     return {base: found for base, found in notes.items() if found}
 
 
+def without_place(notes: Iterable[str], results: str | Path, base: str) -> list[str]:
+    """Notes for a page that others read: without where the images lie on this machine, but for the last folder's name."""
+    path = Path(results) / "data" / base / "root.json"
+    root = str(read_json(path).get("was", "")).rstrip("/") if path.is_file() else ""
+    if not root:
+        return list(notes)
+    return [note.replace(f"{root}/", "").replace(root, Path(root).name) for note in notes]
+
+
 def text_notes(path: str | Path) -> list[str]:
     """What class-text features had to tell, which their file keeps; none where they are not made, or cannot be read."""
     try:

@@ -15,6 +15,7 @@ import numpy as np
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import write_text
+from pel_core.common.shipped import command
 from pel_core.data.prepared_files import MARK
 from pel_core.ingest.catalogue import Catalogue, Placed
 from pel_core.ingest.labels import taken_notes
@@ -56,7 +57,7 @@ def how_to_get(name: str, root: str) -> str:
     """What to do to have a set."""
     if TORCHVISION[name].by_hand:
         return TORCHVISION[name].by_hand.format(root=root)
-    return "where there is a network, `python -m pel_core data fetch` gets it"
+    return f"where there is a network, `{command('data fetch')}` gets it"
 
 
 def _lacks(library: str) -> bool:

@@ -13,6 +13,7 @@ from pel_core import __version__
 from pel_core.common.errors import PelError
 from pel_core.common.files import write_text
 from pel_core.common.shipped import command, make
+from pel_core.ingest.notes import without_place
 from pel_core.reporting.html_text import address, markdown_html, picture
 from pel_core.reporting.recipe_text import study_recipe
 from pel_core.reporting.runs import Record, Runs, find_runs
@@ -84,7 +85,7 @@ def _content(study: Study, out: Path) -> dict[str, Any]:
         "recipe": study_recipe(study.artefacts, runs),
         "datasets": {_tested(record): record["data"] for record in described},
         "backbones": {record["backbone"]["name"]: record["backbone"].get("sha256") for record in described},
-        "notes": study.data_notes(),
+        "notes": {base: without_place(found, study.results, base) for base, found in study.data_notes().items()},
         "runs": lines,
         "provenance": address(study.results / "provenance.csv", out),
         "command": make("report"),

@@ -13,6 +13,7 @@ from typing import Any
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.registry import spell
+from pel_core.common.shipped import command
 from pel_core.data.factors import SCOPE
 from pel_core.models.backbones import BACKBONES, backbone_name
 from pel_core.models.heads import HEADS
@@ -24,7 +25,6 @@ from pel_core.spec.parents import KEY, read_parents, spell_parents
 from pel_core.spec.revisions import revised
 from pel_core.spec.run_fields import RunFields
 
-LIST = "docs/options.md (python -m pel_core options)"
 SLUG = re.compile(
     r"(?P<dataset>[a-z][a-z0-9_-]*(?:(?<=\d)\.\d+)?)\.(?P<backbone>[a-z][A-Za-z0-9_-]*)\.(?P<method>[a-z0-9@:+-]+)"
     r"\.s(?P<seed>\d+)(?P<overrides>(?:\.[a-z][a-z0-9_.-]*=.+)?)"
@@ -57,7 +57,8 @@ class RunSpec(RunFields):
         owners = knob_owners() if any("." in name for name in (*shared, *overrides)) else {}
         for name in (*shared, *overrides):
             if name not in DEFAULTS and name not in owners:
-                raise unknown("option", name, owners or knob_owners() if "." in name else DEFAULTS, listed=LIST)
+                known = owners or knob_owners() if "." in name else DEFAULTS
+                raise unknown("option", name, known, listed=f"docs/options.md ({command('options')})")
         dataset, shared, overrides = name_ratio(dataset, shared, overrides)
         base = recipe(dataset, method, {**shared, **overrides}.get("recipe", DEFAULTS["recipe"]))
         stronger = fixed_by(dataset, method, overrides.get("recipe"))

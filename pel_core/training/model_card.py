@@ -17,7 +17,7 @@ from pel_core.common.files import read_json, write_text
 from pel_core.common.shipped import program
 from pel_core.common.versions import made_by, versions
 from pel_core.data.datasets import DATASETS, split_name
-from pel_core.models.backbones import repository
+from pel_core.models.backbones import BACKBONES, repository
 from pel_core.models.methods import METHODS
 from pel_core.spec.options import evaluation_options, is_evaluation
 from pel_core.spec.posthoc import is_ensemble
@@ -153,10 +153,17 @@ def _metrics(record: Mapping[str, Any]) -> list[tuple[str, str, float]]:
 
 def notice(spec: RunSpec) -> list[str]:
     """What has to stand before numbers that are a demo's."""
+    return [f"\n**{told}**"] if (told := demo_notice(spec)) else []
+
+
+def demo_notice(spec: RunSpec) -> str:
+    """Why a run's numbers mean little: its images are the demo's, or its backbone is; else empty."""
     entry = DATASETS.get(split_name(spec.dataset)[0])
-    if entry is None or not entry.synthetic:
-        return []
-    return ["\n**Demo: its images are rendered stand-ins; its numbers are not comparable with published ones.**"]
+    if entry is not None and entry.synthetic:
+        return "Demo: its images are rendered stand-ins; its numbers are not comparable with published ones."
+    if BACKBONES[spec.backbone].source == "bundled":
+        return "Dry run: its backbone is the demo's miniature one; its numbers say nothing about the methods."
+    return ""
 
 
 def results_of(record: Mapping[str, Any]) -> list[str]:

@@ -76,6 +76,9 @@ def test_what_is_missing_is_named_with_the_command(found, results, tmp_path):
     assert less.missing.keys() == {slug} and less.missing[slug].startswith("missing: make it with")
     words = shlex.split(less.command)
     assert words[0] == "snakemake" and {"study=report", "config=demo", "seeds=0,1", f"results={tmp_path}"} <= set(words)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PEL_SPELLING", "pel")
+        assert less.command == f"pel run --study report --config demo --seeds 0,1 --results {shlex.quote(str(tmp_path))}"
     cell = less.cells[less.cells["runs"].map(lambda runs: slug in runs)].iloc[0]
     assert math.isnan(cell["mean"]) and cell["missing"] == "missing (1 of 2)"
     for text in (repr(less), less._repr_html_()):

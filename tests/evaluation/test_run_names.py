@@ -1,6 +1,8 @@
 """Which run and which evaluation `predict --run NAME` means: never one that nobody asked for, unsaid."""
 
 import json
+from argparse import Namespace
+from pathlib import Path
 
 import pytest
 from fake_results import fake_record
@@ -9,9 +11,10 @@ from hypothesis import strategies as st
 from test_outputs import listed
 
 from pel_core.cli.main import main
+from pel_core.cli.results_folder import settle_results
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, write_bytes, write_json
-from pel_core.evaluation.run_names import find_run, words_of
+from pel_core.evaluation.run_names import find_run, results_of, words_of
 from pel_core.spec.results import metrics_file, run_folder
 from pel_core.spec.run_spec import RunSpec
 
@@ -127,6 +130,32 @@ def test_any_recorded_run_is_found_by_every_name_of_it(tmp_path_factory, options
     for name in ("mine.toy.ssf-ln.s1", spec.train.slug, spec.slug):
         assert find_run(name, results) == (run_folder(results, spec.train.slug), spec)
     assert found(results, spec.train.slug, evaluation=words_of(spec)) == spec.slug
+
+
+def test_a_run_named_by_its_folder_brings_its_results_folder(tmp_path, monkeypatch):
+    runs = [tmp_path / name / "results/runs/mine.toy.ln.s0" for name in "ab"]
+    for run in runs:
+        (run / "tte=none").mkdir(parents=True)
+    for place, run, expected in (
+        (tmp_path, runs[0], runs[0].parents[1]),
+        (tmp_path, runs[0] / "tte=none", runs[0].parents[1]),
+        (tmp_path, Path("a/results/runs/mine.toy.ln.s0"), Path("a/results")),
+        (tmp_path, Path("mine.toy.ln.s0"), Path("results")),
+        (runs[0].parent, Path("mine.toy.ln.s0"), runs[0].parents[1]),
+    ):
+        monkeypatch.chdir(place)
+        assert results_of(run) == expected
+        words = Namespace(run=str(run), results=None)
+        settle_results(words)
+        assert words.results == expected
+    words = Namespace(run="anything", results="said")
+    settle_results(words)
+    assert words.results == "said"
+    words = Namespace(run=[], results=None)  # of a study
+    settle_results(words)
+    assert words.results is None
+    with pytest.raises(PelError, match=r"the runs lie in .*; expected runs of one results folder, or --results"):
+        settle_results(Namespace(run=[str(run) for run in runs], results=None))
 
 
 def test_the_command_takes_the_evaluation_of_a_study(tmp_path, capsys):

@@ -126,7 +126,10 @@ def test_the_card_is_the_hubs_and_has_the_runs_numbers(results, tmp_path):
     front = yaml.safe_load(text.split("---")[1])
     assert front["library_name"] == "open_clip" and front["pipeline_tag"] == "image-classification"
     assert front["model-index"][0]["results"][0]["metrics"][0]["type"] == "accuracy"
-    assert "| Overall" in text and "/tmp" not in text
+    assert "| Overall" in text and "/tmp" not in text and "fine-tuned with `" in text
+    assert main(["evaluate", ZERO, "--results", str(results), "--no-tensorboard"]) == 0
+    text = (export_run(ZERO, results, "open_clip", tmp_path / "zero") / "README.md").read_text(encoding="utf-8")
+    assert "| Overall" in text and "fine-tuned" not in text  # it has no training, but numbers
 
 
 def refused(results, tmp_path, run, form, reason):

@@ -21,6 +21,8 @@ from pel_core.gallery.choice import chosen, confusions
 from pel_core.gallery.page import page_html, save_gallery, shares
 from pel_core.gallery.thumbnails import SIZES, thumbnails
 from pel_core.spec.results import run_folder
+from pel_core.spec.run_spec import RunSpec
+from pel_core.training.model_card import demo_notice, notice
 
 RUNS = "toy-ir20.toy.ln.s0.epochs=1", "toy-ir20.toy.head-only.s0.epochs=1"
 NASTY = "</script><img src=x onerror=document.title='run'> & \"quoted\" \u2028<!--"
@@ -169,6 +171,23 @@ def test_bad_input_is_one_line(results, tmp_path, capsys):
     table.unlink()
     assert main(words) == 1 and "evaluate it first" in capsys.readouterr().err
     assert main([*words[:-1], str(tmp_path / "g.pdf")]) == 1 and not (tmp_path / "g.html").exists()
+    words = ["gallery", "--study", "report", "--config", "demo", "--results", str(tmp_path / "none")]
+    assert main([*words, "--out", str(tmp_path / "g.html")]) == 1 and "has no evaluated run" in capsys.readouterr().err
     with pytest.raises(PelError, match=r"--images 0: expected 1 or more"):
         save_gallery(tmp_path / "g.html", "x", [made_set()], images=0)
     assert page_html("t", [])
+    page = page_html("t", [], notices=["DRY RUN", NASTY])
+    assert '<p class="notice">DRY RUN</p>' in page and NASTY not in page
+
+
+def test_a_run_named_by_its_folder_leaves_no_place_in_the_page(results, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["gallery", str(run_folder(results, RUNS[0])), "--out", "g.html"]) == 0  # nor has --results to be said
+    assert str(results) not in (tmp_path / "g.html").read_text() and RUNS[0] in (tmp_path / "g.html").read_text()
+
+
+def test_what_numbers_of_a_demo_mean_is_said():
+    spec = RunSpec.parse("mine.clip-mini.ln.s0")
+    assert demo_notice(spec).startswith("Dry run") and notice(spec) == [f"\n**{demo_notice(spec)}**"]
+    assert demo_notice(RunSpec.parse("demo-imagenet.clip-mini.ln.s0")).startswith("Demo")
+    assert demo_notice(RunSpec.parse("cifar100-ir100.clip-b16.ln.s0")) == "" and not notice(RunSpec.parse("mine.clip-b16.ln.s0"))

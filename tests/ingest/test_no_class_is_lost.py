@@ -88,6 +88,14 @@ def test_an_error_of_no_images_names_the_suffixes_it_saw(tmp_path):
         make(tmp_path / "root")
 
 
+@pytest.mark.parametrize(("name", "kind"), [("data/a.parquet", "parquet"), ("data/a.parquet", "hub"), ("a.tar.gz", "webdataset")])
+def test_files_of_another_kind_of_data_set_are_named(tmp_path, name, kind):
+    (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "root" / name).touch()
+    with pytest.raises(PelError, match=rf"read by kind: .*{kind}.*docs/data\.md"):
+        make(tmp_path / "root")
+
+
 @pytest.mark.parametrize("layout", [("",), ("train/", "test/")])
 def test_what_programs_leave_is_no_class_and_no_image(tmp_path, layout):
     root = tmp_path / "root"

@@ -14,7 +14,7 @@ from pel_core.cli.study_commands import show_text
 from pel_core.common.errors import PelError
 from pel_core.common.files import write_json, write_text
 from pel_core.data.datasets import open_prepared
-from pel_core.ingest.notes import data_notes, notes_footnote, read_notes, write_notes
+from pel_core.ingest.notes import data_notes, notes_footnote, read_notes, without_place, write_notes
 from pel_core.ingest.prepare import prepare
 from pel_core.reporting.html_report import report_html
 from pel_core.reporting.tables import table_files
@@ -97,6 +97,15 @@ def test_the_report_has_them_in_full_as_text(study):
     assert "<h3>Notes on preparing toy</h3>" in page and "<li>another</li>" in page
     assert "a &lt;b&gt;note&lt;/b&gt; on *classes*, [such](javascript:alert(1)) as `x_y`" in page
     assert 'href="javascript' not in page and "notes.json" not in page
+
+
+def test_the_report_says_nothing_of_where_images_lie_on_this_machine(tmp_path):
+    folder = tmp_path / "data" / "deer"
+    folder.mkdir(parents=True)
+    told = ["columns of /home/me/my deer: images", "first examples: /home/me/my deer/a.jpg", "/home/me/other"]
+    assert without_place(told, tmp_path, "deer") == told
+    write_json(folder / "root.json", {"root": "$PEL_DATA", "was": "/home/me/my deer"})
+    assert without_place(told, tmp_path, "deer") == ["columns of my deer: images", "first examples: a.jpg", "/home/me/other"]
 
 
 def test_what_text_features_had_to_tell_is_told_too(study):

@@ -215,8 +215,24 @@ def _no_classes(walk: Walk, full: list[str], loose: int, tables: list[str]) -> P
     found = f"one folder with images ('{full[0]}')" if full else f"{loose} images" if loose else "no images"
     found += f" ({seen} are no images by their suffix)" if not full and (seen := walk.seen()) else ""
     inside = f"; if '{full[0]}' holds the class folders, give {os.path.join(root, full[0])}" if full else ""
+    inside += _other_kind(walk)
     inside += f"; if {tables[0]} is the table of these images, give that" if tables else ""
     return PelError(f"{root} holds {found} and no folder for each class; expected CLASS/image.jpg for at least two{inside}")
+
+
+# Files that are data sets of another kind than a folder of images: their ending, and the kinds that read them.
+OTHER_KINDS = ((".parquet", "parquet (files of it) or hub (a repository's folder, with its README.md)"), (".tar", "webdataset"))
+
+
+def _other_kind(walk: Walk) -> str:
+    """What to say where the files are those of another kind of data set, which nobody guesses."""
+    there = {name for path in walk.unread() for name, _ in OTHER_KINDS if path.lower().endswith((name, f"{name}.gz"))}
+    told = [
+        f"; {name} files are read by kind: {kinds} of a configuration (docs/data.md)"
+        for name, kinds in OTHER_KINDS
+        if name in there
+    ]
+    return "".join(told)
 
 
 def _of_split(walk: Walk, name: str, images: Images, notes: list[str]) -> dict[str, Images]:
