@@ -36,17 +36,18 @@ KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
 def settings_of(config: Paths, settings: Mapping[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
     """A configuration with settings in the place of its values, as a command line has them; where images lie (``root``) holds as
     long as it is entered."""
-    before = os.environ.get("PEL_DATA")
+    before = {name: os.environ.get(name) for name in ("PEL_DATA", "PEL_ROOTS")}
     try:
         path = find(os.fspath(config))
         values = read_config(path)
         apply_settings(values, settings)
         yield path, values
     finally:
-        if before is None:
-            os.environ.pop("PEL_DATA", None)
-        else:
-            os.environ["PEL_DATA"] = before
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def study_of_run(spec: RunSpec, path: Path, values: Mapping[str, Any]) -> Study:

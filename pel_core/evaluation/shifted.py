@@ -15,7 +15,6 @@ from pel_core.common.shipped import command
 from pel_core.data.datasets import Prepared, open_prepared, read_about
 from pel_core.data.test_sets import RULES, ClassMap, TestSet, content_of, match_classes, restricted
 from pel_core.spec.run_spec import RunSpec
-from pel_core.training.run_inputs import at_native
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,8 @@ def open_test_set(spec: RunSpec, results: Path, data: Prepared, how: TestSet) ->
         "labels": classes.labels.tolist(),
         "left_out": classes.left_out,
     }
+    from pel_core.training.run_inputs import at_native  # which imports torch; scoring does not
+
     return Shifted(restricted(data, at_native(other, spec.reduction), how, classes), classes, about)
 
 

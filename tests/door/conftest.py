@@ -1,5 +1,6 @@
 """A folder of images on which runs are trained through the door."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,16 @@ datasets: {mine: {kind: folders, root: $PEL_DATA}}
 recipe: {precision: fp32, epochs: 1, batch_size: 4}
 tensorboard: false
 """
+
+
+@pytest.fixture(autouse=True, scope="module")
+def roots_stay_as_they_were():
+    """A study that is read tells jobs where its images lie, through the environment; other files' tests have other images."""
+    before = os.environ.pop("PEL_ROOTS", None)
+    yield
+    os.environ.pop("PEL_ROOTS", None)
+    if before is not None:
+        os.environ["PEL_ROOTS"] = before
 
 
 @pytest.fixture(scope="session")

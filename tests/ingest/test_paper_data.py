@@ -148,5 +148,6 @@ def test_split_val_is_refused_when_the_study_is_planned(tmp_path):
 def test_paper_and_cifar_configurations_name_what_is_built_in():
     from pel_core.studies.config import find, read_config
 
-    assert set(read_config(find("paper"))["data"].values()) == {"cifar100", "imagenet-lt", "places-lt", "inat2018"}
+    bound = {name for name in read_config(find("paper"))["data"].values() if isinstance(name, str)}
+    assert bound >= {"cifar100", "imagenet-lt", "places-lt", "inat2018"}
     assert read_config(find("cifar"))["data"] == {"cifar100": "cifar100"}

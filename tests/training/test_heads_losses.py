@@ -31,7 +31,7 @@ from pel_core.training.soft_targets import Expected, takes_soft_targets
 NORMED = ["cosine", "l2norm", "layernorm"]  # the others: tests/models/test_clip_heads.py
 ROWS = [name for name in HEADS if getattr(HEADS[name], "rows", True)]
 OWN = {"linear": {"weight", "bias"}, "clip-adapter": {"down", "up"}, "tip-adapter": set(), "tip-adapter-f": {"keys"}}
-OWN |= {"coop": set(), "text-tower": set()}  # without a tower, which holds what trains
+OWN |= {"coop": set(), "text-tower": set(), "rac": set()}  # without a tower, which holds what trains
 # LADE's regulariser looks at the size of the logits, and VS multiplies them by class, so a constant added to them counts.
 OF_LOGITS = [name for name in LOSSES if not takes_features(name)]  # bcl: test_contrastive.py
 SHIFT_INVARIANT = [name for name in OF_LOGITS if name not in ("lade", "vs")]

@@ -25,6 +25,7 @@ rule predict:
         run=uncompared(slug_of),
         accept=uncompared(lambda run: "--accept" if slug_of(run) in STUDY.accept else ""),
         test_set=uncompared(lambda run: STUDY.test_set_option(slug_of(run))),
+        options=uncompared(lambda run: EVALUATE_OPTIONS),
     wildcard_constraints:
         run=r"(?!.*posthoc\.)[^/]+(/[^/]+)?",
     log:
@@ -35,7 +36,7 @@ rule predict:
         mem_mb=grows(STUDY.resource("mem_mb")),
         runtime=grows(STUDY.resource("runtime")),
     shell:
-        pel("evaluate {params.run:q} --results={RESULTS:q} {params.accept} {params.test_set} " + EVALUATE_OPTIONS)
+        pel("evaluate {params.run:q} --results={RESULTS:q} {params.accept} {params.test_set} {params.options}")
 
 
 # What is scored from the logits that other runs have stored (`posthoc` of a row): no network, no GPU. Their results stand for them.

@@ -32,6 +32,7 @@ rule train:
         record=f"{RESULTS}/runs/{{run}}/train.json",
     params:
         key=described(lambda wc: STUDY.train_params(wc.run)),
+        options=uncompared(lambda run: TRAIN_OPTIONS),
     log:
         f"{RESULTS}/logs/{{run}}.train.log",
     threads: STUDY.resource("threads")
@@ -44,4 +45,4 @@ rule train:
         # inside the job at once, and with it the training while it saves.
         slurm_extra=described(lambda wc, attempt: f"--signal=TERM@{min(120, 12 * STUDY.resource('runtime') * attempt)}"),
     shell:
-        pel("train {wildcards.run:q} --results={RESULTS:q} " + TRAIN_OPTIONS)
+        pel("train {wildcards.run:q} --results={RESULTS:q} {params.options}")
