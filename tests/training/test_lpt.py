@@ -65,8 +65,8 @@ class PlainPrompts(PlainViT):
 
 def plainly(classifier, spec, start):
     """The network of the public code, an image at a time: its query first, then the pass with the mean of the nearest groups."""
-    frozen = {name: value for name, value in classifier.vit.state_dict().items()}
-    frozen = {name.replace(".module.", "."): value for name, value in frozen.items() if ".delta." not in name}
+    there = classifier.vit.state_dict()
+    frozen = {name.replace(".module.", "."): value for name, value in there.items() if ".delta." not in name}
     learnt = {name: value for name, value in classifier.stored().items() if name.startswith("lpt.")}
     (part,) = spec.parts
     plain = PlainPrompts(frozen, learnt, layers=4, heads=1, patch=8, blocks=part.blocks, knobs={})
