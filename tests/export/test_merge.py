@@ -35,7 +35,7 @@ def classifier_of(results, method, **options) -> Classifier:
 
 
 def methods():
-    names = [name for name, method in METHODS.items() if "vit" in method.networks]
+    names = [name for name, method in METHODS.items() if "vit" in method.networks and not method.extends]
     return [*names, "lora@1:3+ssf-attn+ln", "repadapter+lora+bias", "ssf-ln+ssf-mlp+mask"]
 
 

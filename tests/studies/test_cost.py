@@ -74,6 +74,29 @@ def test_a_plan_says_which_runs_take_two_passes(tmp_path):
     assert f"Images: {5 * 10 * 10_847:,} to train on" in text
 
 
+def test_a_plan_says_who_asks_the_network_twice_and_takes_two_streams(tmp_path):
+    rows = "\n".join(
+        f"      - {{label: {name}, {options}}}"
+        for name, options in {
+            "one": "method: vpt-deep",
+            "two": "method: lpt, from: one",
+            "three": "method: lpt, from: one, sampler: dual, loss: agcl",
+        }.items()
+    )
+    where = "{dataset: c-ir100, value: overall}"
+    table = f'  t:\n    title: "{{c}}: prompts"\n    where: {where}\n    rows:\n{rows}'
+    (tmp_path / "study.yaml").write_text(f"title: T\nroles: {{c: C}}\ntables:\n{table}\n    columns: [{{label: Overall}}]\n")
+    (tmp_path / "config.yaml").write_text("{title: T, backbone: clip-b16, seeds: [0], data: {c: cifar100}}")
+    study = load(tmp_path / "study.yaml", tmp_path / "config.yaml", results=tmp_path / "results")
+    text = plan(study)
+    assert "1 run of sampler=dual (2 streams): a step takes up to 2 passes" in text
+    assert "2 runs of lpt: an image takes two passes through the last 6 of 12 blocks, in training and evaluation" in text
+    costs = {(spec.method, spec.sampler): work(study, spec) for spec in study.specs.values()}
+    first, one, two = costs["vpt-deep", "shuffle"], costs["lpt", "shuffle"], costs["lpt", "dual"]
+    assert two.train == 2 * one.train == 2 * first.train and two.evaluate == one.evaluate == first.evaluate
+    assert 1.4 < one.evaluate_gflop / first.evaluate_gflop < 1.6
+
+
 def test_a_checkpoint_that_keeps_images_counts_them_on_disk(tmp_path):
     """Against files that runs write: features and labels, once a run."""
     study = load("report", "demo", results=tmp_path)

@@ -17,7 +17,9 @@ from pel_core.common.seeds import generator
 from pel_core.data.batches import EvalBatches, TrainBatches
 from pel_core.export.merge import merged
 from pel_core.hardware.process_group import ProcessGroup
-from pel_core.models.methods import METHODS
+from pel_core.models.methods import METHODS, parse_method
+from pel_core.models.surgery import apply
+from pel_core.models.vit import ViT
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.gflop import asked_again, forward_gflop, passes, training_gflop
 from pel_core.training.clouded import AsymmetricClouded
@@ -31,6 +33,7 @@ from pel_core.training.views import with_views
 
 GOLDEN = read_json(Path(__file__).parents[1] / "golden" / "clouded-logits.json")
 CPU, MEAN = torch.device("cpu"), ((0.0,) * 3, (1.0,) * 3)
+KNOBS = {"lpt": {"pool": 5, "topk": 2}}
 SMALL = {"lpt.pool": 5, "lpt.topk": 2, "vpt_len": 3}
 PHASE_1 = RunSpec.make("toy-ir20", "toy", "vpt-deep", 3, loss="ce", epochs=1, vpt_len=3)
 UPPER = RunSpec.make("toy-ir20", "toy", "vpt-deep@1:4", 3, loss="ce", epochs=1, vpt_len=3)
@@ -97,9 +100,13 @@ CASES = [(second(), 2), (second(UPPER, "lpt@1:4"), 2), (second(**{"lpt.start": 1
 def test_the_network_is_that_of_a_plain_second_implementation(results, spec, start):
     """Features, what is added to the loss, and gradients of both."""
     _, classifier, _ = fresh(results, spec)
-    images = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    (choice,) = [module for module in classifier.vit.modules() if hasattr(module, "own_loss")]
+    with torch.no_grad():  # keys where images differ, so that they choose different groups
+        choice.keys.copy_((features := classifier.vit(images[:5])) - features.mean(0))
     found, expected = classifier.vit(images), plainly(classifier, spec, start)(images)
     own = classifier.own_loss()
+    assert len({tuple(groups) for groups in choice.notes["chosen"].tolist()}) > 2
     torch.testing.assert_close(found, expected[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(own, expected[1], rtol=1e-4, atol=1e-5)
     learnt = [each.parameter for each in classifier.tuned if each.parameter.requires_grad]
@@ -107,6 +114,51 @@ def test_the_network_is_that_of_a_plain_second_implementation(results, spec, sta
     theirs = torch.autograd.grad(expected[0].sin().sum() + expected[1].sum(), learnt)
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+# The public code's tensors by their names there, as this package calls them.
+OURS = {
+    "patch_embed.proj": "embed",
+    "cls_token": "cls",
+    "pos_embed": "pos",
+    "norm1": "attn.norm",
+    "norm2": "ffn.norm",
+    "mlp.": "ffn.",
+}
+LEARNER = "prompt_learner.Prompt_"
+
+
+def test_the_network_is_the_public_codes():
+    """Features, what is added to the loss, and gradients, of tensors that are given in words (`tests/golden`)."""
+    there = read_json(Path(__file__).parents[1] / "golden" / "group-prompts.json")
+    vit = ViT(layers=4, width=16, heads=2, patch=8, resolution=16, norm_pre=False, patch_bias=True).eval()
+    tuned = {each.name: each.parameter for each in apply(vit, parse_method("lpt", 4), adapter_dim=1, vpt_len=3, knobs=KNOBS)}
+    state = {name: value for name, value in vit.state_dict(keep_vars=True).items() if ".delta." not in name}
+    state = {name.replace(".module.", "."): value for name, value in state.items()}
+    learner = {f"{LEARNER}Tokens": [tuned[f"lpt.{index}.prompt"] for index in range(4)], f"{LEARNER}Keys": [tuned["lpt.2.keys"]]}
+    pool = [tuned["lpt.2.pool"], tuned["lpt.3.pool"]]
+    for number, name in enumerate(there["names"]):
+        ours = name
+        for word, other in OURS.items():
+            ours = ours.replace(word, other)
+        parts = pool if name == f"{LEARNER}Tokens_pool" else learner.get(name) or [state[ours]]
+        count = sum(part.numel() for part in parts)
+        wave = (0.4 * (torch.arange(count, dtype=torch.float64) * (0.7 + 0.1 * number) + number).sin()).float()
+        wave = wave.reshape(5, 2, 3, 16).unbind(1) if parts is pool else wave.split([part.numel() for part in parts])
+        for part, value in zip(parts, wave, strict=True):
+            part.data.copy_(value.reshape(part.shape))
+    tuned["lpt.2.keys"].data.copy_(torch.tensor(there["keys"]).reshape(5, 16))
+    waves = [(torch.arange(768, dtype=torch.float64) * (0.11 + 0.23 * number)).sin() for number in range(6)]
+    images = 10 * torch.stack(waves).reshape(6, 3, 16, 16).float()
+    (choice,) = [module for module in vit.modules() if hasattr(module, "own_loss")]
+    found, own = vit(images), choice.own_loss()
+    assert len({tuple(groups) for groups in choice.notes["chosen"].tolist()}) == 2
+    # There the mean over images of the chosen cosines is taken half from the loss; eps of its layer norms is ours.
+    keys, block_3 = torch.autograd.grad(found.sin().sum() + own.mean(), [tuned["lpt.2.keys"], tuned["lpt.3.pool"]])
+    torch.testing.assert_close(found.flatten(), torch.tensor(there["features"]), rtol=1e-4, atol=1e-5)
+    assert own.mean().item() == pytest.approx(-0.5 * there["similarity"], rel=1e-5)
+    torch.testing.assert_close(keys.flatten(), torch.tensor(there["grad_keys"]), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(block_3.flatten(), torch.tensor(there["grad_pool_block_3"]), rtol=1e-3, atol=1e-5)
 
 
 def test_shared_prompts_and_head_are_phase_1s_and_the_prompts_stay(results):
@@ -344,6 +396,11 @@ def test_what_cannot_be_is_refused(options, parent, words):
     start = {"parents": [parent]} if parent else {}
     with pytest.raises(PelError, match=words):
         RunSpec.make("toy-ir20", "toy", options.pop("method"), 3, **start, **options)
+
+
+def test_a_soup_of_phase_1_is_refused():
+    with pytest.raises(PelError, match="lpt needs soup=none, epochs above 0"):
+        RunSpec.make("toy-ir20", "toy", "lpt", 3, parents=[phase_1(), phase_1(lr=0.1)], soup="uniform", **SMALL)
 
 
 def test_a_backbone_without_a_class_token_is_refused():
