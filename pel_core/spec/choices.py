@@ -19,7 +19,7 @@ from pel_core.models.methods import METHODS
 from pel_core.models.prompts import PROMPTS
 from pel_core.spec import posthoc
 
-LOSSES: Registry[Any] = Registry("loss", ("pel_core.training.losses", "pel_core.training.contrastive"))
+LOSSES: Registry[Any] = Registry("loss", ("pel_core.training.losses", "pel_core.training.contrastive", "pel_core.training.paco"))
 OPTIMIZERS: Registry[Any] = Registry("optimizer", ("pel_core.training.optimizers",))
 SCHEDULES: Registry[Any] = Registry("schedule", ("pel_core.training.schedules",))
 SAMPLERS: Registry[Any] = Registry("sampler", ("pel_core.training.samplers",))
