@@ -47,7 +47,7 @@ class MomentumKeys:
 
     @contextmanager
     def _instead(self) -> Iterator[None]:
-        """Inside, parameters have the values of their copies; nothing is copied for it. No graph may be waiting for its gradient."""
+        """Inside, parameters have the values of their copies, by exchange. No graph may be waiting for its gradient."""
         self._exchange()
         try:
             yield

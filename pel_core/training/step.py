@@ -65,6 +65,7 @@ class Step:
             criterion.attach(classifier.head.weight.shape[1], torch_generator(spec.seed, "loss"))
         self.own = {f"loss.{name}": value for name, value in criterion.named_parameters()}
         self.trained = classifier.trainable() | self.own
+        self.every_view = getattr(criterion, "every_view", False)
         self.keys = momentum_keys(classifier, criterion, self.trained)
         self.queue = queue if isinstance(queue := getattr(criterion, "queue", None), Queue) else None
         self.sharpness, self.parameters = sharpness or Plain(None), list(self.trained.values())
@@ -121,6 +122,8 @@ class Step:
         while (total := self._fits(images, labels, count)) is None:
             # Out of the handler: nothing holds the failed attempt's activations any more.
             self._halve(len(labels))
+        if self.queue:
+            self.queue.close()
         self.group.sum_gradients(self.parameters)
         return total
 
@@ -160,14 +163,11 @@ class Step:
             return self._gradients(images, labels, share)
 
     def _gradients(self, images: Tensor, labels: Tensor, share: float | Tensor) -> Tensor:
-        keys = ()
-        if self.keys:
-            with self._autocast(images):
-                keys = (self.keys(images[:, -1], self.micro_batch),)
-            images = images[:, :-1]
+        images, keys = self._keyed(images)
         if self.micro_batch >= len(labels) or decomposable(self.spec.loss):
             parts = zip(images.split(self.micro_batch), labels.split(self.micro_batch), strict=True)
-            sums = [self._direct(chunk, target, share * (self._weight(target) / self._weight(labels)), keys) for chunk, target in parts]
+            whole = self._weight(labels)
+            sums = [self._direct(chunk, target, share * (self._weight(target) / whole), keys) for chunk, target in parts]
             return torch.stack(sums).sum(0) if len(sums) > 1 else sums[0]
         # The loss's gradient at the outputs of the whole group first, then each part again, with its share of that gradient.
         with torch.no_grad():
@@ -181,6 +181,13 @@ class Step:
             torch.autograd.backward(self._outputs(chunk), part)
         return _sums(loss, outputs[0], labels, self._weight(labels))
 
+    def _keyed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The images that go forward and back, and the keys of their last view, if the loss asks for some."""
+        if not self.keys:
+            return images, ()
+        with self._autocast(images):
+            return images[:, :-1], (self.keys(images[:, -1], self.micro_batch),)
+
     def _direct(self, images: Tensor, labels: Tensor, share: float | Tensor, keys: Sequence[Tensor]) -> Tensor:
         with self._autocast(images):
             outputs = self._outputs(images)
@@ -189,9 +196,11 @@ class Step:
         return _sums(loss, outputs[0], labels, self._weight(labels))
 
     def _outputs(self, images: Tensor) -> tuple[Tensor, ...]:
-        """What the loss is of: logits (B, C), and features (B, V, D) if it takes them."""
+        """What the loss is of: logits (B, C), or (B, V, C) of every view, and features (B, V, D), if it takes them."""
         with self._autocast(images):
-            return self.classifier.with_features(images) if self.features else (self.network(images, self._whole),)
+            if self.features:
+                return self.classifier.with_features(images, self.every_view)
+            return (self.network(images, self._whole),)
 
     def _loss(self, outputs: Sequence[Tensor], labels: Tensor, keys: Sequence[Tensor]) -> Tensor:
         if not self.features:
@@ -250,6 +259,7 @@ class Step:
 
 
 def _sums(loss: Tensor, logits: Tensor, labels: Tensor, weight: Tensor | int) -> Tensor:
-    predicted = logits.detach().argmax(1)
+    logits = logits.detach() if logits.ndim == 2 else logits.detach()[:, 0]
+    predicted = logits.argmax(1)
     correct = (predicted == labels if labels.ndim == 1 else labels.gather(1, predicted[:, None])).sum()
     return torch.stack([loss.detach().double() * weight, correct.double()])

@@ -1,5 +1,5 @@
-"""The loss ``paco``: against the public code's numbers, a loop in words and a plain training; its queue, its momentum encoder,
-what a checkpoint holds of them, and what is refused."""
+"""The losses ``paco`` and ``gpaco``: against the public code's numbers, a loop in words and a plain training; queue, momentum
+encoder, what a checkpoint holds of them, and what is refused."""
 
 import copy
 from pathlib import Path
@@ -23,7 +23,7 @@ from pel_core.training.checkpoints import CheckpointManager, read_checkpoint
 from pel_core.training.contrastive import Projector
 from pel_core.training.losses import Prior, make_loss
 from pel_core.training.momentum import MomentumKeys
-from pel_core.training.paco import ParametricContrast, Queue, parametric_contrast, queue_size
+from pel_core.training.paco import GeneralizedContrast, ParametricContrast, Queue, parametric_contrast, queue_size
 from pel_core.training.run_inputs import load
 from pel_core.training.step import OutOfMemory, Step
 from pel_core.training.views import with_views
@@ -33,10 +33,13 @@ from tests.training.test_contrastive import Plain
 GOLDEN = read_json(Path(__file__).parents[1] / "golden" / "parametric-contrast.json")
 CPU, MEAN = torch.device("cpu"), ((0.0,) * 3, (1.0,) * 3)
 SMALL = {"loss": "paco", "loss.dim": 16, "loss.queue": 24, "loss.momentum": 0.9, "epochs": 1}
+GENERALISED = {name: value for name, value in SMALL.items() if name != "loss.momentum"} | {"loss": "gpaco"}
 
 
 def spec(method="adaptformer", **options):
-    return RunSpec.make("toy-ir20", "toy", method, 3, **{**SMALL, **options})
+    """A small run; of ``gpaco`` without the knob of a momentum encoder."""
+    base = GENERALISED if options.get("loss") == "gpaco" else SMALL
+    return RunSpec.make("toy-ir20", "toy", method, 3, **{**base, **options})
 
 
 def made(*shape, k, at=0.0):
@@ -104,6 +107,34 @@ def test_three_steps_are_the_public_codes():
         criterion.queue.enter()
         assert value.item() == pytest.approx(expected, rel=1e-5)
     for found, kind in ((ours[:8], "encoder"), (ours[8:], "linear"), (keys.copies.values(), "key_encoder")):
+        for tensor, numbers in zip(found, golden[kind], strict=True):
+            torch.testing.assert_close(tensor.detach().flatten(), torch.tensor(numbers), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(criterion.queue.keys.flatten(), torch.tensor(golden["queue"]), rtol=1e-4, atol=1e-6)
+    assert criterion.queue.labels.tolist() == golden["queue_labels"] and criterion.queue.oldest.item() == golden["pointer"]
+
+
+def test_three_steps_are_the_public_codes_generalised():
+    """Both views of a batch through one network, which learns from both."""
+    golden, prior = GOLDEN["generalised"], Prior(torch.tensor(GOLDEN["counts"]))
+    body, linear, criterion = nn.Linear(6, 5), nn.Linear(5, 3), GeneralizedContrast(prior, dim=3, queue=10)
+    criterion.attach(5, generator())
+    ours = [*body.parameters(), *criterion.of_images.parameters(), *linear.parameters()]
+    with torch.no_grad():
+        for at, parameter in enumerate(ours):
+            parameter.copy_(made(*parameter.shape, k=0.9, at=at))
+        criterion.queue.keys.copy_(F.normalize(made(10, 3, k=2.1), dim=0))
+        criterion.queue.labels.copy_(torch.arange(10) % 3)
+    optimizer = torch.optim.SGD(ours, lr=0.1, weight_decay=0.01)
+    for step, expected in enumerate(golden["losses"]):
+        labels = torch.tensor([0, 1, 0, 2, step])
+        features = body(torch.stack([made(5, 6, k=0.37, at=step), made(5, 6, k=0.53, at=step)], 1))
+        value = criterion(linear(features), labels, features, linear.weight)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        criterion.queue.enter()
+        assert value.item() == pytest.approx(expected, rel=1e-5)
+    for found, kind in ((ours[:8], "encoder"), (ours[8:], "linear")):
         for tensor, numbers in zip(found, golden[kind], strict=True):
             torch.testing.assert_close(tensor.detach().flatten(), torch.tensor(numbers), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(criterion.queue.keys.flatten(), torch.tensor(golden["queue"]), rtol=1e-4, atol=1e-6)
@@ -201,6 +232,33 @@ def test_three_steps_are_those_of_a_plain_loop(toy_results, feature):
     assert step.queue.labels[order].tolist() == [int(label) for _, label in queue]
 
 
+def test_three_steps_of_the_generalised_are_those_of_a_plain_loop(toy_results):
+    run = spec(loss="gpaco", batch_size=10, precision="fp32", momentum=0.0)
+    data, step, batches = started(toy_results, run)
+    prior = torch.as_tensor(data.train_counts) / sum(data.train_counts)
+    twin, plain = load(run, toy_results, CPU, fresh=True)[1], copy.deepcopy(step.criterion.of_images.layers)
+    optimizer = torch.optim.SGD([*twin.trainable().values(), *plain.parameters()], lr=run.lr, weight_decay=run.weight_decay)
+    queue = list(zip(step.criterion.queue.keys.clone(), step.criterion.queue.labels.clone(), strict=True))
+    for _, (images, labels, indices) in zip(range(3), batches.epoch(0), strict=False):
+        features = torch.cat([twin.vit(images[:, 0]), twin.vit(images[:, 1])])
+        z, logits = F.normalize(plain(twin.head.feature(features)), dim=1), twin.head(features) + prior.log()
+        others = [key for key, _ in queue], [label for _, label in queue]
+        value = in_words(logits, z, labels.repeat(2), *others, 0.05, 1.0, 1.0, 0.2)
+        queue = [*queue, *zip(z[10:].detach(), labels, strict=True)][-24:]
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        total, correct = step(images, labels, len(indices))
+        assert total.item() / 10 == pytest.approx(value.item(), rel=1e-4)
+        assert correct.item() == (logits - prior.log())[:10].argmax(1).eq(labels).sum().item()
+    for name, value in twin.trainable().items():
+        torch.testing.assert_close(step.classifier.trainable()[name], value, rtol=1e-3, atol=2e-5)
+    torch.testing.assert_close(step.criterion.of_images.layers[4].weight, plain[4].weight, rtol=1e-3, atol=2e-5)
+    order = (torch.arange(24) + step.queue.oldest) % 24
+    torch.testing.assert_close(step.queue.keys[order], torch.stack([key for key, _ in queue]), rtol=1e-3, atol=2e-5)
+    assert step.keys is None and set(step.kept) == {"queue.keys", "queue.labels", "queue.oldest"}
+
+
 def test_the_copy_holds_only_what_trains_and_no_head(toy_results):
     _, step, _ = started(toy_results, spec())
     projector = sum(value.numel() for value in Projector(step.classifier.head.weight.shape[1], 16, generator()).parameters())
@@ -218,9 +276,11 @@ def after_a_step(results, prepare=lambda step: None, **options):
     return sums, {name: value.detach().clone() for name, value in (step.trained | step.kept).items()}, step
 
 
-def test_micro_batches_are_parts_of_one_contrast(toy_results):
+@pytest.mark.parametrize("loss", ["paco", "gpaco"])
+def test_micro_batches_are_parts_of_one_contrast(toy_results, loss):
     """As where memory is short: the gradient at logits and features of the whole group, then part by part."""
-    whole, parts = (after_a_step(toy_results, lambda step, size=size: setattr(step, "micro_batch", size)) for size in (32, 5))
+    whole, parts = (after_a_step(toy_results, lambda step, size=size: setattr(step, "micro_batch", size), loss=loss)
+                    for size in (32, 5))  # fmt: skip
     torch.testing.assert_close(parts[:2], whole[:2], atol=2e-5, rtol=1e-4)
 
 
@@ -252,6 +312,12 @@ def test_groups_are_contrasts_of_their_own_and_keys_enter_once_a_step(toy_result
     assert not torch.allclose(groups[1]["queue.keys"], plain[1]["queue.keys"])  # batch norm is of a group
 
 
+def test_keys_are_those_of_the_first_pass_of_sam(toy_results):
+    """Of the loss without a momentum encoder the second pass would have others."""
+    plain, sam = (after_a_step(toy_results, loss="gpaco", **options) for options in ({}, {"sharpness": "sam"}))
+    assert torch.equal(sam[1]["queue.keys"], plain[1]["queue.keys"])
+
+
 def test_what_is_kept_in_checkpoints_and_left_out_of_the_result(toy_results, tmp_path):
     path = tmp_path / "c.safetensors"
     state, _ = train_once(toy_results, spec(batch_size=64), CheckpointManager(path))
@@ -277,6 +343,7 @@ def test_what_a_run_costs():
     """Two views with momentum encoder: one goes there and back, one there."""
     run, plain = spec(), RunSpec.make("toy-ir20", "toy", "adaptformer", 3, epochs=1)
     assert training_gflop(run) == pytest.approx(training_gflop(plain) + forward_gflop(plain)) and passes(run) == 2
+    assert training_gflop(spec(loss="gpaco")) == 2 * training_gflop(plain)
     assert training_gflop(spec(sharpness="sam")) == pytest.approx(2 * training_gflop(run))
 
 
@@ -286,26 +353,28 @@ def test_reduced_precision_is_near(toy_results):
 
 
 def test_several_processes_are_refused():
-    with pytest.raises(PelError, match="the loss 'paco' is no mean over images, .* train on one GPU"):
+    with pytest.raises(PelError, match=r"the loss 'paco' is no mean over images, .* train on one GPU"):
         distributed.check(spec())
 
 
+@pytest.mark.parametrize("loss", ["paco", "gpaco"])
 @pytest.mark.parametrize(
     "method, options, words",
     [
         ("adaptformer", {"mix": "mixup"}, "mix=mixup is not possible .* a loss that takes the two labels of a mixed image"),
         ("adaptformer", {"reweight": "effective"}, "reweight=effective is not possible .* a loss that is a mean over images"),
         ("adaptformer", {"sharpness": "imbsam"}, "sharpness=imbsam is not possible .* a loss that is a mean over images"),
-        ("head-only", {}, "loss=paco is not possible for head-only here; it needs features that change"),
-        ("adaptformer", {"train_delta": False}, "loss=paco is not possible .* needs features that change"),
-        ("adaptformer", {"head": "coop", "head.context": 3}, "loss=paco is not .* a head that says what it .*: head=cosine or"),
+        ("head-only", {}, "loss=g?paco is not possible for head-only here; it needs features that change"),
+        ("adaptformer", {"train_delta": False}, "loss=g?paco is not possible .* needs features that change"),
+        ("adaptformer", {"head": "coop", "head.context": 3}, "loss=g?paco is not .* a head that says what it .*: head=cosine or"),
         ("adaptformer", {"loss.queue": 0}, "must be auto or at least 1"),
         ("adaptformer", {"loss.queue": "all"}, "expected a whole number or auto"),
-        ("adaptformer", {"loss.momentum": 1}, "at least 0 and below 1"),
+        ("adaptformer", {"loss": "paco", "loss.momentum": 1}, "at least 0 and below 1"),
+        ("adaptformer", {"loss": "gpaco", "loss.momentum": 0.9}, "needs loss=paco"),
         ("adaptformer", {"loss.beta": 0}, "above 0"),
         ("adaptformer", {"loss": "bcl", "loss.queue": 5}, "needs loss=paco"),
     ],
 )
-def test_what_cannot_be_contrasted_is_refused_when_a_study_is_read(method, options, words):
+def test_what_cannot_be_contrasted_is_refused_when_a_study_is_read(loss, method, options, words):
     with pytest.raises(PelError, match=words):
-        RunSpec.make("toy-ir20", "toy", method, 0, **{"loss": "paco", **options})
+        RunSpec.make("toy-ir20", "toy", method, 0, **{"loss": loss, **options})
