@@ -11,6 +11,7 @@ from pel_core.models import (  # noqa: F401
     dora,
     fact,
     gated_prompts,
+    group_prompts,
     knn,
     repadapter,
     retrieval,

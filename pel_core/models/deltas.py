@@ -1,7 +1,8 @@
 """DELTAS: the small modules that methods attach to a frozen ViT.
 
 Every factory takes a ``SiteContext`` (where it goes) and the method's options. Initial values are the reference's, drawn from
-the generator the site carries.
+the generator the site carries. A delta may name parameters in ``carried``: they do not train and are stored all the same, since
+they come from another run. One that adds to the loss has ``own_loss()``: what each image of the last pass adds, (B,).
 """
 
 from __future__ import annotations
@@ -20,13 +21,22 @@ if TYPE_CHECKING:
 DELTAS: Registry[Any] = Registry("delta")
 
 
+class Notes(dict[str, Any]):
+    """What deltas of one method tell each other in a pass, by name. It outlives no pass, so a copied network's is empty."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Notes:
+        return Notes()
+
+
 @dataclass(frozen=True)
 class SiteContext:
     """What a delta may know of its site: the module there and its widths, the ViT's numbers, the run's choices.
 
     ``adapter_scale`` None stands for learnable. ``knobs``: the values of the knobs of the method that attaches it; ``blocks``:
     the blocks that it acts on; ``prefix``: how many of the tokens come before the patches; ``held``: what all deltas of the
-    method hold together, to be asked for by ``share``.
+    method hold together, to be asked for by ``share``. ``index``: the block; ``rest``: the network itself from a block on, as
+    `ViT.rest`, for a delta that reads what it says of the whole image; ``notes``: what deltas of the method tell each other
+    while images go through.
     """
 
     module: nn.Module
@@ -43,6 +53,9 @@ class SiteContext:
     blocks: range = range(1)
     prefix: int = 1
     held: dict[str, nn.Parameter] = field(default_factory=dict)
+    index: int = 0
+    rest: Callable[[Tensor, int], Tensor] | None = None
+    notes: Notes = field(default_factory=lambda: Notes())
 
     def share(self, name: str, make: Callable[[], Tensor], trains: bool = True) -> nn.Parameter:
         """The parameter of this name that the deltas of all blocks and sites share; the first that asks makes it.

@@ -65,6 +65,11 @@ class Method:
     every run), or ``"nothing"`` where they are the same in any case. ``knobs`` are options of its own, ``METHOD.KNOB`` in a
     study; its deltas find them in `SiteContext.knobs`. ``networks``: the kinds of backbone that it is for, ``"vit"`` and
     ``"resnet"``.
+
+    ``extends``: the method that it goes on from, with more: a run of it starts from one of that, whose tensors it takes over
+    under its own name; it is stacked with no other. ``needs``: of a run's spec, what else it has to choose, in words; empty where
+    nothing. ``asks``: of its blocks and its knobs, the block from which on an image goes through the network a second time,
+    without gradients, for what the network says of it as a whole; what trains lies no lower.
     """
 
     about: str
@@ -77,6 +82,9 @@ class Method:
     draws: Literal["run", "mask", "nothing"] = "run"
     knobs: tuple[Knob, ...] = ()
     networks: tuple[str, ...] = ("vit",)
+    extends: str = ""
+    needs: Callable[[Any], str] = lambda spec: ""
+    asks: Callable[[range, Mapping[str, Any]], int] | None = None
 
     def attached(self, block: BlockContext) -> tuple[Attach, ...]:
         """What it attaches to a block."""
@@ -88,15 +96,15 @@ METHODS: Registry[Method] = Registry("method")
 
 
 def methods_for(network: str) -> tuple[str, ...]:
-    """The methods that there are for a kind of network, vit or resnet."""
-    return tuple(name for name, method in METHODS.items() if network in method.networks)
+    """The methods for a kind of network, vit or resnet, that a run may have that starts from the pre-trained network alone."""
+    return tuple(name for name, method in METHODS.items() if network in method.networks and not method.extends)
 
 
 def add_method(name: str, method: Method) -> None:
     """Add a method. It reads the options that its deltas read, and where it attaches some that start at random, their seed."""
     reads = dict.fromkeys(option for attach in method.attach for option in DELTAS.entry(attach.delta).reads)
     reads |= {"delta_seed": None} if method.attach and method.draws == "run" else {}
-    METHODS.register(name, method, about=method.about, knobs=method.knobs, reads=tuple(reads))
+    METHODS.register(name, method, about=method.about, knobs=method.knobs, reads=tuple(reads), needs=method.needs)
 
 
 MATRIX_NAMES = tuple(name for names in MATRICES.values() for name in names)
@@ -243,7 +251,7 @@ def parse_method(text: str, layers: int) -> tuple[MethodPart, ...]:
     for name in names:
         if clash := [other for other in METHODS[name].excludes if other in names]:
             raise PelError(f"method '{text}': {name} and {clash[0]} exclude each other")
-        if METHODS[name].blocks == "none" and len(names) > 1:
+        if (METHODS[name].blocks == "none" or METHODS[name].extends) and len(names) > 1:
             raise PelError(f"method '{text}': {name} stands alone; it cannot be stacked")
     return parts
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pel_core.common.errors import PelError
 from pel_core.common.seeds import torch_generator
-from pel_core.models.deltas import DELTAS, SiteContext
+from pel_core.models.deltas import DELTAS, Notes, SiteContext
 from pel_core.models.methods import METHODS, Attach, BlockContext, MethodPart
 from pel_core.models.vit import ViT
 
@@ -62,7 +62,8 @@ WRAPS: dict[str, type[Wrapped]] = {"before": Before, "after": After, "beside": B
 class Tuned:
     """One parameter that trains: its stored name, and where it sits (``site`` "" is the block itself).
 
-    One that several deltas share is listed once, where it comes first; ``last`` is the last block that has it.
+    One that several deltas share is listed once, where it comes first; ``last`` is the last block that has it. ``carried``: it
+    comes from another run and does not train.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Tuned:
     site: str
     parameter: nn.Parameter
     last: int = -1
+    carried: bool = False
 
     def __post_init__(self) -> None:
         if self.last < 0:
@@ -120,6 +122,8 @@ def apply(
             "knobs": own,
             "blocks": part.blocks,
             "held": {},
+            "notes": Notes(),
+            "rest": getattr(vit, "rest", None),
             "prefix": getattr(vit, "num_prefix_tokens", 0),  # a ResNet has none
         }
     network = getattr(vit, "network", "vit")
@@ -180,7 +184,7 @@ def _bare(module: nn.Module) -> nn.Module:
 def _attach(vit: ViT, part: MethodPart, attach: Attach, index: int, choices: Mapping[str, Any]) -> list[Tuned]:
     occupant = _site(vit.blocks[index], attach.site, index)
     width_in, width_out = _widths(_bare(occupant), vit.width)
-    place = SiteContext(_bare(occupant), width_in, width_out, vit.tokens, vit.patch, **choices)
+    place = SiteContext(_bare(occupant), width_in, width_out, vit.tokens, vit.patch, index=index, **choices)
     reference = next(vit.parameters())
     delta = DELTAS[attach.delta](place, **attach.options).to(reference.device, reference.dtype)
     wrapped = WRAPS[attach.how](occupant, delta)
@@ -191,10 +195,11 @@ def _attach(vit: ViT, part: MethodPart, attach: Attach, index: int, choices: Map
         vit.blocks[index] = wrapped
     prefix = ".".join(filter(None, [part.name, str(index), attach.site]))
     shared = {id(value): f"{part.name}.shared.{name}" for name, value in place.held.items()}
+    carried = getattr(delta, "carried", ())
     return [
-        Tuned(shared.get(id(value), f"{prefix}.{name}"), part.name, index, attach.site, value)
+        Tuned(shared.get(id(value), f"{prefix}.{name}"), part.name, index, attach.site, value, carried=name in carried)
         for name, value in delta.named_parameters()
-        if value.requires_grad
+        if value.requires_grad or name in carried
     ]
 
 

@@ -73,7 +73,7 @@ def census(label: str, spec: RunSpec, results: str | Path) -> list[CensusRow]:
     with torch.no_grad():
         tuned = build(replace(spec, head="cosine", init="random", knobs=kept), vit, classes, text).tuned if spec.trains else []
     found: dict[tuple[int, str, str], int] = {}
-    for entry in tuned:
+    for entry in (entry for entry in tuned if not entry.carried):
         key = (entry.block, entry.site, entry.method)
         found[key] = found.get(key, 0) + entry.parameter.numel()
     return [CensusRow(label, block, site, kind, count) for (block, site, kind), count in found.items()]

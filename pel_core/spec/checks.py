@@ -98,7 +98,8 @@ def check(spec: "RunSpec") -> None:
     check_parents(spec)
     for scope, entry in spec.entries.items():
         if need := entry.needs(spec):
-            raise PelError(f"{scope}={entry.name} is not possible for {spec.method} here; it needs {need}")
+            what = spec.method if scope in METHODS else f"{scope}={entry.name} is not possible for {spec.method} here; it"
+            raise PelError(f"{what} needs {need}")
     for name, knob in scoped_knobs(spec.entries).items():
         if limit := knob.limit(spec):
             what = spec.dataset if name.startswith(f"{SCOPE}.") else spec.method

@@ -8,6 +8,7 @@ made of, and no name of a parent has to be looked up.
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from pel_core.common.errors import PelError
 from pel_core.common.registry import spell
 from pel_core.data.datasets import split_name
 from pel_core.models.heads import HEADS
-from pel_core.models.methods import METHODS
+from pel_core.models.methods import METHODS, format_method
 from pel_core.spec.choices import SOUPS
 
 if TYPE_CHECKING:
@@ -164,8 +165,9 @@ def _draw(spec: "RunSpec") -> dict[str, Any]:
 
 def _other_delta(spec: "RunSpec", parent: "RunSpec") -> Iterator[str]:
     """Why the parent's delta does not fit this run's method."""
-    if parent.method != spec.method:
-        yield f"its method is {parent.method}, this run's {spec.method}; give both the same, or take over the head (take=head)"
+    if parent.method not in (spec.method, extended := extended_method(spec)):
+        instead = f"start from {extended}" if extended else "give both the same, or take over the head (take=head)"
+        yield f"its method is {parent.method}, this run's {spec.method}; {instead}"
         return
     # What a delta started from says nothing of one that is taken over.
     names = [name for part in spec.parts for name in METHODS.entry(part.name).reads if name != "delta_seed"]
@@ -174,9 +176,15 @@ def _other_delta(spec: "RunSpec", parent: "RunSpec") -> Iterator[str]:
             yield f"its {name} is {spell(getattr(parent, name))}, this run's {spell(getattr(spec, name))}; give both the same"
     if "mask_seed" in names and spec.mask_seed == "run" and parent.seed != spec.seed:
         yield f"its masks are drawn by seed {parent.seed}, this run's by {spec.seed}; give mask_seed a number"
-    for part in spec.parts:
+    for part in spec.parts if parent.method == spec.method else ():
         if parent.knobs_of(part.name) != spec.knobs_of(part.name):
             yield f"it has other knobs of {part.name} than this run; give both the same"
+
+
+def extended_method(spec: "RunSpec") -> str:
+    """The method that the run's own goes on from (`Method.extends`), on the same blocks; empty where there is none."""
+    parts = [replace(part, name=METHODS[part.name].extends) for part in spec.parts]
+    return format_method(tuple(parts), spec.vit.layers) if all(part.name for part in parts) else ""
 
 
 def _other_classes(spec: "RunSpec", parent: "RunSpec") -> str:

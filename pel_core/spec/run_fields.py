@@ -209,6 +209,16 @@ class RunFields:
         return self.knobs_of("loss").get("views", getattr(REGISTRIES["loss"][self.loss], "views", 1))
 
     @property
+    def second_weight(self) -> float:
+        """What the loss of a second stream of images counts in the first epoch: 0, but for a sampler with the knob ``second``."""
+        return self.knobs_of("sampler").get("second", 0.0) if self.trains else 0.0
+
+    @property
+    def streams(self) -> int:
+        """How many streams of images a step takes its batches from, without mixing them."""
+        return 2 if self.second_weight else 1
+
+    @property
     def num_frozen_prefix_blocks(self) -> int:
         """How many of the first blocks neither train nor have anything attached; all where the features stay as they are."""
         return min((part.start for part in self.parts if part.blocks), default=self.vit.layers)

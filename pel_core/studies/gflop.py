@@ -1,6 +1,6 @@
 """Operations of one image through the network of a run, in GFLOP: matrix products and attention, a multiply-add as two."""
 
-from pel_core.models.methods import METHODS
+from pel_core.models.methods import METHODS, MethodPart
 from pel_core.spec.choices import LOSSES, SHARPNESS
 from pel_core.spec.run_spec import RunSpec
 
@@ -24,6 +24,18 @@ def _blocks(spec: RunSpec) -> list[float]:
     mlp = hidden * (1.5 if vit.gated else 2)
     last = block_gflop(tokens, vit.width, None if vit.reads_all else 1, mlp)
     return [block_gflop(tokens, vit.width, None, mlp)] * (vit.layers - 1) + [last]
+
+
+def asked_again(spec: RunSpec) -> int:
+    """How many of the last blocks an image goes through twice, first without gradients (`Method.asks`); 0 of most methods."""
+    asking = [part for part in spec.parts if METHODS[part.name].asks]
+    return spec.vit.layers - min((_lowest(spec, part) for part in asking), default=spec.vit.layers)
+
+
+def _lowest(spec: RunSpec, part: MethodPart) -> int:
+    """The lowest block in which something of a method trains."""
+    asks = METHODS[part.name].asks
+    return asks(part.blocks, spec.knobs_of(part.name)) if asks else part.start
 
 
 def resnet_gflop(stages: tuple[int, ...], pixels: int, width: int) -> float:
@@ -50,7 +62,9 @@ def forward_gflop(spec: RunSpec) -> float:
     vit, tokens = spec.vit, _tokens(spec)
     embed = 2 * (tokens - vit.prefix_tokens) * 3 * vit.patch**2 * vit.width / 1e9
     *full, last = _blocks(spec)
-    return embed + len(full) * full[0] + last if full else embed + last
+    again = asked_again(spec)
+    total = embed + len(full) * full[0] + last if full else embed + last
+    return total + sum(_blocks(spec)[-again:]) if again else total
 
 
 def training_gflop(spec: RunSpec) -> float:
@@ -63,7 +77,7 @@ def training_gflop(spec: RunSpec) -> float:
 
 
 def _there_and_back(spec: RunSpec) -> float:
-    blocks = [part.start for part in spec.parts if part.blocks and spec.train_delta]
+    blocks = [_lowest(spec, part) for part in spec.parts if part.blocks and spec.train_delta]
     if not blocks:
         return forward_gflop(spec)
     if spec.vit.stages:
@@ -77,8 +91,9 @@ def _there_and_back(spec: RunSpec) -> float:
 
 
 def passes(spec: RunSpec) -> int:
-    """The most times that an image goes through in a step: 2 with SAM, once for each view that a loss asks for."""
-    return int(SHARPNESS[spec.sharpness].passes) * spec.train_views
+    """The most times that an image goes through in a step: 2 with SAM, once for each view that a loss asks for; of two
+    streams an image of each counts."""
+    return int(SHARPNESS[spec.sharpness].passes) * spec.train_views * spec.streams
 
 
 def forward_only(spec: RunSpec) -> int:
@@ -87,5 +102,5 @@ def forward_only(spec: RunSpec) -> int:
 
 
 def _tokens(spec: RunSpec) -> int:
-    prompts = spec.vpt_len if any(part.name.startswith("vpt") for part in spec.parts) else 0
+    prompts = spec.vpt_len if any(part.name.startswith("vpt") or METHODS[part.name].extends for part in spec.parts) else 0
     return spec.vit.prefix_tokens + (spec.pixels // spec.vit.patch) ** 2 + int(prompts)

@@ -62,13 +62,15 @@ def _speeds(spec: RunSpec, device: torch.device) -> tuple[float, float, int]:
     generator = torch_generator(0, "measure_throughput")
     images = torch.randn(batch, 3, spec.pixels, spec.pixels, generator=generator).to(device)
     labels = torch.randint(0, CLASSES, (batch,), generator=generator).to(device)
-    seen = torch.stack([images] * spec.train_views, 1) if spec.train_views > 1 else images
+    several = max(spec.train_views, spec.streams)
+    seen = torch.stack([images] * several, 1) if several > 1 else images
+    known = torch.stack([labels] * spec.streams, 1) if spec.streams > 1 else labels
     classifier = build(spec, _network(spec).to(device), CLASSES, {}).to(device)
     criterion = make_loss(spec, torch.ones(CLASSES)).to(device)
     step = Step(classifier, criterion, spec, device, ProcessGroup(), sharpness=make_sharpness(spec, torch.ones(CLASSES)))
     evaluate = batch * forward_gflop(spec) / _seconds(lambda: predict(classifier, [(images[:, None], labels)]), device)
     cast_frozen_weights(classifier, PRECISIONS[spec.precision])  # as a run that trains does
-    train = batch * training_gflop(spec) / _seconds(lambda: step(seen, labels, batch), device)
+    train = batch * training_gflop(spec) / _seconds(lambda: step(seen, known, batch), device)
     return train, evaluate, batch
 
 

@@ -13,7 +13,7 @@ from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.cells import Artefact
 from pel_core.studies.config import shown
 from pel_core.studies.cost import REACHED, SHEETS, Work, decoded_bytes, measured, on_paper, work
-from pel_core.studies.gflop import forward_only, passes
+from pel_core.studies.gflop import asked_again, forward_only, passes
 from pel_core.studies.study import Study
 from pel_core.studies.text_cost import text_gflop
 from pel_core.studies.tuning_words import runs_to_come, tuning_lines
@@ -118,9 +118,14 @@ def _cost(study: Study, to_train: list[RunSpec], missing: list[RunSpec]) -> list
 def _passes(trained: Mapping[RunSpec, Work]) -> list[str]:
     """A line where a step of some runs takes several passes over its images."""
     several = Counter((_repeats(spec), passes(spec)) for spec in trained if passes(spec) > 1)
+    asking = Counter((spec.method, asked_again(spec), spec.vit.layers) for spec in trained if asked_again(spec))
     return [
         f"{count_of(count, 'run')} of {name}: a step takes up to {number} passes, and images and time are counted so."
         for (name, number), count in several.items()
+    ] + [
+        f"{count_of(count, 'run')} of {method}: an image takes two passes through the last {again} of {layers} blocks, in "
+        "training and evaluation, and time is counted so."
+        for (method, again, layers), count in asking.items()
     ]
 
 
@@ -128,7 +133,8 @@ def _repeats(spec: RunSpec) -> str:
     """Why a step of the run passes an image several times."""
     keys = ", one of them forward only, through the momentum encoder" if forward_only(spec) else ""
     views = [f"loss={spec.loss} ({spec.train_views} views{keys})"] if spec.train_views > 1 else []
-    return " and ".join(([f"sharpness={spec.sharpness}"] if spec.sharpness != "none" else []) + views)
+    streams = [f"sampler={spec.sampler} (2 streams)"] if spec.streams > 1 else []
+    return " and ".join(([f"sharpness={spec.sharpness}"] if spec.sharpness != "none" else []) + views + streams)
 
 
 def _time(study: Study, trained: Mapping[RunSpec, Work], known: Mapping[RunSpec, Work]) -> list[str]:

@@ -23,6 +23,7 @@ class Classifier(nn.Module):
     def __init__(self, vit: ViT, head: nn.Module, tuned: list[Tuned]):
         super().__init__()
         self.vit, self.head, self.tuned = vit, head, tuned
+        self._adding = [module for module in vit.modules() if hasattr(module, "own_loss")]
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.vit(images))
@@ -33,6 +34,15 @@ class Classifier(nn.Module):
         features = self.vit(images.flatten(0, 1)).unflatten(0, images.shape[:2])
         logits = self.head(features.flatten(0, 1)).unflatten(0, images.shape[:2]) if every_view else self.head(features[:, 0])
         return logits, self.head.feature(features)
+
+    @property
+    def adds_loss(self) -> bool:
+        """Whether its deltas add something to the loss that trains any of them."""
+        return any(value.requires_grad for module in self._adding for value in module.parameters(recurse=False))
+
+    def own_loss(self) -> Tensor:
+        """What the deltas add to the loss of each image of the last pass (B,), of each view where there were several (B V,)."""
+        return torch.stack([module.own_loss() for module in self._adding]).sum(0)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Every parameter that trains, by its stored name: ``adaptformer.6.ffn.up.weight``, ``head.weight``."""
@@ -192,7 +202,7 @@ def build(
     if not (spec.train_head and spec.epochs):
         head.requires_grad_(False)
     for each in tuned:
-        each.parameter.requires_grad_(spec.train_delta and spec.epochs > 0)
+        each.parameter.requires_grad_(spec.train_delta and spec.epochs > 0 and not each.carried)
     if spec.init == "text" and spec.starts_rows and not spec.reads_tower:
         of_text = text["text.features"]
         rows = text_head(of_text, text["text.projection"]) if projection is None else F.normalize(of_text, dim=-1)

@@ -24,7 +24,7 @@ class Network:
     """A classifier, called as such or through its compiled form.
 
     ``seconds`` is what the passes took in which a graph was made. ``say`` is told why nothing is compiled where it was asked for.
-    ``features``: whether the loss takes features beside logits, which are asked of the classifier itself.
+    ``more``: why more than the logits of a batch is asked of the classifier, in words; it is then asked itself.
     """
 
     def __init__(
@@ -33,13 +33,13 @@ class Network:
         choice: str,
         device: torch.device,
         say: Callable[[str], None],
-        features: bool = False,
+        more: str = "",
     ):
         self.classifier, self.device, self.say, self.seconds = classifier, device, say, 0.0
         self._compiled: Any = None
         self._made: set[int] = set()
         if choice == "auto":
-            if reason := why_not(device, features):
+            if reason := why_not(device, more):
                 say(f"compile: auto: {reason}; steps are taken as without it")
             else:
                 self._compiled = torch.compile(classifier, backend=BACKEND, dynamic=False)
@@ -72,10 +72,10 @@ class Network:
         self.seconds += time.perf_counter() - clock
 
 
-def why_not(device: torch.device, features: bool = False) -> str:
+def why_not(device: torch.device, more: str = "") -> str:
     """Why nothing is compiled for a device here; empty where it is."""
-    if features:
-        return "the loss takes features too, and only logits are compiled"
+    if more:
+        return f"{more}, and only logits are compiled"
     if device.type not in DEVICES:
         return f"only a CUDA device is compiled for, and this is the {device.type.upper()}"
     if BACKEND == "inductor" and find_spec("triton") is None:

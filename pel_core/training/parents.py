@@ -12,6 +12,7 @@ from pel_core.common.shipped import program, snakemake
 from pel_core.common.tensors import read_tensors
 from pel_core.common.versions import stale
 from pel_core.data.datasets import Prepared
+from pel_core.models.methods import MethodPart
 from pel_core.spec.outcomes import diverged, reason_of
 from pel_core.spec.plugins import other_plugins
 from pel_core.spec.results import read_other_inputs, run_folder
@@ -64,6 +65,13 @@ def _read(parent: RunSpec, results: Path) -> Parent:
     return Parent(parent, digest, state, json.loads(about["class_names"]) if "class_names" in about else None)
 
 
+def renamed(state: dict[str, Tensor], old: tuple[MethodPart, ...], new: tuple[MethodPart, ...]) -> dict[str, Tensor]:
+    """Tensors of a delta under the names that the methods which extend theirs have for them: vpt-deep.0.prompt, lpt.0.prompt."""
+    names = {before.name: after.name for before, after in zip(old, new, strict=True)}
+    words = {name: name.partition(".") for name in state}
+    return {names.get(first, first) + dot + rest: state[name] for name, (first, dot, rest) in words.items()}
+
+
 def take_over(classifier: Classifier, spec: RunSpec, parents: list[Parent], data: Prepared) -> None:
     """Put what a run takes over (``take``) from its parent into its untrained classifier.
 
@@ -80,7 +88,11 @@ def take_over(classifier: Classifier, spec: RunSpec, parents: list[Parent], data
         # Factors that the parent's classes do not have start at 1; an index of training images is this run's.
         state = classifier.trainable_state()
         own = {name: value for name, value in state.items() if name == "head.scales" or (spec.extends_head and name in INDEX)}
+        theirs = parent.state
+        if parent.spec.method != spec.method and spec.takes_delta:  # a part of the delta is theirs, under this method's name
+            theirs = renamed(parent.state, parent.spec.parts, spec.parts)
+            own |= {each.name: state[each.name] for each in classifier.tuned if not each.carried}
         try:
-            classifier.load_trainable(own | parent.state, spec.take)
+            classifier.load_trainable(own | theirs, spec.take)
         except PelError as error:
             raise PelError(f"{spec.slug} cannot start from {parent.spec.slug}: {error}") from None

@@ -80,6 +80,17 @@ class ByClass(Module):
             return len(labels)
         return (self.weights[labels] if labels.ndim == 1 else labels * self.weights).sum()
 
+    def image_weights(self, labels: Tensor) -> Tensor | None:
+        """How much each image of these labels (B,), or soft targets (B, C), counts: (B,); before the first epoch None, alike."""
+        if not self.active:
+            return None
+        return self.weights[labels] if labels.ndim == 1 else labels @ self.weights
+
+    def begin(self, draw: Any, first: int) -> None:
+        """Tell a loss that draws numbers that a batch begins."""
+        if hasattr(self.loss, "begin"):
+            self.loss.begin(draw, first)
+
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         if not self.active:
             return self.loss(logits, labels)

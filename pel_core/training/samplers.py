@@ -6,7 +6,8 @@ parameter ``progress`` is told it: 0 in the first epoch, 1 in the last. The gene
 on in the middle of an epoch, and each of several processes, finds the same order.
 
 Those that balance draw with replacement: of a class with many images a part is seen in an epoch, one with few is seen repeatedly,
-each time in another crop. With the knob `defer_knob` the run shuffles before they begin.
+each time in another crop. With the knob `defer_knob` the run shuffles before they begin. One with the knob ``second`` has a
+second, shuffled stream beside it (`objective`).
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from __future__ import annotations
 from inspect import signature
 from typing import TYPE_CHECKING
 
-from pel_core.common.registry import Knob
-from pel_core.spec.choices import SAMPLERS
+from pel_core.common.registry import Knob, above
+from pel_core.spec.choices import LOSSES, SAMPLERS
 from pel_core.training.reweights import BETA, effective
 from pel_core.training.schedules import defer_knob, first_epoch
 
@@ -66,6 +67,29 @@ def by_effective_number(generator: np.random.Generator, labels: np.ndarray, beta
     """An image as likely as (1 - beta) / (1 - beta^n), by its class's effective number (as Cao et al. 2019 re-sample for DRS)."""
     counts = _counts(labels)
     return draw(generator, labels, counts * effective(counts, beta))
+
+
+def _needs_unmixed(spec: RunSpec) -> str:
+    if not getattr(LOSSES[spec.loss], "decomposable", False) or spec.train_views > 1:
+        return "a loss that is a mean over images, of one view each"
+    names = ("mix", "reweight", "sharpness")
+    return "" if all(getattr(spec, name) == "none" for name in names) else f"none of {', '.join(names)}"
+
+
+@SAMPLERS.register(
+    "dual",
+    knobs=(
+        Knob("second", 0.5, "what the loss of the ordinary batch counts in the first epoch; it falls by as much in every epoch, "
+             "to second / epochs in the last", above(0)),
+    ),
+    needs=_needs_unmixed,
+)  # fmt: skip
+def dual(generator: np.random.Generator, labels: np.ndarray, second: float = 0.5) -> np.ndarray:
+    """Class-balanced, and beside each batch, not mixed with it, an ordinary one whose loss counts less (LPT, Dong et al. 2023).
+
+    The order is that of the first stream; the second is `views.Streams`'. A step takes twice as many images.
+    """
+    return balanced(generator, labels)
 
 
 def draw(generator: np.random.Generator, labels: np.ndarray, likely: np.ndarray) -> np.ndarray:

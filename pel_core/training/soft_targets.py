@@ -31,7 +31,7 @@ class Expected(Module):
     def __init__(self, loss: Any):
         super().__init__()
         self.loss = loss
-        for name in ("set_epoch", "image_mass"):  # what `step` asks of a loss that has it
+        for name in ("set_epoch", "image_mass", "image_weights", "begin"):  # what `step` asks of a loss that has it
             if hasattr(loss, name):
                 setattr(self, name, getattr(loss, name))
 

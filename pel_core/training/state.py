@@ -47,7 +47,7 @@ class State:
 
     def add(self, images: Tensor, labels: Tensor, count: int) -> None:
         """Take a step on a batch, or on this process's part of one of ``count`` images."""
-        self.whole = False
+        self.whole, self.take.place = False, (self.epoch, self.step)
         sums = self.take(images, labels, count)
         self.total += sums
         self.losses[self.step] = sums[0]

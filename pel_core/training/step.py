@@ -1,10 +1,11 @@
 """One optimizer step: micro-batches, precision, and what is done where the device has too little memory.
 
-Shape legend: B images, V views of an image, R pixels, C classes, D features.
+Shape legend: B images, V views of an image, S streams, R pixels, C classes, D features.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,15 +13,15 @@ from torch import Tensor
 
 from pel_core.common.errors import PelError
 from pel_core.common.logs import logger
-from pel_core.common.seeds import torch_generator
+from pel_core.common.seeds import generator, torch_generator
 from pel_core.hardware import cpu
 from pel_core.hardware.process_group import ProcessGroup
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.classifier import Classifier
 from pel_core.training.compiling import Network
-from pel_core.training.contrastive import takes_features
 from pel_core.training.losses import decomposable
 from pel_core.training.momentum import momentum_keys
+from pel_core.training.objective import Objective
 from pel_core.training.optimizer_state import load_optimizer, optimizer_numbers, optimizer_tensors
 from pel_core.training.optimizers import make_optimizer
 from pel_core.training.paco import Queue
@@ -39,10 +40,10 @@ class Step:
     Where the device runs out of memory a group is taken in smaller micro-batches, which leaves its numbers as they are (up to
     rounding); ``micro_batch`` is the images that go through at once. Shapes: see ``__call__``.
 
-    A loss that takes features gets those of all views of an image, and the head's rows. What such a loss learns itself is
-    trained, and kept in checkpoints, with the rest (``trained``). One that asks for keys gets them, of the images' last
-    view, from a slow copy (`momentum`), which follows once a step; one that has a ``queue`` fills it at the end of a step. Both
-    are in checkpoints (``kept``).
+    What is minimised: `Objective`. What a loss learns itself is trained, and kept in checkpoints, with the rest (``trained``).
+    ``place``: the epoch and its step that come, by which a loss draws numbers.
+    A loss that asks for keys gets them, of the images' last view, from a slow copy (`momentum`), which follows once a step; one
+    that has a ``queue`` fills it at the end of a step. Both are in checkpoints (``kept``).
 
     ``say`` is told of what a person should know: that memory was short. ``sharpness`` is an entry of SHARPNESS, plain by default.
     ``compiling``: auto or off, see `compiling`.
@@ -60,12 +61,11 @@ class Step:
         compiling: str = "off",
     ):
         self.classifier, self.criterion, self.spec, self.group, self.say = classifier, criterion, spec, group, say
-        self.features = takes_features(spec.loss)
-        if self.features:
+        self.objective, self.place = Objective(classifier, criterion, spec), (0, 0)
+        if self.objective.features:
             criterion.attach(classifier.head.weight.shape[1], torch_generator(spec.seed, "loss"))
         self.own = {f"loss.{name}": value for name, value in criterion.named_parameters()}
         self.trained = classifier.trainable() | self.own
-        self.every_view = getattr(criterion, "every_view", False)
         self.keys = momentum_keys(classifier, criterion, self.trained)
         self.queue = queue if isinstance(queue := getattr(criterion, "queue", None), Queue) else None
         self.sharpness, self.parameters = sharpness or Plain(None), list(self.trained.values())
@@ -77,7 +77,7 @@ class Step:
         if device.type == "cpu" and decomposable(spec.loss):
             self.micro_batch = min(self.micro_batch, cpu.images_per_micro_batch(classifier.vit.tokens))
         part = group.part(spec.batch_size)
-        self.network, self._part = Network(classifier, compiling, device, say, self.features), part.stop - part.start
+        self.network, self._part = Network(classifier, compiling, device, say, self.objective.more), part.stop - part.start
 
     def set_rates(self, factor: float) -> None:
         """Set every parameter group's learning rate to its initial one times ``factor``."""
@@ -85,16 +85,16 @@ class Step:
             group["lr"] = group["initial_lr"] * factor
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the loss which epoch begins, from 0, if it asks (`losses.ByClass`): also after a checkpoint."""
-        if hasattr(self.criterion, "set_epoch"):
-            self.criterion.set_epoch(epoch)
+        """Tell the loss which epoch begins, from 0: also after a checkpoint."""
+        self.objective.set_epoch(epoch)
 
     def __call__(self, images: Tensor, labels: Tensor, count: int) -> Tensor:
         """Take one step on images (B, 3, R, R), or views of them (B, V, 3, R, R) for a loss that takes features, and labels (B,)
-        or soft targets (B, C), this process's part of a batch of ``count`` images.
+        or soft targets (B, C), this process's part of a batch of ``count`` images. Of two streams: (B, S, 3, R, R) and (B, S).
 
         Returns:
-            (2,) float64 on the device: loss summed over images, correct images (of soft targets their share of the prediction).
+            (2,) float64 on the device: loss summed over images, correct images (of soft targets their share of the prediction, of
+            two streams those of the first).
 
         Raises:
             PelError: not even one image fits into memory.
@@ -139,6 +139,7 @@ class Step:
     def _fits(self, images: Tensor, labels: Tensor, count: int) -> Tensor | None:
         size = math.ceil(self.spec.batch_size / self.spec.accumulate)
         total = torch.zeros(2, dtype=torch.float64, device=images.device)
+        self.objective.begin(partial(generator, self.spec.seed, "loss", *self.place), self.group.part(count).start)
         groups = math.ceil(self.spec.batch_size / size)
         if not len(labels):
             return total  # fewer images than processes
@@ -174,7 +175,7 @@ class Step:
             parts = [self._outputs(chunk) for chunk in images.split(self.micro_batch)]
         outputs = [torch.cat(pieces).requires_grad_(True) for pieces in zip(*parts, strict=True)]
         with self._autocast(images):
-            loss = self._loss(outputs, labels, keys)
+            loss = self.objective(outputs, labels, keys)
         self.scaler.scale(loss * share).backward()
         grads = zip(*(output.grad.split(self.micro_batch) for output in outputs), strict=True)
         for chunk, part in zip(images.split(self.micro_batch), grads, strict=True):
@@ -191,21 +192,13 @@ class Step:
     def _direct(self, images: Tensor, labels: Tensor, share: float | Tensor, keys: Sequence[Tensor]) -> Tensor:
         with self._autocast(images):
             outputs = self._outputs(images)
-            loss = self._loss(outputs, labels, keys)
+            loss = self.objective(outputs, labels, keys)
         self.scaler.scale(loss * share).backward()
         return _sums(loss, outputs[0], labels, self._weight(labels))
 
     def _outputs(self, images: Tensor) -> tuple[Tensor, ...]:
-        """What the loss is of: logits (B, C), or (B, V, C) of every view, and features (B, V, D), if it takes them."""
         with self._autocast(images):
-            if self.features:
-                return self.classifier.with_features(images, self.every_view)
-            return (self.network(images, self._whole),)
-
-    def _loss(self, outputs: Sequence[Tensor], labels: Tensor, keys: Sequence[Tensor]) -> Tensor:
-        if not self.features:
-            return self.criterion(outputs[0], labels)
-        return self.criterion(outputs[0], labels, outputs[1], self.classifier.head.weight, *keys)
+            return self.objective.outputs(self.network, images, self._whole)
 
     def _autocast(self, images: Tensor) -> torch.autocast:
         dtype = PRECISIONS[self.spec.precision]
@@ -259,7 +252,8 @@ class Step:
 
 
 def _sums(loss: Tensor, logits: Tensor, labels: Tensor, weight: Tensor | int) -> Tensor:
-    logits = logits.detach() if logits.ndim == 2 else logits.detach()[:, 0]
-    predicted = logits.argmax(1)
+    if logits.ndim == 3:  # two streams, or views that share a label
+        logits, labels = logits[:, 0], labels if labels.ndim == 1 else labels[:, 0]
+    predicted = logits.detach().argmax(1)
     correct = (predicted == labels if labels.ndim == 1 else labels.gather(1, predicted[:, None])).sum()
     return torch.stack([loss.detach().double() * weight, correct.double()])

@@ -76,7 +76,7 @@ def test_a_cpu_is_left_alone_with_a_word(toy_results):
 def test_a_loss_that_takes_features_is_left_alone_with_a_word(on_cpu):
     said = []
     on_cpu("eager")
-    Network(None, "auto", CPU, said.append, features=True)
+    Network(None, "auto", CPU, said.append, more="the loss takes features too")
     assert said == ["compile: auto: the loss takes features too, and only logits are compiled; steps are taken as without it"]
 
 

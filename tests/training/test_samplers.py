@@ -33,6 +33,7 @@ def shares(sampler, done, **knobs):
     total, number = sum(COUNTS), len(COUNTS)
     each = {
         "balanced": lambda n: 1 / number,
+        "dual": lambda n: 1 / number,  # of its first stream
         "square-root": lambda n: n**0.5,
         "power": lambda n: n ** knobs.get("q", 1.0),
         "progressive": lambda n: (1 - done) * n / total + done / number,
