@@ -180,7 +180,7 @@ def all_registries() -> "tuple[Registry[Any], ...]":
 
 
 def _registering() -> str:
-    """The module that is being imported: a plugin's, or one of this package, which a plugin may be the first to import; else ""."""
+    """The module being imported: a plugin's, or one of this package, which a plugin may be the first to import; else ""."""
     frame = sys._getframe(2)
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
