@@ -179,15 +179,15 @@ def all_registries() -> "tuple[Registry[Any], ...]":
     return tuple(_registries)
 
 
-def _registering() -> Plugin | None:
-    """The plugin whose module is being imported; None of a module of this package, which a plugin may be the first to import."""
+def _registering() -> str:
+    """The module being imported: a plugin's, or one of this package, which a plugin may be the first to import; else ""."""
     frame = sys._getframe(2)
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
         if frame.f_code.co_name == "<module>" and (name in PLUGIN_MODULES or name.startswith(__name__.partition(".")[0] + ".")):
-            return PLUGIN_MODULES.get(name)
+            return str(name)
         frame = frame.f_back
-    return None
+    return ""
 
 
 @dataclass(eq=False)
@@ -225,9 +225,13 @@ class Registry(Mapping[str, T]):
 
         def add(code: Any) -> Any:
             said = about or (getattr(code, "about", "") if not isinstance(code, type) else "") or _first_line(code)
-            plugin = _registering()
+            module = _registering()
+            plugin = PLUGIN_MODULES.get(module)
             if plugin and not self._filled:
                 self._fill()
+            elif module in self.filled_by:  # whoever imports it first: entries have one order
+                for before in self.filled_by[: self.filled_by.index(module)]:
+                    import_module(before)
             if name in self._entries:
                 of = self._entries[name].plugin
                 where = f"plugin {of.name}" if of else "PEL-Lab itself"

@@ -41,7 +41,8 @@ MOST = 4  # values of one option in a sentence: what each row has is in its labe
 # How entries are called in a sentence; others by their names.
 LOSSES = {"la": "logit adjustment", "ce": "cross-entropy", "focal": "focal", "ldam": "LDAM", "cb": "class-balanced",
           "grw": "generalised re-weighting", "bs": "balanced softmax", "lade": "LADE", "vs": "VS",
-          "las": "label-aware smoothing", "bcl": "logit adjustment and balanced contrast"}  # fmt: skip
+          "las": "label-aware smoothing", "bcl": "logit adjustment and balanced contrast",
+          "paco": "parametric contrast with a momentum encoder", "gpaco": "generalised parametric contrast"}  # fmt: skip
 OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW", "nadam": "NAdam", "lion": "Lion"}
 SCHEDULES = {"cosine": "cosine schedule per epoch", "cosine-step": "cosine schedule per step", "constant": "constant rate"}
 TTES = {"none": "one centre crop", "fivecrop": "five crops", "tencrop": "ten crops", "randaug": "random crops"}

@@ -19,7 +19,8 @@ from pel_core.models.methods import METHODS
 from pel_core.models.prompts import PROMPTS
 from pel_core.spec import posthoc
 
-LOSSES: Registry[Any] = Registry("loss", tuple(f"pel_core.training.{name}" for name in ("losses", "contrastive", "clouded")))
+LOSS_FILES = ("losses", "contrastive", "clouded", "paco")
+LOSSES: Registry[Any] = Registry("loss", tuple(f"pel_core.training.{name}" for name in LOSS_FILES))
 OPTIMIZERS: Registry[Any] = Registry("optimizer", ("pel_core.training.optimizers",))
 SCHEDULES: Registry[Any] = Registry("schedule", ("pel_core.training.schedules",))
 SAMPLERS: Registry[Any] = Registry("sampler", ("pel_core.training.samplers",))

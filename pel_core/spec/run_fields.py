@@ -202,8 +202,11 @@ class RunFields:
 
     @property
     def train_views(self) -> int:
-        """How many crops of a training image go through in a step: one, but for a loss that has the knob ``views``."""
-        return self.knobs_of("loss").get("views", 1) if self.trains else 1
+        """How many crops of a training image go through in a step: one, but for a loss that has the knob ``views``, or a number
+        of them by that name."""
+        if not self.trains:
+            return 1
+        return self.knobs_of("loss").get("views", getattr(REGISTRIES["loss"][self.loss], "views", 1))
 
     @property
     def second_weight(self) -> float:

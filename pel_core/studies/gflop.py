@@ -1,7 +1,7 @@
 """Operations of one image through the network of a run, in GFLOP: matrix products and attention, a multiply-add as two."""
 
 from pel_core.models.methods import METHODS, MethodPart
-from pel_core.spec.choices import SHARPNESS
+from pel_core.spec.choices import LOSSES, SHARPNESS
 from pel_core.spec.run_spec import RunSpec
 
 STEM = 64  # channels after the first convolutions of CLIP's RN50 and RN101
@@ -71,25 +71,34 @@ def training_gflop(spec: RunSpec) -> float:
     """One image forward, and the gradient back to the lowest block in which something trains, attention's counted twice.
 
     Frozen weights have no gradient; ``full`` has one for every weight from there on. Deltas are left out: a few per cent. Where
-    an image goes through several times in a step, all `passes` are counted.
+    an image goes through several times in a step, all `passes` are counted, those that only go `forward` as such.
     """
+    return (passes(spec) - forward_only(spec)) * _there_and_back(spec) + forward_only(spec) * forward_gflop(spec)
+
+
+def _there_and_back(spec: RunSpec) -> float:
     blocks = [_lowest(spec, part) for part in spec.parts if part.blocks and spec.train_delta]
     if not blocks:
-        return passes(spec) * forward_gflop(spec)
+        return forward_gflop(spec)
     if spec.vit.stages:
         inside = any(METHODS[part.name].train for part in spec.parts)  # else what trains comes after all of it
-        return passes(spec) * forward_gflop(spec) * (3 if any(part.name == "full" for part in spec.parts) else 2 if inside else 1)
+        return forward_gflop(spec) * (3 if any(part.name == "full" for part in spec.parts) else 2 if inside else 1)
     vit, tokens, lowest = spec.vit, _tokens(spec), min(blocks)
     linear = _blocks(spec)[lowest:]
     attention = 4 * tokens**2 * vit.width / 1e9 * (vit.layers - 1 - lowest)
     weights = sum(linear) - attention if any(part.name == "full" for part in spec.parts) else 0.0
-    return passes(spec) * (forward_gflop(spec) + sum(linear) + attention + weights)
+    return forward_gflop(spec) + sum(linear) + attention + weights
 
 
 def passes(spec: RunSpec) -> int:
-    """The most times that an image goes forward and back in a step: 2 with SAM, once for each view that a loss asks for; of two
+    """The most times that an image goes through in a step: 2 with SAM, once for each view that a loss asks for; of two
     streams an image of each counts."""
     return int(SHARPNESS[spec.sharpness].passes) * spec.train_views * spec.streams
+
+
+def forward_only(spec: RunSpec) -> int:
+    """How many of the `passes` have no way back: those of a loss's momentum encoder."""
+    return int(SHARPNESS[spec.sharpness].passes) * getattr(LOSSES[spec.loss], "keys", 0) if spec.trains else 0
 
 
 def _tokens(spec: RunSpec) -> int:

@@ -13,7 +13,7 @@ from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.cells import Artefact
 from pel_core.studies.config import shown
 from pel_core.studies.cost import REACHED, SHEETS, Work, decoded_bytes, measured, on_paper, work
-from pel_core.studies.gflop import asked_again, passes
+from pel_core.studies.gflop import asked_again, forward_only, passes
 from pel_core.studies.study import Study
 from pel_core.studies.text_cost import text_gflop
 from pel_core.studies.tuning_words import runs_to_come, tuning_lines
@@ -131,7 +131,8 @@ def _passes(trained: Mapping[RunSpec, Work]) -> list[str]:
 
 def _repeats(spec: RunSpec) -> str:
     """Why a step of the run passes an image several times."""
-    views = [f"loss={spec.loss} ({spec.train_views} views)"] if spec.train_views > 1 else []
+    keys = ", one of them forward only, through the momentum encoder" if forward_only(spec) else ""
+    views = [f"loss={spec.loss} ({spec.train_views} views{keys})"] if spec.train_views > 1 else []
     streams = [f"sampler={spec.sampler} (2 streams)"] if spec.streams > 1 else []
     return " and ".join(([f"sharpness={spec.sharpness}"] if spec.sharpness != "none" else []) + views + streams)
 

@@ -28,10 +28,12 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.vit(images))
 
-    def with_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Views (B, V, 3, R, R) -> logits (B, C) of the first of each image, and what the head classifies of all, (B, V, D)."""
+    def with_features(self, images: Tensor, every_view: bool = False) -> tuple[Tensor, Tensor]:
+        """Views (B, V, 3, R, R) -> logits (B, C) of the first of each image, or (B, V, C) of ``every_view``, and what the head
+        classifies of all, (B, V, D)."""
         features = self.vit(images.flatten(0, 1)).unflatten(0, images.shape[:2])
-        return self.head(features[:, 0]), self.head.feature(features)
+        logits = self.head(features.flatten(0, 1)).unflatten(0, images.shape[:2]) if every_view else self.head(features[:, 0])
+        return logits, self.head.feature(features)
 
     @property
     def adds_loss(self) -> bool:

@@ -26,7 +26,7 @@ class Objective:
     def __init__(self, classifier: Classifier, criterion: nn.Module, spec: RunSpec):
         self.classifier, self.criterion, self.spec = classifier, criterion, spec
         self.features, self.adds, self.streams = takes_features(spec.loss), classifier.adds_loss, spec.streams
-        self.weight = spec.second_weight
+        self.weight, self.every_view = spec.second_weight, getattr(criterion, "every_view", False)
 
     @property
     def more(self) -> str:
@@ -47,10 +47,10 @@ class Objective:
             self.criterion.begin(draw, first)
 
     def outputs(self, network: Network, images: Tensor, whole: int) -> tuple[Tensor, ...]:
-        """What the loss is of: logits (B, C), of two streams (B, S, C); features (B, V, D) if it takes them; what deltas add
-        (B,), or (B, S)."""
+        """What the loss is of: logits (B, C), of two streams (B, S, C), of every view (B, V, C) if it takes those; features
+        (B, V, D) if it takes them; what deltas add (B,), or (B, S)."""
         if self.features:
-            outputs = self.classifier.with_features(images)
+            outputs = self.classifier.with_features(images, self.every_view)
         elif self.streams > 1:
             outputs = (self.classifier(images.flatten(0, 1)).unflatten(0, images.shape[:2]),)
         else:
@@ -60,15 +60,15 @@ class Objective:
         own = self.classifier.own_loss().unflatten(0, (len(images), -1))
         return (*outputs, own if self.streams > 1 else own.mean(1))
 
-    def __call__(self, outputs: Sequence[Tensor], labels: Tensor) -> Tensor:
-        """The loss, (), of labels (B,), of pairs (B, S), or of soft targets (B, C)."""
+    def __call__(self, outputs: Sequence[Tensor], labels: Tensor, keys: Sequence[Tensor] = ()) -> Tensor:
+        """The loss, (), of labels (B,), of pairs (B, S), or of soft targets (B, C); ``keys`` (B, E) if the loss asks for some."""
         said = outputs[:-1] if self.adds else outputs
         if self.streams > 1:
             second = getattr(self.criterion, "second", self.criterion)
             losses = [loss(said[0][:, i], labels[:, i]) for i, loss in enumerate((self.criterion, second))]
             losses = [loss + outputs[-1][:, i].mean() for i, loss in enumerate(losses)] if self.adds else losses
             return losses[0] + self.weight * losses[1]
-        rest = (said[1], self.classifier.head.weight) if self.features else ()
+        rest = (said[1], self.classifier.head.weight, *keys) if self.features else ()
         loss = self.criterion(said[0], labels, *rest)
         return loss + self._mean(outputs[-1], labels) if self.adds else loss
 

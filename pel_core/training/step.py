@@ -4,7 +4,7 @@ Shape legend: B images, V views of an image, S streams, R pixels, C classes, D f
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,9 +20,11 @@ from pel_core.spec.run_spec import RunSpec
 from pel_core.training.classifier import Classifier
 from pel_core.training.compiling import Network
 from pel_core.training.losses import decomposable
+from pel_core.training.momentum import momentum_keys
 from pel_core.training.objective import Objective
 from pel_core.training.optimizer_state import load_optimizer, optimizer_numbers, optimizer_tensors
 from pel_core.training.optimizers import make_optimizer
+from pel_core.training.paco import Queue
 from pel_core.training.sharpness import Plain
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -40,6 +42,8 @@ class Step:
 
     What is minimised: `Objective`. What a loss learns itself is trained, and kept in checkpoints, with the rest (``trained``).
     ``place``: the epoch and its step that come, by which a loss draws numbers.
+    A loss that asks for keys gets them, of the images' last view, from a slow copy (`momentum`), which follows once a step; one
+    that has a ``queue`` fills it at the end of a step. Both are in checkpoints (``kept``).
 
     ``say`` is told of what a person should know: that memory was short. ``sharpness`` is an entry of SHARPNESS, plain by default.
     ``compiling``: auto or off, see `compiling`.
@@ -62,6 +66,8 @@ class Step:
             criterion.attach(classifier.head.weight.shape[1], torch_generator(spec.seed, "loss"))
         self.own = {f"loss.{name}": value for name, value in criterion.named_parameters()}
         self.trained = classifier.trainable() | self.own
+        self.keys = momentum_keys(classifier, criterion, self.trained)
+        self.queue = queue if isinstance(queue := getattr(criterion, "queue", None), Queue) else None
         self.sharpness, self.parameters = sharpness or Plain(None), list(self.trained.values())
         self.clip_norm = spec.knobs_of("optimizer").get("clip_norm", "none")
         self.optimizer = make_optimizer(classifier, spec, criterion=criterion)
@@ -94,6 +100,8 @@ class Step:
             PelError: not even one image fits into memory.
         """
         self._weigh(labels, count)
+        if self.keys:
+            self.keys.follow()
         total = self.sharpness.gradients(self, images, labels, count)
         if self.clip_norm != "none":
             self.scaler.unscale_(self.optimizer)  # what overflowed is found here, and the step skipped
@@ -101,6 +109,8 @@ class Step:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.queue:
+            self.queue.enter()
         return self.group.sum(total)
 
     def accumulate(self, images: Tensor, labels: Tensor, count: int) -> Tensor:
@@ -112,6 +122,8 @@ class Step:
         while (total := self._fits(images, labels, count)) is None:
             # Out of the handler: nothing holds the failed attempt's activations any more.
             self._halve(len(labels))
+        if self.queue:
+            self.queue.close()
         self.group.sum_gradients(self.parameters)
         return total
 
@@ -131,6 +143,8 @@ class Step:
         groups = math.ceil(self.spec.batch_size / size)
         if not len(labels):
             return total  # fewer images than processes
+        if self.queue:
+            self.queue.drop()
         try:
             for chunk, target in zip(images.split(size), labels.split(size), strict=True):
                 share = 1 / groups if self.spec.accumulation == "reference" else self._weight(target) / count
@@ -150,26 +164,35 @@ class Step:
             return self._gradients(images, labels, share)
 
     def _gradients(self, images: Tensor, labels: Tensor, share: float | Tensor) -> Tensor:
+        images, keys = self._keyed(images)
         if self.micro_batch >= len(labels) or decomposable(self.spec.loss):
             parts = zip(images.split(self.micro_batch), labels.split(self.micro_batch), strict=True)
-            sums = [self._direct(chunk, target, share * (self._weight(target) / self._weight(labels))) for chunk, target in parts]
+            whole = self._weight(labels)
+            sums = [self._direct(chunk, target, share * (self._weight(target) / whole), keys) for chunk, target in parts]
             return torch.stack(sums).sum(0) if len(sums) > 1 else sums[0]
         # The loss's gradient at the outputs of the whole group first, then each part again, with its share of that gradient.
         with torch.no_grad():
             parts = [self._outputs(chunk) for chunk in images.split(self.micro_batch)]
         outputs = [torch.cat(pieces).requires_grad_(True) for pieces in zip(*parts, strict=True)]
         with self._autocast(images):
-            loss = self.objective(outputs, labels)
+            loss = self.objective(outputs, labels, keys)
         self.scaler.scale(loss * share).backward()
         grads = zip(*(output.grad.split(self.micro_batch) for output in outputs), strict=True)
         for chunk, part in zip(images.split(self.micro_batch), grads, strict=True):
             torch.autograd.backward(self._outputs(chunk), part)
         return _sums(loss, outputs[0], labels, self._weight(labels))
 
-    def _direct(self, images: Tensor, labels: Tensor, share: float | Tensor) -> Tensor:
+    def _keyed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The images that go forward and back, and the keys of their last view, if the loss asks for some."""
+        if not self.keys:
+            return images, ()
+        with self._autocast(images):
+            return images[:, :-1], (self.keys(images[:, -1], self.micro_batch),)
+
+    def _direct(self, images: Tensor, labels: Tensor, share: float | Tensor, keys: Sequence[Tensor]) -> Tensor:
         with self._autocast(images):
             outputs = self._outputs(images)
-            loss = self.objective(outputs, labels)
+            loss = self.objective(outputs, labels, keys)
         self.scaler.scale(loss * share).backward()
         return _sums(loss, outputs[0], labels, self._weight(labels))
 
@@ -194,11 +217,17 @@ class Step:
         self.micro_batch = tried // 2
         self.say(f"out of memory with {tried} images at once: going on with {self.micro_batch}; the batch stays as it is")
 
+    @property
+    def kept(self) -> dict[str, Tensor]:
+        """What goes from step to step beside what trains: ``key.NAME`` of the momentum encoder, ``queue.NAME``."""
+        keys = {f"key.{name}": value for name, value in self.keys.copies.items()} if self.keys else {}
+        return keys | ({f"queue.{name}": value for name, value in self.queue.named_buffers()} if self.queue else {})
+
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint keeps of parameters, those of the loss itself, and optimizer, on the CPU: ``parameter.NAME``,
-        ``loss.NAME``, ``optimizer.KEY.NAME``."""
+        ``loss.NAME``, ``optimizer.KEY.NAME``, and `kept`."""
         tensors = {f"parameter.{name}": value for name, value in self.classifier.trainable_state().items()}
-        tensors |= {name: value.detach().cpu().clone() for name, value in self.own.items()}
+        tensors |= {name: value.detach().cpu().clone() for name, value in (self.own | self.kept).items()}
         return tensors | optimizer_tensors(self.optimizer, self.trained)
 
     def numbers(self) -> dict[str, Any]:
@@ -215,7 +244,7 @@ class Step:
         prefix = "parameter."
         self.classifier.load_trainable({key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)})
         with torch.no_grad():
-            for name, value in self.own.items():
+            for name, value in (self.own | self.kept).items():
                 value.copy_(tensors[name])
         load_optimizer(self.optimizer, self.trained, tensors, numbers)
         self.scaler.load_state_dict(numbers["scaler"])
@@ -223,8 +252,8 @@ class Step:
 
 
 def _sums(loss: Tensor, logits: Tensor, labels: Tensor, weight: Tensor | int) -> Tensor:
-    if logits.ndim == 3:  # two streams
-        logits, labels = logits[:, 0], labels[:, 0]
+    if logits.ndim == 3:  # two streams, or views that share a label
+        logits, labels = logits[:, 0], labels if labels.ndim == 1 else labels[:, 0]
     predicted = logits.detach().argmax(1)
     correct = (predicted == labels if labels.ndim == 1 else labels.gather(1, predicted[:, None])).sum()
     return torch.stack([loss.detach().double() * weight, correct.double()])

@@ -97,6 +97,21 @@ def test_a_plan_says_who_asks_the_network_twice_and_takes_two_streams(tmp_path):
     assert 1.4 < one.evaluate_gflop / first.evaluate_gflop < 1.6
 
 
+def test_a_plan_says_which_passes_go_forward_only(tmp_path):
+    rows = "\n".join(f"      - {{label: {name}, loss: {name}}}" for name in ("la", "bcl", "paco"))
+    where = "{method: adaptformer, dataset: c-ir100, value: overall}"
+    table = f'  t:\n    title: "{{c}}: passes"\n    where: {where}\n    rows:\n{rows}'
+    (tmp_path / "study.yaml").write_text(f"title: T\nroles: {{c: C}}\ntables:\n{table}\n    columns: [{{label: Overall}}]\n")
+    (tmp_path / "config.yaml").write_text("{title: T, backbone: clip-b16, seeds: [0], data: {c: cifar100}}")
+    study = load(tmp_path / "study.yaml", tmp_path / "config.yaml", results=tmp_path / "results")
+    costs = {spec.loss: work(study, spec) for spec in study.specs.values()}
+    assert costs["paco"].train == costs["bcl"].train == 2 * costs["la"].train
+    assert costs["la"].train_gflop < costs["paco"].train_gflop < costs["bcl"].train_gflop
+    text = plan(study)
+    assert "1 run of loss=bcl (2 views): a step takes up to 2 passes" in text
+    assert "1 run of loss=paco (2 views, one of them forward only, through the momentum encoder): a step takes up to 2" in text
+
+
 def test_a_checkpoint_that_keeps_images_counts_them_on_disk(tmp_path):
     """Against files that runs write: features and labels, once a run."""
     study = load("report", "demo", results=tmp_path)

@@ -37,6 +37,8 @@ VARIANTS = [
     *({"method": "adaptformer", "augment": augment} for augment in CHOICES["augment"]),
     *({"method": "adaptformer", "mix": mix, "mix.prob": 0.7} for mix in CHOICES["mix"] if mix != "none"),
     *({"method": "head-only", "init": init, "head": "linear" if init == "random" else "cosine"} for init in CHOICES["init"]),
+    {"method": "adaptformer", "loss": "paco", "loss.queue": 50, "loss.momentum": 0.8, "sharpness": "sam", "accumulate": 2},
+    {"method": "lora+vpt-deep+bias", "loss": "paco", "precision": "fp16", "average": "ema"},
     {"method": "lora+vpt-deep+bias", "precision": "fp16"},
     {"method": "ln+adaptformer@2:4", "precision": "bf16", "accumulate": 3},
     {"method": "mask", "mask_seed": "run"},
