@@ -17,4 +17,5 @@ from pel_core.models import (  # noqa: F401
     text_heads,
     tip_adapter,
     vera,
+    vl_ltr,
 )

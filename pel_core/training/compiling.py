@@ -24,7 +24,8 @@ class Network:
     """A classifier, called as such or through its compiled form.
 
     ``seconds`` is what the passes took in which a graph was made. ``say`` is told why nothing is compiled where it was asked for.
-    ``features``: whether the loss takes features beside logits, which are asked of the classifier itself.
+    ``features``: whether the loss takes features beside logits, ``branches``: whether it takes the logits of each branch of the
+    head; these are asked of the classifier itself.
     """
 
     def __init__(
@@ -34,12 +35,13 @@ class Network:
         device: torch.device,
         say: Callable[[str], None],
         features: bool = False,
+        branches: bool = False,
     ):
         self.classifier, self.device, self.say, self.seconds = classifier, device, say, 0.0
         self._compiled: Any = None
         self._made: set[int] = set()
         if choice == "auto":
-            if reason := why_not(device, features):
+            if reason := why_not(device, features, branches):
                 say(f"compile: auto: {reason}; steps are taken as without it")
             else:
                 self._compiled = torch.compile(classifier, backend=BACKEND, dynamic=False)
@@ -72,10 +74,12 @@ class Network:
         self.seconds += time.perf_counter() - clock
 
 
-def why_not(device: torch.device, features: bool = False) -> str:
+def why_not(device: torch.device, features: bool = False, branches: bool = False) -> str:
     """Why nothing is compiled for a device here; empty where it is."""
     if features:
         return "the loss takes features too, and only logits are compiled"
+    if branches:
+        return "the loss takes the head's branches one by one, and only the logits of all are compiled"
     if device.type not in DEVICES:
         return f"only a CUDA device is compiled for, and this is the {device.type.upper()}"
     if BACKEND == "inductor" and find_spec("triton") is None:

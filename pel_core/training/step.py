@@ -38,7 +38,7 @@ class Step:
     rounding); ``micro_batch`` is the images that go through at once. Shapes: see ``__call__``.
 
     A loss that takes features gets those of all views of an image, and the head's rows. What such a loss learns itself is
-    trained, and kept in checkpoints, with the rest (``trained``).
+    trained, and kept in checkpoints, with the rest (``trained``). Of a head with branches each has the loss by itself.
 
     ``say`` is told of what a person should know: that memory was short. ``sharpness`` is an entry of SHARPNESS, plain by default.
     ``compiling``: auto or off, see `compiling`.
@@ -59,6 +59,7 @@ class Step:
         self.features = takes_features(spec.loss)
         if self.features:
             criterion.attach(classifier.head.weight.shape[1], torch_generator(spec.seed, "loss"))
+        self.branches = hasattr(classifier.head, "branches")
         self.own = {f"loss.{name}": value for name, value in criterion.named_parameters()}
         self.trained = classifier.trainable() | self.own
         self.sharpness, self.parameters = sharpness or Plain(None), list(self.trained.values())
@@ -70,7 +71,8 @@ class Step:
         if device.type == "cpu" and decomposable(spec.loss):
             self.micro_batch = min(self.micro_batch, cpu.images_per_micro_batch(classifier.vit.tokens))
         part = group.part(spec.batch_size)
-        self.network, self._part = Network(classifier, compiling, device, say, self.features), part.stop - part.start
+        self.network = Network(classifier, compiling, device, say, self.features, self.branches)
+        self._part = part.stop - part.start
 
     def set_rates(self, factor: float) -> None:
         """Set every parameter group's learning rate to its initial one times ``factor``."""
@@ -162,21 +164,29 @@ class Step:
         grads = zip(*(output.grad.split(self.micro_batch) for output in outputs), strict=True)
         for chunk, part in zip(images.split(self.micro_batch), grads, strict=True):
             torch.autograd.backward(self._outputs(chunk), part)
-        return _sums(loss, outputs[0], labels, self._weight(labels))
+        return _sums(loss, self._logits(outputs), labels, self._weight(labels))
 
     def _direct(self, images: Tensor, labels: Tensor, share: float | Tensor) -> Tensor:
         with self._autocast(images):
             outputs = self._outputs(images)
             loss = self._loss(outputs, labels)
         self.scaler.scale(loss * share).backward()
-        return _sums(loss, outputs[0], labels, self._weight(labels))
+        return _sums(loss, self._logits(outputs), labels, self._weight(labels))
 
     def _outputs(self, images: Tensor) -> tuple[Tensor, ...]:
-        """What the loss is of: logits (B, C), and features (B, V, D) if it takes them."""
+        """What the loss is of: logits (B, C), and features (B, V, D) if it takes them; or those of each of the head's branches."""
         with self._autocast(images):
+            if self.branches:
+                return self.classifier.branches(images)
             return self.classifier.with_features(images) if self.features else (self.network(images, self._whole),)
 
+    def _logits(self, outputs: Sequence[Tensor]) -> Tensor:
+        """The logits (B, C) by which the head decides."""
+        return self.classifier.head.join(tuple(each.detach() for each in outputs)) if self.branches else outputs[0]
+
     def _loss(self, outputs: Sequence[Tensor], labels: Tensor) -> Tensor:
+        if self.branches:
+            return torch.stack([self.criterion(each, labels) for each in outputs]).sum()
         if not self.features:
             return self.criterion(outputs[0], labels)
         return self.criterion(outputs[0], labels, outputs[1], self.classifier.head.weight)
