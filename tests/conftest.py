@@ -57,9 +57,9 @@ def toy_results(tmp_path_factory) -> Path:
     words = ["--backbone-dir", f"{results}/backbones/toy", "--data-dir", f"{results}/data/toy"]
     assert main(["text", *words, "--out", f"{results}/text/toy/toy.default.safetensors"]) == 0
     assert main(["text", *words, "--prompt", "tower", "--out", f"{results}/text/toy/toy.tower.safetensors"]) == 0
-    sentences = tmp_path_factory.mktemp("texts") / "sentences.json"  # 1 to 4 of each class
+    sentences = tmp_path_factory.mktemp("texts") / "sentences.json"  # 1 to 3 of each class
     names = read_json(results / "data" / "toy" / "data.json")["class_names"]
-    said = {name: [f"{name}, said {word}" for word in ("once", "twice", "again", "last")[: 1 + i % 4]] for i, name in enumerate(names)}
+    said = {name: [f"{name}, said {word}" for word in ("once", "twice", "thrice")[: 1 + i % 3]] for i, name in enumerate(names)}
     sentences.write_text(json.dumps(said))
     words += ["--prompt", "sentences:descriptions", "--descriptions", str(sentences)]
     assert main(["text", *words, "--out", f"{results}/text/toy/toy.sentences:descriptions.safetensors"]) == 0

@@ -1,7 +1,7 @@
 """The head `language-guided` and its choice of anchor sentences: the second stage of VL-LTR (Tian et al. 2022, arXiv 2111.13579).
 
-As read in the public code, commit e5391f5 of ChangyaoTian/VL-LTR (`models/finetune.py`, `engine.py`): the image asks the sentences
-of each class, and beside them a multi-layer perceptron looks at the image alone.
+As read in the public code, commit e5391f5 of ChangyaoTian/VL-LTR (`models/finetune.py`, `engine.py`): the image asks the
+sentences of each class, and beside them a multi-layer perceptron looks at the image alone. The paper itself was not read.
 
 Shapes: B images, D features, E projected, H hidden, N sentences, C classes, K sentences of a class at most, M images that choose.
 """
@@ -28,27 +28,27 @@ KNOBS = (
         at_least(1),
     ),
     Knob(
-        "chosen_by", "train", "which sentences are kept: those that, as classifiers of training or validation images (train, val), "
-        "have the least loss, or the first of the file (order)", one_of(*CHOOSERS),
+        "chosen_by", "train", "which sentences are kept: those that, as classifiers of training or validation images (train, "
+        "val), have the least loss, or the first of the file (order)", one_of(*CHOOSERS),
     ),
     Knob(
         "image_share", 0.2, "share of the image branch's probabilities in the average; the rest is that of the sentences",
         Check("at least 0 and at most 1", lambda value: 0 <= value <= 1),
     ),
     Knob(
-        "attention_lr", 1e-3, "learning rate of the attention, as a factor of the head's (in the public code 1e-6 beside 1e-3 for "
-        "ImageNet-LT, beside 5e-5 for Places-LT, beside 2e-5 for iNaturalist)", above(0),
+        "attention_lr", 1e-3, "learning rate of the attention, as a factor of the head's (in the public code 1e-6 beside 1e-3 "
+        "for ImageNet-LT, beside 5e-5 for Places-LT, beside 2e-5 for iNaturalist)", above(0),
     ),
     Knob(
-        "chunk", 1024, "classes whose sentences are attended to at once; with more classes than that, what is between is computed "
-        "again in the backward pass, so that memory does not grow with them", at_least(1),
+        "chunk", 1024, "classes whose sentences are attended to at once; with more classes than that, what is between is "
+        "computed again in the backward pass, so that memory does not grow with them", at_least(1),
     ),
 )  # fmt: skip
 
 
 @HEADS.register("language-guided", knobs=KNOBS, reads=("scale",))
 class LanguageGuided(Head):
-    """log of the mean of two softmaxes, over scale * cos(f, s) of the class's sentences s as f attends to them, and over an MLP of f
+    """log of the mean of two softmaxes: of scale * cos(f, s), s a class's sentences as f attends to them, and of an MLP of f
 
     s = sum over the class's anchor sentences t of softmax(Q LN(f) . K LN(t) / sqrt(E)) t, one head of attention; f is CLIP's
     projected feature and t the text tower's as it comes, neither of unit length. The MLP has 4 E hidden units and a ReLU. In
@@ -56,8 +56,8 @@ class LanguageGuided(Head):
     weights normal with std 0.02, its biases at zero; sentences stay as they are. There the norm of t has a shift too, which
     cancels in the softmax and is left out. Their option for iNaturalist, no gradient through the length of s, is left out.
 
-    Keys and s are never made, of which there would be C K and B C rows of width E: Q LN(f) times K is what LN(t) is asked for, and
-    the length of s comes from the K x K products of the class's sentences. So memory is B C K.
+    Keys and s are never made, of which there would be C K and B C rows of width E: LN(t) is asked for Q LN(f) times K, and the
+    length of s comes from the K x K products of the class's sentences. So memory is B C K.
     """
 
     rows = False
@@ -189,10 +189,10 @@ def _cosines(asked_BE: Tensor, unit_BE: Tensor, anchors_CKE: Tensor, positions_C
 def sentence_losses(
     sentences_NE: Tensor, of_N: Tensor, features_ME: Tensor, labels_M: Tensor, logit_scale: float, at_once: int = AT_ONCE
 ) -> Tensor:
-    """The loss (N,) of each sentence as a classifier of images, which the public code calls the anchor sentence selection's.
+    """The loss (N,) of each sentence as a classifier of images, by which anchor sentences are selected (AnSS).
 
-    It is a cross-entropy over images, not over classes: of the softmax over all M images of logit_scale * cos(sentence, image), to
-    an even distribution over the images of the sentence's class ``of_N``. Each class has an image.
+    It is a cross-entropy over images, not over classes: of the softmax over all M images of logit_scale * cos(sentence, image),
+    to an even distribution over the images of the sentence's class ``of_N``. Each class has an image.
     """
     unit_ME, of_class_CE = F.normalize(features_ME, dim=-1), torch.zeros(int(of_N.max()) + 1, features_ME.shape[1])
     counts_C = torch.bincount(labels_M, minlength=len(of_class_CE))

@@ -237,8 +237,8 @@ def prepare_text(
     texts_sha256: str = "",
 ) -> None:
     """Write ``text.features`` (C, E) of a prepared data set's class names, with the names and the weights' hash as metadata; for
-    the ``prompt`` `TOWER` also the text tower and the names' tokens (`tower_tensors`), of `SENTENCES` before a prompt also each of
-    its sentences (`sentence_tensors`). ``texts`` is the text set of a prompt ``texts:NAME`` (`text_sets.make_text_set`),
+    the ``prompt`` `TOWER` also the text tower and the names' tokens (`tower_tensors`), with `SENTENCES` before a prompt also each
+    of its sentences (`sentence_tensors`). ``texts`` is the text set of a prompt ``texts:NAME`` (`text_sets.make_text_set`),
     ``texts_sha256`` the digest that it has to have.
 
     Raises:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 KEY = r"[a-z_]+|[a-z][a-z0-9_-]*\.[a-z_][a-z0-9_]*"  # of an option: a field, or SCOPE.KNOB
 OPTION = re.compile(rf",({KEY}):")
 OLDER = ",parents:"
-# Knobs of heads that decide over their tensors: their width, their bottleneck's, how many images or sentences they keep, and which.
+# Knobs of heads that decide over their tensors: their width, their bottleneck's, how many images or sentences they keep, which.
 OF_SHAPE = ("feature", "reduction", "per_class", "anchors", "chosen_by")
 
 
@@ -106,8 +106,9 @@ def check_parents(spec: "RunSpec") -> None:
     if spec.soup != "none" and spec.takes_head and any(map(_remembers, (spec, *spec.parent_specs))):
         raise PelError(f"soup={spec.soup}: a head {spec.head} holds training images, of which there is no mean; say take=delta")
     if spec.soup != "none" and spec.takes_head and any(map(_chooses, (spec, *spec.parent_specs))):
-        raise PelError(f"soup={spec.soup}: a head {spec.head} holds sentences chosen by each run, of which there is no mean; say "
-                       "take=delta")  # fmt: skip
+        raise PelError(
+            f"soup={spec.soup}: a head {spec.head} holds sentences chosen by each run, of which there is no mean; say take=delta"
+        )
     if spec.soup != "none" and spec.takes_head and spec.reads_tower:
         raise PelError(f"soup={spec.soup}: a head {spec.head} is what a text tower says, which has no mean; say take=delta")
     for parent in spec.parent_specs if spec.trains else ():  # of zero-shot no option of training has an effect

@@ -174,7 +174,7 @@ class Step:
         return _sums(loss, self._logits(outputs), labels, self._weight(labels))
 
     def _outputs(self, images: Tensor) -> tuple[Tensor, ...]:
-        """What the loss is of: logits (B, C), and features (B, V, D) if it takes them; or those of each of the head's branches."""
+        """What the loss is of: logits (B, C), and features (B, V, D) if it takes them; or logits of the head's branches."""
         with self._autocast(images):
             if self.branches:
                 return self.classifier.branches(images)

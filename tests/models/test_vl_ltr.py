@@ -1,5 +1,6 @@
 """VL-LTR's head and its anchor sentences: against the public code's numbers and plain words, in chunks, in runs, and refused."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from pel_core.cli.main import main
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
+from pel_core.common.logs import logger
+from pel_core.common.tensors import read_tensors, write_tensors
 from pel_core.data.batches import EvalBatches, TrainBatches
+from pel_core.evaluation.trained_run import open_run
 from pel_core.hardware.process_group import ProcessGroup
 from pel_core.models.prompts import says_several
 from pel_core.models.sentences import sentence_tensors, sentences_of
@@ -29,7 +34,7 @@ ATTENTION = ("norm_query.weight", "norm_query.bias", "norm_key.weight", "query",
 
 
 def spec(method="adaptformer", **options):
-    given = {"head": "language-guided", "prompt": "descriptions", "epochs": 1, "precision": "fp32", "head.anchors": 3}
+    given = {"head": "language-guided", "prompt": "descriptions", "epochs": 1, "precision": "fp32", "head.anchors": 2}
     return RunSpec.make("toy-ir20", "toy", method, 3, **given | options)
 
 
@@ -49,8 +54,9 @@ POOL_LABELS = torch.tensor(GOLDEN["pool_labels"])
 # Theirs in the order of `order`, ours and how they lie.
 THEIRS = {
     "attn.norm1k.bias": "", "attn.norm1k.weight": "norm_key.weight", "attn.norm1q.bias": "norm_query.bias",
-    "attn.norm1q.weight": "norm_query.weight", "attn.wk.weight": "key", "attn.wq.weight": "query", "visual_fc.0.bias": "hidden_bias",
-    "visual_fc.0.weight": "hidden", "visual_fc.2.bias": "out_bias", "visual_fc.2.weight": "out",
+    "attn.norm1q.weight": "norm_query.weight", "attn.wk.weight": "key", "attn.wq.weight": "query",
+    "visual_fc.0.bias": "hidden_bias", "visual_fc.0.weight": "hidden",
+    "visual_fc.2.bias": "out_bias", "visual_fc.2.weight": "out",
 }  # fmt: skip
 
 
@@ -188,7 +194,8 @@ def test_three_steps_are_those_of_a_plain_loop(toy_results, loss):
     rest = [each for each in twin.trainable().values() if not any(each is other for other in slow)]
     groups = [{"params": rest}, {"params": slow, "lr": 0.1 * run.lr}]
     optimizer = torch.optim.SGD(groups, lr=run.lr, momentum=0.9, weight_decay=run.weight_decay)
-    for _, (images, labels, indices) in zip(range(3), TrainBatches(data.train, run, run.pixels, *MEAN, CPU).epoch(0), strict=False):
+    batches = TrainBatches(data.train, run, run.pixels, *MEAN, CPU).epoch(0)
+    for _, (images, labels, indices) in zip(range(3), batches, strict=False):
         outputs = plainly(twin.head, twin.head.feature(twin.vit(images)))
         value = sum(criterion(each, labels) for each in outputs)
         optimizer.zero_grad()
@@ -230,7 +237,7 @@ def test_images_of_the_split_choose(toy_results, split):
     """By the network that the head stands on, before it trains; none of another split, and not the seed."""
     run = spec("head-only", **{"head.chosen_by": split, "data.val": 0.3, "epochs": 1})
     made, features, labels = images_of(run, toy_results, split)
-    again = head(16, 6, anchors=3, chosen_by=split)
+    again = head(16, 6, anchors=2, chosen_by=split)
     texts = sentence_file(toy_results)
     again.attach(texts["text.sentences"], texts["text.counts"], 20.0)
     again.choose(features, labels)
@@ -241,23 +248,23 @@ def test_images_of_the_split_choose(toy_results, split):
 
 
 def sentence_file(results):
-    from pel_core.common.tensors import read_tensors
-
     return read_tensors(results / "text" / "toy" / "toy.sentences:descriptions.safetensors")[0]
 
 
-def test_the_first_of_the_file(toy_results, caplog):
+def test_the_first_of_the_file(toy_results, caplog, monkeypatch):
+    monkeypatch.setattr(logger, "propagate", True)
     made = load(spec(**{"head.chosen_by": "order"}), toy_results, CPU, fresh=True)[1].head
     texts = sentence_file(toy_results)
-    assert texts["text.counts"].tolist() == [1, 2, 3, 4, 1, 2]
-    assert made.positions.tolist() == [[0, -1, -1], [0, 1, -1], [0, 1, 2], [0, 1, 2], [0, -1, -1], [0, 1, -1]]
-    assert torch.equal(made.anchors[3], texts["text.sentences"][6:9])
+    assert texts["text.counts"].tolist() == [1, 2, 3, 1, 2, 3]
+    assert made.positions.tolist() == [[0, -1], [0, 1], [0, 1], [0, -1], [0, 1], [0, 1]]
+    assert torch.equal(made.anchors[2], texts["text.sentences"][3:5])
+    assert "2 of 6 classes keep fewer sentences than head.anchors=2: all they have, at least 1" in caplog.text
 
 
 def test_some_classes_have_their_own_sentences(toy_results):
     made = load(spec(**{"head.chosen_by": "order", "data.classes": 4}), toy_results, CPU, fresh=True)
     own = sentences_of(sentence_file(toy_results), np.asarray(made[0].classes))
-    assert made[1].head.positions.ge(0).sum(1).tolist() == own["text.counts"].clamp(max=3).tolist()
+    assert made[1].head.positions.ge(0).sum(1).tolist() == own["text.counts"].clamp(max=2).tolist()
     assert sentences_of({}, np.arange(2)) == {}
 
 
@@ -269,6 +276,58 @@ def test_sentences_one_by_one_are_those_of_the_mean():
     expected = text_features("clip-mini", names, "ensemble")
     torch.testing.assert_close(made["text.features"].clone(), expected, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(made["text.sentences"].norm(dim=-1), torch.ones(160))  # as the tower gives them
+
+
+@pytest.mark.parametrize("slug", ["head-only.s0.epochs=1", "adaptformer.s0.epochs=1"])
+def test_a_run_classifies_without_its_texts(toy_results, tmp_path, slug):
+    """From the command line; its checkpoint holds the sentences, so that a copied run and the backbone will do."""
+    slug = f"toy-ir20.toy.{slug}.head=language-guided.prompt=descriptions.head.anchors=2"
+    results = tmp_path / "results"
+    assert main(["train", slug, "--results", str(toy_results)]) == 0
+    for name in (slug, f"{slug}.tte=none"):
+        assert main(["evaluate", name, "--results", str(toy_results)]) == 0
+    for part in ("backbones", f"runs/{slug}"):
+        shutil.copytree(toy_results / part, results / part)
+    record = read_json(results / "runs" / slug / "metrics.json")
+    run, classifier, _ = open_run(slug, results, CPU)
+    assert record["parameters"]["head"] == 3 * 16 + 2 * 256 + 64 * 16 + 64 + 6 * 64 + 6
+    assert len(record["descriptions"]) == 64
+    again = load(run, toy_results, CPU, fresh=True)[1]
+    again.load_trainable(classifier.trainable_state())
+    images = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(classifier(images), again(images), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(classifier(images).exp().sum(1), torch.ones(3))
+
+
+def test_other_sentences_than_the_trainings_are_refused(toy_results, tmp_path, capsys):
+    slug, results = "toy-ir20.toy.head-only.s1.epochs=1.head=language-guided.prompt=descriptions", tmp_path / "results"
+    shutil.copytree(toy_results, results, ignore=shutil.ignore_patterns("runs"))
+    assert main(["train", slug, "--results", str(results)]) == 0
+    path = results / "text" / "toy" / "toy.sentences:descriptions.safetensors"
+    tensors, about = read_tensors(path)
+    write_tensors(path, tensors, about | {"descriptions": "0" * 64})
+    assert main(["evaluate", slug, "--results", str(results)]) == 1
+    assert "was trained from another spec (descriptions)" in capsys.readouterr().err
+    path.unlink()
+    assert main(["train", slug.replace("s1", "s2"), "--results", str(results)]) == 1
+    assert "sentences:descriptions.safetensors" in capsys.readouterr().err
+
+
+def test_a_second_stage_goes_on_with_its_parents_sentences(toy_results):
+    """And one that takes over the delta alone chooses with it, before it trains."""
+    parent = spec("adaptformer")
+    assert main(["train", parent.slug, "--results", str(toy_results)]) == 0
+    text = "adaptformer,epochs:1,precision:fp32,head:language-guided,prompt:descriptions,head.anchors:2"
+    child = spec(parents=text, prompt="default")
+    made = load(child, toy_results, CPU, fresh=True)[1]
+    stored, _ = read_tensors(toy_results / "runs" / parent.slug / "delta.safetensors")
+    assert torch.equal(made.head.anchors, stored["head.anchors"]) and torch.equal(made.head.out, stored["head.out"])
+    other = load(spec(parents=text, take="delta"), toy_results, CPU, fresh=True)[1]
+    assert other.head.anchors.shape == made.head.anchors.shape and not torch.equal(other.head.out, stored["head.out"])
+
+
+def test_which_file_of_texts_is_read():
+    assert spec().text_file == "sentences:descriptions" and spec(prompt="texts:mine").text_file == "sentences:texts:mine"
 
 
 # Refused
@@ -295,16 +354,16 @@ def test_what_cannot_work_is_refused(options, message):
 
 
 def test_a_backbone_without_a_text_tower_is_refused():
-    with pytest.raises(PelError, match="head=language-guided is not possible .*in21k-b16 has no text tower"):
+    with pytest.raises(PelError, match=r"head=language-guided is not possible .*in21k-b16 has no text tower"):
         RunSpec.make("toy", "in21k-b16", "head-only", 0, head="language-guided", prompt="ensemble")
 
 
 def test_runs_that_start_from_others():
-    parent = "adaptformer,epochs:1,head:language-guided,prompt:descriptions,head.anchors:3"
+    parent = "adaptformer,epochs:1,head:language-guided,prompt:descriptions,head.anchors:2"
     child = spec(parents=parent, head="language-guided", prompt="default")  # its sentences are the parent's
     assert not child.needs_text and child.takes_head
-    with pytest.raises(PelError, match="its head.anchors is 3, this run's 2"):
-        spec(parents=parent, prompt="default", **{"head.anchors": 2})
+    with pytest.raises(PelError, match=r"its head.anchors is 2, this run's 3"):
+        spec(parents=parent, prompt="default", **{"head.anchors": 3})
     with pytest.raises(PelError, match="holds sentences chosen by each run"):
         spec(parents=parent.replace(",epochs", ",seed:0+1,epochs"), prompt="default", soup="uniform")
 
