@@ -30,7 +30,7 @@ STUDIES = {
     "prompts": (12, 6, 1, 2),
     "classifiers": (8, 8, 1, 3),
     "losses": (8, 8, 1, 3),
-    "baselines": (37, 34, 1, 3),
+    "baselines": (38, 35, 1, 3),
     "baselines-tuned": (53, 53, 1, 3),  # candidates; finals follow
     "mixing": (6, 6, 1, 1),
     "sampling": (13, 13, 1, 1),
