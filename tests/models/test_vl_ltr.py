@@ -368,6 +368,19 @@ def test_runs_that_start_from_others():
         spec(parents=parent.replace(",epochs", ",seed:0+1,epochs"), prompt="default", soup="uniform")
 
 
+def test_a_text_of_one_sentence_each_is_refused_by_the_run(toy_results, tmp_path):
+    """What a file says is known when it is read."""
+    texts = {**sentence_file(toy_results), "text.counts": torch.ones(6, dtype=torch.long)}
+    made = head(16, 6)
+    with pytest.raises(PelError, match="attends to several sentences of a class, and the prompt says one of each"):
+        made.attach(texts["text.sentences"][:6], texts["text.counts"], 1.0)
+
+
+def test_no_validation_split_is_named(toy_results):
+    with pytest.raises(PelError, match="has no split 'val'"):
+        load(spec(**{"head.chosen_by": "val"}), toy_results, CPU, fresh=True)
+
+
 def test_a_class_without_an_image_is_named():
     made = head(chosen_by="val")
     made.attach(SENTENCES, SIZES, 1.0)
