@@ -128,8 +128,9 @@ def parameter_groups(
     exempt = set(no_decay.split("+")) - {"none"}
     kinds = _kinds(classifier, criterion) if exempt else {}
     blocks = {id(tuned.parameter): tuned.last for tuned in classifier.tuned}
-    factors = classifier.head.rates() if hasattr(classifier.head, "rates") else {}
-    factors = {id(classifier.head.get_parameter(name)): factor for name, factor in factors.items()}
+    head = getattr(classifier, "head", None)
+    rates = head.rates() if head is not None and hasattr(head, "rates") else {}
+    factors = {id(head.get_parameter(name)): factor for name, factor in rates.items()}
     groups: dict[tuple[float, float], list[Any]] = {}
     for parameter in (*classifier.trainable().values(), *(criterion.parameters() if criterion else ())):
         if (block := blocks.get(id(parameter))) is not None:
