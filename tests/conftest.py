@@ -1,5 +1,6 @@
 """One thread for every test: runs repeat bit for bit, and two-core machines stay usable."""
 
+import json
 import os
 import signal
 
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from pel_core.common.files import read_json
 from pel_core.common.plugins import use_plugins
 
 use_plugins()  # PEL_PLUGINS=my.py pytest tests/models: a plugin's entries are tested as ours are
@@ -27,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(autouse=True)
 def what_pel_sets_is_put_back():
-    """Commands that run in a test's own process tell their jobs by PEL_DATA, PEL_ROOTS and the like; no other test may hear of it."""
+    """Commands that run in a test's own process tell their jobs by PEL_DATA, PEL_ROOTS, ...; no other test may hear of it."""
     before = {name: value for name, value in os.environ.items() if name.startswith("PEL_")}
     yield
     for name in [name for name in os.environ if name.startswith("PEL_") and name not in before]:
@@ -55,6 +57,12 @@ def toy_results(tmp_path_factory) -> Path:
     words = ["--backbone-dir", f"{results}/backbones/toy", "--data-dir", f"{results}/data/toy"]
     assert main(["text", *words, "--out", f"{results}/text/toy/toy.default.safetensors"]) == 0
     assert main(["text", *words, "--prompt", "tower", "--out", f"{results}/text/toy/toy.tower.safetensors"]) == 0
+    sentences = tmp_path_factory.mktemp("texts") / "sentences.json"  # 1 to 3 of each class
+    names = read_json(results / "data" / "toy" / "data.json")["class_names"]
+    said = {name: [f"{name}, said {word}" for word in ("once", "twice", "thrice")[: 1 + i % 3]] for i, name in enumerate(names)}
+    sentences.write_text(json.dumps(said))
+    words += ["--prompt", "sentences:descriptions", "--descriptions", str(sentences)]
+    assert main(["text", *words, "--out", f"{results}/text/toy/toy.sentences:descriptions.safetensors"]) == 0
     return results
 
 

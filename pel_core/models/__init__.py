@@ -18,4 +18,5 @@ from pel_core.models import (  # noqa: F401
     text_heads,
     tip_adapter,
     vera,
+    vl_ltr,
 )

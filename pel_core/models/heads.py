@@ -66,13 +66,19 @@ class Head(Module):
     says; ``draws``: whether the seed says what it starts as, or which images it looks at. A head that also looks at training
     images has ``remembers`` (which ones: labels (N,), seed and knobs -> positions), ``remember`` (takes their features and labels
     before anything is trained) and ``allocate`` (makes room for what a checkpoint holds, by shape). ``extends``: another head
-    whose stored tensors it may take over.
+    whose stored tensors it may take over. ``projects``: whether it stands on projected features, whatever its knobs.
+
+    A head with ``sentences`` is given all sentences of each class (``attach``), and ``choose`` the features and labels of the
+    split that ``chooser`` names. One with ``branches`` (several logits (B, C) of the features) is trained by the sum of their
+    losses; ``join`` makes one of them.
     """
 
     trains = True
     rows = True
     draws = True
     extends = ""
+    projects = False
+    sentences = False
 
     def __init__(self) -> None:
         super().__init__()

@@ -17,6 +17,7 @@ from pel_core.models.published_prompts import CLIP, CLIP_SOURCE, COOP, COOP_SOUR
 
 DESCRIBED = "descriptions"
 TEXTS = "texts"  # with the name of a text set behind a colon
+SENTENCES = "sentences:"  # before a prompt: the file of its sentences one by one, and what `pel_core text --prompt` takes
 NAME = re.compile(r"[a-z][a-z0-9-]*")
 
 
@@ -82,6 +83,12 @@ def prompt_parts(prompt: str) -> tuple[str, str]:
     return kind, name
 
 
+def says_several(prompt: str, base: str) -> bool:
+    """Whether a prompt may say more than one sentence of a class: what a file holds, it may."""
+    kind, _ = prompt_parts(prompt)
+    return kind in (DESCRIBED, TEXTS) or bool(PROMPTS[kind].load) or len(PROMPTS[kind].of(base)) > 1
+
+
 def lacking(kind: str, base: str) -> str:
     """What a data set lacks for an entry, in words; empty where it lacks nothing."""
     entry = PROMPTS[kind]
@@ -124,8 +131,8 @@ def add_prompt(name: str, prompt: Prompt, about: str) -> None:
     Raises:
         PelError: a name that no file could have, or that another kind of text has.
     """
-    if not NAME.fullmatch(name) or name == "tower":
-        raise PelError(f"prompt '{name}': expected a name of lower-case letters, digits and -, and not 'tower'")
+    if not NAME.fullmatch(name) or name in ("tower", "sentences"):
+        raise PelError(f"prompt '{name}': expected a name of lower-case letters, digits and -, and not 'tower' or 'sentences'")
     PROMPTS.register(name, prompt, about=about, needs=lambda spec: lacking(name, split_name(spec.dataset)[0]))
 
 

@@ -85,6 +85,7 @@ TUNING = (
 class TextHead(Head):
     """scale * cos(f P, t), t the text tower's features of [context] NAME, as it is now."""
 
+    projects = True
     tower = True  # it reads the file `TOWER` in the place of a prompt's
 
     def __init__(

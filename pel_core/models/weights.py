@@ -24,7 +24,8 @@ from pel_core.data.datasets import DATASETS
 from pel_core.models.backbones import BACKBONES, Backbone, find_backbone
 from pel_core.models.building import at_resolution, build_tower, build_vit
 from pel_core.models.prompt_tokens import check_prompts
-from pel_core.models.prompts import DESCRIBED, spoken, templates
+from pel_core.models.prompts import DESCRIBED, SENTENCES, spoken, templates
+from pel_core.models.sentences import sentence_tensors
 from pel_core.models.state_names import OPEN_CLIP_NAMES, TIMM_NAMES, State, fold_layer_scale, rename
 from pel_core.models.text_heads import TOWER
 from pel_core.models.text_sets import TextSet, read_descriptions, text_set
@@ -236,8 +237,9 @@ def prepare_text(
     texts_sha256: str = "",
 ) -> None:
     """Write ``text.features`` (C, E) of a prepared data set's class names, with the names and the weights' hash as metadata; for
-    the ``prompt`` `TOWER` also the text tower and the names' tokens (`tower_tensors`). ``texts`` is the text set of a prompt
-    ``texts:NAME`` (`text_sets.make_text_set`), ``texts_sha256`` the digest that it has to have.
+    the ``prompt`` `TOWER` also the text tower and the names' tokens (`tower_tensors`), with `SENTENCES` before a prompt also each
+    of its sentences (`sentence_tensors`). ``texts`` is the text set of a prompt ``texts:NAME`` (`text_sets.make_text_set`),
+    ``texts_sha256`` the digest that it has to have.
 
     Raises:
         PelError: the weights are not those the backbone was prepared from, or as ``text_features``.
@@ -245,7 +247,7 @@ def prepare_text(
     info, about = read_json(Path(backbone_dir) / "backbone.json"), read_json(Path(data_dir) / "data.json")
     sha = info["source"].get("sha256")
     published = (base := about.get("name")) in DATASETS and not used([DATASETS.entry(base)])  # ImageNet has two pairs
-    names, notes = about["class_names"], []
+    names, notes, said, prompt = about["class_names"], [], prompt, prompt.removeprefix(SENTENCES)
     about_tower, chosen = {}, None if prompt == TOWER else text_set(prompt, base, texts)
     if texts_sha256 and (chosen is None or chosen.digest() != texts_sha256):
         raise PelError(f"prompt={prompt}: the texts are not those that were planned with; they changed meanwhile: start again")
@@ -254,8 +256,10 @@ def prepare_text(
         about_tower = {"text_tower": digest(made)}
     else:
         source = weights, cache_dir, sha, descriptions, published and not (chosen and chosen.names), notes, chosen
-        made = {"text.features": text_features(info["name"], names, prompt, *source)}
-    metadata = {"class_names": json.dumps(names), "backbone_sha256": info["sha256"], "prompt": prompt}
+        one_by_one = said != prompt
+        given = info["name"], names, prompt, *source
+        made = sentence_tensors(*given) if one_by_one else {"text.features": text_features(*given)}
+    metadata = {"class_names": json.dumps(names), "backbone_sha256": info["sha256"], "prompt": said}
     metadata |= {"versions": json.dumps(versions("prepare")), **about_tower}
     if chosen:
         metadata |= {"texts": chosen.digest(), "source": chosen.source}

@@ -59,7 +59,15 @@ def _loss(spec: Mapping[str, Any]) -> str:
 
 
 def _head(spec: Mapping[str, Any]) -> str:
-    return spec["head"] + (f" (scale {spec['scale']:g})" if _reads(spec, "head", "scale") else "")
+    told = [f"scale {spec['scale']:g}"] if _reads(spec, "head", "scale") else []
+    told += [f"sentences of prompt {spec['prompt']}"] if _has_sentences(spec) else []
+    return spec["head"] + (f" ({', '.join(told)})" if told else "")
+
+
+def _has_sentences(spec: Mapping[str, Any]) -> bool:
+    """Whether the head takes the prompt's sentences one by one, and so starts from nothing else."""
+    entry = entry_of("head", spec["head"])
+    return bool(entry and getattr(entry.value, "sentences", False))
 
 
 def _batch(spec: Mapping[str, Any]) -> str:
@@ -69,6 +77,8 @@ def _batch(spec: Mapping[str, Any]) -> str:
 
 
 def _init(spec: Mapping[str, Any]) -> str:
+    if _has_sentences(spec):
+        return ""
     prompt = "" if spec["prompt"] == "default" else f" (prompt {spec['prompt']})"
     return f"class-text features{prompt}" if spec["init"] == "text" else spec["init"]
 

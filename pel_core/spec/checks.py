@@ -10,7 +10,7 @@ from pel_core.data.factors import SCOPE
 from pel_core.models.backbones import BACKBONES
 from pel_core.models.heads import HEADS
 from pel_core.models.methods import METHODS, methods_for
-from pel_core.models.prompts import PROMPTS, prompt_parts
+from pel_core.models.prompts import PROMPTS, prompt_parts, says_several
 from pel_core.spec.choices import CHOICES, INITS, REGISTRIES, readers, scoped_knobs
 from pel_core.spec.parents import check_parents, idle_without_parents
 
@@ -85,6 +85,8 @@ def check(spec: "RunSpec") -> None:
     _require(spec, "wise_ft", not tower, f"1, since the head {spec.head} is what a text tower says, which no evaluation holds")
     keeps = between and hasattr(HEADS[spec.head], "remembers")
     _require(spec, "wise_ft", not keeps, f"1, since the head {spec.head} keeps training images")
+    chance = between and getattr(HEADS[spec.head], "sentences", False)
+    _require(spec, "wise_ft", not chance, f"1, since the head {spec.head} starts with a branch that knows no class")
     if spec.evaluate_on:
         _check_test_set(spec)
     _check_method_options(spec)
@@ -139,6 +141,12 @@ def _check_text(spec: "RunSpec") -> None:
     if spec.reads_tower:
         _require(spec, "head", spec.vit.causal_text, f"without a text tower (cosine, ...): {spec.backbone} has none of CLIP's")
         _require(spec, "init", spec.init == "text", f"text: head={spec.head} starts from what the text tower says")
+    if spec.trains and getattr(HEADS[spec.head], "sentences", False):
+        _require(spec, "head", spec.vit.text, f"without sentences (cosine, ...): {spec.backbone} has no text tower")
+        _require(spec, "train_head", spec.train_head or spec.takes_head, f"true: head={spec.head} starts with a branch of chance")
+        several = spec.takes_head or says_several(spec.prompt, split_name(spec.dataset)[0])
+        some = "descriptions, ensemble, dataset-ensemble or texts:NAME"
+        _require(spec, "prompt", several, f"one of several sentences for head={spec.head} to attend to: {some}")
     if spec.reads_prompt and (need := PROMPTS.entry(prompt_parts(spec.prompt)[0]).needs(spec)):
         raise PelError(f"prompt={spec.prompt} is not possible here: {need}")
     name = "init" if spec.init == "text" else "method"

@@ -85,6 +85,21 @@ RECIPES: dict[str, Recipe] = {
         "the images that it is scored on, which nothing here does",
         {"head": "tip-adapter-f", "scale": 100, "loss": "ce", "optimizer": "adamw", "lr": 1e-3, "schedule": "cosine-step"},
     ),
+    "vl-ltr": Recipe(
+        "VL-LTR's second stage (Tian et al. 2022), with the method head-only, on the data set's file of sentences: the released "
+        "code's loss, sampling, AdamW, rate and weight decay for ImageNet-LT, at CLIP's scale; epochs and batch (theirs 50 and "
+        "1024) as in lift",
+        {
+            "head": "language-guided",
+            "prompt": "descriptions",
+            "scale": 100,
+            "loss": "ce",
+            "sampler": "square-root",
+            "optimizer": "adamw",
+            "lr": 1e-3,
+            "weight_decay": 0.05,
+        },
+    ),
     "lt-soups": Recipe(
         "LT-Soups (arXiv 2511.10683), both stages, with the method full: AdamW at 3e-5; the moving average of the weights, the "
         "subsets (data.cap_ratio), the soup and the schedule are the row's",

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 KEY = r"[a-z_]+|[a-z][a-z0-9_-]*\.[a-z_][a-z0-9_]*"  # of an option: a field, or SCOPE.KNOB
 OPTION = re.compile(rf",({KEY}):")
 OLDER = ",parents:"
-# Knobs of heads that decide over their tensors: their width, their bottleneck's, how many images they keep.
-OF_SHAPE = ("feature", "reduction", "per_class")
+# Knobs of heads that decide over their tensors: their width, their bottleneck's, how many images or sentences they keep, which.
+OF_SHAPE = ("feature", "reduction", "per_class", "anchors", "chosen_by")
 
 
 def spell_parents(parents: "Iterable[RunSpec]", dataset: str, seed: int) -> str:
@@ -98,7 +98,7 @@ def check_parents(spec: "RunSpec") -> None:
     if spec.parents and spec.soup != "none" and len({*slugs}) < max(2, len(slugs)):
         found = "the same run twice" if len({*slugs}) < len(slugs) else "one run"
         raise PelError(f"soup={spec.soup} averages several different runs; from names {found}: {', '.join(slugs)}")
-    if SOUPS[spec.soup].validates and not spec.takes_head and (_remembers(spec) or spec.init != "text"):
+    if SOUPS[spec.soup].validates and not spec.takes_head and (_remembers(spec) or _chooses(spec) or spec.init != "text"):
         raise PelError(
             f"soup={spec.soup} needs a classifier that is there before runs are chosen: take=all, or take=delta with init=text"
         )
@@ -106,6 +106,10 @@ def check_parents(spec: "RunSpec") -> None:
         raise PelError(f"soup={spec.soup} counts the zero-shot classifier in: init=text, here {spec.init}; or take=delta")
     if spec.soup != "none" and spec.takes_head and any(map(_remembers, (spec, *spec.parent_specs))):
         raise PelError(f"soup={spec.soup}: a head {spec.head} holds training images, of which there is no mean; say take=delta")
+    if spec.soup != "none" and spec.takes_head and any(map(_chooses, (spec, *spec.parent_specs))):
+        raise PelError(
+            f"soup={spec.soup}: a head {spec.head} holds sentences chosen by each run, of which there is no mean; say take=delta"
+        )
     if spec.soup != "none" and spec.takes_head and spec.reads_tower:
         raise PelError(f"soup={spec.soup}: a head {spec.head} is what a text tower says, which has no mean; say take=delta")
     for parent in spec.parent_specs if spec.trains else ():  # of zero-shot no option of training has an effect
@@ -119,6 +123,11 @@ def check_parents(spec: "RunSpec") -> None:
 def _remembers(spec: "RunSpec") -> bool:
     """Whether a head keeps training images, which it looks at when it starts."""
     return hasattr(HEADS[spec.head], "remembers")
+
+
+def _chooses(spec: "RunSpec") -> bool:
+    """Whether a head keeps sentences that it chooses when it starts, beside a branch of chance."""
+    return getattr(HEADS[spec.head], "sentences", False)
 
 
 def _mismatches(spec: "RunSpec", parent: "RunSpec") -> Iterator[str]:

@@ -11,6 +11,7 @@ from pel_core.data.factors import FACTORS, SCOPE, Factors
 from pel_core.models.backbones import BACKBONES, Backbone
 from pel_core.models.heads import HEADS
 from pel_core.models.methods import METHODS, MethodPart, parse_method
+from pel_core.models.prompts import SENTENCES
 from pel_core.models.text_heads import TOWER
 from pel_core.spec import posthoc
 from pel_core.spec.choices import REGISTRIES, TTE, scoped_knobs
@@ -172,28 +173,40 @@ class RunFields:
 
     @property
     def validates(self) -> bool:
-        """Whether validation images choose what comes out of its training."""
-        return self.keeps_best or (self.trains and REGISTRIES["soup"][self.soup].validates)
+        """Whether validation images choose what goes into its training, or what comes out of it."""
+        return self.keeps_best or (self.trains and REGISTRIES["soup"][self.soup].validates) or self.chooser == "val"
 
     @property
     def needs_text(self) -> bool:
-        """Whether class-text features start the head, or decide without one."""
-        return not self.trains or self.reads_tower or (self.init == "text" and self.starts_rows)
+        """Whether class-text features start the head or are in it, or decide without one."""
+        rows = self.init == "text" and self.starts_rows
+        return not self.trains or self.reads_tower or self.reads_sentences or rows
 
     @property
     def text_file(self) -> str:
-        """Which of its data set's files of texts it reads, in a word: that of its prompt, or that of the text tower."""
-        return TOWER if self.reads_tower else self.prompt
+        """Which of its data set's files of texts it reads, in a word: that of its prompt, that of the prompt's sentences one by
+        one, or that of the text tower."""
+        return TOWER if self.reads_tower else f"{SENTENCES * self.reads_sentences}{self.prompt}"
 
     @property
     def reads_prompt(self) -> bool:
-        """Whether the features of its prompt's sentences start the head, or decide without one."""
+        """Whether the features of its prompt's sentences start the head or are in it, or decide without one."""
         return self.needs_text and not self.reads_tower
 
     @property
     def reads_tower(self) -> bool:
         """Whether it trains through the text tower."""
         return self.trains and getattr(REGISTRIES["head"][self.head], "tower", False)
+
+    @property
+    def reads_sentences(self) -> bool:
+        """Whether its head takes a choice of its prompt's sentences, one by one; a head that is taken over has it already."""
+        return self.trains and getattr(HEADS[self.head], "sentences", False) and not self.takes_head
+
+    @property
+    def chooser(self) -> str:
+        """The split whose images choose the head's sentences; empty where it has none, or they need no image."""
+        return HEADS[self.head].chooser(self.knobs_of("head")) if self.reads_sentences else ""
 
     @property
     def views(self) -> int:

@@ -85,7 +85,10 @@ def work(study: Study, spec: RunSpec) -> Work | None:
 
 
 def remembered_bytes(spec: RunSpec, images: int, classes: int) -> int:
-    """What a checkpoint holds of training images, about: their features in fp32, at most as wide as the network, and labels."""
+    """What a checkpoint holds of training images, about: their features in fp32, at most as wide as the network, and labels. Of
+    sentences it is the features of as many as a class keeps at most."""
+    if spec.trains and getattr(HEADS[spec.head], "sentences", False):
+        return classes * spec.knobs_of("head")["anchors"] * (4 * spec.vit.width + 8)
     if not spec.trains or not hasattr(HEADS[spec.head], "remembers"):
         return 0
     most = spec.knobs_of("head").get("per_class") or images

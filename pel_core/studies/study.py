@@ -173,7 +173,8 @@ def _check_inputs(study: Study) -> None:
             require_split(spec.dataset, spec.split, datasets, spec.factors.val)
             for run in (spec, *spec.ancestors.values()):
                 if run.validates:
-                    reader = "average.keep=val" if run.keeps_best else f"soup={run.soup}"
+                    reader = "head.chosen_by=val" if run.chooser == "val" else f"soup={run.soup}"
+                    reader = "average.keep=val" if run.keeps_best else reader
                     require_split(run.dataset, "val", datasets, run.factors.val, reader)
         except PelError as error:
             asked = next(name for name, made in study.declared.items() if slug in made.planned)

@@ -13,7 +13,7 @@ from pel_core.common.paths import user_path
 from pel_core.data.datasets import require_factors, split_name
 from pel_core.data.image_cache import cache_folder
 from pel_core.data.test_sets import RULES
-from pel_core.models.prompts import DESCRIBED, TEXTS, prompt_parts
+from pel_core.models.prompts import DESCRIBED, SENTENCES, TEXTS, prompt_parts
 from pel_core.models.text_heads import TOWER
 from pel_core.models.text_sets import FIRST, TextSet, text_set
 from pel_core.spec.posthoc import sources, with_sources
@@ -142,7 +142,9 @@ class StudyFiles:
         return " ".join(f"--{name}={quote(value)}" for name, value in values.items() if value)
 
     def descriptions(self, base: str, prompt: str) -> list[str]:
-        """The files of texts of a data set's classes, as far as the prompt reads any: sentences, spoken names."""
+        """The files of texts of a data set's classes, as far as the prompt reads any: sentences, spoken names. This and what
+        follows take the prompt of a run, or what names a file of texts (`RunSpec.text_file`)."""
+        prompt = prompt.removeprefix(SENTENCES)
         if chosen := self.text_set(base, prompt):
             return chosen.files
         if prompt != DESCRIBED:
@@ -159,6 +161,7 @@ class StudyFiles:
         Raises:
             PelError: the configuration has none of that name, or what it says is not possible.
         """
+        prompt = prompt.removeprefix(SENTENCES)
         if prompt == TOWER or prompt in FIRST:
             return None
         try:
@@ -168,6 +171,7 @@ class StudyFiles:
 
     def given_texts(self, base: str, prompt: str) -> dict[str, Any] | None:
         """What the configuration says of a text set, its files in full; None of other prompts."""
+        prompt = prompt.removeprefix(SENTENCES)
         kind, name = ("", "") if prompt == TOWER else prompt_parts(prompt)
         if kind != TEXTS:
             return None

@@ -28,6 +28,10 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.vit(images))
 
+    def branches(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Images (B, 3, R, R) -> the logits (B, C) of each branch of a head that has several (`Head.branches`)."""
+        return self.head.branches(self.vit(images))
+
     def with_features(self, images: Tensor, every_view: bool = False) -> tuple[Tensor, Tensor]:
         """Views (B, V, 3, R, R) -> logits (B, C) of the first of each image, or (B, V, C) of ``every_view``, and what the head
         classifies of all, (B, V, D)."""
@@ -153,13 +157,21 @@ def method_choices(spec: RunSpec, classes: int) -> dict[str, Any]:
     }
 
 
-def start_head(head: nn.Module, rows: Tensor | None, remembered: tuple[Tensor, Tensor] | None) -> None:
-    """Put rows (C, D) and what is remembered of training images, features (M, D) and labels (M,), into a head."""
+def start_head(
+    head: nn.Module,
+    rows: Tensor | None,
+    remembered: tuple[Tensor, Tensor] | None,
+    choosing: tuple[Tensor, Tensor] | None = None,
+) -> None:
+    """Put rows (C, D) and what is remembered of training images, features (M, D) and labels (M,), into a head; ``choosing``, the
+    same of images, are those that its sentences are chosen by."""
     if rows is not None:
         with torch.no_grad():
             head.weight.copy_(rows)
     if remembered is not None:
         head.remember(*remembered)
+    if choosing is not None:
+        head.choose(*choosing)
 
 
 def build(
@@ -169,6 +181,7 @@ def build(
     text: Mapping[str, Tensor],
     rows: Tensor | None = None,
     remembered: tuple[Tensor, Tensor] | None = None,
+    choosing: tuple[Tensor, Tensor] | None = None,
 ) -> Classifier:
     """Attach the spec's method to ``vit`` (in place) and put its head on.
 
@@ -178,7 +191,7 @@ def build(
         rows: (C, D) that the head starts from, where the spec takes them from images; without them it starts at random, to
             be loaded from a checkpoint. With projected features (C, E).
         remembered: features (M, D), or projected (M, E), and labels (M,) of the training images that the head asks for
-            (`Head.remembers`).
+            (`Head.remembers`). choosing: the same of the images that its sentences are chosen by (`Head.sentences`).
 
     Raises:
         PelError: text features or the projection missing, or of another number of classes.
@@ -199,6 +212,8 @@ def build(
         head.projection, head.shift = projection, text.get("text.shift")
     if spec.reads_tower and "text.tokens" in text:
         head.attach(text, generator)
+    if spec.reads_sentences and "text.sentences" in text:
+        head.attach(text["text.sentences"], text["text.counts"], float(text["text.logit_scale"]))
     if not (spec.train_head and spec.epochs):
         head.requires_grad_(False)
     for each in tuned:
@@ -206,7 +221,7 @@ def build(
     if spec.init == "text" and spec.starts_rows and not spec.reads_tower:
         of_text = text["text.features"]
         rows = text_head(of_text, text["text.projection"]) if projection is None else F.normalize(of_text, dim=-1)
-    start_head(head, rows, remembered)
+    start_head(head, rows, remembered, choosing)
     return Classifier(vit, head, tuned)
 
 
@@ -216,7 +231,8 @@ def image_projection(spec: RunSpec, text: Mapping[str, Tensor]) -> Tensor | None
     Raises:
         PelError: the backbone has none.
     """
-    projected = spec.reads_tower or (spec.trains and spec.knobs_of("head").get("feature") == "projected")
+    of_head = spec.trains and getattr(HEADS[spec.head], "projects", False)
+    projected = of_head or (spec.trains and spec.knobs_of("head").get("feature") == "projected")
     if projected and "text.projection" not in text:
         raise PelError(f"{spec.slug} needs an image projection, which {spec.backbone} has not; use head.feature=width")
     if not projected:

@@ -128,12 +128,15 @@ def parameter_groups(
     exempt = set(no_decay.split("+")) - {"none"}
     kinds = _kinds(classifier, criterion) if exempt else {}
     blocks = {id(tuned.parameter): tuned.last for tuned in classifier.tuned}
+    head = getattr(classifier, "head", None)
+    rates = head.rates() if head is not None and hasattr(head, "rates") else {}
+    factors = {id(head.get_parameter(name)): factor for name, factor in rates.items()}
     groups: dict[tuple[float, float], list[Any]] = {}
     for parameter in (*classifier.trainable().values(), *(criterion.parameters() if criterion else ())):
         if (block := blocks.get(id(parameter))) is not None:
             rate = spec.lr * layer_decay ** (spec.vit.layers - 1 - block)
         else:
-            rate = spec.lr if head_lr == "same" else float(head_lr)
+            rate = (spec.lr if head_lr == "same" else float(head_lr)) * factors.get(id(parameter), 1)
         decay = 0.0 if kinds.get(id(parameter)) in exempt else spec.weight_decay
         groups.setdefault((rate, decay), []).append(parameter)
     return [

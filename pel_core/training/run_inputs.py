@@ -26,6 +26,7 @@ from pel_core.data.transforms import downscaled
 from pel_core.hardware.devices import loader_workers
 from pel_core.models.heads import HEADS
 from pel_core.models.inits import INITS, images_for
+from pel_core.models.sentences import sentences_of
 from pel_core.models.text_tower import PER_CLASS
 from pel_core.models.vit import ViT
 from pel_core.models.weights import load_vit
@@ -94,14 +95,15 @@ def look_at_images(
     backbone: str = "",
     projection: Tensor | None = None,
 ) -> dict[str, Any]:
-    """What a head starts from that looks at training images: ``rows`` and ``remembered``, each None where it does not."""
+    """What a head starts from that looks at images: ``rows``, ``remembered`` and ``choosing``, each None where it does not."""
     looking, head, rows, remembered = (spec, vit, data, device, cache, backbone), HEADS[spec.head], None, None
     if spec.starts_rows and INITS[spec.init].start == "images":
         rows = image_rows(*looking, projection)
     if hasattr(head, "remembers"):
         chosen = head.remembers(data.train.labels, spec.seed, spec.knobs_of("head"))
         remembered = image_features(*looking, chosen, projection)
-    return {"rows": rows, "remembered": remembered}
+    choosing = image_features(*looking, None, projection, spec.chooser) if spec.chooser else None
+    return {"rows": rows, "remembered": remembered, "choosing": choosing}
 
 
 def at_native(data: Prepared, native: int | None) -> Prepared:
@@ -167,21 +169,25 @@ def image_features(
     device: torch.device,
     cache: PrefixCache | None,
     backbone: str,
-    chosen: np.ndarray,
+    chosen: np.ndarray | None,
     projection: Tensor | None = None,
+    of: str = "train",
 ) -> tuple[Tensor, Tensor]:
-    """Features (M, D) of the training images at positions ``chosen``, times the ``projection`` (D, E) if any, and their
-    labels (M,), both on the CPU: of a network without a delta, or with that of a parent. Images are resized to the network's side
-    and cropped at the centre.
+    """Features (M, D) of the images at positions ``chosen`` of the split ``of`` (None: all), times the ``projection`` (D, E) if
+    any, and their labels (M,), both on the CPU: of a network without a delta, or with that of a parent. Images are resized to the
+    network's side and cropped at the centre.
 
     ``cache`` keeps the features of a bare network for other runs, with the SHA-256 of the ``backbone``.
     """
-    split = data.train.take(chosen) if len(chosen) < len(data.train) else data.train
-    workers = loader_workers(data.train.images is None, device)
+    whole = data.split(of) if of != "train" else data.train
+    chosen = np.arange(len(whole)) if chosen is None else chosen
+    split = whole.take(chosen) if len(chosen) < len(whole) else whole
+    workers = loader_workers(whole.images is None, device)
     batches = EvalBatches(
         split, "plain", 0, spec.pixels, spec.vit.mean, spec.vit.std, device, workers=workers, interpolation=spec.interpolation
     )
     about = {"backbone": backbone, "data": data.sha256, "native": spec.reduction, "positions": _digest(chosen)}
+    about |= {} if of == "train" else {"split": of}
     features = (cache or PrefixCache(".", 0)).predict(vit, batches, vit.layers, about)
     labels = torch.as_tensor(np.asarray(split.labels, np.int64))
     return features if projection is None else features @ projection.cpu(), labels
@@ -209,6 +215,7 @@ def load_text(path: Path, data: Prepared, info: dict[str, Any]) -> tuple[dict[st
         names = [names[label] for label in data.classes]
         chosen = torch.as_tensor(data.classes)
         features |= {name: features[name][chosen] for name in PER_CLASS if name in features}
+        features |= sentences_of(features, data.classes)
     if names != list(data.class_names):
         raise PelError(f"{path} was made for other class names than {data.name} has now; delete it and run again")
     if metadata["backbone_sha256"] != info["sha256"]:

@@ -180,7 +180,7 @@ class Step:
         grads = zip(*(output.grad.split(self.micro_batch) for output in outputs), strict=True)
         for chunk, part in zip(images.split(self.micro_batch), grads, strict=True):
             torch.autograd.backward(self._outputs(chunk), part)
-        return _sums(loss, outputs[0], labels, self._weight(labels))
+        return _sums(loss, self.objective.logits(outputs), labels, self._weight(labels))
 
     def _keyed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The images that go forward and back, and the keys of their last view, if the loss asks for some."""
@@ -194,7 +194,7 @@ class Step:
             outputs = self._outputs(images)
             loss = self.objective(outputs, labels, keys)
         self.scaler.scale(loss * share).backward()
-        return _sums(loss, outputs[0], labels, self._weight(labels))
+        return _sums(loss, self.objective.logits(outputs), labels, self._weight(labels))
 
     def _outputs(self, images: Tensor) -> tuple[Tensor, ...]:
         with self._autocast(images):

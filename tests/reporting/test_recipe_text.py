@@ -31,6 +31,13 @@ def test_runs_that_differ_are_told_both():
     assert "loss focal / logit adjustment (tau 1)" in text and "loss.gamma 3 / 2; " in text
 
 
+def test_a_head_of_sentences_starts_from_nothing_else():
+    text = line({"head": "language-guided", "prompt": "texts:mine"})
+    assert "classifier language-guided (scale 25, sentences of prompt texts:mine); SGD" in text and "initialised" not in text
+    both = line({"head": "language-guided", "prompt": "descriptions"}, {})
+    assert "(scale 25, sentences of prompt descriptions)" in both and "initialised from class-text features;" in both
+
+
 def test_an_entry_that_is_not_known_here_is_told_by_its_name():
     record = {"spec": RunSpec.make("toy-ir20", "toy", "lora", 0).to_json() | {"loss": "theirs", "loss.power": 0.2}}
     text = recipe_line([record | {"engine": 1, "metrics": {}, "parameters": {}}])

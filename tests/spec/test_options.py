@@ -63,6 +63,7 @@ PARENT = {"parents": "adaptformer,epochs:1"}
 TWO = {"parents": "adaptformer,seed:0+1,epochs:1,data.val:0.3", "data.val": 0.3}
 # What a word needs to have an effect.
 BESIDE = {("accumulation", "reference"): {"accumulate": 4}, ("head", "knn"): {"epochs": 0}, ("head", "rac"): {"epochs": 0}}
+BESIDE[("head", "language-guided")] = {"prompt": "descriptions"}
 BESIDE |= {("take", "delta"): PARENT, ("take", "head"): PARENT, ("sampler", "progressive"): {"epochs": 2}}
 BESIDE |= {
     ("average", "swa"): {"average.every": "step"},

@@ -30,7 +30,7 @@ STUDIES = {
     "prompts": (12, 6, 1, 2),
     "classifiers": (8, 8, 1, 3),
     "losses": (8, 8, 1, 3),
-    "baselines": (40, 37, 1, 3),
+    "baselines": (42, 39, 1, 3),
     "baselines-tuned": (53, 53, 1, 3),  # candidates; finals follow
     "mixing": (6, 6, 1, 1),
     "sampling": (13, 13, 1, 1),
@@ -315,3 +315,35 @@ def test_descriptions_need_a_file_and_count_by_content(toy, tmp_path):
     assert study.descriptions("toy", "descriptions") == [str(tmp_path / "words.json")]
     assert study.descriptions("toy", "default") == []
     assert [a == b for a, b in zip(*prints, strict=True)] == [False, False, True]
+
+
+def test_a_head_of_sentences_reads_a_file_of_its_own(toy, tmp_path):
+    """Of the same texts as the prompt, by whose content it counts; refused with the study where there is none."""
+    row = "prompt: descriptions, head: language-guided, method: adaptformer, value"
+    prompt = CURVE.replace("method: adaptformer, value", row)
+    with pytest.raises(PelError, match=r"config\.yaml: the prompt 'descriptions' needs sentences.*descriptions: \{toy: FILE"):
+        toy(prompt)
+    config, prints = TOY[:-1] + ", descriptions: {toy: words.json}}", []
+    for text in ("{}", "{ }"):
+        (tmp_path / "words.json").write_text(text)
+        study = toy(prompt, config)
+        slug = next(slug for slug, spec in study.specs.items() if spec.head == "language-guided")
+        prints.append((study.train_params(slug), study.predict_params(slug)))
+    assert not {*prints[0]} & {*prints[1]}
+    assert study.prepared(slug)["text"].endswith("/text/toy/toy.sentences:descriptions.safetensors")
+    file = study.spec(slug).text_file
+    assert study.descriptions("toy", file) == study.descriptions("toy", "descriptions") == [str(tmp_path / "words.json")]
+    assert study.text_option("toy", file) == f"--descriptions={tmp_path / 'words.json'}"
+    with pytest.raises(PelError, match=r"head.chosen_by=val: data set 'toy-ir20' has no validation split"):
+        toy(prompt.replace("head: language-guided", "head: language-guided, head.chosen_by: val"), config)
+
+
+def test_a_text_set_may_be_read_by_sentences(toy, tmp_path):
+    row = 'prompt: "texts:mine", head: language-guided, method: adaptformer, value'
+    config = TOY[:-1] + ', texts: {toy: {mine: {templates: ["a {}.", "the {}."]}}}}'
+    study = toy(CURVE.replace("method: adaptformer, value", row), config)
+    slug = next(slug for slug, spec in study.specs.items() if spec.head == "language-guided")
+    file = study.spec(slug).text_file
+    assert file == "sentences:texts:mine" and study.given_texts("toy", file) == study.given_texts("toy", "texts:mine")
+    assert study.text_digest(study.spec(slug)) == study.text_set("toy", file).digest()
+    assert study.text_option("toy", file) == study.text_option("toy", "texts:mine")

@@ -115,8 +115,8 @@ def test_a_plan_says_which_passes_go_forward_only(tmp_path):
 def test_a_checkpoint_that_keeps_images_counts_them_on_disk(tmp_path):
     """Against files that runs write: features and labels, once a run."""
     study = load("report", "demo", results=tmp_path)
-    for head, kept in {"knn": 1083, "tip-adapter-f": None, "cosine": 0}.items():
-        options = {"epochs": 0} if head == "knn" else {}
+    for head, kept in {"knn": 1083, "tip-adapter-f": None, "cosine": 0, "language-guided": 24 * 64}.items():
+        options = {"knn": {"epochs": 0}, "language-guided": {"prompt": "ensemble"}}.get(head, {})
         spec = RunSpec.make("demo-cifar-ir100", "clip-mini", "head-only", 0, head=head, **options)
         kept = len(TipAdapterF.remembers(long_tail_labels(), 0, {"per_class": 16})) if kept is None else kept
         more = work(study, spec).disk - work(study, RunSpec.make("demo-cifar-ir100", "clip-mini", "head-only", 0)).disk

@@ -83,6 +83,7 @@ def test_a_loss_that_takes_features_is_left_alone_with_a_word(on_cpu):
 def test_a_gpu_without_triton_is_told_what_to_install(monkeypatch):
     monkeypatch.setattr(compiling, "find_spec", lambda name: None)
     assert "pip install triton" in why_not(torch.device("cuda"))
+    assert "the head's branches one by one" in why_not(torch.device("cuda"), branches=True)
 
 
 def test_a_compiler_that_fails_does_not_end_the_run(on_cpu, monkeypatch):

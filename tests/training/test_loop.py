@@ -49,8 +49,9 @@ def test_every_method_lowers_the_loss(toy_results, method):
 @pytest.mark.parametrize("head", [name for name in CHOICES["head"] if getattr(HEADS[name], "trains", True)])
 def test_every_loss_and_head_trains(toy_results, loss, head):
     options = {"loss": loss, "head": head, "epochs": 1} | ({"init": "random"} if head == "linear" else {})
+    options |= {"prompt": "descriptions"} if getattr(HEADS[head], "sentences", False) else {}
     method = "ssf-ln" if takes_features(loss) else "head-only"
-    if takes_features(loss) and getattr(HEADS[head], "tower", False):
+    if takes_features(loss) and (getattr(HEADS[head], "tower", False) or not getattr(HEADS[head], "rows", True)):
         with pytest.raises(PelError, match="rows of its own"):
             RunSpec.make("toy-ir20", "toy", method, 0, **options)
         return

@@ -62,6 +62,8 @@ VARIANTS = [
     {"method": "head-only", "head": "tip-adapter-f"},
     {"method": "adaptformer", "head": "coop", "head.context": 3},
     {"method": "head-only", "head": "text-tower", "head.tuning": "lora+ln@1:2", "head.chunk": 4, "precision": "bf16"},
+    {"method": "adaptformer", "head": "language-guided", "prompt": "descriptions", "head.chunk": 4, "precision": "fp16"},
+    {"method": "head-only", "recipe": "vl-ltr", "head.chosen_by": "val", "data.val": 0.3, "loss": "grw"},
     *({"method": "head-only", "sampler": sampler} for sampler in CHOICES["sampler"]),
     *({"method": "head-only", "loss": "ldam", "reweight": reweight} for reweight in CHOICES["reweight"]),
     *({"method": "adaptformer", "sharpness": name, "precision": "fp16"} for name in CHOICES["sharpness"]),
