@@ -1,6 +1,6 @@
 """What a ``metrics.json`` holds: whether it can be a result, and the values at its dotted paths."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pel_core.common.errors import PelError, unknown
@@ -47,6 +47,18 @@ def _no_counts(record: Mapping[str, Any]) -> Iterator[str]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def data_name(record: Mapping[str, Any]) -> str:
+    """The data set of a record, and whose images it is evaluated on where these are another's: ``toy-ir20 on demo-sketch``."""
+    other = record.get("test_set") or {}
+    return f"{record['data']['name']} on {other['name']}" if other else str(record["data"]["name"])
+
+
+def data_sets(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Every data set that records are of: those of the trainings, and others whose images are evaluated."""
+    names = (each["name"] for record in records for each in (record["data"], record.get("test_set")) if each)
+    return list(dict.fromkeys(names))
 
 
 def lookup(record: Mapping[str, Any], path: str) -> Any:

@@ -231,7 +231,8 @@ def _is_result(record: Any) -> bool:
 
 def _other_inputs(record: Mapping[str, Any], spec: RunSpec, results: Path) -> str:
     stored = {part: record.get(part, {}).get("sha256") for part in INPUT_PARTS}
-    if reason := _differing(stored, spec, results) or _other_parents(record, spec, results):
+    reason = _differing(stored, spec, results) or _other_test_set(record, spec, results)
+    if reason := reason or _other_parents(record, spec, results):
         return f"{reason}. {snakemake_or_make('snakemake (make study)')} makes it again; or prepare the earlier one again"
     return ""
 
@@ -239,16 +240,17 @@ def _other_inputs(record: Mapping[str, Any], spec: RunSpec, results: Path) -> st
 def read_other_inputs(path: Path, spec: RunSpec, results: Path) -> str:
     """Whether the record in a file (train.json, metrics.json) is of other data, weights or parents than there are now, and which,
     in words; empty where it is not, says nothing of them, or is not there. Of a new record only the beginning is read, unless
-    the run starts from others."""
+    the run starts from others or is evaluated on another data set."""
     try:
         with open(path, "rb") as handle:
             head = INPUTS.search(handle.read(HEAD))
-        record = read_json(path) if spec.parents or not head else {}
+        record = read_json(path) if spec.parents or spec.evaluate_on or not head else {}
         if head:
             stored = {"data": head[1].decode(), "backbone": head[2].decode()}
         else:
             stored = {part: record[part]["sha256"] for part in INPUT_PARTS if part in record}
-        return _differing(stored, spec, results) or _other_parents(record, spec, results)
+        other = _differing(stored, spec, results) or _other_test_set(record, spec, results)
+        return other or _other_parents(record, spec, results)
     except (PelError, OSError, KeyError, TypeError):
         return ""  # not there, of another program, or damaged: whoever opens it says so
 
@@ -267,18 +269,18 @@ def _differing(stored: Mapping[str, Any], spec: RunSpec, results: Path) -> str:
     for part, word in (("data", f"data set {base}"), ("backbone", f"weights of {spec.backbone}")):
         if now[part] and stored[part] != now[part]:
             return f"made from another {word} ({str(stored[part])[:12]}) than is prepared now ({now[part][:12]})"
-    return _other_test_set(stored, spec, results) if spec.evaluate_on else ""
+    return ""
 
 
-def _other_test_set(stored: Mapping[str, Any], spec: RunSpec, results: Path) -> str:
-    """Whether a result is of other images of the data set that it is evaluated on than are prepared, in words."""
-    path = results / "data" / spec.evaluate_on / "data.json"
-    if not path.is_file() or not stored.get("test_set"):
+def _other_test_set(record: Mapping[str, Any], spec: RunSpec, results: Path) -> str:
+    """Whether a result is of other images of the data set that it is evaluated on than are prepared, in words: of its test split,
+    or of all of its images, as the record says which."""
+    path, stored = results / "data" / spec.evaluate_on / "data.json", record.get("test_set")
+    if not spec.evaluate_on or not stored or not path.is_file():
         return ""
-    about = read_json(path)
-    if stored["test_set"] in (content_of(about, "test"), content_of(about, "all")):
+    if stored["sha256"] == (now := content_of(read_json(path), stored["images"])):
         return ""
-    return f"made from other images of {spec.evaluate_on} ({str(stored['test_set'])[:12]}) than are prepared now"
+    return f"made from other images of {spec.evaluate_on} ({str(stored['sha256'])[:12]}) than are prepared now ({now[:12]})"
 
 
 def _other_parents(record: Mapping[str, Any], spec: RunSpec, results: Path) -> str:
@@ -322,11 +324,12 @@ def require_same_inputs(records: Iterable[Mapping[str, Any]]) -> None:
     """
     first: dict[tuple[str, str], Mapping[str, Any]] = {}
     for record in records:
-        for part in ("data", "backbone"):
+        for part, word in (("data", "data"), ("backbone", "weights"), ("test_set", "test images")):
             about = record.get(part, {})
-            other = first.setdefault((part, f"{about.get('name', '')} {about.get('factors', '')}"), record)
-            if (here := about.get("sha256")) != (there := other[part].get("sha256")):
+            key = part, " ".join(str(about.get(name, "")) for name in ("name", "factors", "images"))
+            other = first.setdefault(key, record)
+            if (here := about.get("sha256")) != (there := other.get(part, {}).get("sha256")):
                 raise PelError(
-                    f"{other['slug']} and {record['slug']} were made from different {'data' if part == 'data' else 'weights'} "
+                    f"{other['slug']} and {record['slug']} were made from different {word} "
                     f"({str(there)[:12]} and {str(here)[:12]}): delete the older one and run again"
                 )
