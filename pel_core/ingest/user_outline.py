@@ -44,15 +44,20 @@ def outline(source: UserSource) -> Outline:
         PelError: nothing to train or test on, or a profile that the images do not allow; the message names the data set.
     """
     try:
-        with TemporaryDirectory() as folder:
-            found = source.outline(Path(folder) / "new")
-        unsaid = not source.options.test_fraction and {"test", "val"}.isdisjoint(found.splits)
-        splits = divide(source.options, found)
-        known = len(found.keys) > 1  # else labels are not known yet
-        pool = np.bincount(splits["train"].labels, minlength=len(found.keys))
-        drawn = drawn_counts(source.options, source.entry.ratios, found.keys, pool) if known else {}
+        return unnamed_outline(source)
     except PelError as error:
         raise type(error)(f"data set '{source.base}': {error}") from None
+
+
+def unnamed_outline(source: UserSource) -> Outline:
+    """As `outline`, of images that are no data set yet: the message does not name it."""
+    with TemporaryDirectory() as folder:
+        found = source.outline(Path(folder) / "new")
+    unsaid = not source.options.test_fraction and {"test", "val"}.isdisjoint(found.splits)
+    splits = divide(source.options, found)
+    known = len(found.keys) > 1  # else labels are not known yet
+    pool = np.bincount(splits["train"].labels, minlength=len(found.keys))
+    drawn = drawn_counts(source.options, source.entry.ratios, found.keys, pool) if known else {}
     images = {split: len(each.labels) for split, each in splits.items()}
     counts = {ratio: int(each.sum()) for ratio, each in drawn.items()}
     notes = tuple(filter(None, found.notes))

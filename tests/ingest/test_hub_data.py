@@ -18,11 +18,13 @@ import pytest
 from own_trees import counts
 from PIL import Image
 
+from pel_core.cli.main import main
 from pel_core.common.errors import PelError
 from pel_core.data.datasets import open_prepared
 from pel_core.ingest.entries import declared
 from pel_core.ingest.identity import data_params
 from pel_core.ingest.prepare import prepare
+from pel_core.studies.study import load
 
 COMMIT, OTHER = "0123456789abcdef0123456789abcdef01234567", "f" * 40
 HEAD = """---
@@ -341,6 +343,29 @@ def test_a_repository_is_downloaded_once(hub, tmp_path):
     hub.refusal = (500, "")
     again = make(tmp_path / "again", **HERE)
     assert again.sha256 == data.sha256, "what the cache holds was not read"
+
+
+def test_init_takes_a_repository_by_name(hub, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "new", "--data", "hub:someone/seals", "--backbone", "clip-mini"]) == 0
+    text = Path("new/config.yaml").read_text()
+    entry = f"mine: {{kind: hub, repository: someone/seals, revision: {COMMIT}}} # hub: "
+    assert f"{entry}how many images it has is not known before they are prepared\n" in text
+    study = load("new/study.yaml", "new/config.yaml", results=tmp_path / "results")
+    study.check_sources()
+    prepare("mine", tmp_path / "out", study.config)
+    assert counts(open_prepared(tmp_path / "out", "mine").train, 2) == [5, 5]
+    hub.refusal = (500, "")  # in the cache now: its README.md says the sizes
+    assert main(["init", "again", "--data", f"hub:someone/seals@{COMMIT}", "--backbone", "clip-mini"]) == 0
+    assert f"{entry}images: 10 train, 4 test\n" in Path("again/config.yaml").read_text()
+    capsys.readouterr()
+    hub.refusal = (401, "RepoNotFound")
+    assert main(["init", "third", "--data", "hub:someone/seals"]) == 1
+    assert "the hub has no data set someone/seals, or it is private" in capsys.readouterr().err
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    assert main(["init", "third", "--data", "hub:someone/seals"]) == 1
+    assert "could not be asked for (no network: 127.0.0.1 cannot be reached" in capsys.readouterr().err
+    assert not Path("third").exists()
 
 
 @pytest.mark.parametrize(

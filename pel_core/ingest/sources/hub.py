@@ -111,6 +111,10 @@ class Hub(UserSource):
         """A folder in full; a repository is looked for when it is read."""
         return super().locate() if self.options.root else self
 
+    def looked_at(self) -> UserSource:
+        """The same."""
+        return super().looked_at() if self.options.root else self
+
     def has_val(self) -> bool:
         """As the entry says, or the repository's README.md."""
         return "val" in self.options.splits or super().has_val()
