@@ -3,6 +3,8 @@
 import hashlib
 import io
 import json
+import logging
+import logging.handlers
 import os
 import signal
 import subprocess
@@ -122,6 +124,34 @@ def test_images_by_path_and_labels_as_text(datasets, tmp_path):
     (root / "pictures/3.png").unlink()
     with pytest.raises(PelError, match=r"\(train\), image 3: the image 'pictures/3.png' cannot be read"):
         make(tmp_path / "gone", root=str(root), image_column="path", label_column="kind")
+
+
+def test_nothing_is_said_of_a_card_without_a_head(datasets, tmp_path):
+    said = logging.handlers.BufferingHandler(100)
+    logging.getLogger("huggingface_hub").addHandler(said)
+    try:
+        for i in range(8):
+            (path := tmp_path / f"folder/train/{'ab'[i % 2]}/{i}.png").parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded(i))
+        (tmp_path / "folder/README.md").write_text("A data set.\n")
+        assert make(tmp_path / "out", root=str(tmp_path / "folder")).class_names == ["a", "b"]
+        assert [record.getMessage() for record in said.buffer] == []
+        logging.getLogger("huggingface_hub.repocard").warning("Repo card metadata block was not found.")
+        assert len(said.buffer) == 1, "others may want it"
+    finally:
+        logging.getLogger("huggingface_hub").removeHandler(said)
+
+
+def test_a_slip_of_ours_is_no_damaged_file(datasets, tmp_path, monkeypatch):
+    root = repository(datasets, tmp_path / "repo")
+    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda: ["default"])  # called with a folder
+    with pytest.raises(TypeError, match="takes 0 positional arguments"):
+        make(tmp_path / "out", root=str(root))
+    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda folder: json.loads("{"))
+    with pytest.raises(PelError, match="cannot be read as a data set of the hub") as found:
+        make(tmp_path / "out", root=str(root))
+    chain = found.value.__cause__ or found.value.__context__
+    assert isinstance(chain, PelError | json.JSONDecodeError)
 
 
 def test_an_image_folder_and_json_lines(datasets, tmp_path):
