@@ -34,8 +34,8 @@ def is_our_defect(error: BaseException) -> bool:
     """Whether code of this package raised an error, and no library that it called.
 
     Libraries that read files raise nearly anything on a damaged one: scipy's reader of .mat files ValueError, zlib.error,
-    TypeError, IndexError and UnboundLocalError, for example. So it is not the kind that tells their complaints from a slip of ours (an
-    argument that a function does not have, a name that is not there), but where it was raised.
+    TypeError, IndexError and UnboundLocalError, for example. So it is not the kind that tells their complaints from a slip of
+    ours (an argument that a function does not have, a name that is not there), but where it was raised.
     """
     where = error.__traceback__
     while where is not None and where.tb_next is not None:
