@@ -114,8 +114,8 @@ class Watched(TrainBatches):
 
 
 def measure(name: str, variant: str, seed: int, draw: int = 0, ratio: int = 100, columns: tuple = COLUMNS, **overrides) -> dict:
-    """Percent right: `one` and `five` crops, `head`, `med`, `tail` (with `five`), after the `first` epoch (one crop); of five crops
-    also on the pictures of each of `EVALUATED_ON` that has the same classes, by its name.
+    """Percent right: `one` and `five` crops, `head`, `med`, `tail` (with `five`), after the `first` epoch (one crop); of five
+    crops also on the pictures of each of `EVALUATED_ON` that has the same classes, by its name.
 
     Of one, five, first and these names, those not among `columns` are left out, which saves their time.
     """
