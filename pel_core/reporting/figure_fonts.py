@@ -55,22 +55,43 @@ def no_word_of_weights(record: logging.LogRecord) -> bool:
 
 def lacking(texts: Iterable[str]) -> str:
     """The letters of texts that no font of `families` has, in order; they are drawn as boxes."""
+    return "".join(sorted(_taken(texts)[""]))
+
+
+def _taken(texts: Iterable[str]) -> dict[str, set[str]]:
+    """The letters of texts beside ASCII by the family that they are taken of; "" for none."""
     letters = {letter for text in texts for letter in text if not letter.isascii() and not letter.isspace()}
+    found = {}
     for name in families() if letters else ():
-        letters -= _letters_of(name)
-    return "".join(sorted(letters))
+        found[name] = letters & _letters_of(name)
+        letters -= found[name]
+    return found | {"": letters}
 
 
-def tell_lacking(figure: Figure) -> None:
-    """Say once which letters of figures are boxes, and what to install."""
+def prepare_letters(figure: Figure) -> dict[str, object]:
+    """Say once which letters of figures are boxes, and what to install; matplotlib's settings that a figure's letters ask for.
+
+    matplotlib embeds a font with outlines of PostScript (CFF, as Noto's) into a PDF as if it were TrueType, which not every
+    reader takes: their letters are drawn as shapes (Type 3).
+    """
     from matplotlib.text import Text
 
-    letters = lacking(text.get_text() for text in figure.findobj(Text))
-    if new := "".join(letter for letter in letters if letter not in _told):
+    taken = _taken(text.get_text() for text in figure.findobj(Text))
+    if new := "".join(sorted(taken.pop("") - _told)):
         install = "install one and draw again, for Chinese, Japanese and Korean Noto Sans CJK (apt-get install fonts-noto-cjk)"
         if not _told:
             logger.info("note: no font that is installed has %s, which are boxes in figures; %s", new[:20], install)
         _told.update(new)
+    return {"pdf.fonttype": 3} if any(letters and _is_postscript(name) for name, letters in taken.items()) else {}
+
+
+def _is_postscript(name: str) -> bool:
+    from fontTools.ttLib import TTFont
+    from matplotlib import font_manager
+
+    path = font_manager.findfont(font_manager.FontProperties(family=name))
+    with TTFont(str(path), fontNumber=getattr(path, "face_index", 0) or 0, lazy=True) as font:
+        return "CFF " in font or "CFF2" in font
 
 
 @cache

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pel_core.common.files import replace_file, write_text
 from pel_core.common.lazy import plt
-from pel_core.reporting.figure_fonts import families, no_word_of_weights, tell_lacking
+from pel_core.reporting.figure_fonts import families, no_word_of_weights, prepare_letters
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -105,7 +105,7 @@ def save(figure: Figure, folder: str | Path, name: str, caption: Iterable[str]) 
     """Write pdf, svg and png without dates or versions, and beside them the lines of the caption as txt: a figure that did not
     change has the same bytes."""
     lines = [line for line in caption if line]
-    tell_lacking(figure)
+    settings = prepare_letters(figure)
     if (figures := _collecting.get()) is not None:
         figures.append((figure, lines))
     for suffix, metadata in (
@@ -113,6 +113,6 @@ def save(figure: Figure, folder: str | Path, name: str, caption: Iterable[str]) 
         ("svg", {"Date": None}),
         ("png", {"Software": None}),
     ):
-        with replace_file(Path(folder) / f"{name}.{suffix}") as temporary:
+        with replace_file(Path(folder) / f"{name}.{suffix}") as temporary, plt.rc_context(settings):
             figure.savefig(temporary, metadata=metadata)
     write_text(Path(folder) / f"{name}.txt", "".join(f"{line}\n" for line in lines))
