@@ -21,7 +21,7 @@ from pel_core.reporting.figure_text import line_height, text_width, wrapped
 from pel_core.reporting.runs import read_runs
 from pel_core.reporting.statistics.values import better, is_metric
 from pel_core.reporting.tables import statistic
-from pel_core.studies.cells import TEST
+from pel_core.studies.bindings import TEST
 from pel_core.studies.kinds import AXIS, FIGURE, FIGURES, ArtefactKind, Declaration
 from pel_core.studies.study import Study
 

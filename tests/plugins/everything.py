@@ -16,7 +16,7 @@ from pel_core.common.seeds import generator
 from pel_core.data.augmentations import AUGMENTATIONS, Augmentation
 from pel_core.data.datasets import DATASETS, LongTailed
 from pel_core.data.ensembling import TTE, Ensemble
-from pel_core.evaluation.metrics import Scored
+from pel_core.evaluation.scored import Scored
 from pel_core.export.formats import FORMATS, Card, Opened
 from pel_core.ingest.content import Content
 from pel_core.ingest.sources import Source, register
