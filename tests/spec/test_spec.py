@@ -370,6 +370,10 @@ def test_a_stored_spec_is_completed_without_steps_after_training():
         ("fact-tt", {"optimizer.layer_decay": 0.7}, True),
         ("fact-tt", {}, False),
         ("adaptformer", {"optimizer.layer_decay": 0.7}, False),
+        ("adaptformer", {"init": "shot-1"}, True),
+        ("adaptformer", {"init": "shot-10", "head": "linear"}, True),
+        ("adaptformer", {"init": "class-mean"}, False),
+        ("zero-shot", {}, False),
     ],
 )
 def test_what_was_stored_before_a_change_of_a_few_entries_is_known(method, options, concerned):
