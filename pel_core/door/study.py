@@ -20,7 +20,7 @@ from pel_core.reporting.figure_style import collected
 from pel_core.reporting.html_text import markdown_html, picture
 from pel_core.reporting.runs import Blank, Runs, find_runs
 from pel_core.reporting.tables import statistic
-from pel_core.spec.results import require_same_inputs
+from pel_core.spec.records import require_same_inputs
 from pel_core.studies.cells import Artefact, Cell
 from pel_core.studies.config import shown
 from pel_core.studies.kinds import FIGURE

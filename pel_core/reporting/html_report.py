@@ -21,8 +21,8 @@ from pel_core.reporting.runs_table import SHORT, run_row
 from pel_core.reporting.screen import Screen
 from pel_core.reporting.standing import Standing
 from pel_core.reporting.tuning_page import tuning_cost, tunings_on_page
-from pel_core.spec.records import data_name
-from pel_core.spec.results import require_same_inputs, run_folder
+from pel_core.spec.records import data_name, require_same_inputs
+from pel_core.spec.results import run_folder
 from pel_core.studies.cells import Artefact
 from pel_core.studies.kinds import FIGURE
 from pel_core.studies.study import Study

@@ -23,7 +23,7 @@ from pel_core.reporting.table_text import md_row as md_row  # others spell their
 from pel_core.reporting.table_text import table_tex as table_tex
 from pel_core.reporting.table_text import write_csv as write_csv
 from pel_core.spec.records import data_sets, lookup, number, why_none
-from pel_core.spec.results import SECTIONS
+from pel_core.spec.values import SECTIONS
 from pel_core.studies.cells import Cell
 from pel_core.studies.kinds import TABLE, TABLES, ArtefactKind
 from pel_core.studies.study import Study

@@ -101,3 +101,22 @@ def why_none(record: Mapping[str, Any], path: str) -> str:
     """The stated reason for a null metric."""
     reasons, name = record["metrics"].get("null_reasons", {}), path.removeprefix("metrics.")
     return reasons.get(name) or reasons.get(name.split(".")[0], "no reason is stored")  # of per_class.3: that of per_class
+
+
+def require_same_inputs(records: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse to take one mean over runs that were made from different data or weights.
+
+    Raises:
+        PelError: naming two of the runs.
+    """
+    first: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for record in records:
+        for part, word in (("data", "data"), ("backbone", "weights"), ("test_set", "test images")):
+            about = record.get(part, {})
+            key = part, " ".join(str(about.get(name, "")) for name in ("name", "factors", "images"))
+            other = first.setdefault(key, record)
+            if (here := about.get("sha256")) != (there := other.get(part, {}).get("sha256")):
+                raise PelError(
+                    f"{other['slug']} and {record['slug']} were made from different {word} "
+                    f"({str(there)[:12]} and {str(here)[:12]}): delete the older one and run again"
+                )

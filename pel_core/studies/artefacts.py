@@ -10,7 +10,7 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.data.datasets import split_name
 from pel_core.ingest.entries import declared
 from pel_core.models.backbones import backbone_name
-from pel_core.spec.results import value_path
+from pel_core.spec.values import value_path
 from pel_core.studies.bindings import Bindings, UnboundRole
 from pel_core.studies.cells import Artefact, Claim, Contrast, Selection
 from pel_core.studies.config import shown

@@ -14,7 +14,7 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.data.factors import AS_IS, GROUPING
 from pel_core.spec.choices import METRICS
 from pel_core.spec.posthoc import is_ensemble
-from pel_core.spec.results import value_path
+from pel_core.spec.values import value_path
 from pel_core.studies.bindings import Bindings
 from pel_core.studies.cells import Artefact, Cell, Selection
 from pel_core.studies.design import Design, Factor, Levels, regular_fraction

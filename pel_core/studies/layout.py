@@ -13,7 +13,7 @@ from pel_core.models.backbones import backbone_name
 from pel_core.models.methods import METHODS, PART
 from pel_core.spec import posthoc
 from pel_core.spec.options import spell
-from pel_core.spec.results import value_path
+from pel_core.spec.values import value_path
 from pel_core.studies.bindings import OWN, TEST, Bindings, UnboundRole
 from pel_core.studies.cells import Cell, Contrast, Selection
 from pel_core.studies.origins import ALL, FROM, FROM_SEEDS, listed, parents_of, with_origins

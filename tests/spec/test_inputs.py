@@ -13,18 +13,10 @@ from pel_core.data.test_sets import content_of
 from pel_core.ingest.prepare import prepare
 from pel_core.reporting.tables import table_files
 from pel_core.spec import results as reading
-from pel_core.spec.records import lookup, number
-from pel_core.spec.results import (
-    SECTIONS,
-    invalid_reason,
-    metrics_file,
-    read_other_inputs,
-    read_result,
-    require_same_inputs,
-    section_keys,
-    value_path,
-)
+from pel_core.spec.records import lookup, number, require_same_inputs
+from pel_core.spec.results import invalid_reason, metrics_file, read_other_inputs, read_result
 from pel_core.spec.run_spec import RunSpec
+from pel_core.spec.values import SECTIONS, section_keys, value_path
 from pel_core.studies.study import load_settings
 
 STUDY = """
