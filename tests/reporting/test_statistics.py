@@ -380,6 +380,7 @@ def test_other_test_sets_are_refused_by_name():
 # Holm, prediction, columns
 
 
+@settings(max_examples=20)  # statsmodels takes a tenth of a second a call
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
 def test_holm_is_that_of_statsmodels_and_skips_what_has_no_p(p):
     told = multipletests(p, method="holm")[1]
