@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(autouse=True)
 def what_pel_sets_is_put_back():
-    """Commands that run in a test's own process tell their jobs by PEL_DATA, PEL_ROOTS, ...; no other test may hear of it."""
+    """Commands that run in a test's own process tell their jobs by PEL_DATA, PEL_ROOTS and the like; others may not hear it."""
     before = {name: value for name, value in os.environ.items() if name.startswith("PEL_")}
     yield
     for name in [name for name in os.environ if name.startswith("PEL_") and name not in before]:

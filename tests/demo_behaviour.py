@@ -114,9 +114,10 @@ class Watched(TrainBatches):
 
 
 def measure(name: str, variant: str, seed: int, draw: int = 0, ratio: int = 100, columns: tuple = COLUMNS, **overrides) -> dict:
-    """Percent right: `one` and `five` crops, `head`, `med`, `tail` (with `five`), after the `first` epoch (one crop).
+    """Percent right: `one` and `five` crops, `head`, `med`, `tail` (with `five`), after the `first` epoch (one crop); of five
+    crops also on the pictures of each of `EVALUATED_ON` that has the same classes, by its name.
 
-    Of one, five and first, those not among `columns` are left out, which saves their time.
+    Of one, five, first and these names, those not among `columns` are left out, which saves their time.
     """
     data = task(name, draw, ratio)
     options = {**VARIANTS[variant], **overrides}
@@ -127,8 +128,8 @@ def measure(name: str, variant: str, seed: int, draw: int = 0, ratio: int = 100,
     picture = (32, spec.vit.mean, spec.vit.std, "cpu")
     found: dict[str, float] = {}
 
-    def right(tte: str) -> np.ndarray:
-        return predict(classifier, EvalBatches(data.test, tte, spec.expand, *picture)).argmax(1).numpy() == data.test.labels
+    def right(tte: str, test: Split = data.test) -> np.ndarray:
+        return predict(classifier, EvalBatches(test, tte, spec.expand, *picture)).argmax(1).numpy() == test.labels
 
     clock = time.perf_counter()
     if spec.trains:
@@ -142,6 +143,10 @@ def measure(name: str, variant: str, seed: int, draw: int = 0, ratio: int = 100,
     if "five" in columns:
         five, group_of = right("fivecrop"), np.array(data.groups)[data.test.labels]
         found.update({"five": 100 * five.mean(), **{group: 100 * five[group_of == group].mean() for group in GROUPS}})
+    for other in (other for other in EVALUATED_ON if other in columns):
+        images, labels = stand_ins.render(other, "test", draw)
+        assert STAND_INS[other].class_names == STAND_INS[name].class_names
+        found[other] = 100 * right("fivecrop", Split(labels, images)).mean()
     found["evaluate_s"] = time.perf_counter() - clock
     return {key: float(value) for key, value in found.items()}
 

@@ -13,6 +13,7 @@ from pel_core.reporting import (
     figure_per_class,
     figure_reliability,
     figure_seeds,
+    figure_shift,
     figure_training,
 )
 from pel_core.reporting.figure_bar_layouts import draw_bars
@@ -30,6 +31,8 @@ from pel_core.reporting.figure_per_class import ClassFigure, draw_classes, windo
 from pel_core.reporting.figure_reliability import Bins, ReliabilityFigure, draw_reliability
 from pel_core.reporting.figure_seeds import SeedsFigure, Strip, draw_seeds
 from pel_core.reporting.figure_sheet import Sheet
+from pel_core.reporting.figure_shift import Point as ShiftPoint
+from pel_core.reporting.figure_shift import ShiftFigure, Side, draw_shift
 from pel_core.reporting.figure_style import COLUMN, PAGE, plt
 from pel_core.reporting.figure_training import Trace, TrainingFigure, draw_training
 from pel_core.reporting.statistics.effects import Effect
@@ -156,6 +159,16 @@ def critical(methods: int, long: bool, datasets: int = 8, width: float = COLUMN)
     return draw_critical(CriticalFigure(sheet("Mean ranks", width), [label(i, long) for i in range(methods)], made))
 
 
+def shift(methods: int, long: bool, sets: int = 2, width: float = COLUMN):
+    def side(value: float) -> Side:
+        return Side(value, (value - 0.5, value + 0.5), (value - 2, value + 2))
+
+    pairs = [(i, j) for i in range(methods) for j in range(sets)]
+    points = [ShiftPoint(i, j, side(70.0 + i), side(60.0 + i - 5 * j)) for i, j in pairs]
+    names = [[label(i, long) for i in range(count)] for count in (methods, sets)]
+    return draw_shift(ShiftFigure(sheet("On other images", width), "Accuracy (%)", *names, points))
+
+
 def main_effects(levels: int, long: bool, factors: int = 2):
     effects = [
         Effect("overall", 60.0 + i, 1.0, (), (0, 1, 2), 90, False, Interval(60.0 + i, 0.5, 2), Interval(60.0 + i, 1.0, 9))
@@ -182,6 +195,7 @@ DRAW = {
     "interaction": (interaction, figure_interaction.MOST_LEVELS),
     "main-effects": (main_effects, 6),
     "critical-difference": (critical, figure_critical_difference.MOST),
+    "shift": (shift, figure_shift.MOST),
 }
 UNNAMED = {"counts": 1, "class-difference": 0}  # kinds that name no row where there are so few
 LEAST = {"interaction": 2, "critical-difference": 3}

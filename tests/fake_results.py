@@ -135,6 +135,7 @@ def fake_record(spec: RunSpec) -> dict[str, Any]:
         "training": {"curve": fake_curve(spec), "seconds": 5.0, "images_per_second": 1000.0, "peak_memory_mb": 500.0},
         "evaluation": {"tte": spec.tte, "crops": spec.views, "seconds": 2.0, "images_per_second": 400.0, "peak_memory_mb": 500.0},
         "environment": {"python": "3", "torch": "0", "device": "cpu"},
+        **({"test_set": {"name": spec.evaluate_on, "images": "test", "sha256": "0" * 64}} if spec.evaluate_on else {}),
         **(
             {"posthoc": {name: 1.0 if value == "val" else value for name, value in steps_of(spec).items()}}
             if is_posthoc(spec)

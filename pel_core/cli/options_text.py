@@ -17,7 +17,7 @@ from pel_core.models.backbones import BACKBONES
 from pel_core.models.methods import METHODS
 from pel_core.spec import posthoc
 from pel_core.spec.choices import DATA_FIELDS, METRICS, REGISTRIES, Metric
-from pel_core.spec.results import SECTIONS
+from pel_core.spec.values import SECTIONS
 from pel_core.studies.kinds import FIGURES, REQUIRED
 
 

@@ -28,3 +28,16 @@ def unknown(kind: str, asked: object, known: Iterable[str], hint: str = "", list
     elif hint and hint[0] not in "(.;":
         message += "."
     return PelError(f"{message} {hint}".rstrip())
+
+
+def is_our_defect(error: BaseException) -> bool:
+    """Whether code of this package raised an error, and no library that it called.
+
+    Libraries that read files raise nearly anything on a damaged one: scipy's reader of .mat files ValueError, zlib.error,
+    TypeError, IndexError and UnboundLocalError, for example. So it is not the kind that tells their complaints from a slip of
+    ours (an argument that a function does not have, a name that is not there), but where it was raised.
+    """
+    where = error.__traceback__
+    while where is not None and where.tb_next is not None:
+        where = where.tb_next
+    return where is not None and str(where.tb_frame.f_globals.get("__name__", "")).partition(".")[0] == __name__.partition(".")[0]

@@ -12,7 +12,7 @@ from typing import Any
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.paths import user_path
-from pel_core.data.lists import read_class_names
+from pel_core.data.class_name_files import read_class_names
 
 # Two pairs of ImageNet's 1,000 classes share a name in the usual list; of each, the second word of WordNet's synset.
 DISTINCT = {"n04008634": "projectile", "n04355933": "sunglass"}

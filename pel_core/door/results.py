@@ -17,8 +17,9 @@ from pel_core.spec.choices import METRICS
 from pel_core.spec.outcomes import diverged, reason_of
 from pel_core.spec.plugins import parse_run
 from pel_core.spec.records import number, why_none
-from pel_core.spec.results import invalid_reason, read_record, result_files, slug_of, value_path
+from pel_core.spec.results import invalid_reason, read_record, result_files, slug_of
 from pel_core.spec.run_spec import RunSpec
+from pel_core.spec.values import value_path
 
 FIRST = ("run", "metric", "value", "reason")
 IDENTITY = ("dataset", "backbone", "method", "seed")

@@ -20,7 +20,7 @@ from pel_core.reporting.figure_style import collected
 from pel_core.reporting.html_text import markdown_html, picture
 from pel_core.reporting.runs import Blank, Runs, find_runs
 from pel_core.reporting.tables import statistic
-from pel_core.spec.results import require_same_inputs
+from pel_core.spec.records import require_same_inputs
 from pel_core.studies.cells import Artefact, Cell
 from pel_core.studies.config import shown
 from pel_core.studies.kinds import FIGURE
@@ -87,8 +87,9 @@ class StudyResults:
     @cached_property
     def cells(self) -> pd.DataFrame:
         """A row for each number of the study: where it stands (``artefact``, ``row``, ``column`` and their labels), what it is of
-        (``dataset`` and ``method`` as the study writes them, ``metric``), its ``mean`` over ``n`` runs with ``std``, the
-        ``seeds``, the ``runs``. Where a run has no result ``mean`` is NaN and ``missing`` says what is missing.
+        (``dataset`` and ``method`` as the study writes them, with ``on NAME`` where another data set's images are evaluated;
+        ``metric``), its ``mean`` over ``n`` runs with ``std``, the ``seeds``, the ``runs``. Where a run has no result ``mean`` is
+        NaN and ``missing`` says what is missing.
 
         Raises:
             PelError: runs are of different data or weights.
@@ -103,7 +104,7 @@ class StudyResults:
         for cell in artefact.cells:
             row, column = _labels(artefact, cell)
             about = {"artefact": name, "row": cell.row, "column": cell.column, "row_label": row, "column_label": column}
-            about |= {"dataset": cell.dataset, "method": cell.method, "metric": cell.value.removeprefix("metrics.")}
+            about |= {"dataset": cell.tested, "method": cell.method, "metric": cell.value.removeprefix("metrics.")}
             about |= {"seeds": [spec.seed for spec in cell.specs], "runs": cell.slugs}
             if not cell.specs:
                 yield {**about, "mean": float("nan"), "std": float("nan"), "n": 0, "missing": "settings are not chosen yet"}

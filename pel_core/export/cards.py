@@ -1,17 +1,15 @@
 """The README.md of an exported folder: metadata as the Hugging Face hub reads it, how to load it, and the numbers of its run."""
 
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from pel_core import __version__
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
-from pel_core.export.linear import FORMULAS, LinearHead
+from pel_core.export.formats import Card
+from pel_core.export.linear import FORMULAS
 from pel_core.models.backbones import BACKBONES
 from pel_core.spec.results import train_folder
 from pel_core.spec.run_spec import RunSpec
@@ -54,20 +52,11 @@ logits = model(pixels)  # float32 (B, 3, R, R), RGB in 0..1
 """
 
 
-@dataclass(frozen=True)
-class Card:
-    """What a card has to say of one format: the library and its name of the network, the head if it lies beside it, and how an
-    image is prepared."""
-
-    library: str
-    arch: str
-    head: LinearHead | None
-    preprocessing: Mapping[str, Any]
-
-
 def loading_code(spec: RunSpec, card: Card) -> str:
     """Python that loads the folder FOLDER and gives the run's ``logits`` of prepared ``images`` (of ``pixels``, where the network
     prepares them itself)."""
+    if card.code:
+        return card.code
     if card.library in ("onnx", "torch"):
         return ONNX if card.library == "onnx" else TORCH
     if card.library == "timm":

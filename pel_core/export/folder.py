@@ -5,21 +5,18 @@ Every file is there or none: the folder is made beside its place and moved there
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from pel_core import __version__
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
-from pel_core.common.registry import Registry
 from pel_core.evaluation.trained_run import open_run
-from pel_core.export.cards import Card, card_text
+from pel_core.export.cards import card_text
+from pel_core.export.formats import FORMATS, Card, Opened
 from pel_core.export.graph import Whole, write_onnx, write_torch
 from pel_core.export.linear import LinearHead, linear_head
 from pel_core.export.merge import merged
@@ -30,21 +27,6 @@ from pel_core.models.weights import load_vit
 from pel_core.spec.options import evaluation_options
 from pel_core.spec.posthoc import is_posthoc
 from pel_core.spec.run_spec import RunSpec
-from pel_core.training.classifier import Classifier
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A run ready for export: in fp32, on the CPU."""
-
-    spec: RunSpec
-    classifier: Classifier
-    class_names: list[str]
-    text: Mapping[str, Tensor]
-
-
-Writer = Callable[[Path, Opened], Card]
-FORMATS: Registry[Writer] = Registry("format")
 
 
 def export_run(run: str, results: Path, form: str, out: Path) -> Path:

@@ -11,9 +11,10 @@ from pel_core.common.errors import PelError
 from pel_core.common.seeds import torch_generator
 from pel_core.export.merge import CLOSE
 from pel_core.models.backbones import BACKBONES
+from pel_core.models.open_clip_towers import open_clip_tower
 from pel_core.models.resnet import ResNet
 from pel_core.models.state_names import State
-from pel_core.models.towers import Reader, open_clip_tower, timm_tower, upstream_features
+from pel_core.models.towers import Reader, timm_tower, upstream_features
 from pel_core.models.vit import ViT
 
 LIBRARIES = {"open_clip": "open_clip", "bundled": "open_clip", "timm": "timm"}

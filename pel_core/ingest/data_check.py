@@ -15,7 +15,7 @@ import numpy as np
 from pel_core.common.errors import PelError
 from pel_core.common.problems import Problems
 from pel_core.common.shipped import program
-from pel_core.data import lists
+from pel_core.data import class_name_files, lists
 from pel_core.data.image_files import require_readable
 from pel_core.data.lists import ImageList
 from pel_core.data.sampling import shot_groups
@@ -137,9 +137,9 @@ def _read_list(path: Path, checked: Checked, source: "Lists", problems: Problems
 def _read_names(path: Path, names_format: str) -> tuple[Checked, np.ndarray | None]:
     """Names and identifiers, and the new label of each label in the lists, where they change."""
     if path.name.endswith(".json"):
-        names, labels = lists.read_categories(path)
+        names, labels = class_name_files.read_categories(path)
         return Checked(names, [str(i) for i in np.argsort(labels).tolist()]), labels
-    pairs = lists.read_identified_names(path, names_format)
+    pairs = class_name_files.read_identified_names(path, names_format)
     ids = [key for key, _ in pairs if key is not None]
     return Checked([name for _, name in pairs], ids or None), None
 

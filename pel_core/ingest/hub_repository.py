@@ -77,6 +77,30 @@ def download(repository: str, revision: str) -> Path:
         ) from None
 
 
+def last_commit(repository: str) -> str:
+    """The commit that a repository's main branch has now.
+
+    Raises:
+        PelError: the hub cannot be asked, or has no such repository.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    why = _no_network()
+    try:
+        if not why:
+            return str(HfApi().dataset_info(repository, revision="main").sha)
+    except HfHubHTTPError as error:
+        raise _refusal(repository, "main", error) from None
+    except (HFValidationError, OSError, ValueError, RuntimeError) as error:  # the client's transport's are these
+        why = _first_line(error)
+    raise PelError(
+        f"the last commit of the data set {repository} of the hub could not be asked for ({why}); say the commit: "
+        f"{repository}@COMMIT, 40 hex digits, which a machine with network shows at "
+        f"https://huggingface.co/datasets/{repository}/commits/main"
+    )
+
+
 def _no_network() -> str:
     if variable := offline_variable():
         return f"{variable} is set"

@@ -20,7 +20,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pel_core.common.errors import PelError, unknown
+import numpy as np
+
+from pel_core.common.errors import PelError, is_our_defect, unknown
 from pel_core.data.lists import read_lines
 from pel_core.ingest.catalogue import SPLITS, check_line
 
@@ -162,11 +164,18 @@ def _read_mat(file: str) -> Records:
     """``file_list``, paths whose folder names the class (n02085620-Chihuahua), and ``labels``."""
     from scipy.io import loadmat
 
+    expected = "expected Stanford Dogs' list, with file_list and labels"
     try:
         loaded = loadmat(file, squeeze_me=True, chars_as_strings=True)
-        paths, labels = [str(path) for path in loaded["file_list"]], [int(label) for label in loaded["labels"]]
     except Exception as error:  # a damaged file makes it raise nearly anything
-        raise PelError(f"{file} cannot be read ({error!r}); expected Stanford Dogs' list, with file_list and labels") from None
+        if is_our_defect(error):
+            raise
+        raise PelError(f"{file} cannot be read ({error!r}); {expected}") from error
+    found = [np.atleast_1d(loaded.get(key, ())) for key in ("file_list", "labels")]
+    if not len(found[0]) or found[0].shape != found[1].shape or found[0].ndim != 1 or found[1].dtype.kind not in "iuf":
+        there = ", ".join(f"{key} {np.shape(value)}" for key, value in loaded.items() if not key.startswith("__"))
+        raise PelError(f"{file} holds {there or 'nothing'}; {expected}")
+    paths, labels = [str(path) for path in found[0]], [int(label) for label in found[1]]
     names = [re.sub(r"^n[0-9]{8}-", "", path.split("/")[0]).replace("_", " ") for path in paths]
     return Records(file, list(zip(paths, labels, names, strict=True)))
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pel_core.common.errors import PelError
+from pel_core.common.errors import PelError, is_our_defect
 from pel_core.common.files import read_json, write_json
 from pel_core.common.logs import logger
 from pel_core.data.image_files import SUFFIXES
@@ -55,11 +55,13 @@ def require_image(content: bytes, where: str) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             Image.open(io.BytesIO(content)).close()
-    except Exception:  # Pillow raises nearly anything
+    except Exception as error:  # Pillow raises nearly anything
+        if is_our_defect(error):
+            raise
         raise PelError(
             f"{where}: its {len(content):,} bytes are not an image (they begin with {content[:12]!r}); expected an encoded "
             "image, such as the content of a .jpg or .png file"
-        ) from None
+        ) from error
 
 
 def image_path(split: str, position: int, suffix: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pel_core.common.errors import PelError
+from pel_core.common.errors import PelError, is_our_defect
 from pel_core.common.files import write_text
 from pel_core.common.shipped import command
 from pel_core.data.prepared_files import MARK
@@ -48,9 +48,11 @@ def make(name: str, root: str, part: str, arguments: Mapping[str, Any], download
     try:
         return kind(root, **known.parts[part], **arguments, **more)
     except Exception as error:  # torchvision, its readers and its downloads raise nearly anything
+        if is_our_defect(error):
+            raise
         what = "cannot be downloaded" if download else "cannot be read"
         again = "" if download else f"; {how_to_get(name, root)}, or mend it (delete what is damaged)"
-        raise PelError(f"torchvision's {name} ({part}) in {root} {what} ({' '.join(str(error).split())[:500]}){again}") from None
+        raise PelError(f"torchvision's {name} ({part}) in {root} {what} ({' '.join(str(error).split())[:500]}){again}") from error
 
 
 def how_to_get(name: str, root: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from pel_core.common.errors import PelError
 from pel_core.common.problems import Problems
 from pel_core.common.yaml_files import load_yaml
-from pel_core.data import lists
+from pel_core.data import class_name_files, lists
 from pel_core.data.image_files import require_readable
 from pel_core.data.sampling import held_out, largest_fitting, profile_counts, profile_subset
 from pel_core.ingest.catalogue import Catalogue, Placed
@@ -163,7 +163,7 @@ def class_names(source: "UserSource", found: Catalogue) -> list[str]:
     if blank := [key for key, name in zip(found.keys, names, strict=True) if not name]:
         raise PelError(f"class {blank[0]!r} has no name; give one by class_names")
     bare = [key for key in found.keys if composed(key) not in given]
-    if bare and all(key.isdecimal() or lists.WNID.fullmatch(key) for key in bare):
+    if bare and all(key.isdecimal() or class_name_files.WNID.fullmatch(key) for key in bare):
         found.notes.append(f"{len(bare)} classes are called by numbers ('{bare[0]}'), which tell CLIP nothing: give class_names")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         found.notes.append(f"{len(twice)} names stand for several classes ('{twice[0]}'); their text features are equal")

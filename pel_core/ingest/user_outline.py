@@ -21,13 +21,15 @@ from pel_core.ingest.user_content import divide, drawn_counts
 @dataclass(frozen=True)
 class Outline:
     """``splits``: images by split ("train", "test", perhaps "val"). ``drawn``: training images at each ratio. ``notes``: what was
-    done to divide them. ``pool``: training images of each class as they are found; empty where labels are not known yet."""
+    done to divide them. ``pool``: training images of each class as they are found; empty where labels are not known yet.
+    ``unsaid``: whether the test split is held out without the entry's asking for it."""
 
     classes: int
     splits: Mapping[str, int]
     drawn: Mapping[float, int]
     notes: tuple[str, ...] = ()
     pool: tuple[int, ...] = ()
+    unsaid: bool = False
 
     def size(self, ratio: float | None) -> Size | None:
         """At an imbalance ratio; None where that is known no earlier than when the images are prepared."""
@@ -42,18 +44,25 @@ def outline(source: UserSource) -> Outline:
         PelError: nothing to train or test on, or a profile that the images do not allow; the message names the data set.
     """
     try:
-        with TemporaryDirectory() as folder:
-            found = source.outline(Path(folder) / "new")
-        splits = divide(source.options, found)
-        known = len(found.keys) > 1  # else labels are not known yet
-        pool = np.bincount(splits["train"].labels, minlength=len(found.keys))
-        drawn = drawn_counts(source.options, source.entry.ratios, found.keys, pool) if known else {}
+        return unnamed_outline(source)
     except PelError as error:
         raise type(error)(f"data set '{source.base}': {error}") from None
+
+
+def unnamed_outline(source: UserSource) -> Outline:
+    """As `outline`, of images that are no data set yet: the message does not name it."""
+    with TemporaryDirectory() as folder:
+        found = source.outline(Path(folder) / "new")
+    unsaid = not source.options.test_fraction and {"test", "val"}.isdisjoint(found.splits)
+    splits = divide(source.options, found)
+    known = len(found.keys) > 1  # else labels are not known yet
+    pool = np.bincount(splits["train"].labels, minlength=len(found.keys))
+    drawn = drawn_counts(source.options, source.entry.ratios, found.keys, pool) if known else {}
     images = {split: len(each.labels) for split, each in splits.items()}
     counts = {ratio: int(each.sum()) for ratio, each in drawn.items()}
     notes = tuple(filter(None, found.notes))
-    return Outline(len(found.keys), images, counts, notes, tuple(pool.tolist())) if known else Outline(0, images, counts, notes)
+    classes, counted = (len(found.keys), tuple(pool.tolist())) if known else (0, ())
+    return Outline(classes, images, counts, notes, counted, unsaid)
 
 
 def saved_outline(root: str) -> Catalogue:

@@ -119,7 +119,9 @@ def _memo(name: str, held: str) -> Path | None:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pel-lab" / "backbones"
     except RuntimeError:
         return None
-    code = b"".join(Path(__file__).with_name(file).read_bytes() for file in ("lookup.py", "towers.py", "by_name.py"))
+    code = b"".join(
+        Path(__file__).with_name(file).read_bytes() for file in ("lookup.py", "towers.py", "open_clip_towers.py", "by_name.py")
+    )
     return folder / f"{name}.{held}.{hashlib.sha256(code).hexdigest()[:12]}.json"
 
 

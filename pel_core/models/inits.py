@@ -74,15 +74,15 @@ INITS.register("random", Init("random"), about="the head's own random start")
 def images_for(init: str, labels: np.ndarray, seed: int) -> np.ndarray:
     """Positions of the images that an initialisation looks at: all, or k of each class, drawn with the run's seed.
 
-    A class of fewer than k images gives all it has.
+    A class of fewer than k images gives all it has. Each class has a generator of its own: which images there are of others
+    changes nothing of its draw.
     """
     if not (shots := INITS[init].shots):
         return np.arange(len(labels))
-    shuffle = generator(seed, "shots", init)
     chosen = []
     for label in np.unique(labels):
         positions = np.flatnonzero(labels == label)
-        chosen.append(shuffle.permutation(positions)[:shots])
+        chosen.append(generator(seed, "shots", init, int(label)).permutation(positions)[:shots])
     return np.sort(np.concatenate(chosen))
 
 

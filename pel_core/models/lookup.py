@@ -16,8 +16,9 @@ import torch
 from pel_core.common.errors import PelError
 from pel_core.models.building import num_prefix_tokens
 from pel_core.models.by_name import name_parts
+from pel_core.models.open_clip_towers import open_clip_tower
 from pel_core.models.state_names import State
-from pel_core.models.towers import open_clip_tower, timm_tower
+from pel_core.models.towers import timm_tower
 
 
 def answer(name: str) -> dict[str, Any]:

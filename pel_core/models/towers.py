@@ -1,4 +1,4 @@
-"""Image towers of timm and open_clip -> weights and options of our ViT, read off the modules themselves.
+"""Image towers of timm (open_clip's: `open_clip_towers`) -> weights and options of our ViT, read off the modules themselves.
 
 Whatever our ViT cannot do the same way is refused with its reason. What is read is checked off: a weight that is left over is a
 part that nobody knew of. Works on the meta device too, where a tower has shapes and no numbers.
@@ -44,7 +44,7 @@ class Reader:
         if any(value is not None for value in biases):
             self.tensor(f"{name}.bias", *biases)
         else:
-            _require(not bias, f"its {name.split('.', 2)[-1]} has no bias")
+            require(not bias, f"its {name.split('.', 2)[-1]} has no bias")
         if scale is not None:
             self._left.pop(id(scale), None)
             self.scales.append(scale)
@@ -57,7 +57,7 @@ class Reader:
         if isinstance(layer, nn.Identity):
             return False
         known = isinstance(layer, nn.LayerNorm) and layer.weight is not None and layer.bias is not None
-        _require(known, f"its normalisation is {type(layer).__name__}, not a LayerNorm with weight and bias")
+        require(known, f"its normalisation is {type(layer).__name__}, not a LayerNorm with weight and bias")
         self.eps.add(layer.eps)
         self.linear(name, layer)
         return True
@@ -88,8 +88,8 @@ class Reader:
             PelError: something of the tower has no place in our ViT.
         """
         few = ", ".join(list(self._left.values())[:3])
-        _require(not self._left, f"it has weights that this ViT has no place for ({few})")
-        _require(len(self.eps) == 1, f"its LayerNorms have different eps {sorted(self.eps)}")
+        require(not self._left, f"it has weights that this ViT has no place for ({few})")
+        require(len(self.eps) == 1, f"its LayerNorms have different eps {sorted(self.eps)}")
         return self.state
 
 
@@ -105,11 +105,11 @@ def timm_tower(model: nn.Module, read: Reader | None = None) -> tuple[State, dic
     """
     kind = type(model).__name__
     is_vit = kind in ("VisionTransformer", "Eva") and type(model).__module__.startswith("timm.models.")
-    _require(is_vit, f"it is timm's {kind}; what fits are its VisionTransformer and Eva")
+    require(is_vit, f"it is timm's {kind}; what fits are its VisionTransformer and Eva")
     embed, read = model.patch_embed, read or Reader(model)
     plain = type(embed).__name__ == "PatchEmbed" and isinstance(embed.norm, nn.Identity)
     square = plain and len({*embed.img_size}) == len({*embed.patch_size}) == 1
-    _require(square, "its patches are not those of one square convolution")
+    require(square, "its patches are not those of one square convolution")
     width, grid = model.embed_dim, embed.grid_size[0]
     read.linear("embed", embed.proj, bias=False)
     registers = 0 if model.reg_token is None else model.reg_token.shape[1]
@@ -121,7 +121,7 @@ def timm_tower(model: nn.Module, read: Reader | None = None) -> tuple[State, dic
     _positions(read, model.pos_embed, prefix, grid, width)
     options: dict[str, Any] = {"norm_pre": read.norm("norm_pre", model.norm_pre)}
     per_block = [_timm_block(read, f"blocks.{index}", block, width) for index, block in enumerate(model.blocks)]
-    _require(all(each == per_block[0] for each in per_block), "its blocks differ from each other")
+    require(all(each == per_block[0] for each in per_block), "its blocks differ from each other")
     options |= per_block[0] | _pooling(read, model, prefix) | _rotary(model, per_block[0]["head_width"])
     state = read.finish()
     return state, {"quick_gelu": False, **options, "eps": read.eps.pop()}
@@ -135,19 +135,19 @@ def _positions(read: Reader, pos: Tensor | None, prefix: int, grid: int, width: 
     read.tensor("pos", pos, shape=(pos.shape[-2], width))
     if pos.shape[-2] == grid**2 and prefix:
         read.state["pos"] = torch.cat([pos.new_zeros(prefix, width), read.state["pos"]])
-    _require(read.state["pos"].shape[0] == prefix + grid**2, "its position embeddings are not those of a square of patches")
+    require(read.state["pos"].shape[0] == prefix + grid**2, "its position embeddings are not those of a square of patches")
 
 
 def _timm_block(read: Reader, name: str, block: nn.Module, width: int) -> dict[str, Any]:
     """One block's weights under our names, and what of the options it shows."""
     kind, attn, mlp = type(block).__name__, getattr(block, "attn", None), getattr(block, "mlp", None)
-    _require(kind in ("Block", "EvaBlock"), f"its blocks are {kind}, not plain pre-norm ones")
-    _require(type(attn).__name__ in ("Attention", "AttentionRope", "EvaAttention"), f"its attention is {type(attn).__name__}")
+    require(kind in ("Block", "EvaBlock"), f"its blocks are {kind}, not plain pre-norm ones")
+    require(type(attn).__name__ in ("Attention", "AttentionRope", "EvaAttention"), f"its attention is {type(attn).__name__}")
     for part, what in (("q_norm", "queries"), ("k_norm", "keys")):
-        _require(isinstance(getattr(attn, part, nn.Identity()), nn.Identity), f"it normalises {what}")
-    _require(getattr(attn, "gate", None) is None, "its attention is gated")
+        require(isinstance(getattr(attn, part, nn.Identity()), nn.Identity), f"it normalises {what}")
+    require(getattr(attn, "gate", None) is None, "its attention is gated")
     same = attn.head_dim * attn.num_heads == width and getattr(attn, "num_kv_heads", attn.num_heads) == attn.num_heads
-    _require(same, "its attention has heads of another size or number than width / heads")
+    require(same, "its attention has heads of another size or number than width / heads")
     first, second = (getattr(block, f"ls{n}", None) for n in (1, 2))
     scales = [getattr(block, f"gamma_{n}", getattr(scale, "gamma", None)) for n, scale in ((1, first), (2, second))]
     read.norm(f"{name}.attn.norm", block.norm1)
@@ -170,33 +170,33 @@ def _qkv(read: Reader, name: str, attn: nn.Module) -> None:
 
 def _mlp(read: Reader, name: str, mlp: nn.Module, scale: Tensor | None) -> dict[str, Any]:
     kind = type(mlp).__name__
-    _require(kind in ("Mlp", "GluMlp", "SwiGLU") and not getattr(mlp, "gate_last", False), f"its MLP is {kind}")
+    require(kind in ("Mlp", "GluMlp", "SwiGLU") and not getattr(mlp, "gate_last", False), f"its MLP is {kind}")
     read.linear(f"{name}.fc1", *([mlp.fc1_g, mlp.fc1_x] if kind == "SwiGLU" else [mlp.fc1]))
     read.norm(f"{name}.act.norm", mlp.norm)
     read.linear(f"{name}.fc2", mlp.fc2, scale=scale)
-    return _act(mlp.act)
+    return act_of(mlp.act)
 
 
-def _act(module: nn.Module) -> dict[str, Any]:
+def act_of(module: nn.Module) -> dict[str, Any]:
     """The activation, as far as it is not GELU."""
     kind = type(module).__name__
     if kind == "GELU":
         return {"act": "gelu_tanh"} if getattr(module, "approximate", "none") == "tanh" else {}
-    _require(kind in ACTS, f"its activation is {kind}")
+    require(kind in ACTS, f"its activation is {kind}")
     return {"quick_gelu": True} if kind == "QuickGELU" else {"act": ACTS[kind]}
 
 
 def _pooling(read: Reader, model: nn.Module, prefix: int) -> dict[str, Any]:
     """How timm makes one feature of the tokens: final norm, pooling, norm after it."""
     kind = {"token": "class", "avg": "mean", "map": "attention"}.get(model.global_pool)
-    _require(kind is not None, f"it pools by '{model.global_pool}'")
+    require(kind is not None, f"it pools by '{model.global_pool}'")
     norm = read.norm("norm", model.norm)
     after = read.norm("norm" if kind == "class" and not norm else "pool_norm", model.fc_norm)
     if kind == "class":  # of one token, it does not matter which comes first
-        _require(norm + after < 2, "it has two final norms")
+        require(norm + after < 2, "it has two final norms")
         return {} if norm or after else {"norm": False}
     whole = kind == "mean" and getattr(model, "pool_include_prefix", False) and prefix
-    _require(not whole, "its mean includes the class token")
+    require(not whole, "its mean includes the class token")
     options = {"pool": kind} | ({} if norm else {"norm": False}) | ({"pool_norm": True} if after else {})
     return options | (_attention_pool(read, model, prefix) if kind == "attention" else {})
 
@@ -206,7 +206,7 @@ def _attention_pool(read: Reader, model: nn.Module, prefix: int) -> dict[str, An
     pool, kind = model.attn_pool, type(model.attn_pool).__name__
     plain = kind == "AttentionPoolLatent" and pool.latent_len == 1 and pool.pos_embed is None and pool.mlp is not None
     plain = plain and all(isinstance(each, nn.Identity) for each in (pool.q_norm, pool.k_norm))
-    _require(plain, f"its attention pooling ({kind}) is not one query with an MLP")
+    require(plain, f"its attention pooling ({kind}) is not one query with an MLP")
     with torch.no_grad():
         query = pool.q(pool.latent)
     for value in (pool.latent, *pool.q.parameters()):
@@ -214,10 +214,10 @@ def _attention_pool(read: Reader, model: nn.Module, prefix: int) -> dict[str, An
     read.state["pool.query"] = query.detach().float().flatten().clone()
     read.linear("pool.kv", pool.kv)
     read.linear("pool.proj", pool.proj)
-    _require(read.norm("pool.norm", pool.norm), "its attention pooling has no norm")
+    require(read.norm("pool.norm", pool.norm), "its attention pooling has no norm")
     read.linear("pool.fc1", pool.mlp.fc1)
     read.linear("pool.fc2", pool.mlp.fc2)
-    _require(_act(pool.mlp.act) == _act(model.blocks[0].mlp.act), "its attention pooling has an activation of its own")
+    require(act_of(pool.mlp.act) == act_of(model.blocks[0].mlp.act), "its attention pooling has an activation of its own")
     whole = prefix and (type(model).__name__ == "Eva" or model.pool_include_prefix)
     return {"pool_heads": pool.num_heads} | ({"pool_prefix": True} if whole else {})
 
@@ -229,11 +229,11 @@ def _rotary(model: nn.Module, head_width: int) -> dict[str, Any]:
         return {}
     kind, quarter = type(rope).__name__, head_width // 4
     known = kind == "RotaryEmbeddingDinoV3" or (kind == "RotaryEmbeddingCat" and not rope.in_pixels)
-    _require(known and head_width % 4 == 0, f"its rotary positions ({kind}) are learned or counted in pixels")
+    require(known and head_width % 4 == 0, f"its rotary positions ({kind}) are learned or counted in pixels")
     options = {"half": bool(rope.rotate_half), "xy": rope.grid_indexing == "xy", "offset": float(rope.grid_offset)}
     if kind == "RotaryEmbeddingDinoV3":
         freqs = 2 * torch.pi / rope._compute_periods()
-        _require(rope.normalize_coords == "separate", "its rotary positions are scaled by the longer side")
+        require(rope.normalize_coords == "separate", "its rotary positions are scaled by the longer side")
         options |= {"centered": True}
     else:
         freqs = rope.temperature ** -(torch.arange(quarter, device="cpu") / quarter)
@@ -241,75 +241,7 @@ def _rotary(model: nn.Module, head_width: int) -> dict[str, Any]:
     return {"rotary": {"freqs": freqs.tolist(), **{key: value for key, value in options.items() if value}}}
 
 
-def open_clip_tower(visual: nn.Module, read: Reader | None = None) -> tuple[State, dict[str, Any], State]:
-    """Weights and options of open_clip's own ViT or ResNet, or of a timm ViT inside it, and its projection into the space of
-    texts: ``text.projection`` (D, E), with ``text.shift`` (E,) where that has a bias.
-
-    Raises:
-        PelError: it is of a kind, or has a part, that our ViT does not have.
-    """
-    if type(visual).__name__ == "TimmModel":
-        state, options = timm_tower(visual.trunk, read)
-        return state, options, _projection(visual, len(state["embed.weight"]))
-    if type(visual).__name__ == "ModifiedResNet":
-        return _resnet(visual)
-    _require(type(visual).__name__ == "VisionTransformer", f"its image tower is a {type(visual).__name__}, not a ViT")
-    _require(visual.attn_pool is None, "it pools by several learned queries (CoCa)")
-    square = len({*visual.image_size}) == len({*visual.patch_size}) == 1
-    _require(square, "its patches are not those of one square convolution")
-    read, width = read or Reader(visual), visual.conv1.out_channels
-    read.linear("embed", visual.conv1, bias=False)
-    read.tensor("cls", visual.class_embedding)
-    read.tensor("pos", visual.positional_embedding)
-    options: dict[str, Any] = {"norm_pre": read.norm("norm_pre", visual.ln_pre)}
-    per_block = [_clip_block(read, f"blocks.{i}", block, width) for i, block in enumerate(visual.transformer.resblocks)]
-    options |= per_block[0]
-    kind, after = {"tok": "class", "avg": "mean"}.get(visual.pool_type), visual.final_ln_after_pool
-    _require(kind is not None, f"it pools by '{visual.pool_type}'")
-    if kind == "mean":
-        options |= {"pool": "mean", **({"norm": False, "pool_norm": True} if after else {})}
-    read.norm("pool_norm" if kind == "mean" and after else "norm", visual.ln_post)
-    text = {"text.projection": visual.proj.detach().float().clone()}
-    read.tensor("proj", visual.proj)
-    del read.state["proj"]
-    state = read.finish()
-    return state, {"quick_gelu": False, **options, "eps": read.eps.pop()}, text
-
-
-def _resnet(visual: nn.Module) -> tuple[State, dict[str, Any], State]:
-    """CLIP's ResNet under its own names; its feature is in the space of texts already."""
-    kept = {key: value for key, value in visual.state_dict().items() if not key.endswith("num_batches_tracked")}
-    state = {f"blocks.0.{key}": value.detach().float().clone() for key, value in kept.items()}
-    stages = [len(getattr(visual, f"layer{number}")) for number in (1, 2, 3, 4)]
-    return state, {"stages": stages, "heads": visual.attnpool.num_heads}, {"text.projection": torch.eye(visual.output_dim)}
-
-
-def _clip_block(read: Reader, name: str, block: nn.Module, width: int) -> dict[str, Any]:
-    kind, attn = type(block).__name__, block.attn
-    plain = kind == "ResidualAttentionBlock" and isinstance(attn, nn.MultiheadAttention)
-    _require(plain, f"its blocks are {kind} with {type(attn).__name__}, not plain pre-norm ones")
-    scales = [getattr(each, "gamma", None) for each in (block.ls_1, block.ls_2)]
-    read.norm(f"{name}.attn.norm", block.ln_1)
-    read.tensor(f"{name}.attn.qkv.weight", attn.in_proj_weight)
-    read.tensor(f"{name}.attn.qkv.bias", attn.in_proj_bias)
-    read.linear(f"{name}.attn.proj", attn.out_proj, scale=scales[0])
-    read.norm(f"{name}.ffn.norm", block.ln_2)
-    read.linear(f"{name}.ffn.fc1", block.mlp.c_fc)
-    read.linear(f"{name}.ffn.fc2", block.mlp.c_proj, scale=scales[1])
-    return {"head_width": width // attn.num_heads, **_act(block.mlp.gelu)}
-
-
-def _projection(visual: nn.Module, width: int) -> State:
-    """From a timm tower's features into the space of texts: its classifier, a layer of its own, or nothing."""
-    layers = [each for each in _leaves(visual.trunk.head, visual.head) if not isinstance(each, nn.Identity | nn.Dropout)]
-    _require(all(isinstance(each, nn.Linear) for each in layers) and len(layers) < 2, "its projection is more than one matrix")
-    if not layers:
-        return {"text.projection": torch.eye(width)}
-    text = {"text.projection": layers[0].weight.detach().float().T.contiguous()}
-    return text if layers[0].bias is None else text | {"text.shift": layers[0].bias.detach().float().clone()}
-
-
-def _leaves(*modules: nn.Module) -> Iterator[nn.Module]:
+def leaves(*modules: nn.Module) -> Iterator[nn.Module]:
     for module in modules:
         yield from (each for each in module.modules() if not list(each.children()) and not isinstance(each, nn.Sequential))
 
@@ -329,6 +261,6 @@ def upstream_features(tower: nn.Module, images: Tensor) -> Tensor:
     return trunk.forward_head(trunk.forward_features(images), pre_logits=True)
 
 
-def _require(holds: bool, reason: str) -> None:
+def require(holds: bool, reason: str) -> None:
     if not holds:
         raise PelError(reason)

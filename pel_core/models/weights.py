@@ -23,6 +23,7 @@ from pel_core.common.versions import check_versions, versions
 from pel_core.data.datasets import DATASETS
 from pel_core.models.backbones import BACKBONES, Backbone, find_backbone
 from pel_core.models.building import at_resolution, build_tower, build_vit
+from pel_core.models.open_clip_towers import open_clip_tower
 from pel_core.models.prompt_tokens import check_prompts
 from pel_core.models.prompts import DESCRIBED, SENTENCES, spoken, templates
 from pel_core.models.sentences import sentence_tensors
@@ -30,7 +31,7 @@ from pel_core.models.state_names import OPEN_CLIP_NAMES, TIMM_NAMES, State, fold
 from pel_core.models.text_heads import TOWER
 from pel_core.models.text_sets import TextSet, read_descriptions, text_set
 from pel_core.models.text_tower import digest, tower_tensors
-from pel_core.models.towers import open_clip_tower, timm_tower, upstream_features
+from pel_core.models.towers import timm_tower, upstream_features
 from pel_core.models.upstream import load_open_clip, load_timm, load_tokenizer, open_clip_model
 from pel_core.models.vit import ViT
 

@@ -14,6 +14,7 @@ from pel_core.reporting.runs import read_runs
 from pel_core.reporting.screen import Screen, table_lines
 from pel_core.reporting.statistics.effects import LEAST_SEEDS, Effect
 from pel_core.reporting.tables import write_csv, write_texts
+from pel_core.spec.records import data_sets
 from pel_core.studies.cells import Artefact
 from pel_core.studies.design import Design
 from pel_core.studies.factorial import images_of
@@ -47,7 +48,7 @@ def anova_files(study: Study, name: str) -> dict[str, str]:
     artefact = study.artefact(name)
     runs = read_runs(study, artefact)
     found, records = analyse(artefact, runs, Rows(study.results)), runs.described()
-    noted = notes_footnote(data_notes(study.results, (record["data"]["name"] for record in records)))
+    noted = notes_footnote(data_notes(study.results, data_sets(records)))
     notes = [*_notes(artefact, found), artefact.declaration.get("note", ""), *runs.notes(), data_line(records), *noted]
     notes, recipe = [recipe_note(records), *filter(None, notes)], recipe_line(records)
     several = len(found) > 1

@@ -43,7 +43,7 @@ def designs_will_show(study: Study) -> str:
 def _line(study: Study, artefact: Artefact) -> str:
     design, seeds = design_of(artefact), max(len(artefact.seeds), LEAST_SEEDS)
     cells = [cell for cell in artefact.cells if cell.column == 0]
-    sets, how = {images_of(cell): cell.expected[0].dataset for cell in reversed(cells)}, []
+    sets, how = {images_of(cell): cell.expected[0].evaluate_on or cell.expected[0].dataset for cell in reversed(cells)}, []
     pairs: dict[Hashable, Variances] = {}
     for images, name in sets.items():
         found, source = _pair(study, [cell for cell in cells if images_of(cell) == images], seeds)

@@ -7,7 +7,7 @@ that differ by q sqrt(k (k + 1) / (6 N)) or more, where q is the studentized ran
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from pel_core.reporting.figure_text import line_height, text_width, wrapped
 from pel_core.reporting.runs import read_runs
 from pel_core.reporting.statistics.values import better, is_metric
 from pel_core.reporting.tables import statistic
+from pel_core.studies.bindings import TEST
 from pel_core.studies.kinds import AXIS, FIGURE, FIGURES, ArtefactKind, Declaration
 from pel_core.studies.study import Study
 
@@ -79,7 +80,7 @@ def critical_figure(study: Study, name: str) -> CriticalFigure:
         PelError: a run is missing or cannot be used, or the configuration has fewer than six data sets for it.
     """
     artefact = study.artefact(name)
-    require_datasets(cell.specs[0].dataset for cell in artefact.cells)
+    require_datasets((cell.specs[0].dataset, cell.specs[0].evaluate_on) for cell in artefact.cells)
     runs, entry = read_runs(study, artefact), artefact.declaration
     metric = artefact.cells[0].value.removeprefix("metrics.")
     labels = [str(item["label"]) for item in entry["methods"]]
@@ -159,30 +160,60 @@ def _told(ranks: Ranks) -> str:
     )
 
 
-def require_datasets(names: Iterable[str]) -> None:
+def require_datasets(sets: Iterable[tuple[str, str]]) -> None:
     """Refuse fewer than six data sets.
+
+    Args:
+        sets: of each column the data set that is trained on, and whose images are evaluated where these are another's (else "").
 
     Raises:
         PelError: saying why.
     """
-    found = {split_name(name)[0] for name in names}
-    if len(found) < LEAST_DATASETS:
+    found: dict[str, set[str]] = {}
+    for trained, tested in sets:
+        base = split_name(trained)[0]
+        found.setdefault(base, set()).add(tested or base)
+    if (count := _independent(found)) < LEAST_DATASETS:
+        named = ", ".join(base if at == base else f"{base} on {at}" for base in sorted(found) for at in sorted(found[base]))
         raise PelError(
-            f"a critical-difference diagram needs {LEAST_DATASETS} data sets or more, and there are {len(found)} "
-            f"({', '.join(sorted(found))}): with fewer the test of ranks has hardly any power, and not the distribution that "
-            "it assumes. Long-tailed versions of one data set have the same test images and count once. Use claims instead"
+            f"a critical-difference diagram needs {LEAST_DATASETS} data sets or more, and there are {count} "
+            f"({named}): with fewer the test of ranks has hardly any power, and not the distribution that "
+            "it assumes. Long-tailed versions of one data set have the same test images and count once, and so do those that one "
+            "training, or one test set, has in common (evaluate_on). Use claims instead"
         )
 
 
+def _independent(found: Mapping[str, Collection[str]]) -> int:
+    """The most columns of which no two share what is trained on or what is tested on: the largest matching (Kuhn 1955) between
+    data sets of trainings and those that each is tested on."""
+    taken: dict[str, str] = {}
+
+    def place(trained: str, seen: set[str]) -> bool:
+        for tested in found[trained]:
+            if tested not in seen:
+                seen.add(tested)
+                if tested not in taken or place(taken[tested], seen):
+                    taken[tested] = trained
+                    return True
+        return False
+
+    return sum(place(trained, set()) for trained in found)
+
+
 def check_ranks(declaration: Declaration) -> None:
-    """Refuse too few data sets or methods, and a value that has no good end or is not the same everywhere.
+    """Refuse too few data sets or methods, methods on images of their own, and a value that has no good end or is not the same
+    everywhere.
 
     Raises:
         PelError: saying why.
     """
     columns: Sequence[Declaration] = declaration.get("datasets", [])
-    shared = declaration.get("where", {}).get("dataset")
-    require_datasets(str(item.get("dataset", shared)) for item in columns if item.get("dataset", shared))
+    shared = declaration.get("where", {})
+    if own := [key for item in declaration["methods"] for key in ("dataset", "evaluate_on") if key in item]:
+        raise PelError(f"methods: {own[0]}: methods are ranked on the same images; name them in `datasets`, or in `where`")
+    laid = [{**shared, **item} for item in columns]
+    tested = [str(item.get("evaluate_on", TEST)) for item in laid]
+    require_datasets((str(item["dataset"]), at if at != TEST else "") for item, at in zip(laid, tested) if item.get("dataset"))
     at_most("methods", MOST, LEAST_METHODS)(declaration)
     items = (*columns, *declaration["methods"])
     if any("value" in item for item in items):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pel_core.data.sampling import GROUPS
-from pel_core.evaluation.metrics import CALIBRATION_BINS
+from pel_core.evaluation.scored import CALIBRATION_BINS
 from pel_core.reporting.figure_counts import TITLES
 from pel_core.reporting.figure_rows import WIDE, at_most, data_names, legend_of, look, no_value, read_methods, sheet_of
 from pel_core.reporting.figure_sheet import Sheet, drawing, frame, saves

@@ -21,6 +21,7 @@ from pel_core.reporting.statistics.effects import LEAST_SEEDS, Effect
 from pel_core.reporting.statistics.reading import Reader
 from pel_core.reporting.statistics.runs import Row, require_same_images
 from pel_core.spec.choices import METRICS
+from pel_core.spec.records import data_name
 from pel_core.studies.cells import Artefact
 from pel_core.studies.kinds import Declaration
 from pel_core.studies.study import Study
@@ -218,8 +219,8 @@ def seeds_of(seeds: Sequence[int], what: str = "Mean") -> str:
 
 
 def data_names(runs: Runs) -> str:
-    """The data sets that results are of."""
-    return ", ".join(sorted({record["data"]["name"] for record in runs.described()})) or "no result"
+    """The data sets that results are of, and whose images where runs are evaluated on another's."""
+    return ", ".join(sorted({data_name(record) for record in runs.described()})) or "no result"
 
 
 def at_most(rows: str, most: int, least: int = 1) -> Any:

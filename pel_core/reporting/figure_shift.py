@@ -29,7 +29,7 @@ from pel_core.reporting.runs import read_runs
 from pel_core.reporting.statistics.effects import value_of
 from pel_core.reporting.statistics.reading import Reader
 from pel_core.reporting.tables import statistic
-from pel_core.studies.cells import TEST
+from pel_core.studies.bindings import TEST
 from pel_core.studies.kinds import AXIS, FIGURE, FIGURES, ArtefactKind, Declaration
 from pel_core.studies.study import Study
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pel_core.common.files import replace_file, write_text
 from pel_core.common.lazy import plt
+from pel_core.reporting.figure_fonts import families, no_word_of_weights, prepare_letters
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +27,6 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#0
 LINES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (6, 2)), (0, (3, 1, 1, 1)), (0, (1, 2)))
 SHAPES = "oDs^vPX<"
 STYLE: dict[str, Any] = {
-    "font.family": "DejaVu Sans",  # shipped with matplotlib, so that a figure has the same bytes everywhere
     "font.size": 7,
     "axes.titlesize": 8,
     "axes.labelsize": 7,
@@ -52,12 +54,17 @@ def style() -> Iterator[None]:
 
     open_before = set(plt.get_fignums()) if "matplotlib.pyplot" in sys.modules else set()
     matplotlib.use("Agg")
+    log = logging.getLogger("matplotlib.font_manager")
+    log.addFilter(no_word_of_weights)
     try:
         with matplotlib.rc_context():
             matplotlib.rcdefaults()
-            matplotlib.rcParams.update(STYLE)
-            yield
+            matplotlib.rcParams.update(STYLE | {"font.family": families()})
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Glyph")  # a letter that no font has: told once, where it is saved
+                yield
     finally:
+        log.removeFilter(no_word_of_weights)
         for number in set(plt.get_fignums()) - open_before:
             plt.close(number)
         with suppress(ValueError):  # MPLBACKEND named none that there is
@@ -98,6 +105,7 @@ def save(figure: Figure, folder: str | Path, name: str, caption: Iterable[str]) 
     """Write pdf, svg and png without dates or versions, and beside them the lines of the caption as txt: a figure that did not
     change has the same bytes."""
     lines = [line for line in caption if line]
+    settings = prepare_letters(figure)
     if (figures := _collecting.get()) is not None:
         figures.append((figure, lines))
     for suffix, metadata in (
@@ -105,6 +113,6 @@ def save(figure: Figure, folder: str | Path, name: str, caption: Iterable[str]) 
         ("svg", {"Date": None}),
         ("png", {"Software": None}),
     ):
-        with replace_file(Path(folder) / f"{name}.{suffix}") as temporary:
+        with replace_file(Path(folder) / f"{name}.{suffix}") as temporary, plt.rc_context(settings):
             figure.savefig(temporary, metadata=metadata)
     write_text(Path(folder) / f"{name}.txt", "".join(f"{line}\n" for line in lines))

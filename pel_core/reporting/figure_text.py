@@ -8,6 +8,8 @@ from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from pel_core.reporting.figure_fonts import families
+
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
@@ -19,11 +21,9 @@ def text_width(text: str, size: float) -> float:
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
-    with warnings.catch_warnings():  # a letter that the font lacks is told of where it is drawn
+    with warnings.catch_warnings():  # a letter that the fonts lack is told of where it is saved
         warnings.filterwarnings("ignore", message="Glyph")
-        width, _, _ = text_to_path.get_text_width_height_descent(
-            text, FontProperties(family="DejaVu Sans", size=size), ismath=False
-        )
+        width, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties(family=families(), size=size), ismath=False)
     return width / 72
 
 

@@ -21,7 +21,8 @@ from pel_core.reporting.runs_table import SHORT, run_row
 from pel_core.reporting.screen import Screen
 from pel_core.reporting.standing import Standing
 from pel_core.reporting.tuning_page import tuning_cost, tunings_on_page
-from pel_core.spec.results import require_same_inputs, run_folder
+from pel_core.spec.records import data_name, require_same_inputs
+from pel_core.spec.results import run_folder
 from pel_core.studies.cells import Artefact
 from pel_core.studies.kinds import FIGURE
 from pel_core.studies.study import Study
@@ -83,7 +84,7 @@ def _content(study: Study, out: Path) -> dict[str, Any]:
         "tunings": tunings_on_page(study, out),
         "tuning_cost": tuning_cost(study),
         "recipe": study_recipe(study.artefacts, runs),
-        "datasets": {_tested(record): record["data"] for record in described},
+        "datasets": {data_name(record): record["data"] for record in described},
         "backbones": {record["backbone"]["name"]: record["backbone"].get("sha256") for record in described},
         "notes": {base: without_place(found, study.results, base) for base, found in study.data_notes().items()},
         "runs": lines,
@@ -92,11 +93,6 @@ def _content(study: Study, out: Path) -> dict[str, Any]:
         "environments": [{**dict(zip(ENVIRONMENT, key)), "runs": len(slugs)} for key, slugs in environments.items()],
         "version": __version__,
     }
-
-
-def _tested(record: Mapping[str, Any]) -> str:
-    """The data set of a record, and whose images it is evaluated on where that is another: its classes and images are fewer."""
-    return record["data"]["name"] + (f" on {other['name']}" if (other := record.get("test_set")) else "")
 
 
 def _row(slug: str, runs: Runs) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from pel_core.common.shipped import making, program
 from pel_core.reporting.posthoc_text import posthoc_lines
 from pel_core.reporting.soup_text import soup_lines
 from pel_core.spec.outcomes import reason_of
-from pel_core.spec.results import invalid_reason, metrics_file, read_record, read_result, require_same_inputs
+from pel_core.spec.records import require_same_inputs
+from pel_core.spec.results import invalid_reason, metrics_file, read_record, read_result
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.cells import Artefact
 from pel_core.studies.config import shown

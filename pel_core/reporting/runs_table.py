@@ -18,6 +18,7 @@ SHORT = ("overall", "head", "med", "tail")  # metrics in Markdown; CSV has all
 def run_row(record: Mapping[str, Any]) -> dict[str, Any]:
     """A run's line: what a result says of itself; empty where it says nothing (zero-shot trains nothing)."""
     data, backbone, environment = record["data"], record["backbone"], record.get("environment") or {}
+    tested = record.get("test_set") or {}  # of a run that is evaluated on another data set's images
     training, evaluation = record.get("training") or {}, record.get("evaluation") or {}
     row = {
         "run": record["slug"],
@@ -26,6 +27,8 @@ def run_row(record: Mapping[str, Any]) -> dict[str, Any]:
         "commit": environment.get("commit"),
         "data": data.get("name"),
         "data_sha256": data.get("sha256"),
+        "test_set": tested.get("name"),
+        "test_set_sha256": tested.get("sha256"),
         "backbone": backbone.get("name"),
         "backbone_sha256": backbone.get("sha256"),
         "device": environment.get("device"),
@@ -60,6 +63,7 @@ def _csv(rows: list[dict[str, Any]]) -> str:
 
 def _markdown(study: Study, rows: list[dict[str, Any]]) -> str:
     hidden = {"gpu_uuid", "platform", *METRICS} - set(SHORT)
+    hidden |= set() if any(row["test_set"] for row in rows) else {"test_set", "test_set_sha256"}
     names = [name for name in rows[0] if name not in hidden]
     head = f"## Runs of {study.title}\n\nHashes are shortened; `provenance.csv` beside this file has them whole.\n\n"
     lines = [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]

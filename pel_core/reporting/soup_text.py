@@ -26,7 +26,7 @@ def name_of(record: Record, labels: Mapping[str, str]) -> str:
     of: ``adaptformer.epochs=0.soup=uniform on cifar100-ir100``."""
     spec = record["spec"]
     if label := labels.get(record["slug"]):
-        return f"{label} on {spec['dataset']}"
+        return f"{label} on {spec['dataset']}" + (f" on {spec['evaluate_on']}" if spec.get("evaluate_on") else "")
     name = record["slug"].removeprefix(f"{spec['dataset']}.{spec['backbone']}.")
     name = re.sub(r"[.]parents=.*?(?=[.][a-z_]+=|$)", "", name)
     return f"{re.sub(r'[.]s[0-9]+', '', name, count=1)} on {spec['dataset']}"

@@ -22,8 +22,8 @@ from pel_core.reporting.table_text import SPREADS, table_texts
 from pel_core.reporting.table_text import md_row as md_row  # others spell theirs alike
 from pel_core.reporting.table_text import table_tex as table_tex
 from pel_core.reporting.table_text import write_csv as write_csv
-from pel_core.spec.records import lookup, number, why_none
-from pel_core.spec.results import SECTIONS
+from pel_core.spec.records import data_sets, lookup, number, why_none
+from pel_core.spec.values import SECTIONS
 from pel_core.studies.cells import Cell
 from pel_core.studies.kinds import TABLE, TABLES, ArtefactKind
 from pel_core.studies.study import Study
@@ -122,7 +122,7 @@ def table_grid(study: Study, name: str) -> Grid:
     baseline = [str(row["label"]) for row in rows].index(entry["baseline"]) if entry.get("baseline") else None
     marked = mark_columns(cells, runs, Rows(study.results), baseline)
     # A value that is missing says why, once for each reason.
-    noted = notes_footnote(data_notes(study.results, (record["data"]["name"] for record in flat)))
+    noted = notes_footnote(data_notes(study.results, data_sets(flat)))
     empty = [(j, stat) for row in values for j, stat in enumerate(row) if not stat.n and not stat.blank]
     gaps = sorted({f"{columns[j]['label']}: none, {stat.reason}" for j, stat in empty})
     return Grid(

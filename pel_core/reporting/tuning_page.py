@@ -34,6 +34,7 @@ def _tuning(study: Study, tuning: Tuning, out: Path) -> dict[str, Any]:
     every = [each for rung in progress.tried for each in rung] if found or halving else []
     rows = [_row(each, halving, outcome_word(progress, each)) for each in every]
     file = selection_folder(study.results) / f"{tuning.name}.csv"
+    scored = [scored_on_test(study.results, each) for each in (finals, others, tuning.specs)]
     return {
         "name": tuning.name,
         "how": how(tuning),
@@ -43,7 +44,8 @@ def _tuning(study: Study, tuning: Tuning, out: Path) -> dict[str, Any]:
         "waits": "" if found else waits(study, [tuning.name]),
         "rows": rows,
         "file": address(file, out) if file.is_file() else "",
-        "test": tuple(scored_on_test(study.results, each) for each in (finals, others, tuning.specs)),
+        "test": [own for own, _ in scored],
+        "elsewhere": sum(others for _, others in scored),
     }
 
 

@@ -16,6 +16,7 @@ from pel_core.reporting.runs import Runs, read_runs
 from pel_core.reporting.statistics.components import SOURCES, Components, components
 from pel_core.reporting.statistics.runs import Row, require_same_images
 from pel_core.reporting.tables import on_screen, write_csv, write_texts
+from pel_core.spec.records import data_sets
 from pel_core.studies.cells import Artefact
 from pel_core.studies.kinds import DESIGNS, TABLE, ArtefactKind
 from pel_core.studies.study import Study
@@ -91,7 +92,7 @@ def variance_files(study: Study, name: str) -> dict[str, str]:
     artefact = study.artefact(name)
     runs = read_runs(study, artefact)
     found, records = find_components(artefact, runs, Rows(study.results)), runs.described()
-    noted = notes_footnote(data_notes(study.results, (record["data"]["name"] for record in records)))
+    noted = notes_footnote(data_notes(study.results, data_sets(records)))
     about = [_design(artefact, found), *(f"{each.value}: {each.reason}." for each in found if each.reason)]
     declared = artefact.declaration.get("note", "")
     notes = list(filter(None, [*about, declared, *runs.notes(), data_line(records), *noted]))

@@ -38,7 +38,7 @@ class Metric:
     Args:
         label: how tables and axes call it. One that ends with ``(%)`` promises a value in 0..100.
         better: which end of it is good.
-        formula: maps what a network said of the test images (`evaluation.metrics.Scored`) to the value, or to None and the
+        formula: maps what a network said of the test images (`evaluation.scored.Scored`) to the value, or to None and the
             reason why there is none.
         definition: the formula in one line of text.
         unit: of the value; of a percentage nothing need be said.

@@ -1,6 +1,6 @@
 """What a ``metrics.json`` holds: whether it can be a result, and the values at its dotted paths."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pel_core.common.errors import PelError, unknown
@@ -49,6 +49,18 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def data_name(record: Mapping[str, Any]) -> str:
+    """The data set of a record, and whose images it is evaluated on where these are another's: ``toy-ir20 on demo-sketch``."""
+    other = record.get("test_set") or {}
+    return f"{record['data']['name']} on {other['name']}" if other else str(record["data"]["name"])
+
+
+def data_sets(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Every data set that records are of: those of the trainings, and others whose images are evaluated."""
+    names = (each["name"] for record in records for each in (record["data"], record.get("test_set")) if each)
+    return list(dict.fromkeys(names))
+
+
 def lookup(record: Mapping[str, Any], path: str) -> Any:
     """The value at a dotted path of a result.
 
@@ -89,3 +101,22 @@ def why_none(record: Mapping[str, Any], path: str) -> str:
     """The stated reason for a null metric."""
     reasons, name = record["metrics"].get("null_reasons", {}), path.removeprefix("metrics.")
     return reasons.get(name) or reasons.get(name.split(".")[0], "no reason is stored")  # of per_class.3: that of per_class
+
+
+def require_same_inputs(records: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse to take one mean over runs that were made from different data or weights.
+
+    Raises:
+        PelError: naming two of the runs.
+    """
+    first: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for record in records:
+        for part, word in (("data", "data"), ("backbone", "weights"), ("test_set", "test images")):
+            about = record.get(part, {})
+            key = part, " ".join(str(about.get(name, "")) for name in ("name", "factors", "images"))
+            other = first.setdefault(key, record)
+            if (here := about.get("sha256")) != (there := other.get(part, {}).get("sha256")):
+                raise PelError(
+                    f"{other['slug']} and {record['slug']} were made from different {word} "
+                    f"({str(there)[:12]} and {str(here)[:12]}): delete the older one and run again"
+                )

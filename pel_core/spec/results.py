@@ -1,4 +1,4 @@
-"""Results: where a run's files lie, its ``metrics.json`` read strictly, and the vocabulary of the values in it. Torch-free.
+"""Results: where a run's files lie, its ``metrics.json`` read strictly. Torch-free.
 
 A result is used only if it is there, comes from these versions of the stages, stores the spec its name means now, and was made
 from the data and weights that lie prepared beside it.
@@ -7,12 +7,12 @@ from the data and weights that lie prepared beside it.
 import hashlib
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pel_core.common.errors import PelError, unknown
+from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
 from pel_core.common.plugins import used
 from pel_core.common.shipped import command, make, making, program, snakemake, snakemake_or_make
@@ -20,49 +20,15 @@ from pel_core.common.versions import SCORE, STAGES, made_by, stale
 from pel_core.data.datasets import content_hash, split_name
 from pel_core.data.factors import AS_IS, Factors
 from pel_core.data.test_sets import content_of
-from pel_core.spec.choices import METRICS, knob_owners
+from pel_core.spec.choices import METRICS
 from pel_core.spec.options import is_evaluation
 from pel_core.spec.plugins import other_plugins
-from pel_core.spec.posthoc import POSTHOC, sources
+from pel_core.spec.posthoc import sources
 from pel_core.spec.records import damage
-from pel_core.spec.run_spec import DEFAULTS, OVERRIDE, SLUG, RunSpec, differences
+from pel_core.spec.run_spec import OVERRIDE, SLUG, RunSpec, differences
 
 # What scoring writes beside metrics.json for others to build on (docs/outputs.md).
 OUTPUTS = ("predictions.parquet", "confusion.csv", "classes.csv")
-# The parts of metrics.json a study may print from, as dotted paths, and what there is in each beside METRICS and knobs.
-SECTIONS: dict[str, tuple[str, ...]] = {
-    "metrics": ("per_class",),
-    "parameters": ("learnable", "head", "learnable_with_head", "frozen", "by_part", "adapter_dim"),
-    "training": ("curve", "seconds", "images_per_second", "peak_memory_mb", "micro_batch"),
-    "evaluation": ("tte", "crops", "precision", "seconds", "images_per_second", "peak_memory_mb", "logits"),
-    "data": ("name", "classes", "train_images", "test_images", "train_counts", "groups", "sha256"),
-    "spec": ("dataset", "backbone", "method", "seed", *DEFAULTS),
-    "backbone": ("name", "arch", "label", "layers", "sha256", "source_sha256"),
-    "posthoc": (),
-}
-
-
-def value_path(text: str) -> str:
-    """A value as a study writes it -> its dotted path in metrics.json: ``tail`` -> ``metrics.tail``.
-
-    Raises:
-        PelError: neither a metric nor a path into one of the sections.
-    """
-    if text in METRICS:
-        return f"metrics.{text}"
-    section, _, rest = text.partition(".")
-    if section not in SECTIONS or not rest:
-        raise unknown("value", text, METRICS, f"Or give a path such as parameters.head; sections: {', '.join(SECTIONS)}.")
-    keys = section_keys(section)
-    if rest not in keys and rest.split(".")[0] not in keys:
-        raise unknown("value", text, [f"{section}.{key}" for key in keys])
-    return text
-
-
-def section_keys(section: str) -> tuple[str, ...]:
-    """What there is in a section of metrics.json: metrics, knobs and post-hoc steps, those of plugins among them."""
-    also = {"metrics": METRICS, "posthoc": POSTHOC, "spec": knob_owners() if section == "spec" else ()}.get(section, ())
-    return (*also, *SECTIONS[section])
 
 
 def run_folder(results: str | Path, slug: str) -> Path:
@@ -231,7 +197,8 @@ def _is_result(record: Any) -> bool:
 
 def _other_inputs(record: Mapping[str, Any], spec: RunSpec, results: Path) -> str:
     stored = {part: record.get(part, {}).get("sha256") for part in INPUT_PARTS}
-    if reason := _differing(stored, spec, results) or _other_parents(record, spec, results):
+    reason = _differing(stored, spec, results) or _other_test_set(record, spec, results)
+    if reason := reason or _other_parents(record, spec, results):
         return f"{reason}. {snakemake_or_make('snakemake (make study)')} makes it again; or prepare the earlier one again"
     return ""
 
@@ -239,16 +206,17 @@ def _other_inputs(record: Mapping[str, Any], spec: RunSpec, results: Path) -> st
 def read_other_inputs(path: Path, spec: RunSpec, results: Path) -> str:
     """Whether the record in a file (train.json, metrics.json) is of other data, weights or parents than there are now, and which,
     in words; empty where it is not, says nothing of them, or is not there. Of a new record only the beginning is read, unless
-    the run starts from others."""
+    the run starts from others or is evaluated on another data set."""
     try:
         with open(path, "rb") as handle:
             head = INPUTS.search(handle.read(HEAD))
-        record = read_json(path) if spec.parents or not head else {}
+        record = read_json(path) if spec.parents or spec.evaluate_on or not head else {}
         if head:
             stored = {"data": head[1].decode(), "backbone": head[2].decode()}
         else:
             stored = {part: record[part]["sha256"] for part in INPUT_PARTS if part in record}
-        return _differing(stored, spec, results) or _other_parents(record, spec, results)
+        other = _differing(stored, spec, results) or _other_test_set(record, spec, results)
+        return other or _other_parents(record, spec, results)
     except (PelError, OSError, KeyError, TypeError):
         return ""  # not there, of another program, or damaged: whoever opens it says so
 
@@ -267,18 +235,18 @@ def _differing(stored: Mapping[str, Any], spec: RunSpec, results: Path) -> str:
     for part, word in (("data", f"data set {base}"), ("backbone", f"weights of {spec.backbone}")):
         if now[part] and stored[part] != now[part]:
             return f"made from another {word} ({str(stored[part])[:12]}) than is prepared now ({now[part][:12]})"
-    return _other_test_set(stored, spec, results) if spec.evaluate_on else ""
+    return ""
 
 
-def _other_test_set(stored: Mapping[str, Any], spec: RunSpec, results: Path) -> str:
-    """Whether a result is of other images of the data set that it is evaluated on than are prepared, in words."""
-    path = results / "data" / spec.evaluate_on / "data.json"
-    if not path.is_file() or not stored.get("test_set"):
+def _other_test_set(record: Mapping[str, Any], spec: RunSpec, results: Path) -> str:
+    """Whether a result is of other images of the data set that it is evaluated on than are prepared, in words: of its test split,
+    or of all of its images, as the record says which."""
+    path, stored = results / "data" / spec.evaluate_on / "data.json", record.get("test_set")
+    if not spec.evaluate_on or not stored or not path.is_file():
         return ""
-    about = read_json(path)
-    if stored["test_set"] in (content_of(about, "test"), content_of(about, "all")):
+    if stored["sha256"] == (now := content_of(read_json(path), stored["images"])):
         return ""
-    return f"made from other images of {spec.evaluate_on} ({str(stored['test_set'])[:12]}) than are prepared now"
+    return f"made from other images of {spec.evaluate_on} ({str(stored['sha256'])[:12]}) than are prepared now ({now[:12]})"
 
 
 def _other_parents(record: Mapping[str, Any], spec: RunSpec, results: Path) -> str:
@@ -312,21 +280,3 @@ def _read_hash(path: Path, dataset: str, factors: Factors, changed: int) -> str 
         return content_hash(about, dataset, factors) if dataset else about["sha256"]
     except (KeyError, TypeError):
         return None  # of another program: whoever opens it says so
-
-
-def require_same_inputs(records: Iterable[Mapping[str, Any]]) -> None:
-    """Refuse to take one mean over runs that were made from different data or weights.
-
-    Raises:
-        PelError: naming two of the runs.
-    """
-    first: dict[tuple[str, str], Mapping[str, Any]] = {}
-    for record in records:
-        for part in ("data", "backbone"):
-            about = record.get(part, {})
-            other = first.setdefault((part, f"{about.get('name', '')} {about.get('factors', '')}"), record)
-            if (here := about.get("sha256")) != (there := other[part].get("sha256")):
-                raise PelError(
-                    f"{other['slug']} and {record['slug']} were made from different {'data' if part == 'data' else 'weights'} "
-                    f"({str(there)[:12]} and {str(here)[:12]}): delete the older one and run again"
-                )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pel_core.models.backbones import BACKBONES
+from pel_core.models.inits import INITS
 
 if TYPE_CHECKING:
     from pel_core.spec.run_spec import RunSpec
@@ -30,10 +31,15 @@ def _batch_norms(spec: "RunSpec") -> bool:
     return trains_them and ("norms" in exempt or "biases" in exempt)
 
 
+def _shots_by_class(spec: "RunSpec") -> bool:
+    return spec.starts_rows and INITS[spec.init].shots > 0
+
+
 REVISIONS: tuple[tuple[str, Callable[["RunSpec"], bool]], ...] = (
     ("the images in Tip-Adapter's cache are drawn class by class", _cache_by_class),
     ("what several blocks share learns at the rate of the last of them", _shared_as_last),
     ("the BatchNorms of a ResNet are norms to optimizer.no_decay", _batch_norms),
+    ("the images that init=shot-K looks at are drawn class by class", _shots_by_class),
 )
 
 

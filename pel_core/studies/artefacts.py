@@ -10,24 +10,14 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.data.datasets import split_name
 from pel_core.ingest.entries import declared
 from pel_core.models.backbones import backbone_name
-from pel_core.spec.results import value_path
-from pel_core.studies.cells import (
-    Artefact,
-    Bindings,
-    Claim,
-    Contrast,
-    Selection,
-    UnboundRole,
-    check_method,
-    expand,
-    grid,
-    make_contrast,
-    spread,
-)
+from pel_core.spec.values import value_path
+from pel_core.studies.bindings import Bindings, UnboundRole
+from pel_core.studies.cells import Artefact, Claim, Contrast, Selection
 from pel_core.studies.config import shown
 from pel_core.studies.factor_claims import factor_contrast
 from pel_core.studies.factorial import design_artefacts, images_of
 from pel_core.studies.kinds import FIGURES, TABLES
+from pel_core.studies.layout import check_method, expand, grid, make_contrast, spread
 from pel_core.studies.variance import variance_artefact
 
 DESIGN, VARIANCE = "factorial", "variance"  # sections of a study

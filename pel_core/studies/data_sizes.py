@@ -36,6 +36,12 @@ def images_of_test_set(study: "Study", spec: RunSpec) -> int | None:
     return None if size is None else sum(size) if study.test_set(spec).get("images") == "all" else size[1]
 
 
+def unsized(study: "Study", spec: RunSpec) -> list[str]:
+    """The data sets of a run whose numbers of images are not known yet."""
+    found = [spec.dataset] if data_size(study, spec.dataset, spec.factors) is None else []
+    return found + ([spec.evaluate_on] if spec.evaluate_on and images_of_test_set(study, spec) is None else [])
+
+
 def classes(study: "Study", name: str, factors: Factors = AS_IS) -> int:
     """Classes of a data set that a run uses; 0 where they are not known yet."""
     if factors.classes != "all":

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pel_core.common.errors import PelError, unknown
-from pel_core.studies.cells import Bindings, Cell, Contrast, UnboundRole
+from pel_core.studies.bindings import Bindings, UnboundRole
+from pel_core.studies.cells import Cell, Contrast
 from pel_core.studies.design import Factor
 from pel_core.studies.factorial import Factorial, find_levels, read_factorial
 

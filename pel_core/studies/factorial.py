@@ -14,10 +14,12 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.data.factors import AS_IS, GROUPING
 from pel_core.spec.choices import METRICS
 from pel_core.spec.posthoc import is_ensemble
-from pel_core.spec.results import value_path
-from pel_core.studies.cells import Artefact, Bindings, Cell, Selection, expand, make_cell
+from pel_core.spec.values import value_path
+from pel_core.studies.bindings import Bindings
+from pel_core.studies.cells import Artefact, Cell, Selection
 from pel_core.studies.design import Design, Factor, Levels, regular_fraction
 from pel_core.studies.kinds import DESIGNS, TABLES
+from pel_core.studies.layout import expand, make_cell
 from pel_core.studies.origins import with_origins
 
 MOST_LINES = 8  # of an interaction plot

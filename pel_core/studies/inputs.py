@@ -166,7 +166,9 @@ def require_same_data(study: "Study", name: str) -> None:
         if (study.results / "data" / base / "data.json").is_file():
             logger.info("note: %s is drawn without a look at the images of %s: %s", name, base, why)
     for slug in study.artefact(name).specs:
-        if (other := study.others.get(study.prepared(slug)["data"])) and not study.accepted(slug):
+        files = study.prepared(slug)
+        other = next((study.others[files[kind]] for kind in ("data", "test_set") if files.get(kind) in study.others), "")
+        if other and not study.accepted(slug):
             raise PelError(f"{name}: {other}. Start {snakemake_or_make()}, which makes again what was made from it")
 
 

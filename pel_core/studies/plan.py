@@ -13,6 +13,7 @@ from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.cells import Artefact
 from pel_core.studies.config import shown
 from pel_core.studies.cost import REACHED, SHEETS, Work, decoded_bytes, measured, on_paper, work
+from pel_core.studies.data_sizes import unsized
 from pel_core.studies.gflop import asked_again, forward_only, passes
 from pel_core.studies.study import Study
 from pel_core.studies.text_cost import text_gflop
@@ -95,7 +96,7 @@ def _trained(study: Study, spec: RunSpec, stale: Mapping[str, str]) -> bool:
 
 def _cost(study: Study, to_train: list[RunSpec], missing: list[RunSpec]) -> list[str]:
     costs = {spec: work(study, spec) for spec in {**dict.fromkeys(missing), **dict.fromkeys(to_train)}}
-    unknown = dict.fromkeys(spec.dataset for spec, cost in costs.items() if cost is None)
+    unknown = dict.fromkeys(name for spec, cost in costs.items() if cost is None for name in unsized(study, spec))
     reason = "are not counted: their sizes are not known before they are prepared."
     lines = [f"Images and time of {', '.join(unknown)} {reason}"] if unknown else []
     trained = {spec: cost for spec in to_train if (cost := costs[spec])}

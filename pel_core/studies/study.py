@@ -36,7 +36,7 @@ class Study(StudyState):
         """What preparing the data sets of the study, or of one artefact, and their class names' text features had to tell, by
         data set (`ingest.notes`)."""
         specs = self.artefact(name).specs if name else self.specs
-        notes = data_notes(self.results, (spec.dataset for spec in specs.values()))
+        notes = data_notes(self.results, (base for spec in specs.values() for base in spec.data_bases))
         texts = {self.prepared(slug)["text"]: spec for slug, spec in specs.items() if spec.needs_text}
         for path, spec in texts.items():
             if told := [f"{spec.backbone}: {note}" for note in text_notes(path)]:

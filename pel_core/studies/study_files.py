@@ -19,7 +19,8 @@ from pel_core.models.text_sets import FIRST, TextSet, text_set
 from pel_core.spec.posthoc import sources, with_sources
 from pel_core.spec.results import metrics_file, run_folder, scoring
 from pel_core.spec.run_spec import RunSpec
-from pel_core.studies.cells import Artefact, Bindings
+from pel_core.studies.bindings import Bindings
+from pel_core.studies.cells import Artefact
 from pel_core.studies.config import carried, shown
 from pel_core.studies.kinds import FIGURE
 from pel_core.studies.selection import Progress

@@ -42,9 +42,13 @@ def check_tunings(study: "Study", content: Mapping[str, Any]) -> None:
     for slug, spec in study.planned.items():
         if study.seal and spec.split == study.seal and trainings_held(spec) & tried:
             raise PelError(
-                f"{where}: seal: {study.seal}: {slug} would score a candidate of `tune` on the {study.seal} split; give its row "
-                "other seeds than the candidates have, or split: val"
+                f"{where}: seal: {study.seal}: {slug} would score a candidate of `tune` on {_images(spec)}; give its row other "
+                "seeds than the candidates have, or split: val"
             )
+
+
+def _images(spec: RunSpec) -> str:
+    return f"the test images of {spec.evaluate_on}" if spec.evaluate_on else f"the {spec.split} split"
 
 
 def most_finals(cells: Iterable[Cell], known: Collection[str]) -> list[RunSpec]:
@@ -68,13 +72,16 @@ def seal(study: "Study") -> None:
     set_seals(study.results, study.path.stem, study.seal, {spec.train.slug for spec in study.candidates.values()})
 
 
-def scored_on_test(results: Path, specs: Mapping[str, RunSpec]) -> int:
-    """How many results of the test split lie there of some runs' trainings: each way of evaluating one counts."""
-    count = 0
+def scored_on_test(results: Path, specs: Mapping[str, RunSpec]) -> tuple[int, int]:
+    """How many results lie there of some runs' trainings, each way of evaluating one counting: of their own data set's test
+    split, and of other data sets' images (`evaluate_on`)."""
+    own = others = 0
     for train in {spec.train.slug for spec in specs.values()}:
         slugs = {slug_of(path.parent) for path in result_files(results, run=glob_escape(train))}
-        count += sum(RunSpec.parse(slug).split == "test" for slug in slugs)
-    return count
+        found = [spec for spec in map(RunSpec.parse, slugs) if spec.split == "test"]
+        others += (elsewhere := sum(bool(spec.evaluate_on) for spec in found))
+        own += len(found) - elsewhere
+    return own, others
 
 
 def glob_escape(name: str) -> str:

@@ -8,6 +8,7 @@ from pel_core.data.datasets import split_name
 from pel_core.ingest.sources import open_source
 from pel_core.ingest.sources.users import Unread, UserSource
 from pel_core.ingest.user_outline import Outline, outline
+from pel_core.spec.run_spec import RunSpec
 
 if TYPE_CHECKING:
     from pel_core.studies.study import Study
@@ -35,12 +36,14 @@ def outlines(study: "Study") -> dict[str, Outline | PelError]:
 
 
 def check_splits(study: "Study") -> None:
-    """See that images of the user's own have the validation split that runs are evaluated on. (Of the others, `load` does.)
+    """See that images of the user's own have the validation split that runs are evaluated on (of the others, `load` does), and a
+    test split of their own where they are another data set's runs' (``evaluate_on``).
 
     Raises:
         PelError: they have none; the message says what to do.
     """
     for slug, spec in study.planned.items():
+        _require_own_test(study, spec)
         base, val = split_name(spec.dataset)[0], spec.factors.val
         if not (val or spec.split == "val") or base not in study.config.get("datasets", {}):
             continue
@@ -58,6 +61,22 @@ def check_splits(study: "Study") -> None:
                 f"training images ({some}val_fraction: 0.1 of 'datasets: {base}' in the configuration for "
                 "all), give it one (a folder val/CLASS, or val in the column 'split'), or evaluate on the test split"
             )
+
+
+def _require_own_test(study: "Study", spec: RunSpec) -> None:
+    """Of images that nothing trains on here it has to be said which of them are evaluated: all, or a part held out of them."""
+    base = spec.evaluate_on
+    if not base or base not in study.config.get("datasets", {}) or study.test_set(spec).get("images") == "all":
+        return
+    if any(split_name(run.dataset)[0] == base for run in study.planned.values()):
+        return  # runs that train on it have that test split
+    if isinstance(here := study.outlines.get(base), Outline) and here.unsaid:
+        raise PelError(
+            f"evaluate_on={base}: data set '{base}' has no test split, so that {here.splits['test']:,} of its "
+            f"{sum(here.splits.values()):,} images would be held out for one; say which are evaluated in the configuration: all "
+            f"(test_sets: {{{base}: {{images: all}}}}), or a part (test_fraction: 0.2 of 'datasets: {base}'); or give it a test "
+            "split (a folder test/CLASS, or test in the column 'split')"
+        )
 
 
 def _prepared_splits(study: "Study", base: str) -> list[str]:

@@ -5,10 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 from pel_core.common.errors import PelError
-from pel_core.spec.results import value_path
-from pel_core.studies.cells import Artefact, Bindings, expand, make_cell
+from pel_core.spec.values import value_path
+from pel_core.studies.bindings import Bindings
+from pel_core.studies.cells import Artefact
 from pel_core.studies.factorial import images_within, require_seeds
 from pel_core.studies.kinds import DESIGNS
+from pel_core.studies.layout import expand, make_cell
 
 VALUES = ("overall", "head", "med", "tail")
 

@@ -16,7 +16,7 @@ from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, write_text
 from pel_core.common.shipped import program
 from pel_core.common.versions import made_by, versions
-from pel_core.data.datasets import DATASETS, split_name
+from pel_core.data.datasets import DATASETS
 from pel_core.models.backbones import BACKBONES, repository
 from pel_core.models.methods import METHODS
 from pel_core.spec.options import evaluation_options, is_evaluation
@@ -158,8 +158,7 @@ def notice(spec: RunSpec) -> list[str]:
 
 def demo_notice(spec: RunSpec) -> str:
     """Why a run's numbers mean little: its images are the demo's, or its backbone is; else empty."""
-    entry = DATASETS.get(split_name(spec.dataset)[0])
-    if entry is not None and entry.synthetic:
+    if any(base in DATASETS and DATASETS[base].synthetic for base in spec.data_bases):
         return "Demo: its images are rendered stand-ins; its numbers are not comparable with published ones."
     if BACKBONES[spec.backbone].source == "bundled":
         return "Dry run: its backbone is the demo's miniature one; its numbers say nothing about the methods."

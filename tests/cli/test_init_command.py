@@ -81,10 +81,44 @@ def test_a_folder_with_files_is_left_as_it_is(tmp_path, monkeypatch, capsys):
         Path(name).write_text("mine")
     assert main(["init", "there"]) == 1 and "there holds .hidden, notes.txt; name a folder" in error(capsys)
     assert main(["init", "a file"]) == 1 and "is a file" in error(capsys)
-    assert main(["init", "new", "--data", "nowhere"]) == 1 and "nowhere does not exist" in error(capsys)
-    assert main(["init", "new", "--data", "there"]) == 1 and "data set 'mine'" in error(capsys)  # no images
+    for data, told in (("nowhere", "nowhere does not exist"), ("there", "there"), ("a file", "is a file, expected a folder")):
+        assert main(["init", "new", "--data", data]) == 1
+        text = error(capsys)
+        assert text.startswith(f"error: --data {data}: ") and told in text
+        assert "data set 'mine'" not in text and "configuration" not in text, "there is none yet"
     assert main(["init", "new", "--backbone", "clip-l14"]) == 1 and "say by --data" in error(capsys)
     assert sorted(path.name for path in tmp_path.rglob("*")) == [".hidden", "a file", "notes.txt", "there"]
+
+
+def test_a_key_that_is_asked_for_has_a_place(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("table.csv").write_text("file,species\na.png,wolf\n")
+    assert main(["init", "new", "--data", "table.csv"]) == 1
+    told = error(capsys)
+    assert told.startswith("error: --data table.csv: unknown column") and "Such a key (image_column) stands in a config" in told
+    assert "start with `python -m pel_core init FOLDER` without --data" in told
+    assert not Path("new").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ("hub:", "expected hub:OWNER/NAME as on the hub, found ''"),
+        ("hub:a/b/c", "expected hub:OWNER/NAME as on the hub, found 'a/b/c'"),
+        ("hub:a/b@main", "the revision is 'main', expected a commit, 40 hex digits"),
+        ("hub:there", "may be a path that is there or a data set of the hub; for the path write ./hub:there"),
+        (
+            "hub:a/b",
+            "the last commit of the data set a/b of the hub could not be asked for (HF_HUB_OFFLINE is set); say the commit",
+        ),
+    ],
+)
+def test_what_is_no_data_set_of_the_hub(tmp_path, monkeypatch, capsys, data, told):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    Path("hub:there").mkdir()
+    assert main(["init", "new", "--data", data]) == 1 and told in error(capsys)
+    assert not Path("new").exists()
 
 
 def test_nothing_half_written_stays(tmp_path, monkeypatch, capsys):

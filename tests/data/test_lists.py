@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pel_core.common.errors import PelError
-from pel_core.data.lists import check_files, read_categories, read_class_names, read_image_list, require_every_class
+from pel_core.data.class_name_files import read_categories, read_class_names
+from pel_core.data.lists import check_files, read_image_list, require_every_class
 
 in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 

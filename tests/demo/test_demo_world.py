@@ -17,6 +17,7 @@ from pel_core.demo.stand_ins import STAND_INS
 
 FOLDER = clip_files.FOLDER
 NAMES = list(STAND_INS)
+TRAINED_ON = [name for name in NAMES if name not in stand_ins.EVALUATED_ON]
 
 
 def test_pictures_depend_neither_on_threads_nor_on_what_else_is_rendered():
@@ -85,7 +86,7 @@ def test_what_is_only_evaluated_on_has_the_classes_of_another_and_other_pictures
     assert {image.tobytes() for image in sketch}.isdisjoint(image.tobytes() for image in own)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in stand_ins.EVALUATED_ON])
+@pytest.mark.parametrize("name", TRAINED_ON)
 def test_profiles_leave_head_medium_and_tail(name):
     stand_in = STAND_INS[name]
     counts = stand_in.train_counts(100) if not stand_in.profile else stand_in.train_counts()
@@ -165,7 +166,7 @@ def measured(name: str) -> dict[str, dict[str, float]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "demo-sketch"])  # which is there to be tested on
+@pytest.mark.parametrize("name", TRAINED_ON)
 def test_the_demo_shows_what_pel_is_about(name):
     """The claims of docs/demo.md, there over five seeds, with the slack of demo_behaviour.CLAIMS."""
     from demo_behaviour import missed, values
@@ -177,5 +178,19 @@ def test_the_demo_shows_what_pel_is_about(name):
 def test_five_crops_gain_on_average():
     from demo_behaviour import FIVE_CROPS_GAIN, FIVE_CROPS_SLACK
 
-    pel = [measured(name)["PEL"] for name in NAMES]
+    pel = [measured(name)["PEL"] for name in TRAINED_ON]
     assert np.mean([mean["five"] - mean["one"] for mean in pel]) > FIVE_CROPS_GAIN - FIVE_CROPS_SLACK
+
+
+@pytest.mark.slow
+def test_what_is_only_evaluated_on_is_harder_and_methods_keep_their_order():
+    """Trained on demo-imagenet, tested on demo-sketch: on draws 0 and 3 PEL loses 11 and 14 points there, and stays 37 ahead of
+    zero-shot and 12 and 8 ahead of the head alone."""
+    from demo_behaviour import measure
+
+    (other,) = stand_ins.EVALUATED_ON
+    columns = ("five", other)
+    zero, head, pel = (measure("demo-imagenet", name, 0, 3, columns=columns) for name in ("zero-shot", "head only", "PEL"))
+    assert pel["five"] - pel[other] > 5
+    assert pel[other] - zero[other] > 25 and pel[other] - head[other] > 4
+    assert zero[other] * len(STAND_INS[other].classes) / 100 > 5, "zero-shot is far from chance there, too"

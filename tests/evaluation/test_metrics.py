@@ -13,10 +13,11 @@ from sklearn import metrics
 
 from pel_core.common.errors import PelError
 from pel_core.common.registry import Plugin
-from pel_core.evaluation.metrics import Scored, score
+from pel_core.evaluation.metrics import score
 from pel_core.evaluation.predictions import Predictions
+from pel_core.evaluation.scored import Scored
 from pel_core.spec.choices import METRICS, metric
-from pel_core.spec.results import value_path
+from pel_core.spec.values import value_path
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NAMES = {

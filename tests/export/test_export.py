@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from pel_core.cli.main import main
+from pel_core.common import plugins
 from pel_core.common.errors import PelError
 from pel_core.data.resample import normalise
 from pel_core.evaluation.trained_run import open_run
@@ -159,3 +161,21 @@ def test_the_command(results, tmp_path, capsys):
         == 1
     )
     assert "holds no delta.safetensors" in capsys.readouterr().err
+
+
+def test_a_format_of_a_plugin(results, tmp_path):
+    try:
+        plugins.load_file(Path(__file__).parents[1] / "plugins/everything.py")
+        out = export_run(ADAPTED, results, "my-arrays", tmp_path / "out")
+    finally:
+        for plugin in plugins.loaded().values():
+            plugins.unload(plugin)
+    card = (out / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    names: dict = {}
+    exec(code.replace("FOLDER", str(out)), names)
+    _, classifier, _ = open_run(ADAPTED, results, CPU, cast=False)
+    state = classifier.trainable_state()
+    assert names["trained"].files == list(state) and all(np.array_equal(names["trained"][name], state[name]) for name in state)
+    with pytest.raises(PelError, match="unknown format 'my-arrays'; known: onnx, open_clip, timm, torch"):
+        export_run(ADAPTED, results, "my-arrays", tmp_path / "another")

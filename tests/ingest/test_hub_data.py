@@ -3,6 +3,8 @@
 import hashlib
 import io
 import json
+import logging
+import logging.handlers
 import os
 import signal
 import subprocess
@@ -18,11 +20,13 @@ import pytest
 from own_trees import counts
 from PIL import Image
 
+from pel_core.cli.main import main
 from pel_core.common.errors import PelError
 from pel_core.data.datasets import open_prepared
 from pel_core.ingest.entries import declared
 from pel_core.ingest.identity import data_params
 from pel_core.ingest.prepare import prepare
+from pel_core.studies.study import load
 
 COMMIT, OTHER = "0123456789abcdef0123456789abcdef01234567", "f" * 40
 HEAD = """---
@@ -120,6 +124,34 @@ def test_images_by_path_and_labels_as_text(datasets, tmp_path):
     (root / "pictures/3.png").unlink()
     with pytest.raises(PelError, match=r"\(train\), image 3: the image 'pictures/3.png' cannot be read"):
         make(tmp_path / "gone", root=str(root), image_column="path", label_column="kind")
+
+
+def test_nothing_is_said_of_a_card_without_a_head(datasets, tmp_path):
+    said = logging.handlers.BufferingHandler(100)
+    logging.getLogger("huggingface_hub").addHandler(said)
+    try:
+        for i in range(8):
+            (path := tmp_path / f"folder/train/{'ab'[i % 2]}/{i}.png").parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded(i))
+        (tmp_path / "folder/README.md").write_text("A data set.\n")
+        assert make(tmp_path / "out", root=str(tmp_path / "folder")).class_names == ["a", "b"]
+        assert [record.getMessage() for record in said.buffer] == []
+        logging.getLogger("huggingface_hub.repocard").warning("Repo card metadata block was not found.")
+        assert len(said.buffer) == 1, "others may want it"
+    finally:
+        logging.getLogger("huggingface_hub").removeHandler(said)
+
+
+def test_a_slip_of_ours_is_no_damaged_file(datasets, tmp_path, monkeypatch):
+    root = repository(datasets, tmp_path / "repo")
+    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda: ["default"])  # called with a folder
+    with pytest.raises(TypeError, match="takes 0 positional arguments"):
+        make(tmp_path / "out", root=str(root))
+    monkeypatch.setattr(datasets, "get_dataset_config_names", lambda folder: json.loads("{"))
+    with pytest.raises(PelError, match="cannot be read as a data set of the hub") as found:
+        make(tmp_path / "out", root=str(root))
+    chain = found.value.__cause__ or found.value.__context__
+    assert isinstance(chain, PelError | json.JSONDecodeError)
 
 
 def test_an_image_folder_and_json_lines(datasets, tmp_path):
@@ -341,6 +373,29 @@ def test_a_repository_is_downloaded_once(hub, tmp_path):
     hub.refusal = (500, "")
     again = make(tmp_path / "again", **HERE)
     assert again.sha256 == data.sha256, "what the cache holds was not read"
+
+
+def test_init_takes_a_repository_by_name(hub, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "new", "--data", "hub:someone/seals", "--backbone", "clip-mini"]) == 0
+    text = Path("new/config.yaml").read_text()
+    entry = f"mine: {{kind: hub, repository: someone/seals, revision: {COMMIT}}} # hub: "
+    assert f"{entry}how many images it has is not known before they are prepared\n" in text
+    study = load("new/study.yaml", "new/config.yaml", results=tmp_path / "results")
+    study.check_sources()
+    prepare("mine", tmp_path / "out", study.config)
+    assert counts(open_prepared(tmp_path / "out", "mine").train, 2) == [5, 5]
+    hub.refusal = (500, "")  # in the cache now: its README.md says the sizes
+    assert main(["init", "again", "--data", f"hub:someone/seals@{COMMIT}", "--backbone", "clip-mini"]) == 0
+    assert f"{entry}images: 10 train, 4 test\n" in Path("again/config.yaml").read_text()
+    capsys.readouterr()
+    hub.refusal = (401, "RepoNotFound")
+    assert main(["init", "third", "--data", "hub:someone/seals"]) == 1
+    assert "the hub has no data set someone/seals, or it is private" in capsys.readouterr().err
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    assert main(["init", "third", "--data", "hub:someone/seals"]) == 1
+    assert "could not be asked for (no network: 127.0.0.1 cannot be reached" in capsys.readouterr().err
+    assert not Path("third").exists()
 
 
 @pytest.mark.parametrize(

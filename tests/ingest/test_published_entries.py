@@ -18,7 +18,7 @@ from pel_core.ingest.facts import Facts
 from pel_core.ingest.prepare import prepare
 from pel_core.ingest.published_counts import COUNTS
 from pel_core.ingest.sources import SOURCES, open_source, require_split
-from pel_core.ingest.split_formats import read_splits
+from pel_core.ingest.split_formats import read_split, read_splits
 
 SUBSET = Factors(groups_from="subset")  # of few images, of which no groups can be told at ratio 100
 
@@ -192,3 +192,29 @@ def test_damaged_files_of_other_sets(tmp_path, monkeypatch, base, tree, file, co
     monkeypatch.setenv("PEL_DATA", str(tmp_path))
     with pytest.raises(PelError, match=f"data set '{base}': .*{message}"):
         prepare(base, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"labels": [[1.0]]},
+        {"file_list": np.array([["a/b.jpg"]], object)},
+        {"file_list": np.array([["a/b.jpg"], ["c/d.jpg"]], object), "labels": [[1.0]]},
+        {"file_list": np.array([["a/b.jpg"]], object), "labels": np.array([["one"]], object)},
+    ],
+)
+def test_a_list_of_stanford_dogs_without_its_parts(tmp_path, content):
+    savemat(tmp_path / "train_list.mat", content)
+    with pytest.raises(PelError, match=r"train_list\.mat holds .*expected Stanford Dogs' list, with file_list and labels"):
+        read_split(str(tmp_path / "train_list.mat"))
+
+
+def test_a_list_of_one_image_is_a_list(tmp_path):
+    savemat(tmp_path / "a.mat", {"file_list": np.array([["n1-Red_dog/b.jpg"]], object), "labels": [[1.0]]})
+    assert read_split(str(tmp_path / "a.mat")).entries == [("n1-Red_dog/b.jpg", 1, "n1-Red dog")]
+
+
+def test_a_slip_of_ours_is_no_damaged_list(tmp_path, monkeypatch):
+    monkeypatch.setattr("scipy.io.loadmat", lambda file: {})  # called with more
+    with pytest.raises(TypeError, match="unexpected keyword argument"):
+        read_split(str(tmp_path / "a.mat"))

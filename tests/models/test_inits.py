@@ -63,6 +63,21 @@ def test_which_images_are_looked_at(init):
         assert images_for(init, labels, 1).tolist() != chosen.tolist()
 
 
+@pytest.mark.parametrize("init", ["shot-1", "shot-10"])
+def test_a_class_is_drawn_whatever_the_others_hold(init):
+    """One generator went through all classes, so that a further image, or class, changed the draw of those behind it."""
+    labels = np.array([0] * 30 + [1] * 12 + [2] * 40)
+    chosen = images_for(init, labels, 0)
+    others = {1: 30 + np.arange(12), 2: 42 + np.arange(40)}
+    more = np.concatenate([labels, [0, 0, 3, 3, 3]])  # more images of the first class, and a class
+    again = images_for(init, more, 0)
+    for label, positions in others.items():
+        assert np.intersect1d(chosen, positions).tolist() == np.intersect1d(again, positions).tolist(), label
+    fewer = labels[labels != 1]
+    last = images_for(init, fewer, 0)
+    assert (last[fewer[last] == 2] + 12).tolist() == np.intersect1d(chosen, others[2]).tolist()
+
+
 OF_ROWS = [name for name in HEADS if getattr(HEADS[name], "rows", True) and not getattr(HEADS[name], "tower", False)]
 OF_ROWS.remove("rac")  # whose rows are trained in the run that it starts from, or are texts
 

@@ -15,8 +15,9 @@ from pel_core.common.errors import PelError
 from pel_core.models import weights
 from pel_core.models.building import build_vit, num_prefix_tokens, resize_positions
 from pel_core.models.methods import METHODS, methods_for, parse_method
+from pel_core.models.open_clip_towers import open_clip_tower
 from pel_core.models.surgery import apply
-from pel_core.models.towers import open_clip_tower, timm_tower, upstream_features
+from pel_core.models.towers import timm_tower, upstream_features
 from pel_core.models.vit_parts import Rotary
 from pel_core.models.weights import load_vit, prepare_backbone
 from pel_core.spec.run_spec import RunSpec

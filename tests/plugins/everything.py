@@ -16,7 +16,8 @@ from pel_core.common.seeds import generator
 from pel_core.data.augmentations import AUGMENTATIONS, Augmentation
 from pel_core.data.datasets import DATASETS, LongTailed
 from pel_core.data.ensembling import TTE, Ensemble
-from pel_core.evaluation.metrics import Scored
+from pel_core.evaluation.scored import Scored
+from pel_core.export.formats import FORMATS, Card, Opened
 from pel_core.ingest.content import Content
 from pel_core.ingest.sources import Source, register
 from pel_core.models.backbones import BACKBONES, Backbone
@@ -301,3 +302,12 @@ class Cautious:
     def choose(self, scored):
         """The first of the best."""
         return max(scored, key=lambda each: each.mean - each.error)
+
+
+# format: what `export RUN --as my-arrays` writes into a new folder; the card's code says how it is read
+@FORMATS.register("my-arrays")
+def my_arrays(folder: Path, opened: Opened) -> Card:
+    """What was trained, as NumPy arrays."""
+    np.savez(folder / "trained.npz", **{name: value.numpy() for name, value in opened.classifier.trainable_state().items()})
+    code = 'import numpy as np\n\ntrained = np.load("FOLDER/trained.npz")\n'
+    return Card("numpy", opened.spec.vit.arch, None, {"pixels": opened.spec.pixels}, code)

@@ -2,13 +2,18 @@
 what the models train."""
 
 import re
+import warnings
 from dataclasses import replace
 
 import pytest
 from drawn_figures import check
 from fake_results import write_results
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager
 
 from pel_core.common.errors import PelError
+from pel_core.reporting import figure_fonts, figure_style, figure_text
 from pel_core.reporting.figure_bars import bar_figure, draw_bars, save_bars
 from pel_core.reporting.figure_map import CensusRow, MapFigure, census, draw_map, short
 from pel_core.reporting.figure_sheet import Sheet
@@ -242,3 +247,76 @@ figures:
     study.artefact("m").how.draw(study, "m", tmp_path)
     assert (tmp_path / "m.pdf").stat().st_size > 5000
     assert "counted in the built model" in (tmp_path / "m.txt").read_text()
+
+
+WORDS = ("适配器微调", "線形プローブ", "미세 조정")
+
+
+def drawn_words(folder):
+    with style():
+        figure, axes = plt.subplots(figsize=(3, 2))
+        axes.set_title(" ".join(WORDS), fontweight="bold")
+        save(figure, folder, "f", ["A caption."])
+    return (folder / "f.svg").read_bytes()
+
+
+def test_letters_that_no_font_has_are_told_once_with_what_to_install(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "pel_core")
+    for module in (figure_fonts, figure_style, figure_text):
+        monkeypatch.setattr(module, "families", lambda: ["DejaVu Sans"])
+    monkeypatch.setattr(figure_fonts, "_told", set())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn_words(tmp_path)
+        drawn_words(tmp_path)
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "which are boxes in figures" in told and "apt-get install fonts-noto-cjk" in told and "适" in told
+    assert figure_fonts.lacking(["äß→ é", "a b"]) == "" and figure_fonts.lacking(["中a", "文中"]) == "中文"
+
+
+def test_letters_are_those_of_a_font_that_has_them(tmp_path, monkeypatch, caplog):
+    """With a font as small as it can be, called as one of those that are looked for: three letters, each a square."""
+    figure_fonts.families.cache_clear()
+    font = made_font(tmp_path / "wqy-made.ttf", "WenQuanYi Micro Hei", "适配器")
+    known = font_manager.fontManager.ttflist
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [each for each in known if each.name not in figure_fonts.CJK])
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: ["elsewhere/other.ttf", str(font)])
+    boxes = _with_dejavu_alone(tmp_path / "boxes", monkeypatch)
+    try:
+        assert figure_fonts.families() == ["DejaVu Sans", "WenQuanYi Micro Hei"]
+        assert figure_fonts.lacking(["适配器微"]) == "微"
+        assert drawn_words(tmp_path / "letters") != boxes
+        assert figure_text.text_width("适", 10) == pytest.approx(10 / 72)
+        assert not [record for record in caplog.records if "weight" in record.getMessage()]
+    finally:
+        figure_fonts.families.cache_clear()
+        figure_text.text_width.cache_clear()
+        figure_fonts._letters_of.cache_clear()
+
+
+def _with_dejavu_alone(folder, monkeypatch):
+    with monkeypatch.context() as patch:
+        for module in (figure_fonts, figure_style, figure_text):
+            patch.setattr(module, "families", lambda: ["DejaVu Sans"])
+        return drawn_words(folder)
+
+
+def made_font(path, name: str, letters: str):
+    """A TrueType font whose letters are squares, one em wide."""
+    builder = FontBuilder(1000, isTTF=True)
+    names = [".notdef", *(f"u{ord(letter):X}" for letter in letters)]
+    builder.setupGlyphOrder(names)
+    builder.setupCharacterMap(dict(zip(map(ord, letters), names[1:], strict=True)))
+    pen = TTGlyphPen(None)
+    pen.moveTo((100, 0))
+    for point in ((100, 800), (900, 800), (900, 0)):
+        pen.lineTo(point)
+    pen.closePath()
+    builder.setupGlyf(dict.fromkeys(names, pen.glyph()))
+    builder.setupHorizontalMetrics(dict.fromkeys(names, (1000, 100)))
+    builder.setupHorizontalHeader(ascent=900, descent=-100)
+    builder.setupNameTable({"familyName": name, "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(path)
+    return path

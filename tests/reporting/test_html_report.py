@@ -19,6 +19,7 @@ from pel_core.common.files import read_json, write_bytes, write_json, write_text
 from pel_core.reporting.html_report import report_html, save_report
 from pel_core.reporting.html_text import LARGEST, address, markdown_html, picture
 from pel_core.reporting.runs_table import run_row, runs_files
+from pel_core.spec.records import data_name, data_sets
 from pel_core.spec.results import METRICS, metrics_file, run_folder
 from pel_core.studies.study import Study, load
 
@@ -236,7 +237,7 @@ def test_a_name_stays_text(name):
 
 
 def test_numbers_on_other_images_take_no_data_set_s_place():
-    from pel_core.reporting.html_report import _tested
-
     own = {"data": {"name": "imagenet-lt"}}
-    assert _tested(own) == "imagenet-lt" and _tested({**own, "test_set": {"name": "imagenet-a"}}) == "imagenet-lt on imagenet-a"
+    other = {**own, "test_set": {"name": "imagenet-a"}}
+    assert [data_name(own), data_name(other)] == ["imagenet-lt", "imagenet-lt on imagenet-a"]
+    assert data_sets([own, other, own]) == ["imagenet-lt", "imagenet-a"]

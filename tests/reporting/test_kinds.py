@@ -35,6 +35,9 @@ def declare(kind: str) -> dict:
     made = {"kind": kind, "title": HOSTILE, "note": HOSTILE, "where": {"dataset": "toy-ir20"}, entry.value.rows: rows}
     if entry.value.columns:
         made[entry.value.columns] = [{"label": f"{name} {HOSTILE}", "value": name} for name in ("head", "tail")]
+    if kind == "shift":  # the own test images against others
+        sets = ("test", "imagenet-lt", "places-lt")
+        made[entry.value.columns] = [{"label": f"{role} {HOSTILE}", "evaluate_on": role} for role in sets]
     if kind == "critical-difference":  # of at least three methods on six data sets
         rows.append({"label": "3", "method": "zero-shot"})
         made[entry.value.columns] = [{"label": f"{role} {HOSTILE}", "dataset": role} for role in ROLES]
@@ -53,7 +56,7 @@ def study_of(folder, results, **figures):
     return load(folder / "study.yaml", folder / "config.yaml", results=results, figures=folder / "figures")
 
 
-@pytest.mark.parametrize("kind", [kind for kind in FIGURES if kind != "shift"])  # of several test sets: test_evaluate_on.py
+@pytest.mark.parametrize("kind", FIGURES)
 def test_a_figure_of_every_kind_is_drawn_whatever_its_words(kind, tmp_path, toy_results):
     study = study_of(tmp_path, toy_results if FIGURES[kind].from_models else tmp_path / "results", f=declare(kind))
     write_results(study.results, study.specs)

@@ -1,5 +1,7 @@
 """Figures of stored predictions: what they show is what the results say; blanks, empty classes and one seed give a picture."""
 
+import csv
+import io
 from math import exp, pi, sqrt
 
 import numpy as np
@@ -16,13 +18,14 @@ from pel_core.common.errors import PelError
 from pel_core.reporting.figure_budget import Point, budget_figure, draw_budget, front, places, side_by_side
 from pel_core.reporting.figure_class_difference import difference_figure, draw_differences
 from pel_core.reporting.figure_confusion import confusion_figure, draw_confusion, shares_of
-from pel_core.reporting.figure_critical_difference import Ranks, cliques, ranks_of
+from pel_core.reporting.figure_critical_difference import Ranks, cliques, ranks_of, require_datasets
 from pel_core.reporting.figure_interaction import interaction_figure
 from pel_core.reporting.figure_per_class import class_figure, draw_classes, smoothed, window_of
 from pel_core.reporting.figure_reliability import bins_of, draw_reliability, reliability_figure
 from pel_core.reporting.figure_seeds import draw_seeds, seeds_figure
 from pel_core.reporting.figure_style import style
 from pel_core.reporting.figure_training import draw_training, training_figure
+from pel_core.reporting.runs_table import runs_files
 from pel_core.reporting.statistics.reading import Reader
 from pel_core.reporting.statistics.runs import Row, Run
 from pel_core.spec.results import metrics_file
@@ -228,3 +231,56 @@ def test_fewer_than_six_data_sets_are_refused_with_the_reason(study):
     versions = [{"label": str(ratio), "dataset": f"toy-ir{ratio}"} for ratio in (2, 5, 10, 20, 50, 100)]
     with pytest.raises(PelError, match=r"needs 6 data sets or more, and there are 1 \(toy\).*same test images and count once"):
         study(kind="critical-difference", where=None, datasets=versions)
+
+
+@pytest.mark.parametrize(
+    ("columns", "count"),
+    [
+        ([("a", "a"), ("a", "b"), ("a", "c"), ("a", "d"), ("a", "e"), ("a", "f")], 1),  # one training on many test sets
+        ([("a", "x"), ("b", "x"), ("c", "x"), ("d", "x"), ("e", "x"), ("f", "x")], 1),  # many trainings on one test set
+        ([("a", "a"), ("b", "b"), ("c", "c"), ("d", "d"), ("e", "e"), ("a", "f")], 5),
+        ([("a", "a"), ("b", "b"), ("c", "c"), ("d", "d"), ("e", "e"), ("f", "a")], 5),
+        ([("a-ir10", ""), ("b", ""), ("c", ""), ("d", ""), ("e", ""), ("f", "x")], 6),
+        ([("a", "x"), ("a", "y"), ("b", "x"), ("c", ""), ("d", ""), ("e", ""), ("f", "")], 6),  # a on y, b on x
+    ],
+)
+def test_a_data_set_counts_once_whichever_way_it_is_tested(columns, count):
+    if count == 6:
+        return require_datasets(columns)
+    with pytest.raises(PelError, match=f"and there are {count} \\("):
+        require_datasets(columns)
+
+
+def test_ranks_over_test_sets_of_one_training_are_refused_as_the_study_is_read(tmp_path):
+    roles = {name: name for name in ("toy", "imagenet-lt", "places-lt", "inat2018", "demo-imagenet", "demo-places", "demo-inat")}
+    columns = [{"label": role, "dataset": "toy", "evaluate_on": role} for role in roles if role != "toy"]
+
+    def read(columns, methods=METHODS):
+        entry = {"title": "T", "kind": "critical-difference", "methods": methods, "datasets": columns}
+        (tmp_path / "study.yaml").write_text(yaml.safe_dump({"title": "T", "roles": roles, "figures": {"f": entry}}))
+        config = {"title": "T", "backbone": "toy", "seeds": [0], "data": roles}
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+        return load(tmp_path / "study.yaml", tmp_path / "config.yaml", results=tmp_path / "r")
+
+    with pytest.raises(PelError, match=r"there are 1 \(toy on demo-imagenet, .*one training, or one test set, has in common"):
+        read(columns)
+    own = [{"label": role, "dataset": role} for role in roles]
+    assert len(read(own).specs) == 7 * 3
+    with pytest.raises(PelError, match="methods: evaluate_on: methods are ranked on the same images"):
+        read(own, [*METHODS[:2], {**METHODS[2], "evaluate_on": "toy"}])
+
+
+def test_a_caption_says_whose_images_are_shown(tmp_path):
+    where = {"dataset": "toy-ir20", "evaluate_on": "seen"}
+    figure = {"title": "T", "kind": "per-class", "where": where, "methods": METHODS[:2]}
+    content = {"title": "T", "roles": {"toy": "Toy", "seen": "Seen"}, "figures": {"f": figure}}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(content))
+    (tmp_path / "config.yaml").write_text("{title: T, backbone: toy, seeds: [0], data: {toy: toy, seen: demo-sketch}}")
+    made = load(tmp_path / "study.yaml", tmp_path / "config.yaml", results=tmp_path / "r")
+    write_results(made.results, made.specs)
+    write_predicted(made.results, made.specs)
+    assert "toy-ir20 on demo-sketch" in " ".join(class_figure(made, "f").sheet.caption)
+    runs = runs_files(made)
+    row = next(csv.DictReader(io.StringIO(runs["csv"])))
+    assert (row["data"], row["test_set"], row["test_set_sha256"]) == ("toy-ir20", "demo-sketch", "0" * 64)
+    assert "| test_set | test_set_sha256 |" in runs["md"] and "| demo-sketch |" in runs["md"]

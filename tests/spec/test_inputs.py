@@ -9,12 +9,14 @@ from fake_results import fake_record, write_results
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, write_json
 from pel_core.data.datasets import find_dataset
+from pel_core.data.test_sets import content_of
 from pel_core.ingest.prepare import prepare
 from pel_core.reporting.tables import table_files
 from pel_core.spec import results as reading
-from pel_core.spec.records import lookup, number
-from pel_core.spec.results import SECTIONS, invalid_reason, metrics_file, read_result, section_keys, value_path
+from pel_core.spec.records import lookup, number, require_same_inputs
+from pel_core.spec.results import invalid_reason, metrics_file, read_other_inputs, read_result
 from pel_core.spec.run_spec import RunSpec
+from pel_core.spec.values import SECTIONS, section_keys, value_path
 from pel_core.studies.study import load_settings
 
 STUDY = """
@@ -182,6 +184,34 @@ def test_without_the_prepared_folders_seeds_must_still_agree(files):
     change(study, list(study.specs)[1], "backbone")
     with pytest.raises(PelError, match=r"adaptformer\.s0 and .*adaptformer\.s1 were made from different weights"):
         table_files(study, "t1")
+
+
+def test_seeds_must_have_been_tested_on_the_same_images():
+    specs = [RunSpec.make("toy-ir20", "toy", "adaptformer", seed, evaluate_on="shapes") for seed in (0, 1)]
+    one, two = map(fake_record, specs)
+    require_same_inputs([one, two, fake_record(specs[0].train)])
+    two["test_set"]["sha256"] = "1" * 64
+    with pytest.raises(PelError, match=r"adaptformer\.s0.* and .*adaptformer\.s1.* were made from different test images"):
+        require_same_inputs([one, two])
+
+
+def test_a_result_is_of_the_images_that_it_says(tmp_path):
+    """Of all images of a data set that had a test split alone it was taken for one of its test split, once there were more."""
+    spec = RunSpec.make("toy-ir20", "toy", "adaptformer", 0, evaluate_on="shapes")
+    about = {"class_names": ["a", "b"], "digests": {"test": "1" * 64}}
+    record, file = fake_record(spec), tmp_path / "data/shapes/data.json"
+    reading._read_hash.cache_clear()
+
+    def said(images):
+        record["test_set"] = {"name": "shapes", "images": images, "sha256": content_of(about, images)}
+        write_json(metrics_file(tmp_path, spec.slug), record)
+        return [invalid_reason(record, spec, (), tmp_path), read_other_inputs(metrics_file(tmp_path, spec.slug), spec, tmp_path)]
+
+    write_json(file, about)
+    assert said("all") == said("test") == ["", ""]
+    write_json(file, {**about, "digests": {**about["digests"], "train": "2" * 64}})
+    assert said("test") == ["", ""], "the test split is the same"
+    assert all("made from other images of shapes" in reason for reason in said("all"))
 
 
 def test_the_values_a_study_may_print_are_those_that_are_stored(toy_results):

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,7 @@ from pel_core.spec.choices import CHOICES, HEADS, LOSSES, REGISTRIES
 from pel_core.spec.options import RECIPES, recipe, spell
 from pel_core.spec.run_spec import DEFAULTS, RunSpec, completed, differences
 from pel_core.studies.provenance import train_params
-from pel_core.training.contrastive import takes_features
+from pel_core.training.contrastive import needs_features, takes_features
 
 ALONE = ("vpt-deep", "dora", "repadapter")  # exclude others, or want an even rank
 RANGED = [name for name in methods_for("vit") if METHODS[name].blocks == "any" and name not in ALONE]
@@ -54,7 +55,8 @@ def with_effect(overrides, names=("adaptformer",)):
     halves = "repadapter" not in names or overrides.get("adapter_dim") not in range(1, 32, 2)  # its groups of 2
     idle = {"scale": not scaled, "adapter_dim": not ranked or not halves}
     still = not any(METHODS[name].blocks != "none" for name in names)
-    idle |= {"loss": takes_features(loss) and still}
+    alike = SimpleNamespace(head=head, train_delta=True, parts=[SimpleNamespace(blocks=not still)])
+    idle |= {"loss": takes_features(loss) and bool(needs_features(alike))}
     trains = {"epochs": 0} if "head-only" in names and not getattr(HEADS[head], "trains", True) else {}
     return {name: value for name, value in overrides.items() if not idle.get(name)} | trains
 
@@ -370,6 +372,10 @@ def test_a_stored_spec_is_completed_without_steps_after_training():
         ("fact-tt", {"optimizer.layer_decay": 0.7}, True),
         ("fact-tt", {}, False),
         ("adaptformer", {"optimizer.layer_decay": 0.7}, False),
+        ("adaptformer", {"init": "shot-1"}, True),
+        ("adaptformer", {"init": "shot-10", "head": "linear"}, True),
+        ("adaptformer", {"init": "class-mean"}, False),
+        ("zero-shot", {}, False),
     ],
 )
 def test_what_was_stored_before_a_change_of_a_few_entries_is_known(method, options, concerned):

@@ -15,9 +15,9 @@ from pel_core.spec.posthoc import is_posthoc
 from pel_core.spec.records import lookup
 from pel_core.spec.results import metrics_file
 from pel_core.spec.run_spec import RunSpec
-from pel_core.studies.cells import expand
 from pel_core.studies.config import sized
 from pel_core.studies.kinds import FIGURE
+from pel_core.studies.layout import expand
 from pel_core.studies.plan import plan
 from pel_core.studies.study import load
 

@@ -286,6 +286,11 @@ def test_the_page_shows_the_candidates_and_how_often_the_test_split_was_scored(m
     html = report_html(study, Path("report.html"))
     assert 'id="tuning"' in html
     assert html.count("The test split was scored 4 times for the rows with these settings, 0 times for candidates.") == 2
+    others = [RunSpec.parse(f"{slug}.evaluate_on=demo-sketch") for slug in finals]  # of other images, no look at the test split
+    write_results(study.results, {spec.slug: spec for spec in others})
+    html = report_html(study, Path("report.html"))
+    assert html.count("The test split was scored 4 times for the rows with these settings, 0 times for candidates. Their") == 2
+    assert html.count("Their trainings were scored 4 times on other data sets (evaluate_on).") == 2
     write_candidates(study, lambda record: {**record, "metrics": {**record["metrics"], "mean_class": -record["spec"]["lr"]}})
     study.decide(anew=True)  # the rows' first runs are there still, and were seen
     told = "The test split was scored 0 times for the rows with these settings, 4 times with others of the grid, 0 times for"

@@ -10,8 +10,9 @@ from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, write_json
 from pel_core.common.yaml_files import load_yaml
 from pel_core.spec.records import lookup
-from pel_core.spec.results import METRICS, metrics_file, read_result, value_path
+from pel_core.spec.results import METRICS, metrics_file, read_result
 from pel_core.spec.run_spec import RunSpec
+from pel_core.spec.values import value_path
 from pel_core.studies.config import find, parse_seeds
 from pel_core.studies.plan import plan
 from pel_core.studies.status import status

@@ -18,6 +18,7 @@ from pel_core.data.datasets import LongTailed
 from pel_core.ingest.sources import open_source
 from pel_core.ingest.user_outline import outline
 from pel_core.studies.cost import classes, data_size, throughput_file
+from pel_core.studies.data_sizes import unsized
 from pel_core.studies.plan import plan
 from pel_core.studies.study import load, load_settings
 
@@ -121,6 +122,46 @@ def test_the_validation_split_that_becomes_the_test_split(make_study, tmp_path):
         plan(make_study("val"))
     plan(make_study("val", test_fraction=0.2))
     plan(make_study("test"))
+
+
+def test_images_that_others_are_evaluated_on_need_a_test_split(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fill(tmp_path / "images")
+    fill(tmp_path / "divided/train")
+    fill(tmp_path / "divided/test")
+
+    def plan_on(how=None, trained=False, root="images", **entry):
+        study = json.loads(json.dumps(STUDY))
+        study["roles"]["toy"] = "Toy"
+        table = study["tables"]["t"]
+        table["where"] = {"dataset": "toy", "value": "overall"}
+        table["rows"][0] |= {"evaluate_on": "own"}
+        if trained:
+            table["rows"].append({"label": "B", "method": "adaptformer", "dataset": "own"})
+        config = {"title": "C", "backbone": "toy", "seeds": [0], "data": {"own": "mine", "toy": "toy"}}
+        config |= {"datasets": {"mine": {"kind": "auto", "root": root} | entry}, "test_sets": {"mine": how} if how else {}}
+        (tmp_path / "study.yaml").write_text(json.dumps(study))
+        (tmp_path / "config.yaml").write_text(json.dumps(config))
+        return plan(load("study.yaml", "config.yaml"))
+
+    with pytest.raises(PelError, match=r"evaluate_on=mine: .* has no test split, so that 4 of its 16 images would be held out"):
+        plan_on()
+    for settled in ({"how": {"images": "all"}}, {"test_fraction": 0.5}, {"root": "divided"}, {"trained": True}):
+        assert "to evaluate" in plan_on(**settled)
+
+
+def test_the_test_set_whose_size_is_not_known_is_named(tmp_path):
+    study = json.loads(json.dumps(STUDY))
+    study["roles"]["toy"] = "Toy"
+    study["tables"]["t"]["where"] = {"dataset": "toy", "value": "overall", "evaluate_on": "own"}
+    config = {"title": "C", "backbone": "clip-mini", "seeds": [0], "data": {"own": "mine", "toy": "demo-imagenet"}}
+    fill(tmp_path / "images", {"only": 3})
+    config |= {"datasets": {"mine": {"kind": "auto", "root": str(tmp_path / "images")}}}
+    (tmp_path / "study.yaml").write_text(json.dumps(study))
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    made = load(tmp_path / "study.yaml", tmp_path / "config.yaml")
+    assert [unsized(made, spec) for spec in made.specs.values()] == [["mine"]]
+    assert "Images and time of mine are not counted" in plan(made)
 
 
 def test_a_plan_counts_images_and_time(make_study, tmp_path, capsys):

@@ -4,6 +4,7 @@ Rows are read one after another from the repository's files (parquet, image fold
 reads). Encoded images are written to files once, as they are; a process that was killed goes on where it was.
 """
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 
-from pel_core.common.errors import PelError, unknown
+from pel_core.common.errors import PelError, is_our_defect, unknown
 from pel_core.common.files import sha256
 from pel_core.ingest.catalogue import SPLITS, Catalogue, Placed
 from pel_core.ingest.hub_columns import ColumnHead, images_of, require_classes
@@ -110,6 +111,10 @@ class Hub(UserSource):
     def locate(self) -> UserSource:
         """A folder in full; a repository is looked for when it is read."""
         return super().locate() if self.options.root else self
+
+    def looked_at(self) -> UserSource:
+        """The same."""
+        return super().looked_at() if self.options.root else self
 
     def has_val(self) -> bool:
         """As the entry says, or the repository's README.md."""
@@ -270,11 +275,20 @@ def _rows_of(source: Hub, table: Any, split: str) -> Iterator[Any]:
 
 @contextmanager
 def _told(source: Hub, more: str = "") -> Iterator[None]:
-    """What their library raises, which may be nearly anything, in words."""
+    """What their library raises, which may be nearly anything, in words; without what it logs of a README.md without a head, in
+    which nothing is wrong."""
+    card = logging.getLogger("huggingface_hub.repocard")
+    card.addFilter(_says_more)
     try:
         yield
-    except PelError:
-        raise
     except Exception as error:
+        if isinstance(error, PelError) or is_our_defect(error):
+            raise
         told = " ".join(str(error).split()) or type(error).__name__
-        raise PelError(f"{source.title}{more} cannot be read as a data set of the hub ({told})") from None
+        raise PelError(f"{source.title}{more} cannot be read as a data set of the hub ({told})") from error
+    finally:
+        card.removeFilter(_says_more)
+
+
+def _says_more(record: logging.LogRecord) -> bool:
+    return "metadata block was not found" not in record.getMessage()

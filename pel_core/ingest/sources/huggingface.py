@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from pel_core.common.errors import PelError, unknown
+from pel_core.common.errors import PelError, is_our_defect, unknown
 from pel_core.common.files import sha256, write_text
 from pel_core.common.logs import logger
 from pel_core.data.prepared_files import MARK
@@ -129,7 +129,9 @@ def _tables(root: str) -> dict[str, Any]:
     try:
         loaded = library().load_from_disk(root)
     except Exception as error:  # a damaged directory makes it raise nearly anything
-        raise PelError(f"{root} cannot be read as a Hugging Face directory ({' '.join(str(error).split())})") from None
+        if is_our_defect(error):
+            raise
+        raise PelError(f"{root} cannot be read as a Hugging Face directory ({' '.join(str(error).split())})") from error
     loaded = loaded.with_format(None)  # plain values, whatever it was saved as
     if not isinstance(loaded, dict):
         return {"train": loaded}

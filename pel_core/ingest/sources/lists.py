@@ -14,7 +14,8 @@ from pel_core.common.errors import PelError
 from pel_core.common.fingerprints import fingerprint
 from pel_core.common.problems import Problems
 from pel_core.common.shipped import program
-from pel_core.data.lists import NAME_FORMATS, read_lines
+from pel_core.data.class_name_files import NAME_FORMATS
+from pel_core.data.lists import read_lines
 from pel_core.data.roots import expand_root
 from pel_core.ingest.content import Content
 from pel_core.ingest.data_check import check_lists, describe_split

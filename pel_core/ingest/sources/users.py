@@ -123,13 +123,17 @@ class UserSource(Source):
             PelError: nothing is there, or not what the kind asks for.
         """
         try:
-            root = os.path.abspath(expand_root(self.given_root))
-            check_locale([root])
-            if not os.path.exists(root):
-                raise PelError(f"{root} does not exist")
-            return self.found_at(root)
+            return self.looked_at()
         except PelError as error:
             raise PelError(f"data set '{self.base}': {error}; {self._how_to_say()}") from None
+
+    def looked_at(self) -> "UserSource":
+        """As `locate`, whose errors say how a configuration names images, which these do not."""
+        root = os.path.abspath(expand_root(self.given_root))
+        check_locale([root])
+        if not os.path.exists(root):
+            raise PelError(f"{root} does not exist")
+        return self.found_at(root)
 
     def found_at(self, root: str) -> "UserSource":
         """``locate`` for a path that exists."""

@@ -15,8 +15,9 @@ from functools import cache, cached_property, lru_cache, partial
 
 import numpy as np
 
-from pel_core.evaluation.metrics import CALIBRATION_BINS, CLASS_FLOOR, calibration, f1, geometric, harmonic
+from pel_core.evaluation.metrics import CLASS_FLOOR, calibration, f1, geometric, harmonic
 from pel_core.evaluation.predictions import Predictions
+from pel_core.evaluation.scored import CALIBRATION_BINS
 from pel_core.reporting.statistics.image_part import strata_of
 from pel_core.reporting.statistics.runs import Images, Lazy, Run
 from pel_core.spec.choices import METRICS

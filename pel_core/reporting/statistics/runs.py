@@ -16,8 +16,8 @@ import numpy as np
 
 from pel_core.common.errors import PelError
 from pel_core.common.shipped import command
-from pel_core.evaluation.metrics import Scored
 from pel_core.evaluation.predictions import Predictions
+from pel_core.evaluation.scored import Scored
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ import numpy as np
 from pel_core.data.sampling import GROUPS
 from pel_core.reporting.statistics.runs import Images, Run
 from pel_core.spec.choices import METRICS
-from pel_core.spec.results import value_path
+from pel_core.spec.values import value_path
 
 PER_IMAGE = ("overall", "error_rate", "nll")
 DIGITS = 9  # to which a value that is no exact fraction counts
