@@ -19,9 +19,10 @@ class Objective:
     """A function of what the network says of some images and of their labels.
 
     A loss that takes features gets those of all views, and the head's rows. Of a head with branches (`Head.branches`) each has
-    the loss by itself, and these are added. What deltas add of each image (`Classifier.own_loss`) counts as the image does: its mean, or the mean that the run's class weights make of it. Of two streams (``sampler.second``)
-    labels are pairs (B, S); the second one's loss counts a weight that falls from epoch to epoch, (E - e) / E of what it is in
-    the first, and is ``criterion.second`` where the loss has that.
+    the loss by itself, and these are added. What deltas add of each image (`Classifier.own_loss`) counts as the image does: its
+    mean, or the mean that the run's class weights make of it. Of two streams (``sampler.second``) labels are pairs (B, S); the
+    second one's loss counts a weight that falls from epoch to epoch, (E - e) / E of what it is in the first, and is
+    ``criterion.second`` where the loss has that.
     """
 
     def __init__(self, classifier: Classifier, criterion: nn.Module, spec: RunSpec):
