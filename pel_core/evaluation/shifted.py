@@ -61,7 +61,7 @@ def open_test_set(spec: RunSpec, results: Path, data: Prepared, how: TestSet) ->
         "labels": classes.labels.tolist(),
         "left_out": classes.left_out,
     }
-    from pel_core.training.run_inputs import at_native  # which imports torch; scoring does not
+    from pel_core.data.run_images import at_native  # which imports torch; scoring does not
 
     return Shifted(restricted(data, at_native(other, spec.reduction), how, classes), classes, about)
 

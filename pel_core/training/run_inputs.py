@@ -1,16 +1,13 @@
 """What a run starts from, found under the results folder and checked: prepared data, backbone, class-text features, and for an
 evaluation the trained parameters."""
 
-import hashlib
 import json
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from pel_core.common.errors import PelError, unknown
@@ -18,23 +15,18 @@ from pel_core.common.files import read_json, sha256
 from pel_core.common.shipped import program
 from pel_core.common.tensors import read_tensors
 from pel_core.common.versions import check_versions, made_by, stale, versions
-from pel_core.data.batches import EvalBatches
 from pel_core.data.datasets import DATASETS, Prepared, open_prepared, split_name
-from pel_core.data.image_cache import cache_folder, open_cache
+from pel_core.data.run_images import at_native, decoded
 from pel_core.data.split import Split
-from pel_core.data.transforms import downscaled
-from pel_core.hardware.devices import loader_workers
-from pel_core.models.heads import HEADS
-from pel_core.models.inits import INITS, images_for
 from pel_core.models.sentences import sentences_of
 from pel_core.models.text_tower import PER_CLASS
-from pel_core.models.vit import ViT
 from pel_core.models.weights import load_vit
 from pel_core.spec.choices import SOUPS
 from pel_core.spec.plugins import other_plugins, with_plugins
 from pel_core.spec.results import inputs_of, run_folder
 from pel_core.spec.run_spec import RunSpec, completed, differences
 from pel_core.training.classifier import Classifier, adapter_dim, build, image_projection, start_head
+from pel_core.training.look import Look, digest
 from pel_core.training.parents import read_parents, take_over
 from pel_core.training.prefix_cache import PrefixCache
 from pel_core.training.soups import cook
@@ -70,7 +62,7 @@ def load(
     looks = fresh and spec.trains and (not spec.takes_head or spec.extends_head)
     if looks and not spec.takes_delta:  # the untuned network looks, before a delta is attached
         cache = PrefixCache(results, prefix_cache_gb)
-        seen = look_at_images(spec, vit.to(device), data, device, cache, info["sha256"], projection)
+        seen = Look(spec, vit.to(device), data, device, cache, info["sha256"], projection).start()
     classifier = build(spec, vit.to(device), len(data.class_names), text, **seen).to(device)
     if fresh and spec.parents:
         start = classifier.trainable_state() if SOUPS[spec.soup].shares else None
@@ -82,119 +74,8 @@ def load(
             validation = partial(validation_logits, classifier, spec, data, PrefixCache(results, prefix_cache_gb), about)
             info["soup"] = cook(classifier, spec, parents, validation, start)
     if looks and spec.takes_delta:
-        start_head(classifier.head, **look_at_images(spec, classifier.vit, data, device, projection=projection))
+        start_head(classifier.head, **Look(spec, classifier.vit, data, device, projection=projection).start())
     return data, classifier, info
-
-
-def look_at_images(
-    spec: RunSpec,
-    vit: ViT,
-    data: Prepared,
-    device: torch.device,
-    cache: PrefixCache | None = None,
-    backbone: str = "",
-    projection: Tensor | None = None,
-) -> dict[str, Any]:
-    """What a head starts from that looks at images: ``rows``, ``remembered`` and ``choosing``, each None where it does not."""
-    looking, head, rows, remembered = (spec, vit, data, device, cache, backbone), HEADS[spec.head], None, None
-    if spec.starts_rows and INITS[spec.init].start == "images":
-        rows = image_rows(*looking, projection)
-    if hasattr(head, "remembers"):
-        chosen = head.remembers(data.train.labels, spec.seed, spec.knobs_of("head"))
-        remembered = image_features(*looking, chosen, projection)
-    choosing = image_features(*looking, None, projection, spec.chooser) if spec.chooser else None
-    return {"rows": rows, "remembered": remembered, "choosing": choosing}
-
-
-def at_native(data: Prepared, native: int | None) -> Prepared:
-    """The data set as if its images came at ``native`` pixels: arrays are reduced at once, files when they are read."""
-    if native is None:
-        return data
-
-    def reduce(split: Split | None) -> Split | None:
-        if split is None or split.images is None:
-            return split and replace(split, native=native)
-        return replace(split, images=np.stack([np.asarray(downscaled(Image.fromarray(image), native)) for image in split.images]))
-
-    return replace(data, train=reduce(data.train), test=reduce(data.test), val=reduce(data.val))
-
-
-def decoded(data: Prepared, results: Path, size: int | None) -> Prepared:
-    """The data set with its files read from the images that `cache_build` decoded at ``size`` pixels.
-
-    Raises:
-        PelError: its images are no files, or are not decoded, or others are.
-    """
-    if size is None:
-        return data
-    if data.train.images is not None:
-        raise PelError(f"image_cache={size}: the images of '{data.name}' are not files but held as pixels; leave it out")
-    base = split_name(data.name)[0]
-    digests = read_json(results / "data" / base / "data.json", ("digests",))["digests"]
-
-    def cached(split: Split | None) -> Split | None:
-        if split is None:
-            return None
-        images = open_cache(cache_folder(results, base, size), split.file, digests[split.file])
-        return replace(split, cache=images if split.rows is None else images.take(split.rows))
-
-    return replace(data, train=cached(data.train), test=cached(data.test), val=cached(data.val))
-
-
-def image_rows(
-    spec: RunSpec,
-    vit: ViT,
-    data: Prepared,
-    device: torch.device,
-    cache: PrefixCache | None = None,
-    backbone: str = "",
-    projection: Tensor | None = None,
-) -> Tensor:
-    """Head rows (C, D) from the features of training images, or (C, E) with a ``projection`` (D, E): as `image_features`.
-
-    Raises:
-        PelError: a class without an image.
-    """
-    chosen = images_for(spec.init, data.train.labels, spec.seed)
-    features, labels = image_features(spec, vit, data, device, cache, backbone, chosen, projection)
-    # On the CPU sums have one order; only the probe's many products are worth the device.
-    where = device if spec.init == "linear-probe" else torch.device("cpu")
-    return INITS[spec.init].rows(features.to(where), labels.to(where), len(data.class_names))
-
-
-def image_features(
-    spec: RunSpec,
-    vit: ViT,
-    data: Prepared,
-    device: torch.device,
-    cache: PrefixCache | None,
-    backbone: str,
-    chosen: np.ndarray | None,
-    projection: Tensor | None = None,
-    of: str = "train",
-) -> tuple[Tensor, Tensor]:
-    """Features (M, D) of the images at positions ``chosen`` of the split ``of`` (None: all), times the ``projection`` (D, E) if
-    any, and their labels (M,), both on the CPU: of a network without a delta, or with that of a parent. Images are resized to the
-    network's side and cropped at the centre.
-
-    ``cache`` keeps the features of a bare network for other runs, with the SHA-256 of the ``backbone``.
-    """
-    whole = data.split(of) if of != "train" else data.train
-    chosen = np.arange(len(whole)) if chosen is None else chosen
-    split = whole.take(chosen) if len(chosen) < len(whole) else whole
-    workers = loader_workers(whole.images is None, device)
-    batches = EvalBatches(
-        split, "plain", 0, spec.pixels, spec.vit.mean, spec.vit.std, device, workers=workers, interpolation=spec.interpolation
-    )
-    about = {"backbone": backbone, "data": data.sha256, "native": spec.reduction, "positions": _digest(chosen)}
-    about |= {} if of == "train" else {"split": of}
-    features = (cache or PrefixCache(".", 0)).predict(vit, batches, vit.layers, about)
-    labels = torch.as_tensor(np.asarray(split.labels, np.int64))
-    return features if projection is None else features @ projection.cpu(), labels
-
-
-def _digest(positions: np.ndarray) -> str:
-    return hashlib.sha256(positions.astype("<i8").tobytes()).hexdigest()
 
 
 # SHA-256 of what texts were made of beside class names and weights: a file of descriptions, the text tower to train through, a
@@ -272,7 +153,7 @@ def test_images(spec: RunSpec, results: Path, info: dict[str, Any], split: Split
     """What identifies a run's backbone and the images it is evaluated on, ``split``, for the prefix cache: not the imbalance
     ratio."""
     digests = read_json(results / "data" / split_name(spec.dataset)[0] / "data.json", ("digests",))["digests"]
-    some = {} if split.rows is None else {"positions": _digest(split.rows)}
+    some = {} if split.rows is None else {"positions": digest(split.rows)}
     return {"backbone": info["sha256"], "images": digests[split.file], "native": spec.reduction, **some}
 
 

@@ -23,6 +23,7 @@ from pel_core.common.files import read_json
 from pel_core.data.batches import EvalBatches, TrainBatches
 from pel_core.data.datasets import open_prepared
 from pel_core.data.image_cache import open_cache
+from pel_core.data.run_images import at_native, decoded
 from pel_core.data.transforms import evaluation_crops, load_rgb
 from pel_core.hardware.lease import Lease
 from pel_core.ingest import cache_build
@@ -30,7 +31,6 @@ from pel_core.spec.results import metrics_file
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.plan import plan
 from pel_core.studies.study import load
-from pel_core.training.run_inputs import at_native, decoded
 
 ROOT = Path(__file__).parents[2]
 CLASSES, TRAIN, TEST = 3, 5, 2

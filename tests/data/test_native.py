@@ -10,9 +10,9 @@ from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
 from pel_core.data.batches import EvalBatches, TrainBatches
 from pel_core.data.datasets import Prepared, Split
+from pel_core.data.run_images import at_native
 from pel_core.data.transforms import downscaled, load_rgb
 from pel_core.spec.run_spec import RunSpec
-from pel_core.training.run_inputs import at_native
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (6, 20, 26, 3), dtype=np.uint8)

@@ -17,7 +17,8 @@ from pel_core.models.vit import ViT
 from pel_core.models.weights import load_vit
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.classifier import image_projection
-from pel_core.training.run_inputs import image_rows, load
+from pel_core.training.look import Look
+from pel_core.training.run_inputs import load
 
 CLASSES, WIDTH = 5, 12
 
@@ -88,7 +89,7 @@ def test_every_head_starts_from_images(toy_results, init, head):
     spec = RunSpec.make("toy-ir20", "toy", "adaptformer+ssf-ln", 3, init=init, head=head)
     data, classifier, _ = load(spec, toy_results, torch.device("cpu"), fresh=True)
     vit, text, _ = load_vit(toy_results / "backbones" / "toy")
-    rows = image_rows(spec, vit, data, torch.device("cpu"), projection=image_projection(spec, text))
+    rows = Look(spec, vit, data, torch.device("cpu"), projection=image_projection(spec, text)).rows()
     assert torch.equal(classifier.head.weight, rows) and rows.shape == (6, 16 if "adapter" in head else vit.width)
     torch.testing.assert_close(rows.norm(dim=-1), torch.ones(6))
     if head == "linear":
@@ -111,7 +112,7 @@ def test_the_features_are_those_of_the_plain_backbone(toy_results):
 
 def test_a_checkpoint_needs_no_look_at_the_images(toy_results, monkeypatch):
     spec = RunSpec.make("toy-ir20", "toy", "ln", 0, init="class-mean")
-    monkeypatch.setattr("pel_core.training.run_inputs.image_features", lambda *arguments: pytest.fail("looked at the images"))
+    monkeypatch.setattr("pel_core.training.look.Look.features", lambda *arguments: pytest.fail("looked at the images"))
     load(spec, toy_results, torch.device("cpu"))
 
 
@@ -125,5 +126,5 @@ def test_image_files_are_looked_at_too(toy_results, tmp_path, init):
     rows = []
     for split in (data.train, Split(data.train.labels, paths=paths)):
         vit, _, _ = load_vit(toy_results / "backbones" / "toy")
-        rows.append(image_rows(spec, vit, replace(data, train=split), torch.device("cpu")))
+        rows.append(Look(spec, vit, replace(data, train=split), torch.device("cpu")).rows())
     torch.testing.assert_close(*rows, atol=1e-3, rtol=0)

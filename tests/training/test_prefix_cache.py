@@ -19,9 +19,10 @@ from pel_core.spec.choices import CHOICES
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies import job_options
 from pel_core.studies.schema.configuration import Configuration
+from pel_core.training.look import Look
 from pel_core.training.loop import predict
 from pel_core.training.prefix_cache import Entry, PrefixCache, Writer, name, worth_reading
-from pel_core.training.run_inputs import image_rows, load
+from pel_core.training.run_inputs import load
 
 LIMITS = [({}, ""), ({"prefix_cache_gb": 0}, "--prefix-cache-gb 0"), ({"prefix_cache_gb": 2.5}, "--prefix-cache-gb 2.5")]
 RANGED = [name for name in methods_for("vit") if METHODS[name].blocks == "any"]
@@ -290,7 +291,7 @@ def test_heads_that_start_from_images_share_their_features(toy_results, tmp_path
     rows, used, cache = [], [], PrefixCache(tmp_path)
     for kept in (None, cache, cache):
         data, classifier, _ = load(replace(spec, method="head-only"), toy_results, torch.device("cpu"))
-        rows.append(image_rows(spec, classifier.vit, data, torch.device("cpu"), kept, "sha"))
+        rows.append(Look(spec, classifier.vit, data, torch.device("cpu"), kept, "sha").rows())
         used.append(cache.used)
     assert torch.equal(rows[0], rows[1]) and torch.equal(rows[1], rows[2]) and used == [0, 0, 4]
 
