@@ -13,6 +13,7 @@ from pel_core.common.errors import PelError
 from pel_core.common.files import sha256
 from pel_core.common.shipped import command
 from pel_core.data.datasets import Prepared, open_prepared, read_about
+from pel_core.data.run_images import at_native
 from pel_core.data.test_sets import RULES, ClassMap, TestSet, content_of, match_classes, restricted
 from pel_core.spec.run_spec import RunSpec
 
@@ -61,8 +62,6 @@ def open_test_set(spec: RunSpec, results: Path, data: Prepared, how: TestSet) ->
         "labels": classes.labels.tolist(),
         "left_out": classes.left_out,
     }
-    from pel_core.data.run_images import at_native  # which imports torch; scoring does not
-
     return Shifted(restricted(data, at_native(other, spec.reduction), how, classes), classes, about)
 
 
