@@ -160,9 +160,9 @@ def idle_options(spec: "RunSpec") -> dict[str, str]:
     base = spec.base
     read = {name for entry in spec.entries.values() for name in entry.reads} | ({"prompt"} if spec.needs_text else set())
     needs = {name: need for name, need in _partly_read(_sizes()).items() if name not in read}
-    if "init" in (without := idle_without_parents(spec)) and "prompt" not in read:  # what the class texts would start is taken over
+    needs |= (without := idle_without_parents(spec))
+    if "init" in without and "prompt" not in read:  # the classifier, which class texts would start, is taken over
         needs["prompt"] = without["init"]
-    needs |= without
     if spec.trains and not spec.takes_head and not spec.starts_rows:
         needs["init"] = f"another head than {spec.head}, which has no rows"
     if spec.reads_tower:
