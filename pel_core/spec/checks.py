@@ -88,7 +88,7 @@ def check(spec: "RunSpec") -> None:
     chance = between and getattr(HEADS[spec.head], "sentences", False)
     _require(spec, "wise_ft", not chance, f"1, since the head {spec.head} starts with a branch that knows no class")
     shared = spec.trains and hasattr(LOSSES[spec.loss], "begin") and hasattr(HEADS[spec.head], "branches")
-    _require(spec, "loss", not shared, f"one that draws no noise (ce, la, ...), which the branches of head={spec.head} would share")
+    _require(spec, "loss", not shared, f"one that draws no noise (ce, la, ...): the branches of head={spec.head} would share it")
     if spec.evaluate_on:
         _check_test_set(spec)
     _check_method_options(spec)
