@@ -17,6 +17,7 @@ from pel_core.reporting.runs import Runs
 from pel_core.spec import posthoc
 from pel_core.spec.choices import REGISTRIES, entry_of
 from pel_core.spec.run_spec import DEFAULTS, RunSpec
+from pel_core.studies.bindings import OWN
 from pel_core.studies.cells import Artefact
 
 Record = Mapping[str, Any]
@@ -128,6 +129,7 @@ TOLD = {
     "accumulation", "crop_min_scale", "precision", "tte", "expand", "split", "parents", "take",
 }
 # fmt: on
+UNSAID = {"evaluate_on": f"{OWN[0].lower()}{OWN[1:]}"}  # fields whose default is no word, and what it is called beside others
 
 
 def recipe_line(records: Sequence[Record]) -> str:
@@ -157,7 +159,8 @@ def recipe_parts(records: Sequence[Record]) -> list[str]:
     others = [name for name in DEFAULTS if name not in TOLD]
     for name in others:
         values = [spell(record["spec"].get(name, DEFAULTS[name])) for record in records]
-        parts += [f"{name} {_joined(values)}"] if set(values) != {spell(DEFAULTS[name])} else []
+        told = [value or UNSAID.get(name, "") for value in values]
+        parts += [f"{name} {_joined(told)}"] if set(values) != {spell(DEFAULTS[name])} else []
     parts += _knobs(specs)
     parts.append(f"versions {', '.join(_versions(records))}")
     return parts

@@ -11,7 +11,7 @@ from pel_core.models.backbones import BACKBONES
 from pel_core.models.heads import HEADS
 from pel_core.models.methods import METHODS, methods_for
 from pel_core.models.prompts import PROMPTS, prompt_parts, says_several
-from pel_core.spec.choices import CHOICES, INITS, REGISTRIES, readers, scoped_knobs
+from pel_core.spec.choices import CHOICES, INITS, LOSSES, REGISTRIES, readers, scoped_knobs
 from pel_core.spec.parents import check_parents, idle_without_parents
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ def check(spec: "RunSpec") -> None:
     _require(spec, "wise_ft", not keeps, f"1, since the head {spec.head} keeps training images")
     chance = between and getattr(HEADS[spec.head], "sentences", False)
     _require(spec, "wise_ft", not chance, f"1, since the head {spec.head} starts with a branch that knows no class")
+    shared = spec.trains and hasattr(LOSSES[spec.loss], "begin") and hasattr(HEADS[spec.head], "branches")
+    _require(spec, "loss", not shared, f"one that draws no noise (ce, la, ...): the branches of head={spec.head} would share it")
     if spec.evaluate_on:
         _check_test_set(spec)
     _check_method_options(spec)
@@ -160,7 +162,9 @@ def idle_options(spec: "RunSpec") -> dict[str, str]:
     base = spec.base
     read = {name for entry in spec.entries.values() for name in entry.reads} | ({"prompt"} if spec.needs_text else set())
     needs = {name: need for name, need in _partly_read(_sizes()).items() if name not in read}
-    needs |= idle_without_parents(spec)
+    needs |= (without := idle_without_parents(spec))
+    if "init" in without and "prompt" not in read:  # the classifier, which class texts would start, is taken over
+        needs["prompt"] = without["init"]
     if spec.trains and not spec.takes_head and not spec.starts_rows:
         needs["init"] = f"another head than {spec.head}, which has no rows"
     if spec.reads_tower:

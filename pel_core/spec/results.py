@@ -25,6 +25,7 @@ from pel_core.spec.options import is_evaluation
 from pel_core.spec.plugins import other_plugins
 from pel_core.spec.posthoc import sources
 from pel_core.spec.records import damage
+from pel_core.spec.revisions import KEY
 from pel_core.spec.run_spec import OVERRIDE, SLUG, RunSpec, differences
 
 # What scoring writes beside metrics.json for others to build on (docs/outputs.md).
@@ -174,6 +175,8 @@ def invalid_reason(record: Any, spec: RunSpec, accept: Collection[str] = (), res
             again = f"Score it again ({snakemake()} does; or {command('score')}), if its logits are gone delete it and run again"
         return f"stale: {old}, whose numbers may differ. {again}, or accept it by name in the config (accept: ['{spec.slug}'])"
     if changed := differences(record["spec"], spec):
+        if len(changed) == 1 and changed[0].startswith(f"{KEY}:"):
+            return f"its numbers are others since a change: {spec.to_json()[KEY]}. Delete the folder and run again"
         return (
             f"the name {spec.slug} means something else now ({'; '.join(changed)}): a default or recipe changed. "
             "Delete the folder and run again, or change it back"

@@ -47,7 +47,7 @@ class Projector(Module):
     """D -> E: linear, batch normalisation by the rows it is given, ReLU, linear, to unit length; the hidden width is D.
 
     As in the public code, where it is the same for images and for classes. It keeps no running statistics: it is of no use
-    after training.
+    after training. A row alone, as the last of an epoch may be, is its own mean: the normalised row is zero.
     """
 
     def __init__(self, width: int, dim: int, generator: Generator):
@@ -62,7 +62,9 @@ class Projector(Module):
         self.norm = nn.BatchNorm1d(width, track_running_stats=False)
 
     def forward(self, x_ND: Tensor) -> Tensor:
-        hidden_ND = self.norm(F.linear(x_ND, self.hidden, self.hidden_bias))
+        hidden_ND = F.linear(x_ND, self.hidden, self.hidden_bias)
+        alone = len(hidden_ND) == 1  # which torch refuses to normalise
+        hidden_ND = (hidden_ND - hidden_ND) * self.norm.weight + self.norm.bias if alone else self.norm(hidden_ND)
         return F.normalize(F.linear(torch.relu(hidden_ND), self.out, self.out_bias), dim=-1)
 
 

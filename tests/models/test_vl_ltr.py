@@ -342,6 +342,7 @@ def test_which_file_of_texts_is_read():
         ({"wise_ft": 0.5}, "starts with a branch that knows no class"),
         ({"train_head": False}, "train_head=false is not possible"),
         ({"loss": "bcl"}, "a head that says what it classifies and has rows of its own"),
+        ({"loss": "agcl"}, "loss=agcl is not possible .* one that draws no noise"),  # whose order would be that of micro-batches
         ({"head.anchors": 0}, "at least 1"),
         ({"head.image_share": 1.5}, "at least 0 and at most 1"),
         ({"head.chosen_by": "test"}, "one of train, val, order"),

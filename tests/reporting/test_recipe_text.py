@@ -31,6 +31,11 @@ def test_runs_that_differ_are_told_both():
     assert "loss focal / logit adjustment (tau 1)" in text and "loss.gamma 3 / 2; " in text
 
 
+def test_whose_images_are_evaluated_is_told_of_all_columns():
+    assert "; evaluate_on own test images / demo-sketch; " in line({}, {"evaluate_on": "demo-sketch"})
+    assert "; evaluate_on demo-sketch; " in line({"evaluate_on": "demo-sketch"})
+
+
 def test_a_head_of_sentences_starts_from_nothing_else():
     text = line({"head": "language-guided", "prompt": "texts:mine"})
     assert "classifier language-guided (scale 25, sentences of prompt texts:mine); SGD" in text and "initialised" not in text

@@ -120,6 +120,7 @@ NARROW, FEW = {**ADAPTER, "head.reduction": 2}, {**CACHE, "head.per_class": 4}
         ("adaptformer@2:4", {"train_delta": False}, "train_delta=false has no effect .* needs a run to start from"),
         ("adaptformer@2:4", {"parents": [made()], "take": "head", "train_delta": False}, "train_delta=false has no effect"),
         ("adaptformer@2:4", {"parents": [made()], "init": "class-mean"}, "init=class-mean has no effect .* needs take=delta"),
+        ("adaptformer@2:4", {"parents": [made()], "prompt": "ensemble"}, "prompt=ensemble has no effect .* needs take=delta"),
         ("adaptformer@2:4", {"parents": [made("zero-shot")]}, "zero-shot trains nothing"),
         ("ln", {"parents": [made()]}, "its method is adaptformer@2:4, this run's ln; .*take=head"),
         ("head-only", {"parents": [made()], "take": "delta"}, "head-only has no delta to take over"),

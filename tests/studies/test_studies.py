@@ -288,6 +288,15 @@ def test_another_versions_result_is_stale_until_accepted_by_name(files):
     assert not files(config=f"{TOY}accept: ['{spec.slug}']\n").missing()
 
 
+def test_a_result_of_before_a_change_of_a_few_entries_is_refused_by_what_changed(files, monkeypatch):
+    study = files()
+    spec = spoil(study)
+    read_result(study.results, spec)
+    monkeypatch.setattr("pel_core.spec.revisions.REVISIONS", (("images are drawn otherwise", lambda spec: True),))
+    with pytest.raises(PelError, match=r"since a change: images are drawn otherwise\. Delete the folder and run again"):
+        read_result(study.results, spec)
+
+
 def test_a_slug_that_means_something_else_now_is_refused(files):
     study = files()
     spec = spoil(study, spec={"lr": 0.5})

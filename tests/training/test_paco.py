@@ -312,6 +312,23 @@ def test_groups_are_contrasts_of_their_own_and_keys_enter_once_a_step(toy_result
     assert not torch.allclose(groups[1]["queue.keys"], plain[1]["queue.keys"])  # batch norm is of a group
 
 
+def test_a_row_alone_is_projected_as_two_that_are_equal():
+    """Both are their own mean; torch normalises no single row."""
+    projector = Projector(4, 3, generator())
+    torch.nn.init.normal_(projector.norm.bias, generator=generator(1))
+    row = torch.randn(1, 4, generator=generator(2))
+    torch.testing.assert_close(projector(row), projector(row.repeat(2, 1))[:1])
+
+
+@pytest.mark.parametrize("loss", ["paco", "gpaco"])
+def test_the_last_image_of_an_epoch_may_be_alone(toy_results, loss):
+    _, step, batches = started(toy_results, spec(batch_size=32, loss=loss))
+    images, labels, _ = next(iter(batches.epoch(0)))
+    sums = step(images[:1], labels[:1], 1)
+    assert torch.isfinite(sums).all() and step.queue.oldest == 1 and step.queue.labels[0] == labels[0]
+    assert all(torch.isfinite(value).all() for value in (step.trained | step.kept).values())
+
+
 def test_keys_are_those_of_the_first_pass_of_sam(toy_results):
     """Of the loss without a momentum encoder the second pass would have others."""
     plain, sam = (after_a_step(toy_results, loss="gpaco", **options) for options in ({}, {"sharpness": "sam"}))

@@ -28,7 +28,7 @@ class Fields(Declaration):
         others = [key for key in given if key not in cls.model_fields] if isinstance(given, dict) else []
         for key in others:
             if key not in FIELDS and not (isinstance(key, str) and KNOB.fullmatch(key)):
-                known = [*cls.model_fields, *FIELDS]
+                known = list(dict.fromkeys((*cls.model_fields, *FIELDS)))
                 raise PydanticCustomError("unknown_key", "unknown key", {"key": str(key), "known": known})
         for key in others:
             if key in DEFAULTS and type(given[key]) not in _types(key):
