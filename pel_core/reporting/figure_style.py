@@ -54,8 +54,8 @@ def style() -> Iterator[None]:
 
     open_before = set(plt.get_fignums()) if "matplotlib.pyplot" in sys.modules else set()
     matplotlib.use("Agg")
-    log = logging.getLogger("matplotlib.font_manager")
-    log.addFilter(no_word_of_weights)
+    # It stays: a caller may save a figure of ours again, and its letters are looked for again.
+    logging.getLogger("matplotlib.font_manager").addFilter(no_word_of_weights)
     try:
         with matplotlib.rc_context():
             matplotlib.rcdefaults()
@@ -64,7 +64,6 @@ def style() -> Iterator[None]:
                 warnings.filterwarnings("ignore", message="Glyph")  # a letter that no font has: told once, where it is saved
                 yield
     finally:
-        log.removeFilter(no_word_of_weights)
         for number in set(plt.get_fignums()) - open_before:
             plt.close(number)
         with suppress(ValueError):  # MPLBACKEND named none that there is

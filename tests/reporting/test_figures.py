@@ -1,6 +1,7 @@
 """Figures: same inputs, same bytes; what a reader must be able to see is on them, or in the caption beside them; the map counts
 what the models train."""
 
+import logging
 import re
 import warnings
 from dataclasses import replace
@@ -277,6 +278,7 @@ def test_letters_that_no_font_has_are_told_once_with_what_to_install(tmp_path, m
 def test_letters_are_those_of_a_font_that_has_them(tmp_path, monkeypatch, caplog):
     """With a font as small as it can be, called as one of those that are looked for: three letters, each a square."""
     figure_fonts.families.cache_clear()
+    figure_fonts._letters_of.cache_clear()  # a font of this name may be installed, and may have been looked into
     font = made_font(tmp_path / "wqy-made.ttf", "WenQuanYi Micro Hei", "适配器")
     known = font_manager.fontManager.ttflist
     monkeypatch.setattr(font_manager.fontManager, "ttflist", [each for each in known if each.name not in figure_fonts.CJK])
@@ -292,6 +294,16 @@ def test_letters_are_those_of_a_font_that_has_them(tmp_path, monkeypatch, caplog
         figure_fonts.families.cache_clear()
         figure_text.text_width.cache_clear()
         figure_fonts._letters_of.cache_clear()
+
+
+def test_a_figure_that_is_saved_again_outside_the_style_says_nothing_of_weights(tmp_path, caplog):
+    with style():
+        figure = plt.figure()
+    words = "findfont: Failed to find font weight bold for {}, now using 400."
+    for name in ("SimHei", "Mine"):
+        logging.getLogger("matplotlib.font_manager").warning(words.format(name))
+    figure.savefig(tmp_path / "again.png")
+    assert [record.getMessage() for record in caplog.records] == [words.format("Mine")]
 
 
 def _with_dejavu_alone(folder, monkeypatch):
