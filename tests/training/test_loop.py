@@ -14,7 +14,7 @@ from pel_core.data.datasets import open_prepared
 from pel_core.models.heads import HEADS
 from pel_core.models.methods import METHODS, methods_for
 from pel_core.models.weights import load_vit
-from pel_core.spec.choices import CHOICES, OPTIMIZERS
+from pel_core.spec.choices import CHOICES, LOSSES, OPTIMIZERS
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.classifier import build, cast_frozen_weights
 from pel_core.training.contrastive import takes_features
@@ -53,6 +53,10 @@ def test_every_loss_and_head_trains(toy_results, loss, head):
     method = "ssf-ln" if takes_features(loss) else "head-only"
     if takes_features(loss) and (getattr(HEADS[head], "tower", False) or not getattr(HEADS[head], "rows", True)):
         with pytest.raises(PelError, match="rows of its own"):
+            RunSpec.make("toy-ir20", "toy", method, 0, **options)
+        return
+    if hasattr(HEADS[head], "branches") and hasattr(LOSSES[loss], "begin"):
+        with pytest.raises(PelError, match="draws no noise"):
             RunSpec.make("toy-ir20", "toy", method, 0, **options)
         return
     _, log = train_once(toy_results, RunSpec.make("toy-ir20", "toy", method, 0, **options))
