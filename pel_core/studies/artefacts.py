@@ -10,6 +10,7 @@ from pel_core.common.errors import PelError, unknown
 from pel_core.data.datasets import split_name
 from pel_core.ingest.entries import declared
 from pel_core.models.backbones import backbone_name
+from pel_core.models.prompts import DESCRIBED, TEXTS
 from pel_core.spec.values import value_path
 from pel_core.studies.bindings import Bindings, UnboundRole
 from pel_core.studies.cells import Artefact, Claim, Contrast, Selection
@@ -68,6 +69,7 @@ def make_artefacts(
             if surplus:
                 left_out[name] = "the config takes the first data set alone (each: first)"
                 continue
+            entry, wordless = _with_texts(entry, values)
             for artefact in _made(section, name, entry, bindings):
                 if isinstance(artefact, tuple):
                     left_out.update([artefact])
@@ -75,6 +77,7 @@ def make_artefacts(
                     raise PelError(f"there are two artefacts of the name {artefact.name}")
                 else:
                     made[artefact.name] = replace(artefact, banner=banner)
+            left_out |= {f"{label} of {name}": reason for label, reason in wordless.items()}
         except UnboundRole as reason:
             left_out[name] = str(reason)
         except PelError as error:
@@ -90,6 +93,29 @@ def make_artefacts(
         else:
             left_out[name] = "the configuration binds no data set to their roles"
     return made, left_out
+
+
+def _with_texts(entry: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, str]]:
+    """A declaration without the swept prompts that a configuration without `descriptions`, or without `texts`, of any data set
+    has no words for, as an artefact is left out whose role is not bound; and their labels with the reason."""
+    gone: dict[str, str] = {}
+
+    def there(prompt: Any, label: str) -> bool:
+        key = str(prompt).partition(":")[0]
+        if key not in (DESCRIBED, TEXTS) or values.get(key):
+            return True
+        gone[label] = f"the config has no `{key}`"
+        return False
+
+    def kept(each: Any) -> Any:
+        if not isinstance(each, Mapping) or each.get("sweep") != "prompt":
+            return each
+        return {
+            **each,
+            "values": [value for value in each["values"] if there(value, str(each.get("label", "{}")).replace("{}", value))],
+        }
+
+    return {key: [kept(each) for each in value] if isinstance(value, list) else value for key, value in entry.items()}, gone
 
 
 def _made(section: str, name: str, entry: Mapping[str, Any], bindings: Bindings) -> Iterable[Artefact | tuple[str, str]]:

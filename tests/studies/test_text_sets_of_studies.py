@@ -1,17 +1,21 @@
 """Several text sets in one study: what a configuration says of them, and what follows when it says something else."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
+from pel_core.data.datasets import split_name
 from pel_core.models.text_sets import make_text_set
 from pel_core.models.weights import prepare_text
 from pel_core.studies.inputs import other_inputs
+from pel_core.studies.plan import plan
 from pel_core.studies.study import load
 
+CONFIGS = Path(__file__).parents[2] / "workflow/config"
 STUDY = {
     "title": "Texts",
     "roles": {"toy": "Toy"},
@@ -112,3 +116,34 @@ def test_the_demo_names_every_class_of_its_stand_in():
     spoken = study.text_set("demo-imagenet", "texts:synonyms").sentences(names)
     assert len(spoken) == 30 and spoken[names.index("lime plain tee")] == ["a photo of a lime solid tee."]
     assert json.dumps(spoken).count("disc") == 0
+
+
+def test_a_swept_prompt_without_words_is_left_out_and_named(make, tmp_path):
+    config = {"title": "C", "backbone": "toy", "seeds": [0], "data": {"toy": "toy"}}
+    make()
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    study = load(tmp_path / "study.yaml", tmp_path / "config.yaml", results=tmp_path / "results")
+    assert [row["label"] for row in study.artefacts["t"].declaration["rows"]] == ["default", "head"]
+    assert study.left_out == {f"texts:{name} of t": "the config has no `texts`" for name in TEXTS}
+    assert "Leaves out texts:short of t, texts:spoken of t: the config has no `texts`." in plan(study)
+
+
+SHIPPED = {path.stem: yaml.safe_load(path.read_text()) for path in CONFIGS.glob("*.yaml")}
+FIXED = {("tour", "images"), ("subsets", "images")}  # another subset is asked for of lists, of which there is one
+
+
+@pytest.mark.parametrize(
+    "config", [name for name, content in SHIPPED.items() if "backbone" in content and "roles" not in content]
+)
+def test_every_shipped_study_has_its_words_on_every_shipped_configuration(config, monkeypatch):
+    """`baselines` on images.yaml once asked for descriptions that this configuration cannot have."""
+    monkeypatch.setenv("PEL_DATA", "nowhere")
+    for name in [name for name, content in SHIPPED.items() if "roles" in content]:
+        try:
+            study = load(name, config)
+        except PelError as error:
+            reason = "needs a subset that the run draws" if (name, config) in FIXED else "makes nothing"
+            assert reason in str(error), (name, config)
+            continue
+        for spec in study.specs.values():
+            study.descriptions(split_name(spec.dataset)[0], spec.prompt)
