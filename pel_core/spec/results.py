@@ -25,7 +25,7 @@ from pel_core.spec.options import is_evaluation
 from pel_core.spec.plugins import other_plugins
 from pel_core.spec.posthoc import sources
 from pel_core.spec.records import damage
-from pel_core.spec.revisions import KEY
+from pel_core.spec.revisions import KEY, revised
 from pel_core.spec.run_spec import OVERRIDE, SLUG, RunSpec, differences
 
 # What scoring writes beside metrics.json for others to build on (docs/outputs.md).
@@ -176,7 +176,7 @@ def invalid_reason(record: Any, spec: RunSpec, accept: Collection[str] = (), res
         return f"stale: {old}, whose numbers may differ. {again}, or accept it by name in the config (accept: ['{spec.slug}'])"
     if changed := differences(record["spec"], spec):
         if len(changed) == 1 and changed[0].startswith(f"{KEY}:"):
-            return f"its numbers are others since a change: {spec.to_json()[KEY]}. Delete the folder and run again"
+            return f"its numbers are others since a change: {spec.to_json()[KEY]}. {_maker()} makes it again"
         return (
             f"the name {spec.slug} means something else now ({'; '.join(changed)}): a default or recipe changed. "
             "Delete the folder and run again, or change it back"
@@ -202,24 +202,28 @@ def _other_inputs(record: Mapping[str, Any], spec: RunSpec, results: Path) -> st
     stored = {part: record.get(part, {}).get("sha256") for part in INPUT_PARTS}
     reason = _differing(stored, spec, results) or _other_test_set(record, spec, results)
     if reason := reason or _other_parents(record, spec, results):
-        return f"{reason}. {snakemake_or_make('snakemake (make study)')} makes it again; or prepare the earlier one again"
+        return f"{reason}. {_maker()} makes it again; or prepare the earlier one again"
     return ""
 
 
+def _maker() -> str:
+    return snakemake_or_make("snakemake (make study)")
+
+
 def read_other_inputs(path: Path, spec: RunSpec, results: Path) -> str:
-    """Whether the record in a file (train.json, metrics.json) is of other data, weights or parents than there are now, and which,
-    in words; empty where it is not, says nothing of them, or is not there. Of a new record only the beginning is read, unless
-    the run starts from others or is evaluated on another data set."""
+    """Whether the record in a file (train.json, metrics.json) is of other data, weights or parents than there are now, or of
+    before its numbers were revised, and which, in words; empty where it is not, says nothing of them, or is not there. Of a new
+    record only the beginning is read, unless the run starts from others, is evaluated on another data set or is a revised one."""
     try:
         with open(path, "rb") as handle:
             head = INPUTS.search(handle.read(HEAD))
-        record = read_json(path) if spec.parents or spec.evaluate_on or not head else {}
+        record = read_json(path) if spec.parents or spec.evaluate_on or revised(spec) or not head else {}
         if head:
             stored = {"data": head[1].decode(), "backbone": head[2].decode()}
         else:
             stored = {part: record[part]["sha256"] for part in INPUT_PARTS if part in record}
         other = _differing(stored, spec, results) or _other_test_set(record, spec, results)
-        return other or _other_parents(record, spec, results)
+        return other or _other_parents(record, spec, results) or _not_yet_revised(record, spec)
     except (PelError, OSError, KeyError, TypeError):
         return ""  # not there, of another program, or damaged: whoever opens it says so
 
@@ -239,6 +243,12 @@ def _differing(stored: Mapping[str, Any], spec: RunSpec, results: Path) -> str:
         if now[part] and stored[part] != now[part]:
             return f"made from another {word} ({str(stored[part])[:12]}) than is prepared now ({now[part][:12]})"
     return ""
+
+
+def _not_yet_revised(record: Mapping[str, Any], spec: RunSpec) -> str:
+    """Whether a record is of before what its run computes was changed (`spec.revisions`), in words."""
+    now = revised(spec).get(KEY)
+    return f"made before a change, since which {now}" if now and record["spec"].get(KEY) != now else ""
 
 
 def _other_test_set(record: Mapping[str, Any], spec: RunSpec, results: Path) -> str:

@@ -219,6 +219,17 @@ def test_a_folder_that_says_nothing_and_whose_sizes_differ_is_not(table):
     assert set(table.stale()) == {DATA}
 
 
+def test_runs_of_before_a_change_of_what_they_compute_are_made_again(table, monkeypatch):
+    """They were counted as trained; one that no Snakemake had made was evaluated, and failed until its folder was deleted."""
+    monkeypatch.setattr("pel_core.spec.revisions.REVISIONS", (("images are drawn otherwise", lambda spec: spec.seed == 1),))
+    study = table.load()
+    of_seed_1 = next(slug for slug, spec in study.specs.items() if spec.seed == 1)
+    assert set(table.stale()) == {f"runs/{of_seed_1}/delta.safetensors"}
+    assert "2, of which 1 done, 1 missing; to train 1, to evaluate 1" in plan(study)
+    table.make()
+    assert table.stale() == {} and "to train 0" in plan(table.load())
+
+
 def test_accepted_runs_stay(table):
     path = table.results / "runs/mine.toy.adaptformer.s0/train.json"
     record = read_json(path)
