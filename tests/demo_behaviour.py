@@ -23,7 +23,8 @@ from pel_core.data.datasets import Split
 from pel_core.data.sampling import long_tail_counts, long_tail_subset, shot_groups
 from pel_core.demo import clip_files, stand_ins
 from pel_core.demo.stand_ins import EVALUATED_ON, STAND_INS
-from pel_core.models.weights import encode_text, vit_from_clip
+from pel_core.models.class_texts import encode_text
+from pel_core.models.weights import vit_from_clip
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.classifier import build
 from pel_core.training.loop import predict, train

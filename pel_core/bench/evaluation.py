@@ -17,7 +17,8 @@ from pel_core.bench.step import emulated
 from pel_core.common.seeds import torch_generator
 from pel_core.data.batches import EvalBatches
 from pel_core.ingest.prepare import prepare
-from pel_core.models.weights import prepare_backbone, prepare_text
+from pel_core.models.class_texts import prepare_text
+from pel_core.models.weights import prepare_backbone
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.classifier import Classifier, cast_frozen_weights
 from pel_core.training.loop import autocast, predict

@@ -49,8 +49,8 @@ def backbone(arguments: Arguments) -> None:
 
 def text(arguments: Arguments) -> None:
     """Compute class-text features, one row per class in the data's label order."""
+    from pel_core.models.class_texts import prepare_text
     from pel_core.models.text_sets import text_set_of
-    from pel_core.models.weights import prepare_text
 
     folders = arguments.backbone_dir, arguments.data_dir
     source = arguments.weights, arguments.cache_dir, arguments.descriptions, text_set_of(arguments.texts)

@@ -9,11 +9,11 @@ from torch.nn import functional as F
 
 from pel_core.conformance.golden import Arrays, Golden
 from pel_core.conformance.report import Report, Unsupported, difference
+from pel_core.models.class_texts import encode_text
 from pel_core.models.heads import ZeroShot
 from pel_core.models.inits import class_mean, linear_probe
 from pel_core.models.prompts import spoken, templates
 from pel_core.models.vit import ViT
-from pel_core.models.weights import encode_text
 from pel_core.training.classifier import text_head
 
 PROMPTS = ("default", "classname", "ensemble")

@@ -131,7 +131,7 @@ def _cache(study: Study, spec: RunSpec, path: Path) -> None:
 
 
 def _text(study: Study, spec: RunSpec, path: Path) -> None:
-    from pel_core.models.weights import prepare_text
+    from pel_core.models.class_texts import prepare_text
 
     base = split_name(spec.dataset)[0]
     sentences = next(iter(study.descriptions(base, spec.text_file)), None)

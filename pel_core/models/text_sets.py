@@ -79,6 +79,19 @@ def text_set(prompt: str, base: str, given: Mapping[str, Any] | None = None) -> 
     return TextSet(base, prompt=kind, source=PROMPTS[kind].source)
 
 
+def written(
+    class_names: Sequence[str], prompt: str, descriptions: str | Path | None, texts: TextSet | None
+) -> list[list[str]] | None:
+    """The sentences of each class (C lists) of a text set or a file of descriptions; None where the prompt has templates alone.
+
+    Raises:
+        PelError: a file that does not fit the classes.
+    """
+    if texts:
+        return texts.sentences(class_names)
+    return read_descriptions(descriptions, class_names) if prompt == DESCRIBED else None
+
+
 def make_text_set(where: str, base: str, given: Mapping[str, Any]) -> TextSet:
     """A text set as a configuration or ``--texts`` says it.
 

@@ -17,11 +17,9 @@ from torch.nn import functional as F
 
 from pel_core.common.errors import PelError
 from pel_core.common.seeds import derive, torch_generator
-from pel_core.models.backbones import BACKBONES
-from pel_core.models.prompt_tokens import check_prompts
 from pel_core.models.state_names import OPEN_CLIP_NAMES, State
 from pel_core.models.text_heads import PREFIX
-from pel_core.models.upstream import load_tokenizer, open_clip_model
+from pel_core.models.text_source import TextSource
 from pel_core.models.vit import Attention, Block, FeedForward
 from pel_core.models.vit_parts import QuickGELU
 
@@ -97,43 +95,32 @@ def _layers(state: Mapping[str, Tensor]) -> int:
 
 
 @torch.inference_mode()
-def tower_tensors(
-    name: str,
-    class_names: Sequence[str],
-    weights: str | None = None,
-    cache_dir: str | None = None,
-    sha: str | None = None,
-    allow_equal: bool = False,
-    notes: list[str] | None = None,
-) -> State:
-    """What the file of a backbone's text tower holds for these classes; arguments as of `weights.text_features`.
+def tower_tensors(source: TextSource) -> State:
+    """What the file of a backbone's text tower holds for the classes of ``source``.
 
     ``text.tokens`` (C, L) are start, class name, full stop, end, padding; ``text.words`` those of `WORDS`; ``text.features``
     (C, E) the unit features of "a photo of a NAME.", as of the prompt ``default``.
 
     Raises:
-        PelError: no text tower, one of another kind, classes that it cannot tell apart, or other weights.
+        PelError: a text tower of another kind, classes that it cannot tell apart, or other weights.
     """
     from pel_core.models.prompts import spoken
 
-    entry, spoken_names = BACKBONES[name], spoken(class_names)
-    if not entry.text:
-        raise PelError(f"{name} has no text tower; use a CLIP backbone")
-    texts, notes = [[f"{word}."] for word in spoken_names], [] if notes is None else notes
-    tokenizer = None if entry.source == "random" else load_tokenizer(name, weights, cache_dir)
-    notes += check_prompts(texts, class_names, tokenizer, allow_equal, allow_cut=entry.source == "bundled")
+    spoken_names, tokenizer = spoken(source.class_names), source.tokenizer
+    texts = [[f"{word}."] for word in spoken_names]
+    source.check(texts)
     if tokenizer is None:
         tokens, words, state, heads = _random(spoken_names)
     else:
         tokens, words = tokenizer([text for own in texts for text in own]), tokenizer([WORDS])[0]
         words = words[1 : int(words.argmax())]
-        state, heads = _of_open_clip(name, open_clip_model(name, weights, cache_dir, sha))
+        state, heads = _of_open_clip(source.name, source.model())
     used, index = torch.cat([tokens.flatten(), words]).unique(return_inverse=True)
     state["embedding"] = state["embedding"][used]
     tokens, words = index[: tokens.numel()].view_as(tokens), index[tokens.numel() :]
     made = {f"{PREFIX}{key}": value.contiguous() for key, value in state.items()}
     made |= {"text.tokens": tokens, "text.words": words, "text.heads": torch.tensor(heads)}
-    made["text.quick_gelu"] = torch.tensor(entry.quick_gelu)
+    made["text.quick_gelu"] = torch.tensor(source.entry.quick_gelu)
     tower = load_tower(made)
     parts = trimmed(tokens).split(256)
     features = torch.cat([tower(*insert(tower.embedding[words], tower.embedding, part)) for part in parts])

@@ -4,35 +4,25 @@ A prepared backbone is a folder of ``vit.safetensors`` (the ViT; with ``text.pro
 there is a text tower) and ``backbone.json`` (how to build it, image statistics, hashes).
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, sha256, write_json
-from pel_core.common.plugins import used
-from pel_core.common.seeds import derive, torch_generator
+from pel_core.common.seeds import torch_generator
 from pel_core.common.tensors import read_tensors, write_tensors
 from pel_core.common.versions import check_versions, versions
-from pel_core.data.datasets import DATASETS
-from pel_core.models.backbones import BACKBONES, Backbone, find_backbone
+from pel_core.models.backbones import Backbone, find_backbone
 from pel_core.models.building import at_resolution, build_tower, build_vit
 from pel_core.models.open_clip_towers import open_clip_tower
-from pel_core.models.prompt_tokens import check_prompts
-from pel_core.models.prompts import DESCRIBED, SENTENCES, spoken, templates
-from pel_core.models.sentences import sentence_tensors
 from pel_core.models.state_names import OPEN_CLIP_NAMES, TIMM_NAMES, State, fold_layer_scale, rename
-from pel_core.models.text_heads import TOWER
-from pel_core.models.text_sets import TextSet, read_descriptions, text_set
-from pel_core.models.text_tower import digest, tower_tensors
 from pel_core.models.towers import timm_tower, upstream_features
-from pel_core.models.upstream import load_open_clip, load_timm, load_tokenizer, open_clip_model
+from pel_core.models.upstream import load_open_clip, load_timm
 from pel_core.models.vit import ViT
 
 SAME = 1e-3  # of the largest feature: rounding is 100 times less, a wrong activation 10 times more
@@ -159,113 +149,3 @@ def load_vit(folder: str | Path, resolution: int | None = None) -> tuple[ViT, St
     text = {key: state.pop(key) for key in list(state) if key.startswith("text.")}
     grid = (resolution or info["registry"]["resolution"]) // info["registry"]["patch"]
     return build_tower(at_resolution(state, grid), info["vit"]), text, info
-
-
-@torch.inference_mode()
-def text_features(
-    name: str,
-    class_names: Sequence[str],
-    prompt: str,
-    weights: str | None = None,
-    cache_dir: str | None = None,
-    sha: str | None = None,
-    descriptions: str | Path | None = None,
-    allow_equal: bool = False,
-    notes: list[str] | None = None,
-    texts: TextSet | None = None,
-) -> Tensor:
-    """Class-text features (C, E) of unit length; with several sentences a class, the mean of unit features, made unit again.
-
-    Underscores in class names become spaces, as in the reference. ``sha`` is the SHA-256 the weights must have, if known;
-    ``descriptions`` the file of ``prompt="descriptions"``; ``allow_equal``: classes of the same text are no error; ``notes``
-    takes what is to be told of the texts (`check_prompts`); ``texts`` is the prompt's text set, where it has one.
-
-    Raises:
-        PelError: the backbone has no text tower, an unknown prompt, no usable descriptions, classes that it cannot tell apart,
-            or other weights.
-    """
-    entry = BACKBONES[name]
-    if not entry.text:
-        raise PelError(f"{name} has no text tower: start its head from images (init=class-mean), or use a CLIP backbone")
-    described = texts.sentences(class_names) if texts else None
-    if prompt == DESCRIBED:
-        described = read_descriptions(descriptions, class_names)
-    notes = [] if notes is None else notes
-    if entry.source == "random":
-        lines = described or [[line] for line in spoken(class_names)]
-        notes += check_prompts(lines, class_names, None, allow_equal)
-        return F.normalize(torch.stack([_made_up(prompt, sentences) for sentences in lines]), dim=-1)
-    tokenizer = load_tokenizer(name, weights, cache_dir)
-    texts = described or [[line.format(name) for line in templates(prompt)] for name in spoken(class_names)]
-    notes += check_prompts(texts, class_names, tokenizer, allow_equal, allow_cut=entry.source == "bundled")  # its 20 tokens
-    model = open_clip_model(name, weights, cache_dir, sha)
-    if described:
-        return encode_sentences(model, tokenizer, described)
-    return encode_text(model, tokenizer, class_names, templates(prompt))
-
-
-def _made_up(prompt: str, sentences: Sequence[str]) -> Tensor:
-    seeds = [derive(0, "text", prompt, each) for each in sentences]
-    return torch.stack([torch.randn(16, generator=torch.Generator().manual_seed(seed)) for seed in seeds]).mean(0)
-
-
-def encode_text(model: nn.Module, tokenizer: Any, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """Unit text features (C, E) of a CLIP model, averaged over ``templates``; class names as in ``spoken``."""
-    total = torch.zeros(())
-    for template in templates:
-        tokens = tokenizer([template.format(name) for name in spoken(names)])
-        features = torch.cat([model.encode_text(chunk) for chunk in tokens.split(256)])
-        total = total + F.normalize(features.float(), dim=-1)
-    return F.normalize(total, dim=-1)
-
-
-def encode_sentences(model: nn.Module, tokenizer: Any, sentences: Sequence[Sequence[str]]) -> Tensor:
-    """Unit text features (C, E): the mean of each class's unit features, made unit again. Sentences are cut at 77 tokens."""
-    tokens = tokenizer([line for lines in sentences for line in lines])
-    features = F.normalize(torch.cat([model.encode_text(chunk) for chunk in tokens.split(256)]).float(), dim=-1)
-    return F.normalize(torch.stack([each.mean(0) for each in features.split([len(lines) for lines in sentences])]), dim=-1)
-
-
-def prepare_text(
-    backbone_dir: str | Path,
-    data_dir: str | Path,
-    prompt: str,
-    out: str | Path,
-    weights: str | None = None,
-    cache_dir: str | None = None,
-    descriptions: str | Path | None = None,
-    texts: Mapping[str, Any] | None = None,
-    texts_sha256: str = "",
-) -> None:
-    """Write ``text.features`` (C, E) of a prepared data set's class names, with the names and the weights' hash as metadata; for
-    the ``prompt`` `TOWER` also the text tower and the names' tokens (`tower_tensors`), with `SENTENCES` before a prompt also each
-    of its sentences (`sentence_tensors`). ``texts`` is the text set of a prompt ``texts:NAME`` (`text_sets.make_text_set`),
-    ``texts_sha256`` the digest that it has to have.
-
-    Raises:
-        PelError: the weights are not those the backbone was prepared from, or as ``text_features``.
-    """
-    info, about = read_json(Path(backbone_dir) / "backbone.json"), read_json(Path(data_dir) / "data.json")
-    sha = info["source"].get("sha256")
-    published = (base := about.get("name")) in DATASETS and not used([DATASETS.entry(base)])  # ImageNet has two pairs
-    names, notes, said, prompt = about["class_names"], [], prompt, prompt.removeprefix(SENTENCES)
-    about_tower, chosen = {}, None if prompt == TOWER else text_set(prompt, base, texts)
-    if texts_sha256 and (chosen is None or chosen.digest() != texts_sha256):
-        raise PelError(f"prompt={prompt}: the texts are not those that were planned with; they changed meanwhile: start again")
-    if prompt == TOWER:
-        made = tower_tensors(info["name"], names, weights, cache_dir, sha, published, notes)
-        about_tower = {"text_tower": digest(made)}
-    else:
-        source = weights, cache_dir, sha, descriptions, published and not (chosen and chosen.names), notes, chosen
-        one_by_one = said != prompt
-        given = info["name"], names, prompt, *source
-        made = sentence_tensors(*given) if one_by_one else {"text.features": text_features(*given)}
-    metadata = {"class_names": json.dumps(names), "backbone_sha256": info["sha256"], "prompt": said}
-    metadata |= {"versions": json.dumps(versions("prepare")), **about_tower}
-    if chosen:
-        metadata |= {"texts": chosen.digest(), "source": chosen.source}
-    if prompt == DESCRIBED:
-        metadata["descriptions"] = sha256(descriptions)
-    if notes:
-        metadata["notes"] = json.dumps(notes)
-    write_tensors(out, made, metadata)

@@ -12,8 +12,9 @@ from pel_core.data.naming import Naming, located, naming_of, renamed
 from pel_core.ingest.entries import declared
 from pel_core.ingest.identity import data_params
 from pel_core.ingest.prepare import prepare
+from pel_core.models.class_texts import text_features
 from pel_core.models.prompts import spoken
-from pel_core.models.weights import text_features
+from pel_core.models.text_source import TextSource
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.config import read_config
 from pel_core.training.run_inputs import load
@@ -138,7 +139,7 @@ def test_row_i_of_the_head_is_class_i_of_the_data(make, naming, toy_results, tmp
     data, classifier, _ = load(spec, results, torch.device("cpu"), fresh=True)
     projection = classifier_projection(toy_results)
     for i, name in enumerate(data.class_names):
-        row = torch.nn.functional.normalize(text_features("toy", [name], "default") @ projection.T, dim=-1)[0]
+        row = torch.nn.functional.normalize(text_features(TextSource("toy", [name]), "default") @ projection.T, dim=-1)[0]
         torch.testing.assert_close(torch.nn.functional.normalize(classifier.head.weight[i], dim=0), row)
     if tree.base == "inat2018":  # the drawn class is the rank of the name
         assert data.class_names == tree.names and data.train.labels.tolist() == sorted(data.train.labels.tolist())

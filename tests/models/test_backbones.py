@@ -19,9 +19,11 @@ from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, sha256
 from pel_core.models.backbones import BACKBONES
 from pel_core.models.building import resize_positions
+from pel_core.models.class_texts import prepare_text, text_features
 from pel_core.models.state_names import TIMM_NAMES, fold_layer_scale, rename
 from pel_core.models.text_sets import read_descriptions
-from pel_core.models.weights import load_vit, prepare_backbone, prepare_text, text_features
+from pel_core.models.text_source import TextSource
+from pel_core.models.weights import load_vit, prepare_backbone
 from pel_core.spec.run_spec import RunSpec
 
 CLIPS = [name for name, entry in BACKBONES.items() if entry.source == "open_clip" and not name.startswith(("siglip", "clip-rn"))]
@@ -151,7 +153,7 @@ def test_text_is_refused_where_there_is_none(name):
     with pytest.raises(PelError, match=r"init=text is not possible.*class-mean.*random: .* has no text tower"):
         RunSpec.make("toy", name, "ln", 0)
     with pytest.raises(PelError, match="no text tower"):
-        text_features(name, ["a"], "default")
+        text_features(TextSource(name, ["a"]), "default")
     assert RunSpec.make("toy", name, "ln", 0, init="class-mean").pixels == 224
 
 
@@ -194,9 +196,9 @@ def test_descriptions_that_cannot_be_used(tmp_path, content, message):
 
 def test_descriptions_need_a_file(tmp_path):
     with pytest.raises(PelError, match="--descriptions FILE"):
-        text_features("toy", ["red"], "descriptions")
+        text_features(TextSource("toy", ["red"]), "descriptions")
     with pytest.raises(PelError, match="does not exist"):
-        text_features("toy", ["red"], "descriptions", descriptions=tmp_path / "none.json")
+        text_features(TextSource("toy", ["red"]), "descriptions", descriptions=tmp_path / "none.json")
 
 
 @torch.no_grad()
@@ -205,7 +207,7 @@ def test_described_classes_are_means_of_unit_features(monkeypatch, tmp_path):
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, tmp_path / "weights.safetensors")
     path = write(tmp_path / "d.json", DESCRIPTIONS)
     weights = str(tmp_path / "weights.safetensors")
-    found = text_features("laion-b32", list(DESCRIPTIONS), "descriptions", weights, descriptions=path)
+    found = text_features(TextSource("laion-b32", list(DESCRIPTIONS), weights), "descriptions", descriptions=path)
     tokenizer, unit = open_clip.get_tokenizer("ViT-B-32"), torch.nn.functional.normalize
     expected = [unit(unit(model.encode_text(tokenizer(lines)), dim=-1).mean(0), dim=-1) for lines in DESCRIPTIONS.values()]
     torch.testing.assert_close(found, torch.stack(expected), atol=1e-5, rtol=0)

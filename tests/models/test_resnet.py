@@ -12,11 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pel_core.common.errors import PelError
 from pel_core.models.backbones import BACKBONES, repository
+from pel_core.models.class_texts import text_features
 from pel_core.models.heads import ZeroShot
 from pel_core.models.methods import METHODS, methods_for, parse_method
 from pel_core.models.resnet import FrozenStatistics, ResNet
 from pel_core.models.surgery import apply
-from pel_core.models.weights import load_vit, prepare_backbone, text_features
+from pel_core.models.text_source import TextSource
+from pel_core.models.weights import load_vit, prepare_backbone
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.gflop import forward_gflop, training_gflop
 from pel_core.training.classifier import Classifier, build, cast_frozen_weights
@@ -66,7 +68,7 @@ def test_features_texts_and_zero_shot(small):
     images = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(net(images), model.encode_image(images), atol=2e-5, rtol=1e-4)
     assert torch.equal(net(images), net.rest(net.prefix(images, 1), 1)) and torch.equal(net(images), net.rest(net.prefix(images)))
-    rows = text_features("clip-rn50", NAMES, "default", given)
+    rows = text_features(TextSource("clip-rn50", NAMES, given), "default")
     tokens = open_clip.get_tokenizer("RN50-quickgelu")([f"a photo of a {name}." for name in NAMES])
     logits = model(images, tokens)
     zero = ZeroShot(text["text.projection"], rows, float(text["text.logit_scale"]))

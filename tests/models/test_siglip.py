@@ -15,13 +15,14 @@ from registries import set_entry
 from safetensors.torch import save_file
 
 from pel_core.common.errors import PelError
-from pel_core.models import weights
 from pel_core.models.backbones import BACKBONES, repository
+from pel_core.models.class_texts import text_features
 from pel_core.models.heads import ZeroShot
 from pel_core.models.lookup import answer
 from pel_core.models.prompt_tokens import check_prompts
+from pel_core.models.text_source import TextSource
 from pel_core.models.upstream import load_tokenizer
-from pel_core.models.weights import load_vit, prepare_backbone, text_features
+from pel_core.models.weights import load_vit, prepare_backbone
 from pel_core.training.classifier import text_head
 
 SIGLIPS = [name for name in BACKBONES if name.startswith("siglip")]
@@ -63,8 +64,8 @@ def test_siglip_s_features_and_texts(monkeypatch, tmp_path):
     images, names, given = torch.randn(2, 3, 224, 224), ["worm", "sea"], str(tmp_path / "w.safetensors")
     torch.testing.assert_close(vit(images), model.encode_image(images), atol=2e-5, rtol=1e-4)
     tokens = open_clip.SimpleTokenizer(context_length=64)
-    monkeypatch.setattr(weights, "load_tokenizer", lambda *given: tokens)
-    rows = text_features("siglip2-b16", names, "default", given)
+    monkeypatch.setattr("pel_core.models.text_source.load_tokenizer", lambda *given: tokens)
+    rows = text_features(TextSource("siglip2-b16", names, given), "default")
     texts = tokens([f"a photo of a {each}." for each in names])
     expected = model.encode_text(texts)
     torch.testing.assert_close(rows, torch.nn.functional.normalize(expected, dim=-1), atol=1e-5, rtol=0)

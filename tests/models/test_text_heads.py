@@ -15,6 +15,7 @@ from pel_core.demo.clip_files import FOLDER, load_model, tokenizer
 from pel_core.evaluation.trained_run import open_run
 from pel_core.models.methods import METHODS
 from pel_core.models.text_heads import _fits
+from pel_core.models.text_source import TextSource
 from pel_core.models.text_tower import load_tower, tower_tensors
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.optimizers import parameter_groups
@@ -41,7 +42,7 @@ def text(toy_results):
 @torch.no_grad()
 def test_the_tower_is_open_clips():
     """Features of 'a photo of a NAME.' from the file of texts, whose tokens are other numbers and whose padding is cut."""
-    made = tower_tensors("clip-mini", NAMES)
+    made = tower_tensors(TextSource("clip-mini", NAMES))
     model, read = load_model(FOLDER), tokenizer(FOLDER)
     expected = F.normalize(model.encode_text(read([f"a photo of a {name}." for name in NAMES])), dim=-1)
     torch.testing.assert_close(made["text.features"].clone(), expected, rtol=1e-4, atol=1e-5)

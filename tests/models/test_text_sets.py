@@ -13,10 +13,11 @@ from pel_core.cli.main import main
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
 from pel_core.common.registry import PLUGIN_MODULES, Plugin
+from pel_core.models.class_texts import prepare_text, text_features
 from pel_core.models.prompts import PROMPTS, Prompt, add_prompt, check_templates, templates
 from pel_core.models.published_prompts import CLIP, COOP
 from pel_core.models.text_sets import make_text_set, read_descriptions, read_names, read_templates, text_set
-from pel_core.models.weights import prepare_text, text_features
+from pel_core.models.text_source import TextSource
 from pel_core.spec.plugins import plugins_of
 from pel_core.spec.run_spec import RunSpec
 
@@ -208,12 +209,12 @@ def test_a_text_set_of_the_default_template_gives_the_default_features():
     texts = make_text_set("x", "toy", {"templates": ["a photo of a {}."]})
     assert check_prompts(texts.sentences(CLASSES), CLASSES) == []
     model, names = "clip-mini", ["cyan ringed arrow", "lime plain tee"]
-    ours = text_features(model, names, "texts:x", texts=texts)
-    torch.testing.assert_close(ours, text_features(model, names, "default"), atol=1e-6, rtol=0)
+    ours = text_features(TextSource(model, names), "texts:x", texts=texts)
+    torch.testing.assert_close(ours, text_features(TextSource(model, names), "default"), atol=1e-6, rtol=0)
     several = make_text_set("x", "toy", {"templates": ["a photo of a {}.", "the {}."]})
-    mean = ours + text_features(model, names, "texts:y", texts=make_text_set("x", "toy", {"templates": ["the {}."]}))
+    mean = ours + text_features(TextSource(model, names), "texts:y", texts=make_text_set("x", "toy", {"templates": ["the {}."]}))
     torch.testing.assert_close(
-        text_features(model, names, "texts:z", texts=several), F.normalize(mean, dim=-1), atol=1e-6, rtol=0
+        text_features(TextSource(model, names), "texts:z", texts=several), F.normalize(mean, dim=-1), atol=1e-6, rtol=0
     )
 
 

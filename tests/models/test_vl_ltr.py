@@ -18,10 +18,11 @@ from pel_core.common.tensors import read_tensors, write_tensors
 from pel_core.data.batches import EvalBatches, TrainBatches
 from pel_core.evaluation.trained_run import open_run
 from pel_core.hardware.process_group import ProcessGroup
+from pel_core.models.class_texts import text_features
 from pel_core.models.prompts import says_several
 from pel_core.models.sentences import sentence_tensors, sentences_of
+from pel_core.models.text_source import TextSource
 from pel_core.models.vl_ltr import LanguageGuided, sentence_losses
-from pel_core.models.weights import text_features
 from pel_core.spec.run_spec import RunSpec
 from pel_core.training.losses import make_loss
 from pel_core.training.optimizers import parameter_groups
@@ -271,9 +272,9 @@ def test_some_classes_have_their_own_sentences(toy_results):
 def test_sentences_one_by_one_are_those_of_the_mean():
     """The demo's tower: the file's mean is that of the prompt's own file."""
     names = ["red square", "two blue moons"]
-    made = sentence_tensors("clip-mini", names, "ensemble")
+    made = sentence_tensors(TextSource("clip-mini", names), "ensemble")
     assert made["text.sentences"].shape[0] == 160 and made["text.counts"].tolist() == [80, 80]
-    expected = text_features("clip-mini", names, "ensemble")
+    expected = text_features(TextSource("clip-mini", names), "ensemble")
     torch.testing.assert_close(made["text.features"].clone(), expected, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(made["text.sentences"].norm(dim=-1), torch.ones(160))  # as the tower gives them
 

@@ -16,16 +16,16 @@ from torch.nn import functional as F
 from pel_core.common.errors import PelError
 from pel_core.models.backbones import BACKBONES, Backbone
 from pel_core.models.building import resize_positions
+from pel_core.models.class_texts import encode_text, text_features
 from pel_core.models.prompts import spoken, templates
+from pel_core.models.text_source import TextSource
 from pel_core.models.upstream import read_state
 from pel_core.models.weights import (
     OPEN_CLIP_NAMES,
-    encode_text,
     load_open_clip,
     load_vit,
     prepare_backbone,
     rename,
-    text_features,
 )
 
 CLASSES = ["aquarium_fish", "Grand Piano", "worm"]
@@ -195,7 +195,7 @@ def test_timm_weights_from_a_file(monkeypatch, tmp_path):
         torch.testing.assert_close(vit(images), original(images), atol=1e-5, rtol=0)
     assert not text
     with pytest.raises(PelError, match="no text tower"):
-        text_features("test", CLASSES, "default")
+        text_features(TextSource("test", CLASSES), "default")
 
 
 def test_preparing_repeats_byte_for_byte(tmp_path):
@@ -223,11 +223,11 @@ def test_resized_positions_equal_timm_s():
 @torch.no_grad()
 def test_text_features(small, model, tmp_path):
     path = str(write("state dict", model.state_dict(), tmp_path))
-    found = text_features(small, CLASSES, "default", path)
+    found = text_features(TextSource(small, CLASSES, path), "default")
     lines = ["a photo of a aquarium fish.", "a photo of a Grand Piano.", "a photo of a worm."]
     tokens = open_clip.get_tokenizer("ViT-B-32")(lines)
     torch.testing.assert_close(found, F.normalize(model.encode_text(tokens), dim=-1))
-    bare = text_features(small, CLASSES, "classname", path)
+    bare = text_features(TextSource(small, CLASSES, path), "classname")
     assert not torch.allclose(found, bare)
     torch.testing.assert_close(bare.norm(dim=-1), torch.ones(3))
 
@@ -250,13 +250,13 @@ def test_prompts():
 def test_text_features_of_other_weights_are_refused(small, model, tmp_path):
     path = str(write("state dict", model.state_dict(), tmp_path))
     with pytest.raises(PelError, match="prepare it again"):
-        text_features(small, CLASSES, "default", path, sha="0" * 64)
+        text_features(TextSource(small, CLASSES, path, sha="0" * 64), "default")
 
 
 def test_the_toy_text_table_depends_on_names_and_prompt_only():
-    first, again = (text_features("toy", names, "default") for names in (CLASSES, CLASSES[::-1]))
+    first, again = (text_features(TextSource("toy", names), "default") for names in (CLASSES, CLASSES[::-1]))
     assert torch.equal(first, again.flip(0))
-    assert not torch.equal(first, text_features("toy", CLASSES, "classname"))
+    assert not torch.equal(first, text_features(TextSource("toy", CLASSES), "classname"))
 
 
 def test_what_another_engine_prepared_is_stale(toy_results, tmp_path):

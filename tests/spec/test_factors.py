@@ -16,7 +16,7 @@ from pel_core.ingest.cache_build import build
 from pel_core.ingest.entries import declared
 from pel_core.ingest.prepare import prepare
 from pel_core.ingest.sources import require_split, validation_options
-from pel_core.models.weights import prepare_text
+from pel_core.models.class_texts import prepare_text
 from pel_core.reporting.statistics.reading import Reader
 from pel_core.reporting.statistics.runs import require_same_images
 from pel_core.spec.results import metrics_file, run_folder

@@ -13,9 +13,10 @@ from pel_core.cli.main import main
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
 from pel_core.models.backbones import BACKBONES
+from pel_core.models.class_texts import prepare_text
 from pel_core.models.methods import METHODS, methods_for
 from pel_core.models.prompts import lacking
-from pel_core.models.weights import load_vit, prepare_text
+from pel_core.models.weights import load_vit
 from pel_core.spec.choices import CHOICES, METRICS
 from pel_core.spec.options import RECIPES
 from pel_core.spec.results import metrics_file

@@ -9,8 +9,8 @@ import yaml
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
 from pel_core.data.datasets import split_name
+from pel_core.models.class_texts import prepare_text
 from pel_core.models.text_sets import make_text_set
-from pel_core.models.weights import prepare_text
 from pel_core.studies.inputs import other_inputs
 from pel_core.studies.plan import plan
 from pel_core.studies.study import load
