@@ -114,13 +114,19 @@ class Watched(TrainBatches):
         return super().epoch(epoch, first)
 
 
-def measure(name: str, variant: str, seed: int, draw: int = 0, ratio: int = 100, columns: tuple = COLUMNS, **overrides) -> dict:
+def measure(
+    name: str, variant: str, seed: int, draw: int = 0, ratio: int = 100, columns: tuple = COLUMNS, per_class: int = 0, **overrides
+) -> dict:
     """Percent right: `one` and `five` crops, `head`, `med`, `tail` (with `five`), after the `first` epoch (one crop); of five
     crops also on the pictures of each of `EVALUATED_ON` that has the same classes, by its name.
 
-    Of one, five, first and these names, those not among `columns` are left out, which saves their time.
+    Of one, five, first and these names, those not among `columns` are left out, which saves their time; `per_class`: at most so
+    many test images of each class.
     """
     data = task(name, draw, ratio)
+    images, labels = data.test.images, data.test.labels
+    few = np.concatenate([np.flatnonzero(labels == label)[: per_class or None] for label in range(len(data.groups))])
+    test = Split(labels[few], images[few])
     options = {**VARIANTS[variant], **overrides}
     spec = RunSpec.make(data.dataset, "clip-mini", options.pop("method"), seed, **options)
     width = clip().visual.transformer.resblocks[0].attn.head_dim
@@ -129,7 +135,7 @@ def measure(name: str, variant: str, seed: int, draw: int = 0, ratio: int = 100,
     picture = (32, spec.vit.mean, spec.vit.std, "cpu")
     found: dict[str, float] = {}
 
-    def right(tte: str, test: Split = data.test) -> np.ndarray:
+    def right(tte: str, test: Split = test) -> np.ndarray:
         return predict(classifier, EvalBatches(test, tte, spec.expand, *picture)).argmax(1).numpy() == test.labels
 
     clock = time.perf_counter()
@@ -142,7 +148,7 @@ def measure(name: str, variant: str, seed: int, draw: int = 0, ratio: int = 100,
         found["one"] = 100 * right("none").mean()
     clock = time.perf_counter()
     if "five" in columns:
-        five, group_of = right("fivecrop"), np.array(data.groups)[data.test.labels]
+        five, group_of = right("fivecrop"), np.array(data.groups)[test.labels]
         found.update({"five": 100 * five.mean(), **{group: 100 * five[group_of == group].mean() for group in GROUPS}})
     for other in (other for other in EVALUATED_ON if other in columns):
         images, labels = stand_ins.render(other, "test", draw)

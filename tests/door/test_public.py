@@ -40,14 +40,6 @@ def test_type_checkers_are_told_of_the_types():
     assert (ROOT / "pel_core" / "py.typed").is_file()
 
 
-@pytest.mark.slow
-def test_mypy_finds_nothing(tmp_path):
-    """Strictly, in the door itself and in a script that uses it."""
-    words = [sys.executable, "-m", "mypy", "--cache-dir", os.environ.get("PEL_MYPY_CACHE", str(ROOT / ".mypy_cache"))]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
-
-
 def test_a_plugin_that_was_edited_needs_a_new_interpreter(tmp_path, monkeypatch):
     monkeypatch.setenv(plugins.VARIABLE, "")
     file = tmp_path / "my_door_metric.py"

@@ -43,7 +43,7 @@ def test_the_example_trains(example, toy_results, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["plugin", "package"])
 def test_the_example_passes_the_tests_of_methods(example, place, tmp_path):
-    """As a plugin, and with the same lines in the package."""
+    """As a plugin, and with the same lines in the package: those that its name is among."""
     environment, tests = dict(os.environ), ROOT / "tests"
     if place == "plugin":
         environment[plugins.VARIABLE] = str(example)
@@ -54,11 +54,10 @@ def test_the_example_passes_the_tests_of_methods(example, place, tmp_path):
         methods.write_text(methods.read_text() + example.read_text().split("\n\n", 1)[1])
         environment["PYTHONPATH"] = str(tmp_path)
     words = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", "-n", "0"]
-    done = subprocess.run([*words, "models/test_surgery.py"], cwd=tests, env=environment, capture_output=True, text=True)
+    words += ["-k", "adaptformer-attn", "models/test_surgery.py"]
+    done = subprocess.run(words, cwd=tests, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
-    assert "adaptformer-attn" in subprocess.run(
-        [*words, "--collect-only", "models/test_surgery.py"], cwd=tests, env=environment, capture_output=True, text=True
-    ).stdout  # fmt: skip
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 5, done.stdout[-3000:]
 
 
 def test_the_walk_shows_the_file_that_is_tested():

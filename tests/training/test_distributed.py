@@ -162,12 +162,11 @@ def same(a: Path, b: Path, spec: RunSpec) -> None:
     "options",
     [
         {},
-        {"average": "ema", "average.decay": 0.5},
         {"sampler": "balanced", "reweight": "effective", "sharpness": "imbsam", "optimizer.clip_norm": 0.5},
-        {"mix": "mixup", "augment": "randaugment", "reweight": "power"},
+        {"mix": "mixup", "augment": "randaugment", "reweight": "power", "average": "ema", "average.decay": 0.5},
         {"method": "lpt", "loss": "agcl", "sampler": "dual"},
     ],
-    ids=["plain", "average", "balanced", "mixed", "streams"],
+    ids=["plain", "balanced", "mixed and averaged", "streams"],
 )
 @pytest.mark.parametrize("processes", [3])
 def test_several_processes_end_where_one_ends(results, tmp_path_factory, processes, options):

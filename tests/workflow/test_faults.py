@@ -15,7 +15,7 @@ import pytest
 from forks import Child
 from test_study import CONFIG, ROOT, STUDY, command, snakemake
 
-FAULTS = int(os.environ.get("PEL_FAULTS", "240"))
+FAULTS = int(os.environ.get("PEL_FAULTS", "180"))
 SEED = int(os.environ.get("PEL_FAULTS_SEED", "0"))
 
 
