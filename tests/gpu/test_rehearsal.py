@@ -22,3 +22,6 @@ def test_the_script_for_a_borrowed_gpu_runs(tmp_path):
     assert "0 FAILED, 0 unsupported" in (tmp_path / "golden.log").read_text()
     record = read_json(tmp_path / "gpu.cpu.json")
     assert record["quick"] and not [row for row in record["rows"] if "why" in row]
+    assert all({"part", "name", "took"} <= row.keys() for row in record["rows"])
+    assert (tmp_path / "gpu.cpu.png").stat().st_size > 1000
+    assert "On the GPU: not measured." in (tmp_path / "README.md").read_text()

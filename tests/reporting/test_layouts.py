@@ -33,17 +33,17 @@ from pel_core.reporting.figure_rows import look
 from pel_core.reporting.figure_style import COLUMN, PAGE, style
 from pel_core.reporting.figure_text import text_width, wrapped
 
-# Kind and number of entries: as many as there is room for, and none twice.
+# Kind, number of entries (as many as there is room for, and none twice), and whether their labels are long; of many always.
 ENTRIES = [
-    pytest.param(kind, entries, marks=[pytest.mark.slow] if entries > 30 else [])
+    pytest.param(kind, entries, long, marks=[pytest.mark.slow] if entries > 30 else [])
     for kind, (_, most) in DRAW.items()
     for entries in sorted({max(LEAST.get(kind, 1), min(entries, most)) for entries in (1, 3, 12, 30, 100)})
+    for long in ([False, True] if entries <= 30 else [True])
 ]
 SIZES = [3, 24, 8142]
 
 
-@pytest.mark.parametrize("long", [False, True], ids=["short", "long"])
-@pytest.mark.parametrize(("kind", "entries"), ENTRIES)
+@pytest.mark.parametrize(("kind", "entries", "long"), ENTRIES)
 def test_no_two_texts_overlap_and_none_is_cut_off(kind, entries, long):
     with style():
         figure = drawn(DRAW[kind][0], entries, long)
