@@ -16,7 +16,7 @@ from pel_core.common.errors import PelError
 from pel_core.common.files import read_json
 from pel_core.evaluation.trained_run import open_run
 from pel_core.export.cards import card_text
-from pel_core.export.formats import FORMATS, Card, Opened
+from pel_core.export.formats import BEFORE, FORMATS, INSIDE, Card, Opened
 from pel_core.export.graph import Whole, write_onnx, write_torch
 from pel_core.export.linear import LinearHead, linear_head
 from pel_core.export.merge import merged
@@ -61,16 +61,22 @@ def export_run(run: str, results: Path, form: str, out: Path) -> Path:
     return out
 
 
-def preprocessing(spec: RunSpec) -> dict[str, Any]:
-    """How an image becomes the network's input: that of the evaluation ``tte: none``, one central crop."""
+def preprocessing(spec: RunSpec, normalise: str) -> dict[str, Any]:
+    """How an image becomes the network's input: that of the evaluation ``tte: none``, one central crop.
+
+    ``normalise``: ``BEFORE``, or ``INSIDE`` of a graph that does it itself, which is given pixels in 0..1; mean and deviation
+    are then not said, as who finds them uses them.
+    """
     entry = BACKBONES[spec.backbone]
+    values = {"mean": list(entry.mean), "std": list(entry.std)} if normalise == BEFORE else {"value_range": [0, 1]}
     return {
         "resolution": spec.pixels,
         "resize_shorter_side": spec.pixels * 8 // 7,
         "crop": "center",
         "interpolation": spec.interpolation,
-        "mean": list(entry.mean),
-        "std": list(entry.std),
+        "channels": "RGB",
+        **values,
+        "normalise": normalise,
     }
 
 
@@ -99,7 +105,7 @@ def _library(folder: Path, opened: Opened, library: str) -> Card:
         save_file({"weight": head.weight, "bias": head.bias}, folder / "classifier.safetensors", {"format": "pt"})
     config = _timm_config(opened, whole) if library == "timm" else _open_clip_config(opened)
     (folder / CONFIGS[library]).write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
-    return Card(library, made.arch, None if whole else head, preprocessing(spec))
+    return Card(library, made.arch, None if whole else head, preprocessing(spec, BEFORE))
 
 
 @FORMATS.register("open_clip", about="the image tower as a state dict of open_clip, deltas merged, and the classifier beside it")
@@ -134,7 +140,7 @@ def _whole(opened: Opened) -> Whole:
 
 
 def _graph_card(folder: Path, opened: Opened, library: str) -> Card:
-    about = preprocessing(opened.spec)
+    about = preprocessing(opened.spec, INSIDE)
     config = {"made_by": f"pel-lab {__version__}", "run": opened.spec.slug, "preprocessing": about}
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     return Card(library, "", None, about)

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from pel_core.training.classifier import Classifier
 
 
+# `normalise` of how an image is prepared: by mean and std before the network is given it, or in the network's own graph.
+BEFORE, INSIDE = "before", "inside"
+
+
 @dataclass(frozen=True)
 class Opened:
     """A run ready for export: in fp32, on the CPU."""
