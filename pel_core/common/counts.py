@@ -1,6 +1,6 @@
 """Numbers with their word."""
 
 
-def count_of(number: int, word: str) -> str:
-    """``1 run``, ``2 runs``."""
-    return f"{number} {word}{'' if number == 1 else 's'}"
+def count_of(number: int, word: str, plural: str = "") -> str:
+    """``1 run``, ``2 runs``; ``plural`` where it is not the word and an s."""
+    return f"{number} {word if number == 1 else plural or word + 's'}"

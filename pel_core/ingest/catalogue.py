@@ -19,13 +19,15 @@ SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "tes
 @dataclass
 class Catalogue:
     """Images as they are found: ``keys``, the classes as the data call them, in label order; ``splits`` "train", and "test" and
-    "val" where there are such; ``notes`` for the user, ``root`` the image folder; ``no_classes`` the folders without an image."""
+    "val" where there are such; ``notes`` for the user, ``root`` the image folder; ``no_classes`` the folders without an image.
+    ``excluded`` counts images of classes that are left out as asked and are not among the keys, as no training image has them."""
 
     root: str
     keys: list[str]
     splits: dict[str, ImageList]
     notes: list[str] = field(default_factory=list)
     no_classes: list[str] = field(default_factory=list)
+    excluded: int = 0
 
 
 @dataclass(frozen=True)

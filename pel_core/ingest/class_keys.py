@@ -13,6 +13,7 @@ from difflib import get_close_matches
 
 import numpy as np
 
+from pel_core.common.counts import count_of
 from pel_core.common.errors import PelError
 from pel_core.data.lists import ImageList
 from pel_core.ingest.catalogue import Catalogue
@@ -83,16 +84,53 @@ def leave_out(found: Catalogue, exclude: Collection[str]) -> Catalogue:
         stay = np.flatnonzero(labels[images.labels] >= 0)
         taken = images.take(stay)
         splits[split] = replace(taken, labels=labels[taken.labels])
-    images = sum(len(found.splits[split].paths) - len(splits[split].paths) for split in splits)
+    images = found.excluded + sum(len(found.splits[split].paths) - len(splits[split].paths) for split in splits)
     gone = [key for key, label in zip(found.keys, labels.tolist(), strict=True) if label < 0]
     keys = [key for key in found.keys if key not in set(gone)]
     notes = [excluded_note(exclude, images), *found.notes]
     return replace(found, keys=keys, splits=splits, notes=notes, no_classes=[*found.no_classes, *gone])
 
 
+def as_spelt(key: str, there: Sequence[str], others: Iterable[str]) -> str:
+    """The class of ``there`` that ``key`` is but for how accents are coded (macOS does it its own way).
+
+    ``key`` itself where there is none, or where several of ``there`` or of ``others`` read so, as then nobody knows.
+    """
+    same = [each for each in there if composed(each) == composed(key)]
+    alone = sum(composed(each) == composed(key) for each in others) == 1
+    return same[0] if key not in there and len(same) == 1 and alone else key
+
+
+def untrained(where: str, lacking: Sequence[str], keys: Sequence[str], empty: Collection[str]) -> PelError:
+    """The refusal of a split's class folders that have no training image, with the reason of each as far as it shows.
+
+    Args:
+        where: the split's folder.
+        lacking: its classes that have no training image.
+        keys: those that have.
+        empty: class folders of the training folder without an image.
+    """
+    hollow = set(map(composed, empty))
+
+    def told(key: str) -> str:
+        if composed(key) in hollow:
+            return f"{key!r} (it is in the training folder too, and holds no image there)"
+        if same := [each for each in keys if composed(each) == composed(key)]:
+            return f"{key!r} (equal letters coded differently: {key!a}, for training {same[0]!a})"
+        near = [each for each in keys if composed(each).casefold() == composed(key).casefold()]
+        return f"{key!r} (for training it is {near[0]!r}: capital letters differ)" if near else repr(key)
+
+    few = ", ".join(map(told, lacking[:5])) + (", ..." if len(lacking) > 5 else "")
+    has = "has" if len(lacking) == 1 else "have"
+    return PelError(
+        f"{count_of(len(lacking), 'class folder')} of {where} {has} no training images: {few}; expected every class of val "
+        f"and test in the training folder: put images there, call the folders alike, or leave the class out: {how_to_exclude(lacking[:5])}"
+    )
+
+
 def excluded_note(exclude: Collection[str], images: int) -> str:
     """What was left out on request."""
-    return f"left out as `exclude` says: {', '.join(exclude)} ({images:,} images)"
+    return f"left out as `exclude` says: {', '.join(exclude)} ({images:,} {'image' if images == 1 else 'images'})"
 
 
 def how_to_exclude(keys: Sequence[str]) -> str:

@@ -154,10 +154,41 @@ def test_a_class_that_is_left_out_moves_no_image_of_the_others(tmp_path):
 
 def test_a_class_of_the_test_folder_alone_may_be_left_out(tmp_path):
     root = fill(tmp_path / "root", {"train/a": 3, "train/b": 3, "test/a": 1, "test/b": 1, "test/other": 5})
-    with pytest.raises(PelError, match=r"1 class folders of .*test are not in its training folder: 'other'"):
+    with pytest.raises(PelError, match=r"1 class folder of .*test has no training images: 'other'"):
         make(root)
     data = make(root, exclude=["other"])
     assert data.class_names == ["a", "b"] and counts(data.test, 2) == [1, 1]
+    assert "left out as `exclude` says: other (5 images)" in notes(root)
+
+
+def divided(tmp_path, train: str, test: str) -> Path:
+    """A divided folder whose class is called otherwise in train and in test."""
+    return fill(tmp_path / "root", {"train/a": 3, f"train/{train}": 3, "test/a": 1, f"test/{test}": 1})
+
+
+def test_the_reason_why_a_class_has_no_training_image_is_said(tmp_path):
+    root = fill(tmp_path / "root", {"train/a": 3, "train/b": 3, "test/a": 1, "test/line": 1})
+    (root / "train/line").mkdir()
+    with pytest.raises(PelError, match=r"'line' \(it is in the training folder too, and holds no image there\).*exclude"):
+        make(root)
+    with pytest.raises(PelError, match=r"'Circle' \(for training it is 'circle': capital letters differ\)"):
+        make(divided(tmp_path / "case", "circle", "Circle"))
+
+
+@pytest.mark.parametrize(("train", "test"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_coded_differently_are_one_class_and_said(tmp_path, train, test):
+    name = "Grüner Kreis"
+    root = divided(tmp_path, unicodedata.normalize(train, name), unicodedata.normalize(test, name))
+    data = make(root)
+    assert data.class_names == ["Grüner Kreis", "a"] and counts(data.test, 2) == [1, 1]
+    assert "letters are coded otherwise than in the training folder" in notes(root)
+
+
+def test_accents_that_may_mean_two_classes_are_not_guessed(tmp_path):
+    both = [unicodedata.normalize(form, "é") for form in ("NFC", "NFD")]
+    root = fill(divided(tmp_path, both[0], both[1]), {f"test/{both[0]}": 1})
+    with pytest.raises(PelError, match=r"equal letters coded differently: 'e\\u0301', for training '\\xe9'"):
+        make(root)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from pydantic import Field
 from pel_core.common.errors import PelError
 from pel_core.data.image_files import SUFFIXES, UNREAD, count_suffixes, is_system, suffix_of
 from pel_core.ingest.catalogue import SPLITS, Catalogue, Placed, check_path, class_order
-from pel_core.ingest.class_keys import composed, how_to_exclude
+from pel_core.ingest.class_keys import as_spelt, composed, how_to_exclude, untrained
 from pel_core.ingest.sources.base import register
 from pel_core.ingest.sources.users import UserEntry, UserSource, digest_lines
 
@@ -188,6 +188,7 @@ def read_folders(root: str, exclude: Collection[str] = ()) -> Catalogue:
         notes.append(f"left out, as it is no train, val or test folder: {', '.join(other)}")
     splits: dict[str, dict[str, Images]] = {}
     empty: list[str] = []
+    hollow: list[str] = []  # of the training folder
     for name, split in divided.items():
         if split in splits:
             twice = ", ".join(f"{other}/" for other in divided if divided[other] == split)
@@ -195,19 +196,19 @@ def read_folders(root: str, exclude: Collection[str] = ()) -> Catalogue:
         splits[split] = _of_split(walk, name, top[name], notes)
         with os.scandir(os.path.join(root, name)) as found:
             folders = sorted(entry.name for entry in found if entry.is_dir() and not is_system(entry.name))
-        empty += _empty(walk, name, [folder for folder in folders if folder not in splits[split]], exclude, notes)
-    order, unwanted = class_order(splits["train"]), set(map(composed, exclude))
+        bare = _empty(walk, name, [folder for folder in folders if folder not in splits[split]], exclude, notes)
+        empty += bare
+        hollow += bare if split == "train" else []
+    order, unwanted, excluded = class_order(splits["train"]), set(map(composed, exclude)), 0
     for name, split in divided.items():
-        lacking = set(splits[split]) - set(order)
-        empty += sorted(key for key in lacking if composed(key) in unwanted)  # known, so that it may be named
-        if strange := sorted(key for key in lacking if composed(key) not in unwanted):
-            few = ", ".join(map(repr, strange[:5])) + (", ..." if len(strange) > 5 else "")
-            raise PelError(
-                f"{len(strange)} class folders of {root}/{name} are not in its training folder: {few}; "
-                "expected the same class folders in train, val and test"
-            )
+        splits[split] = _as_trained(splits[split], order, f"{root}/{name}", notes)
+        lacking = sorted(set(splits[split]) - set(order))
+        if strange := [key for key in lacking if composed(key) not in unwanted]:
+            raise untrained(f"{root}/{name}", strange, order, hollow)
+        empty += lacking  # known, so that it may be named
+        excluded += sum(len(splits[split][key]) for key in lacking)
     made = {split: _images(root, classes, order) for split, classes in splits.items()}
-    return Catalogue(root, order, made, [*notes, *walk.left_out()], empty)
+    return Catalogue(root, order, made, [*notes, *walk.left_out()], empty, excluded)
 
 
 def _no_classes(walk: Walk, full: list[str], loose: int, tables: list[str]) -> PelError:
@@ -253,6 +254,15 @@ def _of_split(walk: Walk, name: str, images: Images, notes: list[str]) -> dict[s
     if loose:
         notes.append(f"{loose} images beside the class folders of {name}/ are left out")
     return classes
+
+
+def _as_trained(classes: dict[str, Images], order: list[str], where: str, notes: list[str]) -> dict[str, Images]:
+    """A split's classes, called as the training folder spells them where only the coding of accents differs, which is noted."""
+    spelt = {key: as_spelt(key, order, classes) for key in classes}
+    if other := [key for key in spelt if spelt[key] != key]:
+        few = ", ".join(map(repr, other[:5])) + (", ..." if len(other) > 5 else "")
+        notes.append(f"{where}: letters are coded otherwise than in the training folder, and taken as the same classes: {few}")
+    return {spelt[key]: images for key, images in classes.items()}
 
 
 def _empty(walk: Walk, folder: str, names: list[str], exclude: Collection[str], notes: list[str]) -> list[str]:
