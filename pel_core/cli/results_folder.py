@@ -20,7 +20,10 @@ def settle_results(arguments: argparse.Namespace) -> None:
 
         found = list(dict.fromkeys(results_of(Path(name)) for name in ([run] if isinstance(run, str) else run)))
         if len({folder.absolute() for folder in found}) > 1:
-            raise PelError(f"the runs lie in {' and '.join(map(str, found))}; expected runs of one results folder, or --results")
+            raise PelError(
+                f"the runs lie in {' and '.join(map(str, found))}; expected runs of one results folder: copy the folder of one "
+                "into runs/ of the other, or name the runs and say by --results where all of them lie"
+            )
         said = arguments.results = found[0]
     if said:
         look_in(said)

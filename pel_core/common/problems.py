@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from pel_core.common.counts import count_of
 from pel_core.common.errors import PelError
 from pel_core.common.shipped import command, program
 
@@ -15,6 +16,13 @@ class Kind:
     count: int = 0
     examples: list[str] = field(default_factory=list)
     hint: str = ""
+
+
+UNSORTED = "problems"  # the kind of what has no kind of its own
+
+
+def _counted(name: str, kind: Kind) -> str:
+    return count_of(kind.count, "problem") if name == UNSORTED else f"{kind.count:,} x {name}"
 
 
 class Problems:
@@ -38,7 +46,7 @@ class Problems:
         """The whole account, a line each: kind and count, examples, what to do."""
         lines = []
         for name, kind in self.kinds.items():
-            lines.append(f"{kind.count:,} x {name}")
+            lines.append(_counted(name, kind))
             lines += [f"    {example}" for example in kind.examples]
             lines += ["    ..."] if kind.count > len(kind.examples) else []
             lines += [f"    -> {kind.hint}"] if kind.hint else []
@@ -46,7 +54,7 @@ class Problems:
 
     def summary(self) -> str:
         """Kinds and counts in one line."""
-        return ", ".join(f"{kind.count:,} x {name}" for name, kind in self.kinds.items())
+        return ", ".join(_counted(name, kind) for name, kind in self.kinds.items())
 
     def require_none(self, base: str) -> None:
         """Stop at anything that was found.

@@ -46,7 +46,7 @@ def read_lines(path: str | Path, what: str) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         raise PelError(f"{what} {path} does not exist") from None
     except UnicodeDecodeError as error:
-        raise PelError(f"{what} {path} is not UTF-8 text ({error}); save it as UTF-8") from None
+        raise PelError(f"{what} {path} is not UTF-8 text: {_not_utf8(error)}; save it as UTF-8") from None
     except OSError as error:
         raise PelError(f"{what} {path} cannot be read ({error.strerror})") from None
     if not text.strip():
@@ -54,6 +54,17 @@ def read_lines(path: str | Path, what: str) -> list[str]:
     # Not splitlines(): it also breaks at form feeds and Unicode separators, which may stand in file names.
     lines = text.replace("\r\n", "\n").split("\n")
     return lines[:-1] if lines[-1] == "" else lines
+
+
+def _not_utf8(error: UnicodeDecodeError) -> str:
+    """Where a text stops being UTF-8: the line, the word as its bytes, and what that would be in the code that Windows writes."""
+    text, at = error.object, error.start
+    before = re.split(rb"[\s,;\"]", text[:at])[-1][-30:]
+    word = before + re.split(rb"[\s,;\"]", text[at:])[0][:30]
+    read = word.decode("cp1252", errors="replace")
+    guess = f", {read!r} if it is Latin-1" if read.isprintable() else ""
+    line = text.count(b"\n", 0, at) + 1
+    return f"line {line} has the bytes {str(word)[1:]}{guess}"
 
 
 def read_image_list(path: str | Path, classes: int, problems: Problems | None = None) -> ImageList:

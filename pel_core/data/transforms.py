@@ -168,9 +168,9 @@ def load_rgb(path: str | Path, native: int | None = None) -> Image.Image:
             with Image.open(path) as image:
                 return as_rgb(image, native)
     except Image.DecompressionBombError as error:
-        raise PelError(f"image {path} cannot be decoded ({error}); scale it down or take it off the list") from None
+        raise PelError(f"image {path} cannot be decoded ({error}); scale it down or take it away") from None
     except Exception as error:  # damaged files make PIL's decoders raise nearly anything
-        what = how_to_read(suffix_of(str(path))) or "restore the file or take it off the list"
+        what = how_to_read(suffix_of(str(path))) or "restore the file, or take it away (where a list names it, off the list)"
         raise PelError(f"image {path} cannot be decoded ({error}); {what}") from None
 
 

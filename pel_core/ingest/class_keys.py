@@ -122,9 +122,10 @@ def untrained(where: str, lacking: Sequence[str], keys: Sequence[str], empty: Co
 
     few = ", ".join(map(told, lacking[:5])) + (", ..." if len(lacking) > 5 else "")
     has = "has" if len(lacking) == 1 else "have"
+    remedy = f"put images there, call the folders alike, or leave the class out: {how_to_exclude(lacking[:5])}"
     return PelError(
         f"{count_of(len(lacking), 'class folder')} of {where} {has} no training images: {few}; expected every class of val "
-        f"and test in the training folder: put images there, call the folders alike, or leave the class out: {how_to_exclude(lacking[:5])}"
+        f"and test in the training folder: {remedy}"
     )
 
 

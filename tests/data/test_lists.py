@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pel_core.common.errors import PelError
 from pel_core.data.class_name_files import read_categories, read_class_names
-from pel_core.data.lists import check_files, read_image_list, require_every_class
+from pel_core.data.lists import check_files, read_image_list, read_lines, require_every_class
 
 in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -214,3 +214,17 @@ def test_public_splits(shared, tmp_path):
     species, labels = read_categories(root / "iNaturalist18/categories.json")
     assert len(species) == 8142 and (labels == np.arange(8142)).sum() == 4
     assert len(read_image_list(root / "iNaturalist18/iNaturalist18_val.txt", 8142).paths) == 24_426
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("path,label\nx.png,Grün\n".encode("latin-1"), r"line 2 has the bytes 'Gr\xfcn', 'Grün' if it is Latin-1"),
+        ("\ufeffa 0\n".encode() + b"b\xe9 1", r"line 2 has the bytes 'b\xe9', 'bé' if it is Latin-1"),
+        ("path".encode("utf-16"), r"line 1 has the bytes '\xff\xfep\x00a\x00t\x00h\x00'; save"),  # Excel's "Unicode text"
+    ],
+)
+def test_what_is_not_utf8_is_said_with_line_and_word(tmp_path, content, told):
+    (tmp_path / "list.csv").write_bytes(content)
+    with pytest.raises(PelError, match=re.escape(told)):
+        read_lines(tmp_path / "list.csv", "table")

@@ -154,7 +154,7 @@ def test_a_run_named_by_its_folder_brings_its_results_folder(tmp_path, monkeypat
     words = Namespace(run=[], results=None)  # of a study
     settle_results(words)
     assert words.results is None
-    with pytest.raises(PelError, match=r"the runs lie in .*; expected runs of one results folder, or --results"):
+    with pytest.raises(PelError, match=r"the runs lie in .*; expected runs of one results folder: copy .* into runs/ of"):
         settle_results(Namespace(run=[str(run) for run in runs], results=None))
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from own_trees import counts, draw, fill, make, write
 from PIL import Image
 
+from pel_core.cli.main import main
 from pel_core.common.errors import PelError
 from pel_core.data.image_files import SUFFIXES, is_system
 from pel_core.data.transforms import load_rgb
@@ -77,7 +78,7 @@ def test_a_folder_that_is_plainly_no_class_is_noted_with_what_it_holds(tmp_path)
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_text("text")
     assert make(root).class_names == ["cat", "dog"]
-    assert "2 folders of" in notes(root) and "(annotations: 2 .xml; notes: 1 no suffix)" in notes(root)
+    assert "2 folders without an image" in notes(root) and "(annotations: 2 .xml; notes: 1 no suffix)" in notes(root)
 
 
 def test_an_error_of_no_images_names_the_suffixes_it_saw(tmp_path):
@@ -106,7 +107,7 @@ def test_what_programs_leave_is_no_class_and_no_image(tmp_path, layout):
             draw(root / part / "cat" / name / "thumb.jpg", i)
     data = make(root)
     assert data.class_names == ["cat", "dog"] and sum(data.train_counts) + len(data.test) == 8 * len(layout)
-    assert f"{2 * len(SYSTEM) * len(layout)} hidden or system files or folders are left out ($RECYCLE.BIN" in notes(root)
+    assert f"{2 * len(SYSTEM) * len(layout)} hidden or system files or folders ($RECYCLE.BIN" in notes(root)
     assert all(map(is_system, SYSTEM)) and not any(map(is_system, ("train", "found", "cat@home", "recycle")))
 
 
@@ -173,6 +174,13 @@ def test_the_reason_why_a_class_has_no_training_image_is_said(tmp_path):
         make(root)
     with pytest.raises(PelError, match=r"'Circle' \(for training it is 'circle': capital letters differ\)"):
         make(divided(tmp_path / "case", "circle", "Circle"))
+
+
+def test_a_single_problem_is_counted_as_one(tmp_path, capsys):
+    root = divided(tmp_path, "circle", "Circle")
+    assert main(["data", "check", "mine", "--config", "own", "--root", str(root)]) == 1
+    told = capsys.readouterr()
+    assert "wrong:\n  1 problem\n" in told.out and "data set 'mine': 1 problem; listed above" in told.err
 
 
 @pytest.mark.parametrize(("train", "test"), [("NFC", "NFD"), ("NFD", "NFC")])
@@ -265,4 +273,4 @@ def test_every_file_is_an_image_or_in_the_notes(tmp_path_factory, suffixes):
     read = len(suffixes & SUFFIXES)
     assert sum(data.train_counts) + len(data.test) == 6 + read
     left = len(suffixes) - read
-    assert (f"{left} files are left out, which are no images by their suffix" in notes(root)) == bool(left)
+    assert (f"left out: {left} file{'s' * (left != 1)}, no image by suffix" in notes(root)) == bool(left)

@@ -39,7 +39,7 @@ def test_preparing_again_keeps_the_notes_of_what_is_there_now(tmp_path):
     root = fill(tmp_path / "root", {"cat": 4, "dog": 4})
     draw(root / "loose.png")
     make(root)
-    assert read_notes(tmp_path / "out")[0] == "1 images beside the class folders are left out"
+    assert read_notes(tmp_path / "out")[0] == "left out: 1 image beside the class folders"
     (root / "loose.png").unlink()
     make(root)
     assert read_notes(tmp_path / "out") == ["held out of every class: 20 % for test (split_seed 0)"]

@@ -76,7 +76,14 @@ def test_what_is_left_out_is_said(tree, capsys):
     data = make(tree)
     told = capsys.readouterr().err
     assert sum(data.train_counts) + len(data.test) == 17  # the nested .JPG is one more
-    for words in ("1 images beside the class folders", "2 files are left out", "1 .txt", "1 .db", "2 hidden", "(nothing here)"):
+    for words in (
+        "left out: 1 image beside the class folders",
+        "left out: 2 files",
+        "1 .txt",
+        "1 .db",
+        "2 hidden",
+        "(nothing here)",
+    ):
         assert words in told
 
 

@@ -81,7 +81,9 @@ def test_tables_that_cannot_be_meant(tree, table, message):
 
 def test_a_table_that_is_not_utf8(tree):
     (tree / "labels.csv").write_bytes("path,label\nx,é\n".encode("latin-1"))
-    with pytest.raises(PelError, match=r"labels\.csv is not UTF-8"):
+    with pytest.raises(
+        PelError, match=r"labels\.csv is not UTF-8 text: line 2 has the bytes '\\xe9', 'é' if it is Latin-1; save it"
+    ):
         make(tree / "labels.csv")
 
 

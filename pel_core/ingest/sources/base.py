@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.logs import logger
-from pel_core.common.problems import Problems
+from pel_core.common.problems import UNSORTED, Problems
 from pel_core.common.registry import Registry
 from pel_core.common.shipped import images_said
 from pel_core.data.datasets import LongTailed, split_name
@@ -155,7 +155,7 @@ class Source:
             renamed(self.base, content.class_names, naming_of(self.config, self.base), content.class_ids, content.folders)
         except PelError as error:
             if not problems:
-                problems.add("problems", error)
+                problems.add(UNSORTED, error)
             return
         if not self.is_users:  # whose reading tells more
             print(

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from pel_core.common.counts import count_of
 from pel_core.common.errors import PelError
 from pel_core.data.image_files import SUFFIXES, UNREAD, count_suffixes, is_system, suffix_of
 from pel_core.ingest.catalogue import SPLITS, Catalogue, Placed, check_path, class_order
@@ -149,9 +150,10 @@ class Walk:
     def left_out(self) -> list[str]:
         """What was no image, in words."""
         total, hidden = len(self.unread()), sum(self.hidden.values())
-        notes = [f"{total} files are left out, which are no images by their suffix ({self.seen()})"] if total else []
+        notes = [f"left out: {count_of(total, 'file')}, no image by suffix ({self.seen()})"] if total else []
         names = ", ".join(sorted(self.hidden)[:5]) + (", ..." if len(self.hidden) > 5 else "")
-        return notes + ([f"{hidden} hidden or system files or folders are left out ({names})"] if hidden else [])
+        many = count_of(hidden, "hidden or system file or folder", "hidden or system files or folders")
+        return notes + ([f"left out: {many} ({names})"] if hidden else [])
 
 
 Images = list[tuple[str, int]]  # paths relative to the root, bytes
@@ -173,7 +175,7 @@ def read_folders(root: str, exclude: Collection[str] = ()) -> Catalogue:
         if entry.is_symlink():
             walk.check_link(entry.name, (walk.real,))
         top[entry.name] = list(walk.images(entry.name, (walk.real,)))
-    notes = [f"{loose} images beside the class folders are left out"] if loose else []
+    notes = [f"left out: {count_of(loose, 'image')} beside the class folders"] if loose else []
     full = [name for name, images in top.items() if images]
     divided = {name: SPLITS[name.lower()] for name in full if name.lower() in SPLITS}
     if "train" not in divided.values() or (len(divided) < 2 and len(full) > 1):
@@ -184,7 +186,7 @@ def read_folders(root: str, exclude: Collection[str] = ()) -> Catalogue:
         order = class_order(full)
         images = _images(root, {name: top[name] for name in full}, order)
         return Catalogue(root, order, {"train": images}, [*notes, *walk.left_out()], empty)
-    if other := [f"{name}/ ({len(top[name])} images)" for name in full if name not in divided]:
+    if other := [f"{name}/ ({count_of(len(top[name]), 'image')})" for name in full if name not in divided]:
         notes.append(f"left out, as it is no train, val or test folder: {', '.join(other)}")
     splits: dict[str, dict[str, Images]] = {}
     empty: list[str] = []
@@ -213,7 +215,7 @@ def read_folders(root: str, exclude: Collection[str] = ()) -> Catalogue:
 
 def _no_classes(walk: Walk, full: list[str], loose: int, tables: list[str]) -> PelError:
     root = walk.root
-    found = f"one folder with images ('{full[0]}')" if full else f"{loose} images" if loose else "no images"
+    found = f"one folder with images ('{full[0]}')" if full else count_of(loose, "image") if loose else "no images"
     found += f" ({seen} are no images by their suffix)" if not full and (seen := walk.seen()) else ""
     inside = f"; if '{full[0]}' holds the class folders, give {os.path.join(root, full[0])}" if full else ""
     inside += _other_kind(walk)
@@ -248,11 +250,11 @@ def _of_split(walk: Walk, name: str, images: Images, notes: list[str]) -> dict[s
             classes.setdefault(parts[1], []).append((path, size))
     if not classes:
         raise PelError(
-            f"{walk.root}/{name} holds {loose} images and no class folders; expected {name}/CLASS/image.jpg "
+            f"{walk.root}/{name} holds {count_of(loose, 'image')} and no class folders; expected {name}/CLASS/image.jpg "
             "(sort the images into folders, or give a table: kind: csv)"
         )
     if loose:
-        notes.append(f"{loose} images beside the class folders of {name}/ are left out")
+        notes.append(f"left out: {count_of(loose, 'image')} beside the class folders of {name}/")
     return classes
 
 
@@ -275,7 +277,7 @@ def _empty(walk: Walk, folder: str, names: list[str], exclude: Collection[str], 
         where = f"{walk.root}/{folder}" if folder else walk.root
         told = [f"{name}: {seen}" if (seen := walk.seen(path)) else name for name, path in below.items()]
         few = "; ".join(told[:5]) + ("; ..." if len(told) > 5 else "")
-        notes.append(f"{len(names)} folders of {where} hold no image and are no classes ({few})")
+        notes.append(f"{where}: {count_of(len(names), 'folder')} without an image, no class ({few})")
     return names
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 
+from pel_core.common.counts import count_of
 from pel_core.common.errors import PelError, is_our_defect, unknown
 from pel_core.common.files import sha256
 from pel_core.ingest.catalogue import SPLITS, Catalogue, Placed
@@ -210,7 +211,8 @@ def _read(source: Hub, folder: Path, out: Path) -> Catalogue:
     index = {key: i for i, key in enumerate(order)}
     for split, keys in labels.items():
         if strange := sorted(set(keys) - set(index)):
-            raise PelError(f"{title}: {len(strange)} classes of the split '{split}' have no training image: {strange[:5]}")
+            many = count_of(len(strange), "class", "classes")
+            raise PelError(f"{title}: {many} of the split '{split}' without a training image: {strange[:5]}")
     taken.finish(title)
     placed = {
         split: Placed(f"{title} ({split})", paths, np.array([index[key] for key in labels[split]], np.int64))

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from pel_core.common.counts import count_of
 from pel_core.common.errors import PelError, is_our_defect, unknown
 from pel_core.common.files import sha256, write_text
 from pel_core.common.logs import logger
@@ -111,7 +112,8 @@ def read_saved(root: str, out: Path, image_column: str = "", label_column: str =
     index = {key: i for i, key in enumerate(order)}
     for split, keys in labels.items():
         if strange := sorted(set(keys) - set(index)):
-            raise PelError(f"{root}: {len(strange)} classes of the split '{split}' have no training image: {strange[:5]}")
+            many = count_of(len(strange), "class", "classes")
+            raise PelError(f"{root}: {many} of the split '{split}' without a training image: {strange[:5]}")
     size = sum(os.path.getsize(file["filename"]) for table in tables.values() for file in table.cache_files)
     require_room(root, f"{sum(map(len, tables.values())):,} images", size, out)
     splits = {}

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BeforeValidator, Field
 
+from pel_core.common.counts import count_of
 from pel_core.common.errors import PelError
 from pel_core.ingest.catalogue import Catalogue, Placed, check_line, class_order
 from pel_core.ingest.huggingface_columns import split_labels
@@ -130,7 +131,8 @@ def _read(source: WebDataset, out: Path) -> Catalogue:
     splits = {}
     for split, keys in labels.items():
         if strange := sorted(set(keys) - set(index)):
-            raise PelError(f"{root}: {len(strange)} classes of the split '{split}' have no training image: {strange[:5]}")
+            many = count_of(len(strange), "class", "classes")
+            raise PelError(f"{root}: {many} of the split '{split}' without a training image: {strange[:5]}")
         paths = [path for path, _ in found[split]]
         splits[split] = Placed(f"{root} ({split})", paths, np.array([index[key] for key in keys], np.int64))
     taken.finish(root)
