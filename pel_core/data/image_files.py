@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from os.path import splitext
 
+from pel_core.common.counts import count_of
 from pel_core.common.errors import PelError
 
 HEIC = frozenset((".heic", ".heif"))
@@ -78,4 +79,4 @@ def require_readable(paths: Iterable[str]) -> None:
             found.setdefault(suffix, []).append(path)
     for suffix, files in sorted(found.items()):
         if how := how_to_read(suffix):
-            raise PelError(f"{len(files):,} images are {suffix} files, such as {files[0]}; {how} (or convert them)")
+            raise PelError(f"{count_of(len(files), f'{suffix} image')} found, such as {files[0]}; {how} (or convert them)")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
+from pel_core.common.counts import count_of
 from pel_core.common.files import sha256
 from pel_core.data.lists import ImageList
 
@@ -52,7 +53,7 @@ def duplicate_notes(root: str, splits: Mapping[str, ImageList], sizes: Mapping[s
                     kind = "in two splits" if first[0] != split else kind
                     kinds[kind].append((splits[first[0]].paths[first[1]], images.paths[position]))
     return [
-        f"{len(pairs)} images are there twice {kind}, such as {pairs[0][0]} and {pairs[0][1]}; take one of each away"
+        f"{count_of(len(pairs), 'image')} there twice {kind}, such as {pairs[0][0]} and {pairs[0][1]}; take one of each away"
         for kind, pairs in sorted(kinds.items())
     ]
 

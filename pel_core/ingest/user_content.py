@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pel_core.common.counts import count_of
 from pel_core.common.errors import PelError
 from pel_core.common.problems import Problems
 from pel_core.common.yaml_files import load_yaml
@@ -164,9 +165,10 @@ def class_names(source: "UserSource", found: Catalogue) -> list[str]:
         raise PelError(f"class {blank[0]!r} has no name; give one by class_names")
     bare = [key for key in found.keys if composed(key) not in given]
     if bare and all(key.isdecimal() or class_name_files.WNID.fullmatch(key) for key in bare):
-        found.notes.append(f"{len(bare)} classes are called by numbers ('{bare[0]}'), which tell CLIP nothing: give class_names")
+        many = count_of(len(bare), "class", "classes")
+        found.notes.append(f"{many} called by numbers ('{bare[0]}'), which tell CLIP nothing: give class_names")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        found.notes.append(f"{len(twice)} names stand for several classes ('{twice[0]}'); their text features are equal")
+        found.notes.append(f"{count_of(len(twice), 'name')} of several classes ('{twice[0]}'), whose text features are equal")
     return names
 
 

@@ -96,7 +96,7 @@ def test_the_rarest_class_is_answered_more_often():
     logits, counts = np.zeros((1, 3)), np.array([90, 9, 1])
     assert LogitAdjustment.apply(logits, counts, 1.0).argmax() == 2
     np.testing.assert_allclose(softmax(LogitAdjustment.apply(np.log(counts / 100)[None], counts, 1.0)), 1 / 3)
-    with pytest.raises(PelError, match="1 classes have no training image, class 1 first"):
+    with pytest.raises(PelError, match="1 class without a training image, class 1 first"):
         LogitAdjustment.apply(logits, np.array([3, 0, 1]), 1.0)
 
 

@@ -46,7 +46,7 @@ def test_heic_without_its_library_is_an_error_that_says_what_to_install(tmp_path
     root = fill(tmp_path / "root", {"cat": 4, "dog": 4})
     (root / "dog/9.heic").write_bytes(b"an image")
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    with pytest.raises(PelError, match=r"1 images are \.heic files, such as dog/9\.heic; .*pip install 'pel-lab\[heic\]'"):
+    with pytest.raises(PelError, match=r"1 \.heic image found, such as dog/9\.heic; .*pip install 'pel-lab\[heic\]'"):
         make(root)
     with pytest.raises(PelError, match=r"9\.heic cannot be decoded .*pip install 'pel-lab\[heic\]'"):
         load_rgb(root / "dog/9.heic")

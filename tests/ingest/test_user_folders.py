@@ -99,7 +99,7 @@ def test_images_that_are_there_twice_are_told(tmp_path, copy, words, capsys):
         draw(root / copy, 0)
     make(tmp_path / "root")
     told = capsys.readouterr().err
-    assert f"{1 if copy else 3} images are there twice {words}" in told
+    assert f"{'1 image' if copy else '3 images'} there twice {words}" in told
     make(tmp_path / "root", tmp_path / "quick")
     prepare("mine", tmp_path / "none", {"datasets": {"mine": {"kind": "folders", "root": str(tmp_path / "root")}}}, "none")
     assert "twice" not in capsys.readouterr().err.split("found:")[-1]
@@ -117,7 +117,7 @@ def test_names_that_say_nothing_are_noted(tmp_path, capsys):
     make(fill(tmp_path / "root", {"n01440764": 3, "n01443537": 3}))
     assert "tell CLIP nothing" in capsys.readouterr().err
     make(fill(tmp_path / "twice", {"sea_lion": 3, "sea lion": 3}), tmp_path / "out2")
-    assert "1 names stand for several classes ('sea lion')" in capsys.readouterr().err
+    assert "1 name of several classes ('sea lion')" in capsys.readouterr().err
 
 
 def spoil_loop(root):
@@ -295,7 +295,7 @@ def test_images_that_share_size_and_ends_are_not_there_twice(tmp_path, capsys):
     (tmp_path / "root/class 1/copy.bmp").write_bytes((tmp_path / "root/class 0/3.bmp").read_bytes())
     make(tmp_path / "root")
     told = capsys.readouterr().err
-    assert "1 images are there twice in two" in told and "class 0/3.bmp" in told and "class 1/copy.bmp" in told
+    assert "1 image there twice in two" in told and "class 0/3.bmp" in told and "class 1/copy.bmp" in told
 
 
 def test_a_quick_check_says_that_it_did_not_look(tmp_path, capsys, monkeypatch):

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from pel_core.common.counts import count_of
 from pel_core.common.errors import PelError
 from pel_core.evaluation.predictions import ROWS
 from pel_core.spec.posthoc import POSTHOC, step_knob
@@ -60,6 +61,7 @@ def log_prior(counts_C: np.ndarray) -> np.ndarray:
     counts_C = np.asarray(counts_C, np.float64)
     if (none := np.flatnonzero(counts_C <= 0)).size:
         raise PelError(
-            f"posthoc.la: {none.size} classes have no training image, class {none[0]} first, so log prior has no value"
+            f"posthoc.la: {count_of(none.size, 'class', 'classes')} without a training image, class {none[0]} first, "
+            "so log prior has no value"
         )
     return np.log(counts_C / counts_C.sum())
