@@ -11,6 +11,7 @@ from pel_core.models.backbones import BACKBONES
 from pel_core.models.heads import HEADS
 from pel_core.models.methods import METHODS, methods_for
 from pel_core.models.prompts import PROMPTS, prompt_parts, says_several
+from pel_core.models.sites import require_sites
 from pel_core.spec.choices import CHOICES, INITS, LOSSES, REGISTRIES, readers, scoped_knobs
 from pel_core.spec.parents import check_parents, idle_without_parents
 
@@ -128,6 +129,8 @@ def _check_test_set(spec: "RunSpec") -> None:
 
 
 def _check_method_options(spec: "RunSpec") -> None:
+    for part in spec.parts:
+        require_sites(part.name, spec.backbone)
     dim, width = spec.adapter_dim, spec.vit.width
     _require(spec, "adapter_dim", isinstance(dim, str) or 1 <= dim <= width, f"auto, auto-tuned or 1..{width}")
     scale, ratio, masks = spec.adapter_scale, spec.mask_ratio, spec.mask_seed
