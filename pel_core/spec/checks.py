@@ -3,7 +3,7 @@
 from functools import cache
 from typing import TYPE_CHECKING
 
-from pel_core.common.errors import PelError, unknown
+from pel_core.common.errors import PLUGIN, PelError, unknown
 from pel_core.common.registry import spell
 from pel_core.data.datasets import NAME, held_as_files, split_name
 from pel_core.data.factors import SCOPE
@@ -37,7 +37,7 @@ def require_words(spec: "RunSpec") -> None:
     prompt_parts(spec.prompt)  # which may go on behind a colon
     for name, known in CHOICES.items():
         if name != "prompt" and getattr(spec, name) not in known:
-            raise unknown(name, getattr(spec, name), known)
+            raise unknown(name, getattr(spec, name), known, PLUGIN)
 
 
 def require_network(method: str, backbone: str) -> None:
