@@ -122,6 +122,8 @@ class Violation:
         hint = f"'{self.key}' is a key of kind: {' and '.join(get_args(other)[0] for other in others)}." if others else ""
         if issubclass(self.owner, Fields):
             hint = "A knob of an entry is written ENTRY.KNOB, e.g. loss.gamma. " + PLUGIN
+        if self.key in ("label", "row") and self.path[:1] == ["claims"] and "parts" in self.path:
+            return PelError(f"unknown key '{self.key}': a claim has no rows to name; write what the row sets, e.g. {{loss: ce}}")
         return unknown("key", self.key, known, hint)
 
     def _expected(self) -> str:
