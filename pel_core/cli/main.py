@@ -5,6 +5,8 @@ Heavy modules are imported inside the commands, so that each starts with what it
 
 import argparse
 import os
+import select
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -263,9 +265,12 @@ def main(words: Sequence[str] | None = None) -> int:
         clock = time.monotonic()
         arguments.function(arguments)
         logger.debug("%s took %.1f s", arguments.function.__name__, time.monotonic() - clock)
+        sys.stdout.flush()  # here, where a reader that is gone is noticed
     except PelError as error:
         return _fail(str(error), getattr(error, "status", 1))
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _unread():
+            return 128 + signal.SIGPIPE
         if error.filename is None and error.errno is None:
             raise  # not about a file: a defect of ours
         return _fail(f"{error.strerror or error}: {error.filename or 'while reading or writing'}")
@@ -278,6 +283,15 @@ def main(words: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted; nothing half-done was kept", 130)
     return 0
+
+
+def _unread() -> bool:
+    """Whether nobody reads standard output any more, as after ``| head``; then it leads nowhere from here on."""
+    ready = select.poll()
+    ready.register(1, select.POLLOUT)
+    if gone := any(event & select.POLLERR for _, event in ready.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes it again at its end
+    return gone
 
 
 def _fail(message: str, status: int = 1) -> int:

@@ -40,6 +40,8 @@ def open_study(arguments: Arguments) -> "Study":
     from pel_core.studies.study import load
 
     named = getattr(arguments, "named", None)
+    if named and named.lower().endswith((".html", ".htm")):
+        raise PelError(f"{named} is no study; a report is written there by --out {named}, after a run by `run --report {named}`")
     if named and arguments.study:
         raise PelError(f"two studies are named: {named} and --study {arguments.study}; leave one of them out")
     chosen = {name: getattr(arguments, name) for name in ("seeds", "backbone", "weights", "root", "results", "figures")}
@@ -142,7 +144,20 @@ def plan_text(study: "Study") -> str:
     from pel_core.reporting.sensitivity import will_show
     from pel_core.studies.plan import plan as words
 
-    return "\n".join(filter(None, (words(study), will_show(study), designs_will_show(study))))
+    return "\n".join(filter(None, (words(study), will_show(study), designs_will_show(study), _dry_run(study))))
+
+
+def _dry_run(study: "Study") -> str:
+    """What a configuration of full size is not, where its backbone was changed to a miniature one; else empty."""
+    from pel_core.models.backbones import BACKBONES
+    from pel_core.studies.config import shown
+
+    minis = sorted({spec.backbone for spec in study.planned.values() if BACKBONES[spec.backbone].source == "bundled"})
+    if not minis or study.config.get("size", "full") != "full":
+        return ""
+    found = f"{', '.join(minis)} is a miniature backbone, and {shown(study.config_path)} is made for a large one:"
+    kept = "epochs, precision and crops stay as there, and tables are not marked."
+    return f"{found} {kept}\nFor a dry run of minutes, marked so: --config own-mini"
 
 
 def measure_throughput(arguments: Arguments) -> None:

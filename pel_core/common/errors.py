@@ -8,6 +8,8 @@ class PelError(Exception):
     """A mistake a user can mend: the message says what was asked, what was found and what to do."""
 
 
+# Where a name of an entry is not known: a plugin that was named for an earlier command has to be named for this one as well.
+PLUGIN = "An entry of a plugin needs --plugins FILE"
 FEW = 6  # names that are nearest, of a list that is too long to be read
 
 

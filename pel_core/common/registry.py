@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Generic, TypeVar
 
-from pel_core.common.errors import PelError, unknown
+from pel_core.common.errors import PLUGIN, PelError, unknown
 
 T = TypeVar("T")
 
@@ -249,7 +249,7 @@ class Registry(Mapping[str, T]):
         """
         self._fill()
         if name not in self._entries:
-            raise unknown(self.word, name, self._entries)
+            raise unknown(self.word, name, self._entries, PLUGIN)
         return self._entries[name]
 
     def entries(self) -> tuple[Entry[T], ...]:

@@ -86,7 +86,7 @@ def making(path: object) -> str:
 
 def images_said(folder: str = "FOLDER") -> str:
     """How it is said where images are."""
-    how = f"--root {folder}" if says_pel() else f"make study DATA={folder}, snakemake's --config root={folder}"
+    how = f"--root {folder}" if says_pel() else f"--root {folder} (make study DATA={folder}, snakemake's --config root={folder})"
     return f"{how} or the environment variable PEL_DATA"
 
 

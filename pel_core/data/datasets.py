@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pel_core.common.errors import PelError, unknown
+from pel_core.common.errors import PLUGIN, PelError, unknown
 from pel_core.common.files import read_json
 from pel_core.common.registry import Registry
 from pel_core.common.versions import check_versions
@@ -82,7 +82,7 @@ def find_dataset(name: str, datasets: Mapping[str, LongTailed] = DATASETS) -> Lo
     """
     base, ratio = split_name(name)
     if base not in datasets:
-        raise unknown("data set", base, datasets)
+        raise unknown("data set", base, datasets, PLUGIN)
     ratios = datasets[base].ratios
     if ratios == "any":
         _check_pool(name, datasets[base], ratio)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Union
 
 from pydantic import BaseModel, Discriminator, Tag, ValidationError
 
-from pel_core.common.errors import PelError, unknown
+from pel_core.common.errors import PLUGIN, PelError, unknown
 from pel_core.common.locales import check_locale
 from pel_core.data.datasets import DATASETS, NAME, LongTailed, split_name
 from pel_core.ingest.options import Declared
@@ -65,7 +65,7 @@ def _user_entry(name: str, entry: Any) -> LongTailed:
         raise PelError(f"{where}: expected a mapping with kind ({', '.join(kinds)}), root and more, found {entry!r}")
     kind = _kind(entry)
     if not isinstance(kind, str) or kind not in kinds:
-        raise unknown(f"kind of {where}:", kind, kinds)
+        raise unknown(f"kind of {where}:", kind, kinds, PLUGIN)
     source = kinds[kind]
     try:
         values = source.Entry.model_validate({"kind": kind, **entry})

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pel_core.common.errors import PelError, unknown
+from pel_core.common.errors import PLUGIN, PelError, unknown
 from pel_core.common.paths import expand_user
 from pel_core.common.registry import Entry, Registry
 from pel_core.common.shipped import PACKAGE, require
@@ -183,7 +183,7 @@ def find_backbone(name: str) -> Backbone:
         PelError: there is none, or its library's network does not fit.
     """
     if not is_by_name(name) and name not in BACKBONES:
-        raise unknown("backbone", name, BACKBONES, f"(or any ViT of a library: {SPELLINGS})")
+        raise unknown("backbone", name, BACKBONES, f"(or any ViT of a library: {SPELLINGS}). {PLUGIN}")
     return BACKBONES.entry(name).value
 
 

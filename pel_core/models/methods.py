@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pel_core.common.errors import PelError, unknown
+from pel_core.common.errors import PLUGIN, PelError, unknown
 from pel_core.common.registry import Check, Knob, Registry, above, one_of
 from pel_core.models.deltas import DELTAS
 
@@ -261,7 +261,7 @@ def _parse_part(text: str, whole: str, layers: int) -> MethodPart:
     if not match:
         raise PelError(f"method '{whole}': '{text}' is not NAME or NAME@START:STOP, e.g. adaptformer@6:12")
     if (name := match["name"]) not in METHODS:
-        raise unknown("method", name, METHODS, f"(in '{whole}')" if whole != text else "")
+        raise unknown("method", name, METHODS, f"(in '{whole}'). {PLUGIN}" if whole != text else PLUGIN)
     if METHODS[name].blocks != "any":
         if match["start"] is not None:
             raise PelError(f"method '{whole}': {name} takes no block range")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pel_core.common.errors import PelError, unknown
+from pel_core.common.errors import PLUGIN, PelError, unknown
 from pel_core.common.registry import Registry
 from pel_core.data.datasets import split_name
 from pel_core.models.published_prompts import CLIP, CLIP_SOURCE, COOP, COOP_SOURCE
@@ -75,7 +75,7 @@ def prompt_parts(prompt: str) -> tuple[str, str]:
     kind, colon, name = prompt.partition(":")
     if kind not in PROMPTS:
         known = [f"{TEXTS}:NAME" if each == TEXTS else each for each in PROMPTS]
-        raise unknown("prompt", prompt, known)
+        raise unknown("prompt", prompt, known, PLUGIN)
     if kind == TEXTS and not NAME.fullmatch(name):
         raise PelError(f"prompt={prompt}: expected {TEXTS}:NAME, a text set of the configuration (lower-case letters, digits, -)")
     if kind != TEXTS and colon:

@@ -3,7 +3,7 @@
 from functools import cache
 from typing import TYPE_CHECKING
 
-from pel_core.common.errors import PelError, unknown
+from pel_core.common.errors import PLUGIN, PelError, unknown
 from pel_core.common.registry import spell
 from pel_core.data.datasets import NAME, held_as_files, split_name
 from pel_core.data.factors import SCOPE
@@ -11,6 +11,7 @@ from pel_core.models.backbones import BACKBONES
 from pel_core.models.heads import HEADS
 from pel_core.models.methods import METHODS, methods_for
 from pel_core.models.prompts import PROMPTS, prompt_parts, says_several
+from pel_core.models.sites import require_sites
 from pel_core.spec.choices import CHOICES, INITS, LOSSES, REGISTRIES, readers, scoped_knobs
 from pel_core.spec.parents import check_parents, idle_without_parents
 
@@ -36,7 +37,7 @@ def require_words(spec: "RunSpec") -> None:
     prompt_parts(spec.prompt)  # which may go on behind a colon
     for name, known in CHOICES.items():
         if name != "prompt" and getattr(spec, name) not in known:
-            raise unknown(name, getattr(spec, name), known)
+            raise unknown(name, getattr(spec, name), known, PLUGIN)
 
 
 def require_network(method: str, backbone: str) -> None:
@@ -128,6 +129,8 @@ def _check_test_set(spec: "RunSpec") -> None:
 
 
 def _check_method_options(spec: "RunSpec") -> None:
+    for part in spec.parts:
+        require_sites(part.name, spec.backbone)
     dim, width = spec.adapter_dim, spec.vit.width
     _require(spec, "adapter_dim", isinstance(dim, str) or 1 <= dim <= width, f"auto, auto-tuned or 1..{width}")
     scale, ratio, masks = spec.adapter_scale, spec.mask_ratio, spec.mask_seed

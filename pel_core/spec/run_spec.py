@@ -11,7 +11,7 @@ from dataclasses import MISSING, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
-from pel_core.common.errors import PelError, unknown
+from pel_core.common.errors import PLUGIN, PelError, unknown
 from pel_core.common.registry import spell
 from pel_core.common.shipped import command
 from pel_core.data.factors import SCOPE
@@ -58,7 +58,8 @@ class RunSpec(RunFields):
         for name in (*shared, *overrides):
             if name not in DEFAULTS and name not in owners:
                 known = owners or knob_owners() if "." in name else DEFAULTS
-                raise unknown("option", name, known, listed=f"docs/options.md ({command('options')})")
+                hint = PLUGIN if "." in name else ""  # a field is never a plugin's
+                raise unknown("option", name, known, hint, listed=f"docs/options.md ({command('options')})")
         dataset, shared, overrides = name_ratio(dataset, shared, overrides)
         base = recipe(dataset, method, {**shared, **overrides}.get("recipe", DEFAULTS["recipe"]))
         stronger = fixed_by(dataset, method, overrides.get("recipe"))

@@ -1,6 +1,6 @@
 """The vocabulary of the values in metrics.json that a study may print: metrics, and dotted paths into its parts. Torch-free."""
 
-from pel_core.common.errors import unknown
+from pel_core.common.errors import PLUGIN, unknown
 from pel_core.spec.choices import METRICS, knob_owners
 from pel_core.spec.posthoc import POSTHOC
 from pel_core.spec.run_spec import DEFAULTS
@@ -28,7 +28,9 @@ def value_path(text: str) -> str:
         return f"metrics.{text}"
     section, _, rest = text.partition(".")
     if section not in SECTIONS or not rest:
-        raise unknown("value", text, METRICS, f"Or give a path such as parameters.head; sections: {', '.join(SECTIONS)}.")
+        raise unknown(
+            "value", text, METRICS, f"Or give a path such as parameters.head; sections: {', '.join(SECTIONS)}. {PLUGIN}"
+        )
     keys = section_keys(section)
     if rest not in keys and rest.split(".")[0] not in keys:
         raise unknown("value", text, [f"{section}.{key}" for key in keys])

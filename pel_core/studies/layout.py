@@ -7,7 +7,7 @@ columns, a figure bars or points over series, a claim `a` and `b` over data sets
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pel_core.common.errors import PelError, unknown
+from pel_core.common.errors import PLUGIN, PelError, unknown
 from pel_core.data.datasets import require_factors
 from pel_core.models.backbones import backbone_name
 from pel_core.models.methods import METHODS, PART
@@ -131,7 +131,7 @@ def check_method(method: str) -> None:
     for part in method.split("+"):
         match = PART.fullmatch(part)
         if match and match["name"] not in METHODS:
-            raise unknown("method", match["name"], METHODS, f"(in '{method}')" if part != method else "")
+            raise unknown("method", match["name"], METHODS, f"(in '{method}'). {PLUGIN}" if part != method else PLUGIN)
 
 
 def grid(

@@ -10,6 +10,7 @@ from typing import Any
 
 from pel_core.common.errors import PelError, unknown
 from pel_core.common.paths import user_path
+from pel_core.common.shipped import command
 from pel_core.data.datasets import require_factors, split_name
 from pel_core.data.image_cache import cache_folder
 from pel_core.data.test_sets import RULES
@@ -105,7 +106,13 @@ class StudyFiles:
         Raises:
             PelError: there is none.
         """
-        return next((artefact for artefact in self.artefacts.values() if artefact.kind == kind), None) or self.artefact(kind)
+        if made := next((artefact for artefact in self.artefacts.values() if artefact.kind == kind), None):
+            return made
+        if kind in self.left_out:
+            return self.artefact(kind)  # which says why
+        lacks = "reported values (`reported:`)" if kind == "compare" else "claims (`claims:`)"
+        two = f"; to compare two runs: {command('compare RUN_A RUN_B')}" if kind == "compare" else ""
+        raise PelError(f"{shown(self.path)} has no {lacks}, so there is nothing for `{command(kind)}` to make{two}")
 
     def spec(self, slug: str) -> RunSpec:
         """The spec of a run by name, of this study or not.

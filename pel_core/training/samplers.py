@@ -15,6 +15,7 @@ from __future__ import annotations
 from inspect import signature
 from typing import TYPE_CHECKING
 
+from pel_core.common.errors import PelError
 from pel_core.common.registry import Knob, above
 from pel_core.spec.choices import LOSSES, SAMPLERS
 from pel_core.training.reweights import BETA, effective
@@ -110,7 +111,12 @@ def _counts(labels: np.ndarray) -> np.ndarray:
 
 
 def make_sampler(spec: RunSpec) -> Sampler:
-    """The run's sampler with its knobs; before its first epoch images are shuffled."""
+    """The run's sampler with its knobs; before its first epoch images are shuffled. What it returns is looked at: a
+    plugin's may be of another length, and training would go on with fewer images than it says.
+
+    Raises:
+        PelError: by the order: it is not N whole numbers, or not positions of images.
+    """
     sample, knobs, first = SAMPLERS[spec.sampler], spec.knobs_of("sampler"), first_epoch(spec, "sampler")
     knobs.pop("defer", None)
     paced = "progress" in signature(sample).parameters
@@ -119,6 +125,30 @@ def make_sampler(spec: RunSpec) -> Sampler:
         if epoch < first:
             return shuffle(generator, labels)
         pace = {"progress": epoch / max(spec.epochs - 1, 1)} if paced else {}
-        return sample(generator, labels, **knobs, **pace)
+        return positions(sample(generator, labels, **knobs, **pace), len(labels), spec.sampler)
 
     return order
+
+
+def positions(found: object, count: int, name: str) -> np.ndarray:
+    """What a sampler returned, as positions int64 (N,) of N = ``count`` images.
+
+    Raises:
+        PelError: it is something else; ``name`` is the sampler.
+    """
+    import numpy as np
+
+    expected = f"expected {count} whole numbers from 0 to {count - 1}: as many positions as there are training images"
+    try:
+        order = np.asarray(found)
+    except ValueError:  # lists of unequal lengths
+        raise PelError(f"sampler '{name}' gave no array of numbers, {expected}") from None
+    if order.shape != (count,):
+        what = f"{len(order)} positions" if order.ndim == 1 else f"an array of shape {order.shape}"
+        raise PelError(f"sampler '{name}' gave {what}, {expected}")
+    if order.dtype.kind not in "iu":
+        raise PelError(f"sampler '{name}' gave values of type {order.dtype}, {expected}")
+    if count and (order.min() < 0 or order.max() >= count):
+        wrong = order.min() if order.min() < 0 else order.max()
+        raise PelError(f"sampler '{name}' gave the position {wrong}, {expected}")
+    return order.astype(np.int64, copy=False)

@@ -150,3 +150,26 @@ def test_help_of_each_command(name, capsys):
 def test_where_the_workflow_lies(capsys):
     assert main(["where"]) == 0
     assert (Path(capsys.readouterr().out.strip()) / "Snakefile") == SNAKEFILE
+
+
+def test_a_reader_that_is_gone_ends_a_command_quietly():
+    """`status | head -3` ended in "error: Broken pipe"."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    words = [sys.executable, "-m", "pel_core", "options"]
+    done = subprocess.run(words, stdout=writes, stderr=subprocess.PIPE, text=True)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["compare", "--study", "losses"], "losses.yaml has no reported values .*compare RUN_A RUN_B"),
+        (["claims", "--study", "losses"], "losses.yaml has no claims"),
+        (["report", "page.html"], "page.html is no study; .* --out page.html"),
+    ],
+)
+def test_what_a_command_cannot_be_asked_for_says_what_can(words, told, capsys):
+    assert main(words) == 1
+    assert re.search(told, capsys.readouterr().err)

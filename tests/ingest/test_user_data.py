@@ -11,6 +11,7 @@ import pytest
 from own_trees import draw, fill, write
 
 from pel_core.cli.main import main
+from pel_core.cli.study_commands import plan_text
 from pel_core.common.errors import PelError
 from pel_core.data.datasets import open_prepared
 from pel_core.data.roots import expand_root
@@ -136,8 +137,22 @@ def test_a_plan_sees_images_that_changed_or_are_gone(tree, tmp_path, plain):
 
 
 def test_without_data_the_error_says_how(plain):
-    with pytest.raises(PelError, match="make study DATA=PATH"):
+    with pytest.raises(PelError, match=r"by --root PATH .make study DATA=PATH"):
         load_settings({"study": "own-table", "config": "own"})
+
+
+def test_a_root_that_was_said_is_not_looked_for_in_the_configuration(tmp_path, plain):
+    with pytest.raises(PelError, match=r"nothere does not exist; say where the images are by --root PATH"):
+        load_settings({"study": "own-table", "config": "own", "root": tmp_path / "nothere"})
+        prepare("mine", tmp_path / "data", read_config(Path("workflow/config/own.yaml")))
+
+
+def test_a_miniature_backbone_on_a_configuration_for_a_large_one_is_said(tree, tmp_path, plain):
+    """The settings stay as they were asked for: 10 epochs, no mark."""
+    asked = {"study": "own-table", "root": tree, "results": tmp_path / "results"}
+    assert "--config own-mini" in plan_text(load_settings({**asked, "config": "own", "backbone": "clip-mini"}))
+    for settings in ({"config": "own-mini"}, {"config": "own"}):
+        assert "--config own-mini" not in plan_text(load_settings({**asked, **settings}))
 
 
 def test_other_images_do_not_slip_into_the_same_results(tree, tmp_path, plain):

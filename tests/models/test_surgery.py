@@ -11,11 +11,15 @@ from torch.nn import functional as F
 
 from pel_core.common.errors import PelError
 from pel_core.models import surgery
+from pel_core.models.backbones import BACKBONES
 from pel_core.models.deltas import DELTAS, SiteContext
 from pel_core.models.heads import HEADS
 from pel_core.models.methods import METHODS, Attach, BlockContext, Method, MethodPart, methods_for, parse_method
+from pel_core.models.resnet import ResNet
+from pel_core.models.sites import parameters, sites
 from pel_core.models.surgery import WRAPS, apply
 from pel_core.models.vit import ViT
+from pel_core.spec.run_spec import RunSpec
 from pel_core.training.classifier import Classifier
 
 LAYERS, WIDTH, RANK, PROMPTS, RATIO = 3, 32, 3, 2, 0.1
@@ -315,3 +319,33 @@ def test_census():
     assert census["head"] == 5 * WIDTH and census["learnable_with_head"] == census["learnable"] + 5 * WIDTH
     total = sum(parameter.numel() for parameter in model.parameters())
     assert census["frozen"] + census["learnable_with_head"] == total
+
+
+@pytest.mark.parametrize("options", [{}, {"attn_norm": True, "mlp_norm": True}, {"gated": True, "mlp_norm": True}])
+def test_the_parts_of_a_block_are_known_without_its_weights(options):
+    """All that a built ViT has is named in `sites`, so that no site that is there is refused when a study is read."""
+    block = ViT(layers=1, width=WIDTH, heads=2, patch=8, resolution=32, **options).blocks[0]
+    assert {name for name, _ in block.named_modules()} <= set(sites(BACKBONES["toy"]))
+    assert {name for name, _ in block.named_parameters()} <= set(parameters(BACKBONES["toy"]))
+
+
+def test_the_parts_of_a_resnet_are_known_without_its_weights():
+    entry = BACKBONES["clip-rn50"]
+    block = ResNet(stages=entry.stages, stem=8, width=16, heads=2, resolution=64).blocks[0]
+    assert {name for name, _ in block.named_modules()} == set(sites(entry))
+    assert {name for name, _ in block.named_parameters()} == set(parameters(entry))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (Method("test", (Attach("atn", "after", "adapter"),)), "unknown site .*wrong-place on toy.*'atn'.*Did you mean 'attn'"),
+        (Method("test", (Attach("ffn.fc3", "after", "adapter"),)), "'ffn.fc3'; known: .*ffn.fc1"),
+        (Method("test", train=(r"ffn\\.gate",)), r"trains 'ffn\\\\.gate', and no parameter .* of toy .*ffn.fc1.weight"),
+    ],
+)
+def test_what_a_block_does_not_have_is_refused_when_a_run_is_read(monkeypatch, wrong, told):
+    """A plugin's typing error passed the plan and failed in the train job."""
+    set_entry(monkeypatch, METHODS, "wrong-place", wrong)
+    with pytest.raises(PelError, match=told):
+        RunSpec.make("toy-ir20", "toy", "wrong-place+ln", 0)

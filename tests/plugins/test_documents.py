@@ -67,3 +67,11 @@ def test_the_walk_shows_the_file_that_is_tested():
     assert all(block.strip() in code for block in blocks)
     names = set(re.findall(r'"(my-[a-z-]+)"', code))
     assert names == set(re.findall(r'"(my-[a-z-]+)"', "".join(blocks)))
+
+
+def test_the_walk_can_be_pasted(tmp_path):
+    """The blocks of docs/extending.md in their order are a plugin: the first one has every import."""
+    (tmp_path / "pasted.py").write_text("\n\n".join(BLOCK.findall((ROOT / "docs" / "extending.md").read_text("utf-8"))), "utf-8")
+    words = [sys.executable, "-c", "from pel_core.common.plugins import load_file; load_file('pasted.py')"]
+    done = subprocess.run(words, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]

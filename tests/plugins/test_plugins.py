@@ -189,3 +189,17 @@ def test_methods_of_a_plugin_count_their_deltas(tmp_path):
     plugins.load_file(EVERYTHING)
     assert METHODS.entry("my-gate").plugin
     assert plugins_of(RunSpec.make("toy-ir20", "toy", "my-gate", 0)).keys() == {"everything.py"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"method": "adaptformer-attn"}, {"method": "ln+my-gate"}, {"backbone": "my-toy"}, {"loss": "my-loss"},
+        {"prompt": "my-words"},
+        {"my-gate.strength": 2}, {"posthoc.my_power": 0.1},
+    ],
+)  # fmt: skip
+def test_a_name_that_is_not_known_may_be_a_forgotten_plugin_s(wrong):
+    """`plan --plugins FILE`, then `show` without: the message spoke of typing errors alone."""
+    with pytest.raises(PelError, match=r"An entry of a plugin needs --plugins FILE$"):
+        RunSpec.make(**{"dataset": "toy-ir20", "backbone": "toy", "method": "ln", "seed": 0, **wrong})

@@ -86,6 +86,14 @@ def refused(content, model, **options) -> str:
             "claims.c.parts[0].expect = 'hihger'; known: ",
         ),
         (
+            {"claims": {"c": {"statement": "x", "parts": [{**PART, "a": "CE"}]}}},
+            'claims.c.parts[0].a: found "CE", expected a mapping of what it sets, e.g. {loss: ce}: a claim has no rows to name',
+        ),
+        (
+            {"claims": {"c": {"statement": "x", "parts": [{**PART, "a": {"row": "CE"}}]}}},
+            "claims.c.parts[0].a: unknown key 'row': a claim has no rows to name; write what the row sets, e.g. {loss: ce}",
+        ),
+        (
             {"claims": {"c": {"statement": "x", "parts": [{**PART, "margin": 0}]}}},
             "claims.c.parts[0].margin: found 0, expected a number above 0, in the value's unit",
         ),

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pel_core.common.errors import PelError
+from pel_core.common.registry import Entry
 from pel_core.common.seeds import generator
 from pel_core.data.batches import TrainBatches
 from pel_core.data.datasets import Split
@@ -112,6 +113,34 @@ def test_a_deferred_sampler_shuffles_until_its_first_epoch(epochs, defer, first)
 def test_what_cannot_work_is_refused_when_it_is_read(options, words):
     with pytest.raises(PelError, match=words):
         spec(**options)
+
+
+@pytest.mark.parametrize(
+    ("returned", "told"),
+    [
+        (lambda n: np.arange(10), "gave 10 positions, expected 100 whole numbers from 0 to 99"),
+        (lambda n: np.arange(n + 1), "gave 101 positions, expected 100"),
+        (lambda n: np.arange(n)[None], r"gave an array of shape \(1, 100\), expected 100"),
+        (lambda n: None, r"gave an array of shape \(\), expected 100"),
+        (lambda n: [[0], [1, 2]], "gave no array of numbers, expected 100"),
+        (lambda n: np.arange(n) + 1, "gave the position 100, expected 100 whole numbers from 0 to 99"),
+        (lambda n: np.arange(n) - 1, "gave the position -1, expected"),
+        (lambda n: np.arange(n) / 1.0, "gave values of type float64, expected"),
+        (lambda n: np.ones(n, bool), "gave values of type bool, expected"),
+    ],
+)
+def test_what_a_sampler_returns_has_to_be_the_positions_of_an_epoch(monkeypatch, returned, told):
+    """Of 10 of 36 positions a training went on with 10 images, and its table said nothing."""
+    entry = Entry("short", lambda generator, labels: returned(len(labels)), "too few")
+    monkeypatch.setitem(SAMPLERS._entries, "short", entry)
+    with pytest.raises(PelError, match=f"sampler 'short' {told}"):
+        order(spec("short"))
+
+
+def test_positions_of_any_whole_type_are_taken(monkeypatch):
+    monkeypatch.setitem(SAMPLERS._entries, "plain", Entry("plain", lambda generator, labels: list(range(len(labels))), "a list"))
+    found = order(spec("plain"))
+    assert found.dtype == np.int64 and found.tolist() == list(range(100))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

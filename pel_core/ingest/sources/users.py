@@ -147,7 +147,8 @@ class UserSource(Source):
             holds = f"the folder that holds '{root}', " if (root := self.entry.options["root"]) != "." else ""
             where = f"name its folder by 'roots: {{{self.base}: FOLDER}}' in the configuration, or {holds}by {SAID}"
             return f"{where}; {fetch}"
-        if "PEL_DATA" in self.options.root:
+        said = os.environ.get("PEL_DATA")  # which --root sets; a source that was opened has the path in the place of the variable
+        if "PEL_DATA" in self.options.root or (said and os.path.abspath(self.options.root) == os.path.abspath(said)):
             return f"say where the images are by {images_said('PATH')}"
         return f"say where the images are by 'root' of 'datasets: {self.base}' in the configuration"
 

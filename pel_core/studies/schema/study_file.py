@@ -112,11 +112,14 @@ def _key(knob: Knob) -> tuple[Any, Any]:
     return form, Field(**({} if knob.default is REQUIRED else {"default": default}), description=about)
 
 
+SETS = "a mapping of what it sets, e.g. {loss: ce}: a claim has no rows to name"
+
+
 class Contrast(Declaration):
     """One contrast of a claim: `a` minus `b`, paired by seed, averaged over data sets."""
 
-    a: Selection = Field(description="What is expected to be higher, lower or equal.")
-    b: Selection = Field(description="What it is compared with.")
+    a: Annotated[Selection, Expected(SETS)] = Field(description="What is expected to be higher, lower or equal.")
+    b: Annotated[Selection, Expected(SETS)] = Field(description="What it is compared with.")
     over: Selections = Field(description="Selections, usually data sets, over which the contrast is averaged.")
     value: Text = Field(description="The metric, or path in metrics.json, that is compared.")
     expect: Literal["higher", "lower", "equal"] = Field(description="On which side of zero the interval over seeds should lie.")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, Discriminator, Tag, ValidationError
 from pydantic.fields import FieldInfo
 
-from pel_core.common.errors import PelError, unknown
+from pel_core.common.errors import PLUGIN, PelError, unknown
 from pel_core.studies.schema.selections import Fields
 from pel_core.studies.schema.types import Expected
 
@@ -121,7 +121,9 @@ class Violation:
                   and self.key in other.model_fields]  # fmt: skip
         hint = f"'{self.key}' is a key of kind: {' and '.join(get_args(other)[0] for other in others)}." if others else ""
         if issubclass(self.owner, Fields):
-            hint = "A knob of an entry is written ENTRY.KNOB, e.g. loss.gamma."
+            hint = "A knob of an entry is written ENTRY.KNOB, e.g. loss.gamma. " + PLUGIN
+        if self.key in ("label", "row") and self.path[:1] == ["claims"] and "parts" in self.path:
+            return PelError(f"unknown key '{self.key}': a claim has no rows to name; write what the row sets, e.g. {{loss: ce}}")
         return unknown("key", self.key, known, hint)
 
     def _expected(self) -> str:
@@ -162,7 +164,8 @@ def _chosen(kind: Any, metadata: Iterable[Any], tag: Any) -> Any:
 
 
 def _not_one_of(where: str, found: Any, known: Iterable[str]) -> str:
-    return str(unknown(f"{where} =", found, known)).replace("unknown ", "", 1)
+    of_plugins = where.startswith("figures.") and where.endswith(".kind")
+    return str(unknown(f"{where} =", found, known, PLUGIN if of_plugins else "")).replace("unknown ", "", 1)
 
 
 def _show(value: Any) -> str:
