@@ -124,9 +124,12 @@ class LoadedRun:
         """A row for each image that the run was evaluated on: path, label, prediction, probabilities (predictions.parquet).
 
         Raises:
-            PelError: it is not evaluated yet.
+            PelError: it is not evaluated yet, or the file is damaged.
         """
-        return pd.read_parquet(self._output(PREDICTIONS))
+        try:
+            return pd.read_parquet(path := self._output(PREDICTIONS))
+        except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+            raise PelError(f"{path} is damaged ({error}); delete it and run again") from None
 
     def _output(self, name: str) -> Path:
         """A file that scoring left, beside the run's metrics.json."""

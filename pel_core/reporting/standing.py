@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 from pel_core.common.errors import PelError
 from pel_core.common.shipped import make, says_pel
+from pel_core.spec.results import MADE_AGAIN
 from pel_core.studies.config import shown
 from pel_core.studies.job_logs import last_line
 from pel_core.studies.plan import count_of
@@ -20,6 +21,7 @@ from pel_core.studies.study import Study
 from pel_core.studies.tuning_words import waits
 
 CHANGED = "drawn before the study or its results changed"
+SHOWN = 300  # characters of the first line that differs
 LISTED = 3  # errors and reasons that are told; `make status` has all
 
 
@@ -64,10 +66,13 @@ class Standing:
         try:
             with TemporaryDirectory() as folder:
                 self.study.artefact(name).how.draw(self.study, name, Path(folder))
-                same = self._text(Path(folder), name) == self._text(self.study.folder(name), name)
+                now, drawn = self._text(Path(folder), name), self._text(self.study.folder(name), name)
         except PelError as error:
             return f"{CHANGED}: {error}"
-        return "" if same else CHANGED
+        if now == drawn:
+            return ""
+        new = next((line for line in now.splitlines() if line and line not in drawn.splitlines()), "")
+        return f"{CHANGED}; now it would say: {new[:SHOWN]}" if new else CHANGED
 
     def advice(self, absent: Sequence[str], outdated: Sequence[str]) -> list[str]:
         """What will help: to what is not made yet, and to what was drawn before."""
@@ -84,7 +89,9 @@ class Standing:
         running = sum(state == "running" for state in slugs.values())
         lines += [f"{count_of(running, 'run')} at work now: `{make('status')}`."] if running else []
         both = "`pel run`" if says_pel() else "`make study` (or snakemake)"
-        if reasons:
+        if reasons and all(MADE_AGAIN in reason for reason in (*errors, *drawing, *unusable)):
+            lines.append(f"Run {both}: it makes these again.")
+        elif reasons:
             lines.append(f"Mend this first (`{make('status')}` names every run), then run {both} again.")
         elif lines and not running:
             lines.append(f"Run {both}, as before: it makes what is missing.")

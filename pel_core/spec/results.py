@@ -22,13 +22,14 @@ from pel_core.data.factors import AS_IS, Factors
 from pel_core.data.test_sets import content_of
 from pel_core.spec.choices import METRICS
 from pel_core.spec.options import is_evaluation
-from pel_core.spec.plugins import other_plugins
+from pel_core.spec.plugins import other_plugins, with_plugins
 from pel_core.spec.posthoc import sources
 from pel_core.spec.records import damage
 from pel_core.spec.revisions import KEY, revised
 from pel_core.spec.run_spec import OVERRIDE, SLUG, RunSpec, differences
 
 # What scoring writes beside metrics.json for others to build on (docs/outputs.md).
+MADE_AGAIN = "makes it again"  # a reason that holds this needs nothing but the next call of Snakemake
 OUTPUTS = ("predictions.parquet", "confusion.csv", "classes.csv")
 
 
@@ -176,13 +177,13 @@ def invalid_reason(record: Any, spec: RunSpec, accept: Collection[str] = (), res
         return f"stale: {old}, whose numbers may differ. {again}, or accept it by name in the config (accept: ['{spec.slug}'])"
     if changed := differences(record["spec"], spec):
         if len(changed) == 1 and changed[0].startswith(f"{KEY}:"):
-            return f"its numbers are others since a change: {spec.to_json()[KEY]}. {_maker()} makes it again"
+            return f"its numbers are others since a change: {spec.to_json()[KEY]}. {_maker()} {MADE_AGAIN}"
         return (
             f"the name {spec.slug} means something else now ({'; '.join(changed)}): a default or recipe changed. "
             "Delete the folder and run again, or change it back"
         )
     if reason := other_plugins(record, spec):
-        return f"{reason}. Delete the folder and run again, or give the earlier file"
+        return f"{reason}. {_maker()} {MADE_AGAIN}; or give the earlier file"
     if results is not None and not old:
         return _other_inputs(record, spec, Path(results))
     return ""
@@ -202,7 +203,7 @@ def _other_inputs(record: Mapping[str, Any], spec: RunSpec, results: Path) -> st
     stored = {part: record.get(part, {}).get("sha256") for part in INPUT_PARTS}
     reason = _differing(stored, spec, results) or _other_test_set(record, spec, results)
     if reason := reason or _other_parents(record, spec, results):
-        return f"{reason}. {_maker()} makes it again; or prepare the earlier one again"
+        return f"{reason}. {_maker()} {MADE_AGAIN}; or prepare the earlier one again"
     return ""
 
 
@@ -211,19 +212,21 @@ def _maker() -> str:
 
 
 def read_other_inputs(path: Path, spec: RunSpec, results: Path) -> str:
-    """Whether the record in a file (train.json, metrics.json) is of other data, weights or parents than there are now, or of
-    before its numbers were revised, and which, in words; empty where it is not, says nothing of them, or is not there. Of a new
-    record only the beginning is read, unless the run starts from others, is evaluated on another data set or is a revised one."""
+    """Whether the record in a file (train.json, metrics.json) is of other data, weights, parents or plugins than there are now,
+    or of before its numbers were revised, and which, in words; empty where it is not, says nothing of them, or is not there. Of a
+    new record only the beginning is read, unless the run has parents, plugins, another test set or revised numbers."""
     try:
         with open(path, "rb") as handle:
             head = INPUTS.search(handle.read(HEAD))
-        record = read_json(path) if spec.parents or spec.evaluate_on or revised(spec) or not head else {}
+        whole = spec.parents or spec.evaluate_on or revised(spec) or with_plugins(spec) or not head
+        record = read_json(path) if whole else {}
         if head:
             stored = {"data": head[1].decode(), "backbone": head[2].decode()}
         else:
             stored = {part: record[part]["sha256"] for part in INPUT_PARTS if part in record}
         other = _differing(stored, spec, results) or _other_test_set(record, spec, results)
-        return other or _other_parents(record, spec, results) or _not_yet_revised(record, spec)
+        other = other or _other_parents(record, spec, results) or _not_yet_revised(record, spec)
+        return other or (other_plugins(record, spec) if with_plugins(spec) else "")
     except (PelError, OSError, KeyError, TypeError):
         return ""  # not there, of another program, or damaged: whoever opens it says so
 

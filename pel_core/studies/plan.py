@@ -9,6 +9,7 @@ from pel_core.common.errors import PelError
 from pel_core.common.shipped import make
 from pel_core.ingest.sources import open_source
 from pel_core.spec.posthoc import is_posthoc
+from pel_core.spec.results import OUTPUTS
 from pel_core.spec.run_spec import RunSpec
 from pel_core.studies.cells import Artefact
 from pel_core.studies.config import shown
@@ -36,8 +37,11 @@ def plan(study: Study) -> str:
     stale = study.stale()
     states = {slug: study.state(slug) for slug in study.specs}
     unscored = [slug for slug, state in states.items() if state == "to score"]
-    done = [slug for slug, state in states.items() if state in ("done", "diverged")]
-    missing = [study.specs[slug] for slug, state in states.items() if state not in ("done", "diverged", "to score")]
+    lost = {slug for slug, state in states.items() if state == "done" and study.lacks_predictions(slug)}
+    done = [slug for slug, state in states.items() if state in ("done", "diverged") and slug not in lost]
+    missing = [
+        study.specs[slug] for slug, state in states.items() if state not in ("done", "diverged", "to score") or slug in lost
+    ]
     unusable = {slug: state for slug, state in states.items() if state not in ("done", "diverged", "missing", "to score")}
     gone = sum(state == "diverged" for state in states.values())
     to_train = {spec.train.slug: spec for spec in missing if spec.trains and not _trained(study, spec, stale)}
@@ -56,6 +60,7 @@ def plan(study: Study) -> str:
         f"Runs: {len(states)}, of which {len(done)} done{f' ({gone} diverged)' if gone else ''}, {len(missing)} missing; "
         f"to train {len(to_train)}{also}, to evaluate {len(missing) - stepped}{again}.",
     ]
+    lines += [f"  scored again, as {OUTPUTS[0]} is gone: {slug}" for slug in sorted(lost)[:5]]
     lines += [f"  cannot be used: {slug}: {state}" for slug, state in list(unusable.items())[:5]]
     lines += [f"  ... and {len(unusable) - 5} more"] if len(unusable) > 5 else []
     lines += tuning_lines(study)

@@ -34,6 +34,17 @@ def results(photos, tmp_path_factory):
     return folder
 
 
+def test_damaged_answers_are_named(results):
+    path = run_folder(results, TOY) / "predictions.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    try:
+        with pytest.raises(pel.PelError, match=r"predictions\.parquet is damaged .*; delete it and run again"):
+            pel.load_run(TOY, results, device="cpu").predictions  # noqa: B018
+    finally:
+        path.write_bytes(whole)
+
+
 @pytest.mark.parametrize("form", ["path", "PIL", "array"])
 @pytest.mark.parametrize("slug", RUNS)
 def test_the_stored_predictions_come_out_again(photos, results, slug, form):

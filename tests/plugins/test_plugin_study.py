@@ -57,6 +57,9 @@ def test_a_changed_plugin_retrains_only_what_uses_it(lab):
     path.write_text(path.read_text() + "\n# another content\n")
     status, told = snakemake(lab, "-n")
     assert status == 0 and len(slugs := trained(told)) == 7 and all("my-" in slug for slug in slugs), told
+    words = ["plan", "--study=study.yaml", "--config=config.yaml", f"--plugins={PLUGIN}"]
+    done = subprocess.run([sys.executable, "-m", "pel_core", *words], cwd=lab, capture_output=True, text=True)
+    assert "to train 7 (2 of them only for others to start from)" in done.stdout, done.stdout + done.stderr  # as Snakemake says
     shutil.copy(HERE / PLUGIN, lab)
     assert "Nothing to be done" in snakemake(lab, "-n")[1]
 

@@ -169,7 +169,7 @@ def test_a_run_says_its_plugins_and_is_refused_with_others(tmp_path, toy_results
     assert main(["evaluate", slug, *words]) == 1
     assert "made with another content of the plugin mine.py" in capsys.readouterr().err
     reason = invalid_reason(record, RunSpec.parse(slug), (), toy_results)
-    assert "another content of the plugin mine.py" in reason and "Delete the folder and run again" in reason
+    assert "another content of the plugin mine.py" in reason and "makes it again" in reason
     write_json(tmp_path / "plain.json", {**record, "plugins": {}})
     assert "without the plugin mine.py" in invalid_reason(read_json(tmp_path / "plain.json"), RunSpec.parse(slug))
 

@@ -21,6 +21,7 @@ from pel_core.data.lists import check_files, digest
 from pel_core.data.manifest import read_manifest
 from pel_core.data.prepared_files import image_list
 from pel_core.ingest.prepare import prepare
+from pel_core.spec.results import OUTPUTS, metrics_file
 from pel_core.studies.plan import plan
 from pel_core.studies.study import Study, load, load_settings
 
@@ -228,6 +229,15 @@ def test_runs_of_before_a_change_of_what_they_compute_are_made_again(table, monk
     assert "2, of which 1 done, 1 missing; to train 1, to evaluate 1" in plan(study)
     table.make()
     assert table.stale() == {} and "to train 0" in plan(table.load())
+
+
+def test_a_run_whose_answers_are_gone_is_scored_again_and_counted_so(table):
+    """The plan said that nothing was missing, and Snakemake scored it again."""
+    slug = next(iter(table.load().specs))
+    metrics_file(table.results, slug).with_name(OUTPUTS[0]).unlink()
+    told = plan(table.load())
+    assert "2, of which 1 done, 1 missing; to train 0, to evaluate 1." in told
+    assert f"scored again, as predictions.parquet is gone: {slug}" in told
 
 
 def test_accepted_runs_stay(table):
