@@ -18,6 +18,7 @@ from pel_core.evaluation.outputs import PREDICTIONS, write_csv, write_parquet
 from pel_core.spec.posthoc import is_posthoc, steps_of
 from pel_core.spec.results import METRICS, OUTPUTS, metrics_file, result_files, run_folder, scoring, slug_of
 from pel_core.spec.run_spec import RunSpec
+from pel_core.spec.stored_predictions import PARQUET
 from pel_core.studies.kinds import FIGURE, SUMMARY, TABLE
 from pel_core.studies.selection_files import write_selection
 from pel_core.studies.study import load
@@ -207,11 +208,11 @@ def main(words: list[str]) -> None:
             assert not spec.trains or read_json(run_folder(asked.results, spec.train.slug) / "train.json")
             write_json(f"{folder}/metrics.json", fake_record(spec))
             for file in ("logits.safetensors", *OUTPUTS):
-                write_bytes(f"{folder}/{file}", b"")
+                write_bytes(f"{folder}/{file}", PARQUET)
     elif command == "score" and rest:
         write_json(metrics_file(asked.results, rest[0]), fake_record(RunSpec.parse(rest[0])))
         for file in OUTPUTS:
-            write_bytes(run_folder(asked.results, rest[0]) / file, b"")
+            write_bytes(run_folder(asked.results, rest[0]) / file, PARQUET)
     elif command == "score":
         for path in result_files(asked.results):
             write_json(path, fake_record(RunSpec.parse(slug_of(path.parent))))

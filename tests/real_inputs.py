@@ -9,6 +9,7 @@ from pel_core.common.versions import versions
 from pel_core.data.datasets import open_prepared, split_name
 from pel_core.spec.results import OUTPUTS, inputs_of, metrics_file, run_folder
 from pel_core.spec.run_spec import RunSpec
+from pel_core.spec.stored_predictions import PARQUET
 
 
 def value(words: list[str], option: str) -> str | None:
@@ -58,7 +59,7 @@ def main(words: list[str]) -> int:
         else:
             write_json(metrics_file(results, name), record)
             for file in ("logits.safetensors", *OUTPUTS):
-                write_bytes(folder / file, b"")
+                write_bytes(folder / file, PARQUET)
     elif command == "table":
         from pel_core.cli.main import main as real
 

@@ -96,7 +96,8 @@ def train(
 def _make(study: Study, spec: RunSpec, stale: dict[str, str], device: str, again: bool, bar: Callable[..., Any] | None) -> None:
     """Train what is not trained, origins first, then evaluate."""
     cpu.keep_freed_memory()
-    if study.state(spec.slug) == "done" and study.result_file(spec.slug) not in stale and not again:
+    kept = study.state(spec.slug) == "done" and not study.lacking_predictions(spec.slug)
+    if kept and study.result_file(spec.slug) not in stale and not again:
         logger.info("%s is finished: %s (again=True makes it anew)", spec.slug, study.result_file(spec.slug))
         return
     if (failed := study.diverged(spec.slug)) and not again:

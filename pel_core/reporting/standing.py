@@ -21,7 +21,8 @@ from pel_core.studies.study import Study
 from pel_core.studies.tuning_words import waits
 
 CHANGED = "drawn before the study or its results changed"
-SHOWN = 300  # characters of the first line that differs
+SHOWN = 100  # characters of a line that would be drawn now
+BY_HAND = " again with: "  # how the reading of predictions says which file is damaged, and what makes it again
 LISTED = 3  # errors and reasons that are told; `make status` has all
 
 
@@ -32,6 +33,7 @@ class Standing:
         self.study = study
         self.found = look(study, time.time())[0]
         self.failed = {**unprepared(study, self.found.missing), **self.found.failed}
+        self.news: dict[str, str] = {}  # by table, once it is drawn anew (`redrawn`): a line that was not there before
 
     @cached_property
     def states(self) -> dict[str, str]:
@@ -71,25 +73,30 @@ class Standing:
             return f"{CHANGED}: {error}"
         if now == drawn:
             return ""
-        new = next((line for line in now.splitlines() if line and line not in drawn.splitlines()), "")
-        return f"{CHANGED}; now it would say: {new[:SHOWN]}" if new else CHANGED
+        news = [line for line in now.splitlines() if line and line not in drawn.splitlines()]
+        self.news[name] = next((line for line in news if BY_HAND in line), news[0] if news else "")
+        return CHANGED
 
     def advice(self, absent: Sequence[str], outdated: Sequence[str]) -> list[str]:
         """What will help: to what is not made yet, and to what was drawn before."""
         told = [f"{name} ({lack})" if (lack := self.lack(name)) else name for name in absent]
         lines = [f"Not made yet: {', '.join(told)}."] if told else []
         lines += [f"Outdated: {', '.join(outdated)}."] if outdated else []
+        news = {name: line for name in outdated if (line := self.news.get(name, ""))}
+        damaged = dict.fromkeys(line for line in news.values() if BY_HAND in line)
+        lines += [f"  {name} would say now: {shortened(line)}" for name, line in news.items() if line not in damaged]
         slugs = {slug: self.states[slug] for name in (*absent, *outdated) for slug in self.study.artefact(name).specs}
         errors = {error: log for log, error in (self.failed[slug] for slug in slugs if slug in self.failed)}
         unusable = {self.found.unusable[slug][1]: slug for slug in slugs if slug in self.found.unusable}
         drawing = dict(filter(None, (self._drawing(name) for name in absent if not self.lack(name))))
         reasons = [f"  {error}  ({log})" for error, log in (errors | drawing).items()]
+        reasons += [f"  {line}" for line in damaged]
         reasons += [f"  cannot be used: {slug}: {reason}" for reason, slug in unusable.items()]
         lines += reasons[:LISTED] + ([f"  ... and {len(reasons) - LISTED} more"] if len(reasons) > LISTED else [])
         running = sum(state == "running" for state in slugs.values())
         lines += [f"{count_of(running, 'run')} at work now: `{make('status')}`."] if running else []
         both = "`pel run`" if says_pel() else "`make study` (or snakemake)"
-        if reasons and all(MADE_AGAIN in reason for reason in (*errors, *drawing, *unusable)):
+        if reasons and all(MADE_AGAIN in reason for reason in (*errors, *drawing, *damaged, *unusable)):
             lines.append(f"Run {both}: it makes these again.")
         elif reasons:
             lines.append(f"Mend this first (`{make('status')}` names every run), then run {both} again.")
@@ -106,3 +113,8 @@ class Standing:
     @staticmethod
     def _text(folder: Path, name: str) -> str:
         return (folder / f"{name}.md").read_text(encoding="utf-8")
+
+
+def shortened(line: str) -> str:
+    """A line of a table, as far as it says what it is."""
+    return line if len(line) <= SHOWN else f"{line[:SHOWN]} ..."

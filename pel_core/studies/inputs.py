@@ -20,8 +20,9 @@ from pel_core.ingest.identity import data_params, is_other, keep_params, other_p
 from pel_core.ingest.sources import open_source
 from pel_core.models.backbones import BACKBONES
 from pel_core.models.prompts import DESCRIBED
-from pel_core.spec.results import metrics_file, read_other_inputs, run_folder, train_folder
+from pel_core.spec.results import OUTPUTS, metrics_file, read_other_inputs, run_folder, train_folder
 from pel_core.spec.run_spec import RunSpec
+from pel_core.spec.stored_predictions import lacking
 from pel_core.studies import provenance
 from pel_core.studies.config import shown
 
@@ -131,7 +132,7 @@ def _descriptions(path: Path, key: str = "descriptions") -> str:
 
 def other_runs(study: "Study", inputs: dict[str, str]) -> dict[str, str]:
     """The files of finished runs (delta.safetensors, metrics.json) made from other inputs, or from other parents, than there are
-    now, and why.
+    now, and why; and predictions that are damaged, which Snakemake, to whom they are there, would keep.
 
     Those whose prepared files are made again themselves (``inputs``) are not among them: they follow.
     """
@@ -146,6 +147,10 @@ def other_runs(study: "Study", inputs: dict[str, str]) -> dict[str, str]:
             if file not in found and (reason := read_other_inputs(record, of, study.results)):
                 found[file] = f"{of.slug}: {reason}"
                 break  # what follows from it is made again with it
+        else:
+            if lacking(study.results, slug) == "damaged":
+                file = metrics_file(study.results, slug).with_name(OUTPUTS[0])
+                found[str(file)] = f"{slug}: {shown(file)} is damaged"
     return found
 
 

@@ -11,6 +11,7 @@ from pel_core.ingest.sources import open_source
 from pel_core.spec.posthoc import is_posthoc
 from pel_core.spec.results import OUTPUTS
 from pel_core.spec.run_spec import RunSpec
+from pel_core.spec.stored_predictions import has_logits
 from pel_core.studies.cells import Artefact
 from pel_core.studies.config import shown
 from pel_core.studies.cost import REACHED, SHEETS, Work, decoded_bytes, measured, on_paper, work
@@ -36,12 +37,11 @@ def plan(study: Study) -> str:
     refused = study.try_inputs()
     stale = study.stale()
     states = {slug: study.state(slug) for slug in study.specs}
+    lost = {slug: lack for slug, state in states.items() if state == "done" and (lack := study.lacking_predictions(slug))}
+    states |= {slug: "to score" if has_logits(study.results, study.specs[slug]) else "missing" for slug in lost}
     unscored = [slug for slug, state in states.items() if state == "to score"]
-    lost = {slug for slug, state in states.items() if state == "done" and study.lacks_predictions(slug)}
-    done = [slug for slug, state in states.items() if state in ("done", "diverged") and slug not in lost]
-    missing = [
-        study.specs[slug] for slug, state in states.items() if state not in ("done", "diverged", "to score") or slug in lost
-    ]
+    done = [slug for slug, state in states.items() if state in ("done", "diverged")]
+    missing = [study.specs[slug] for slug, state in states.items() if state not in ("done", "diverged", "to score")]
     unusable = {slug: state for slug, state in states.items() if state not in ("done", "diverged", "missing", "to score")}
     gone = sum(state == "diverged" for state in states.values())
     to_train = {spec.train.slug: spec for spec in missing if spec.trains and not _trained(study, spec, stale)}
@@ -60,7 +60,8 @@ def plan(study: Study) -> str:
         f"Runs: {len(states)}, of which {len(done)} done{f' ({gone} diverged)' if gone else ''}, {len(missing)} missing; "
         f"to train {len(to_train)}{also}, to evaluate {len(missing) - stepped}{again}.",
     ]
-    lines += [f"  scored again, as {OUTPUTS[0]} is gone: {slug}" for slug in sorted(lost)[:5]]
+    lines += [f"  scored again, since its {OUTPUTS[0]} is {lost[slug]}: {slug}" for slug in sorted(lost)[:5]]
+    lines += [f"  ... and {len(lost) - 5} more"] if len(lost) > 5 else []
     lines += [f"  cannot be used: {slug}: {state}" for slug, state in list(unusable.items())[:5]]
     lines += [f"  ... and {len(unusable) - 5} more"] if len(unusable) > 5 else []
     lines += tuning_lines(study)

@@ -12,8 +12,9 @@ from pel_core.hardware.lease import STALE, dead
 from pel_core.ingest.notes import notes_lines
 from pel_core.spec.long_names import file_name
 from pel_core.spec.outcomes import reason_of
-from pel_core.spec.results import run_folder
+from pel_core.spec.results import OUTPUTS, run_folder
 from pel_core.spec.run_spec import RunSpec
+from pel_core.spec.stored_predictions import has_logits
 from pel_core.studies.config import shown
 from pel_core.studies.cost import measured, work
 from pel_core.studies.job_logs import last_line
@@ -39,6 +40,7 @@ class Found:
     unscored: list[str] = field(default_factory=list)  # whose predictions serve
     trained: list[str] = field(default_factory=list)  # only to be evaluated
     missing: list[str] = field(default_factory=list)
+    lost: dict[str, str] = field(default_factory=dict)  # why some of those have a result all the same
 
     def states(self) -> dict[str, str]:
         """Slug -> state, of every run."""
@@ -119,6 +121,9 @@ def look(study: Study, now: float) -> tuple[Found, dict[str, dict[str, Any]]]:
     live = {slug: lease for slug, lease in leases.items() if alive(lease, now)}
     for slug, spec in study.specs.items():
         state, of = study.state(slug), spec.train.slug if spec.trains else ""
+        if state == "done" and (lack := study.lacking_predictions(slug)):
+            found.lost[slug] = f"its {OUTPUTS[0]} is {lack}"
+            state = "to score" if has_logits(study.results, spec) else "missing"
         if state == "done":
             found.done.append(slug)
         elif state == "to score":
@@ -187,14 +192,9 @@ def status(study: Study, every: bool = False, now: float | None = None) -> str:
     """The state of a study in words: counts first, then what runs, stopped and failed; ``every`` lists all runs."""
     found, live = look(study, time.time() if now is None else now)
     states, finished = found.states(), {*found.done, *found.diverged, *found.unscored}
-    counts = {
-        "done": found.done,
-        "diverged": found.diverged,
-        "running": found.running,
-        "stopped": found.stopped,
-        "failed": found.failed,
-    }
+    counts = {"done": found.done, "diverged": found.diverged, "running": found.running, "stopped": found.stopped}
     counts |= {
+        "failed": found.failed,
         "unusable": found.unusable,
         "evaluated but not scored": found.unscored,
         "trained but not evaluated": found.trained,
@@ -210,6 +210,7 @@ def status(study: Study, every: bool = False, now: float | None = None) -> str:
         *_section("Diverged, which counts as an outcome", found.diverged, every),
         *_section("Running", found.running, every),
         *_section("Stopped; the next start takes them up where they were saved", found.stopped, every),
+        *_section("Scored again", {slug: (slug, why) for slug, why in found.lost.items()}, every),
         *_errors("Failed before any run of it", unprepared(study, found.missing), every),
         *_errors("Failed", found.failed, every),
         *_errors("Cannot be used", {run: (run, why.replace(run, "RUN")) for run, (_, why) in found.unusable.items()}, every),
@@ -251,7 +252,7 @@ def _section(title: str, runs: Mapping[str, tuple[str, str]], every: bool) -> li
         return []
     jobs = Counter(job for job, _ in runs.values())
     texts = {job: text + (f"  [{count} runs wait for it]" if (count := jobs[job]) > 1 else "") for job, text in runs.values()}
-    chosen = list(texts.items())[: None if every else LISTED]
+    chosen = [*texts.items()][: None if every else LISTED]
     more = [f"  ... and {len(texts) - len(chosen):,} more (--all lists them)"] if len(texts) > len(chosen) else []
     return [f"{title}:", *(f"  {job}  {text}" for job, text in chosen), *more]
 
@@ -279,8 +280,7 @@ def _rest(study: Study, unfinished: Iterable[RunSpec], live: Mapping[str, Mappin
     origins = {slug: spec for child in to_train.values() for slug, spec in child.ancestors.items() if slug not in to_train}
     origins = {slug: spec for slug, spec in origins.items() if not Path(study.delta(slug)).is_file()}
     to_train = origins | to_train
-    speeds = {name: measured(study, name) for name in {spec.backbone for spec in unfinished}}
-    hours, untimed = 0.0, []
+    hours, untimed, speeds = 0.0, [], {name: measured(study, name) for name in {spec.backbone for spec in unfinished}}
     for spec in [*origins.values(), *unfinished]:
         cost, speed = work(study, spec), speeds[spec.backbone]
         if cost is None or speed is None:

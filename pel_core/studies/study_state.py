@@ -14,8 +14,9 @@ from pel_core.ingest.sources import Size
 from pel_core.ingest.user_outline import Outline
 from pel_core.spec.outcomes import diverged, failed_file, stage_of
 from pel_core.spec.posthoc import with_sources
-from pel_core.spec.results import OUTPUTS, invalid_reason, metrics_file, needs_score, read_record, run_folder
+from pel_core.spec.results import invalid_reason, metrics_file, needs_score, read_record, run_folder
 from pel_core.spec.run_spec import RunSpec
+from pel_core.spec.stored_predictions import lacking
 from pel_core.studies import inputs, provenance
 from pel_core.studies.cells import Artefact
 from pel_core.studies.selection import Progress, Selection, follow, with_choices
@@ -126,9 +127,10 @@ class StudyState(StudyFiles):
             return str(damaged), None
         return (reason, None) if reason else ("done", record)
 
-    def lacks_predictions(self, slug: str) -> bool:
-        """Whether the answers beside a run's result are gone, so that Snakemake scores it again."""
-        return not self.accepted(slug) and not metrics_file(self.results, slug).with_name(OUTPUTS[0]).is_file()
+    def lacking_predictions(self, slug: str) -> str:
+        """Why Snakemake makes a run that is done again, from its logits where they are there: its predictions.parquet is ``gone``
+        or ``damaged``; empty where it does not."""
+        return "" if self.accepted(slug) else lacking(self.results, slug)
 
     def missing(self) -> list[str]:
         """The runs without an outcome: a usable result, or that their training diverged."""

@@ -70,6 +70,7 @@ def test_a_changed_word_or_number_is_seen_too(world):
     renamed = world([{**ROWS[0], "label": "Adapters"}, ROWS[1]])
     text = show_text(renamed)
     assert text.startswith(f"! t1 was {BEFORE}:\n") and "Run `make study` (or snakemake), as before" in text
+    assert "Outdated: t1.\n  t1 would say now: | Adapters | " in text
     study = world()
     assert BEFORE not in show_text(study)
     path = metrics_file(study.results, next(iter(study.specs)))
@@ -78,6 +79,16 @@ def test_a_changed_word_or_number_is_seen_too(world):
     assert BEFORE in show_text(study)
     path.unlink()
     assert f"{BEFORE}; 1 of 6 runs missing:" in show_text(study)
+
+
+def test_predictions_that_are_damaged_inside_say_what_makes_them_again(world):
+    """The advice was to start Snakemake, which saw nothing to do."""
+    study = world(draw=True)
+    path = metrics_file(study.results, next(iter(study.specs))).with_name("predictions.parquet")
+    path.write_bytes(b"PAR1".ljust(50) + path.read_bytes()[-4:])  # whole at its end, where planning looks
+    text = show_text(study)
+    assert text.startswith(f"! t1 was {BEFORE}:\n") and "predictions.parquet is damaged" in text and "as before" not in text
+    assert f"score '{path.parent.name}' --results" in text and "Mend this first" in text
 
 
 def test_what_is_not_made_says_what_will_help(world):

@@ -17,6 +17,7 @@ from pel_core.common.files import read_json, write_json
 from pel_core.reporting.tables import table_files
 from pel_core.spec.choices import METRICS
 from pel_core.spec.results import OUTPUTS, metrics_file
+from pel_core.spec.stored_predictions import PARQUET
 from pel_core.studies.plan import plan
 from pel_core.studies.selection_files import write_selection
 from pel_core.studies.tuning_points import rung_sizes
@@ -38,7 +39,7 @@ def write_rung(study, score):
         if not metrics_file(study.results, slug).is_file():
             record = fake_record(spec)
             write_json(metrics_file(study.results, slug), {**record, "metrics": {**record["metrics"], "mean_class": score(spec)}})
-            metrics_file(study.results, slug).with_name(OUTPUTS[0]).touch()
+            metrics_file(study.results, slug).with_name(OUTPUTS[0]).write_bytes(PARQUET)
     study.decide()
 
 

@@ -13,6 +13,7 @@ import real_inputs
 from own_trees import draw, fill, write
 
 from pel_core.cli.main import main
+from pel_core.cli.study_commands import show_text
 from pel_core.common.errors import PelError
 from pel_core.common.files import read_json, write_json
 from pel_core.data import manifest
@@ -23,6 +24,7 @@ from pel_core.data.prepared_files import image_list
 from pel_core.ingest.prepare import prepare
 from pel_core.spec.results import OUTPUTS, metrics_file
 from pel_core.studies.plan import plan
+from pel_core.studies.status import status
 from pel_core.studies.study import Study, load, load_settings
 
 STUDY = """
@@ -231,13 +233,28 @@ def test_runs_of_before_a_change_of_what_they_compute_are_made_again(table, monk
     assert table.stale() == {} and "to train 0" in plan(table.load())
 
 
-def test_a_run_whose_answers_are_gone_is_scored_again_and_counted_so(table):
-    """The plan said that nothing was missing, and Snakemake scored it again."""
+@pytest.mark.parametrize("size", [None, 100, 2, 0], ids=["gone", "cut off", "two bytes", "empty"])
+@pytest.mark.parametrize("logits", [True, False])
+def test_a_run_without_its_predictions_is_scored_again_and_counted_so(table, size, logits):
+    """The plan said that nothing was missing. Of a file that was cut off Snakemake said so too, and the table stayed outdated."""
     slug = next(iter(table.load().specs))
-    metrics_file(table.results, slug).with_name(OUTPUTS[0]).unlink()
-    told = plan(table.load())
-    assert "2, of which 1 done, 1 missing; to train 0, to evaluate 1." in told
-    assert f"scored again, as predictions.parquet is gone: {slug}" in told
+    path, word = metrics_file(table.results, slug).with_name(OUTPUTS[0]), "gone" if size is None else "damaged"
+    path.unlink()
+    if size is not None:
+        path.write_bytes(b"PAR1".ljust(100, b"x")[:size])
+    if not logits:
+        path.with_name("logits.safetensors").unlink()
+    assert set(table.stale()) == (set() if size is None else {os.path.relpath(path, table.results)})
+    told, state, shown = plan(table.load()), status(table.load()), show_text(table.load())
+    scored = "0 missing; to train 0, to evaluate 0, to score again 1 (seconds)."
+    counts = scored if logits else "1 missing; to train 0, to evaluate 1."
+    assert f"2, of which 1 done, {counts}" in told
+    assert f"scored again, since its predictions.parquet is {word}: {slug}" in told
+    assert f"2 runs: 1 done, 1 {'evaluated but not scored' if logits else 'trained but not evaluated'}" in state
+    assert f"Scored again:\n  {slug}  its predictions.parquet is {word}" in state
+    assert f"1 of 2 runs to be {'scored' if logits else 'evaluated'}" in shown
+    table.make()
+    assert table.stale() == {} and "2 done, 0 missing" in plan(table.load()) and "Scored again" not in status(table.load())
 
 
 def test_accepted_runs_stay(table):

@@ -5,6 +5,7 @@ from fake_results import fake_record
 from pel_core.common.files import write_json
 from pel_core.spec.outcomes import failed_file
 from pel_core.spec.results import OUTPUTS, metrics_file
+from pel_core.spec.stored_predictions import PARQUET
 
 TUNE = {"grid": {"lr": [0.001, 0.01, 0.1], "weight_decay": [0, 5e-4]}, "seeds": [10, 11]}
 STUDY = {
@@ -37,7 +38,7 @@ def tune(**keys):
 def write_candidates(study, edit=lambda record: record):
     for slug, spec in study.candidates.items():
         write_json(metrics_file(study.results, slug), edit(fake_record(spec)))
-        metrics_file(study.results, slug).with_name(OUTPUTS[0]).touch()
+        metrics_file(study.results, slug).with_name(OUTPUTS[0]).write_bytes(PARQUET)
 
 
 def diverge(study, slug):

@@ -295,9 +295,11 @@ def test_a_lost_run_is_made_again_alone(lab):
     assert lab.plan() == ["figure f1", f"predict {run}", "summary study-claims", "table t1", f"train {run}"]
 
 
-def test_lost_predictions_are_made_again_and_nothing_is_trained(lab):
+@pytest.mark.parametrize("cut", [False, True])
+def test_lost_predictions_are_made_again_and_nothing_is_trained(lab, cut):
     run = "toy-ir20.toy.ssf-ln.s0"
-    (lab.work / f"results/runs/{run}/predictions.parquet").unlink()
+    path = lab.work / f"results/runs/{run}/predictions.parquet"
+    path.write_bytes(b"PAR") if cut else path.unlink()
     assert lab.plan() == ["figure f1", f"predict {run}", "summary study-claims", "table t1"]
 
 
