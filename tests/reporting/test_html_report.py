@@ -106,7 +106,7 @@ def test_snakemake_makes_the_page_after_the_runs(study):
     for path in study.results.glob("runs/**/*"):
         if path.name in ("metrics.json",):
             for name in ("predictions.parquet", "confusion.csv", "classes.csv", "logits.safetensors"):
-                write_bytes(path.parent / name, b"x")
+                write_bytes(path.parent / name, b"x, whole as far as its end tells: PAR1")
     done = snakemake("--resources", "gpu=2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "rule train" not in done.stdout + done.stderr
