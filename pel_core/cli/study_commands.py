@@ -157,7 +157,8 @@ def _dry_run(study: "Study") -> str:
         return ""
     found = f"{', '.join(minis)} is a miniature backbone, and {shown(study.config_path)} is made for a large one:"
     kept = "epochs, precision and crops stay as there, and tables are not marked."
-    return f"{found} {kept}\nFor a dry run of minutes, marked so: --config own-mini"
+    mini = "\nFor a dry run of minutes, marked so: --config own-mini" if Path(study.config_path).stem == "own" else ""
+    return f"{found} {kept}{mini}"
 
 
 def measure_throughput(arguments: Arguments) -> None:

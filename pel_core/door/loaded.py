@@ -4,7 +4,7 @@ Shapes: N images, K crops, R pixels a side, C classes.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -115,9 +115,9 @@ class LoadedRun:
         """A row for each class: name, group, training and test images, accuracy and precision in percent (classes.csv).
 
         Raises:
-            PelError: it is not evaluated yet.
+            PelError: it is not evaluated yet, or the file is damaged.
         """
-        return pd.read_csv(self._output(CLASSES))
+        return self._read(CLASSES, pd.read_csv)
 
     @property
     def predictions(self) -> pd.DataFrame:
@@ -126,10 +126,15 @@ class LoadedRun:
         Raises:
             PelError: it is not evaluated yet, or the file is damaged.
         """
+        return self._read(PREDICTIONS, pd.read_parquet)
+
+    def _read(self, name: str, reader: Callable[[Path], pd.DataFrame]) -> pd.DataFrame:
+        path = self._output(name)
         try:
-            return pd.read_parquet(path := self._output(PREDICTIONS))
-        except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-            raise PelError(f"{path} is damaged ({error}); delete it and run again") from None
+            return reader(path)
+        except (OSError, ValueError) as error:  # of pandas and pyarrow, too
+            again = command(f"score '{self.slug}' --results '{self.results}'")
+            raise PelError(f"{path} is damaged ({error}); make it again with: {again}") from None
 
     def _output(self, name: str) -> Path:
         """A file that scoring left, beside the run's metrics.json."""

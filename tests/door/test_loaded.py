@@ -34,13 +34,14 @@ def results(photos, tmp_path_factory):
     return folder
 
 
-def test_damaged_answers_are_named(results):
-    path = run_folder(results, TOY) / "predictions.parquet"
+@pytest.mark.parametrize(("asked", "file", "left"), [("predictions", "predictions.parquet", 100), ("classes", "classes.csv", 0)])
+def test_damaged_answers_are_named(results, asked, file, left):
+    path = run_folder(results, TOY) / file
     whole = path.read_bytes()
-    path.write_bytes(whole[:100])
+    path.write_bytes(whole[:left])
     try:
-        with pytest.raises(pel.PelError, match=r"predictions\.parquet is damaged .*; delete it and run again"):
-            pel.load_run(TOY, results, device="cpu").predictions  # noqa: B018
+        with pytest.raises(pel.PelError, match=rf"{file} is damaged .*; make it again with: .*score '{TOY}'"):
+            getattr(pel.load_run(TOY, results, device="cpu"), asked)
     finally:
         path.write_bytes(whole)
 

@@ -151,6 +151,10 @@ def test_a_miniature_backbone_on_a_configuration_for_a_large_one_is_said(tree, t
     """The settings stay as they were asked for: 10 epochs, no mark."""
     asked = {"study": "own-table", "root": tree, "results": tmp_path / "results"}
     assert "--config own-mini" in plan_text(load_settings({**asked, "config": "own", "backbone": "clip-mini"}))
+    copy = tmp_path / "copied.yaml"  # another configuration, to whose data own-mini does not fit
+    shutil.copy(Path("workflow/config/own.yaml"), copy)
+    told = plan_text(load_settings({**asked, "config": copy, "backbone": "clip-mini"}))
+    assert "is a miniature backbone" in told and "own-mini" not in told
     for settings in ({"config": "own-mini"}, {"config": "own"}):
         assert "--config own-mini" not in plan_text(load_settings({**asked, **settings}))
 
